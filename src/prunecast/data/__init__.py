@@ -1,0 +1,1 @@
+"""Series into windows: catalogue, files, calendar features, generated data."""

@@ -1,0 +1,1 @@
+"""Size, operations, latency and memory of what ships."""

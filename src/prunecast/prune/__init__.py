@@ -1,0 +1,1 @@
+"""Score, allocate, apply: what goes, and how it is taken out."""

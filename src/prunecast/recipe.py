@@ -1,0 +1,142 @@
+"""The recipe: every choice that determines a result, frozen, checked, and named by its fingerprint.
+
+A recipe file is YAML and holds only differences from the defaults below; its resolved form is written beside
+every result. An unknown key fails with the nearest known one. The `model` section is checked by the config class
+of the model that it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from prunecast.records import Scoring
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, unknown keys fail."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataConfig(Section):
+    """Which series, and how it becomes windows."""
+
+    name: str = Field("synthetic-load", description="a catalogue name, or a CSV or Parquet file")
+    freq: Literal["s", "t", "h", "d", "w", "m"] = Field(
+        "h", description="set of calendar features; published runs use h"
+    )
+    targets: tuple[str, ...] | None = Field(None, description="channels that are forecast; all when absent")
+    covariates: tuple[str, ...] = Field((), description="columns known for the future; they ride in the marks")
+    time_column: str | None = Field(None, description="found by itself when absent")
+    fill: str = Field("refuse", pattern=r"^(refuse|ffill|interpolate:[1-9]\d*)$", description="what to do with gaps")
+    split: tuple[float, float, float] | None = Field(
+        None, description="train, validation, test shares; else the published"
+    )
+    scoring: Scoring = Field("full", description="full: every window; paper: whole batches of 32 only")
+
+    @field_validator("split")
+    @classmethod
+    def _shares(cls, split: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if split is not None and (min(split) <= 0 or abs(sum(split) - 1) > 1e-9):
+            raise ValueError("expected three positive shares that add up to 1")
+        return split
+
+
+class FitConfig(Section):
+    """Training and fine-tuning; the defaults are those of the published runs."""
+
+    epochs: int = Field(10, ge=0)
+    max_steps: int | None = Field(None, ge=1, description="stop after so many steps, whatever the epoch")
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["halving", "constant", "cosine"] = Field(
+        "halving", description="halving: each epoch, as published"
+    )
+    patience: int = Field(3, ge=1, description="epochs without a better validation loss before stopping")
+    weight_decay: float = Field(0.0, ge=0)
+    threads: int = Field(2, ge=1, description="processor threads; part of the result, so part of the recipe")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+
+class PruneConfig(Section):
+    """What to remove, by what method, and how much of what."""
+
+    method: str = "magnitude"
+    sparsity: float = Field(0.5, gt=0, lt=1, description="share removed, of what `of` says")
+    of: Literal["prunable", "model", "operations"] | None = Field(None, description="the method's own when absent")
+    kinds: tuple[Literal["head", "ffn", "width", "layer", "mode"], ...] = Field(
+        ("head", "ffn", "width"), description="structured: which kinds of unit may go"
+    )
+    candidates: Literal["body", "all"] = Field("body", description="unstructured: leave the output layer alone, or not")
+
+
+class MeasureConfig(Section):
+    """How latency is taken; see the protocol."""
+
+    runtimes: tuple[str, ...] = ("eager", "onnxruntime")
+    threads: int = Field(1, ge=1)
+    batch: int = Field(1, ge=1)
+    warmup: int = Field(10, ge=1)
+    min_count: int = Field(100, ge=5)
+    min_time_s: float = Field(0.5, gt=0)
+
+
+class ExportConfig(Section):
+    """How a model is written for its runtime."""
+
+    runtime: str = "onnxruntime"
+    int8: bool = False
+    parity_windows: int = Field(64, ge=1, description="test windows compared against eager")
+
+
+class PruneGrid(Section):
+    """A line of a study's grid: methods x sparsities for some models (all when none is named)."""
+
+    methods: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    models: tuple[str, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict, description="other keys of the prune section")
+
+
+class StudyConfig(Section):
+    """A grid of pipelines that share their dense parents. Entries of `datasets` and `models` are differences."""
+
+    title: str = ""
+    seeds: tuple[int, ...] = Field((1,), min_length=1)
+    datasets: tuple[dict[str, Any], ...] = ()
+    horizons: tuple[int, ...] = ()
+    models: tuple[dict[str, Any], ...] = ()
+    prune: tuple[PruneGrid, ...] = ()
+    finetune: tuple[bool, ...] = Field((False, True), description="without, with fine-tuning, or both")
+    controls: tuple[Literal["naive", "zeroed-body", "trained-on", "small-dense"], ...] = (
+        "naive",
+        "zeroed-body",
+        "trained-on",
+        "small-dense",
+    )
+
+
+class Recipe(Section):
+    """All sections. `model` holds the raw difference until the config class of the model has checked it."""
+
+    seed: int = Field(1, ge=0)
+    data: DataConfig = DataConfig()
+    model: dict[str, Any] = Field(default_factory=lambda: {"name": "transformer"})
+    train: FitConfig = FitConfig()
+    prune: PruneConfig | None = None
+    finetune: FitConfig = FitConfig(epochs=0)
+    measure: MeasureConfig = MeasureConfig()
+    export: ExportConfig = ExportConfig()
+    study: StudyConfig | None = None
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """Returns 20 hexadecimal digits that name the content: SHA-256 of its canonical JSON."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:20]

@@ -1,0 +1,242 @@
+"""Typed results. Each number says its unit in its name, its raw samples, and how many there were.
+
+A record is JSON. Whatever may differ between two runs of the same recipe lies under the keys `timing` and
+`environment`; everything else is equal byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Scoring = Literal["full", "paper"]
+Stage = Literal["train", "prune", "zero", "finetune", "measure"]
+
+
+class Record(BaseModel):
+    """Base of all results: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Blocks(Record):
+    """Errors of blocks of `length` consecutive windows (L + H), the unit of the bootstrap; the last may be shorter."""
+
+    length: int
+    windows: tuple[int, ...]
+    mse: tuple[float, ...]
+    mae: tuple[float, ...]
+
+
+class Accuracy(Record):
+    """Forecast error in standardised units over all windows, steps and scored channels."""
+
+    split: Literal["train", "validation", "test"]
+    scoring: Scoring
+    windows: int
+    mse: float
+    mae: float
+    blocks: Blocks | None = None
+
+
+class Size(Record):
+    """How much there is to store. `nonzero` counts parameters (not buffers); a complex number counts as two."""
+
+    parameters: int
+    nonzero: int
+    prunable: int
+    raw_bytes: int = Field(description="tensors of model.safetensors without masks, header included")
+    zip_bytes: int = Field(description="the same bytes, DEFLATE level 9")
+
+
+class Operations(Record):
+    """Multiply-adds of one forecast (batch 1), counted at the dispatcher.
+
+    `dense` counts every product; `effective` only those with a non-zero weight; `executed` is what the runtime
+    that was asked for really does (dense for a runtime that does not skip zeros).
+    """
+
+    dense_macs: int
+    effective_macs: int
+    executed_macs: int
+
+
+class Pruning(Record):
+    """What a pruning step was asked for and what it did, in whole units of the budget."""
+
+    method: str
+    of: Literal["prunable", "model", "operations"]
+    unit: Literal["weights", "parameters", "MACs"]
+    total: int
+    requested: int = Field(description="units to remove")
+    realised: int = Field(description="units removed")
+    removed_weights: dict[str, int] = Field(default_factory=dict, description="zeros per parameter")
+    kept_units: dict[str, tuple[int, int]] = Field(default_factory=dict, description="group -> (kept, of)")
+
+
+class Epoch(Record):
+    """One epoch of training or fine-tuning; losses are MSE in standardised units."""
+
+    epoch: int
+    steps: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+
+
+class Fit(Record):
+    """What the training loop did."""
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    steps: int
+    stopped_early: bool
+
+
+class Latency(Record):
+    """Time of one call, in milliseconds, over `n` raw samples."""
+
+    unit: Literal["ms"] = "ms"
+    median: float
+    p95: float
+    n: int
+    samples: tuple[float, ...]
+
+
+class Ratio(Record):
+    """A ratio of medians with its 95 % bootstrap interval; above 1 means faster than the reference."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves out 1: only then it may be called a speed-up or a slow-down."""
+        return self.low > 1.0 or self.high < 1.0
+
+
+class Timing(Record):
+    """One runtime's times: of this model, of the reference timed in turn with it, and their ratio."""
+
+    runtime: str
+    threads: int
+    batch: int
+    latency: Latency
+    reference: Latency | None = None
+    speedup: Ratio | None = None
+    peak_memory_bytes: int | None = None
+    load_ms: float | None = None
+
+
+class Parity(Record):
+    """An exported model against eager PyTorch on real windows."""
+
+    windows: int
+    max_deviation: float = Field(description="largest difference, in each channel's training standard deviations")
+    mse_change: float = Field(description="MSE of the export minus MSE of eager, relative to the latter")
+    tolerance: float
+
+
+class Artefact(Record):
+    """A model as one runtime stores it. `name` is the file inside the stage's folder, None for eager."""
+
+    runtime: str
+    name: str | None
+    bytes: int
+    zip_bytes: int
+    parity: Parity | None = None
+
+
+class Example(Record):
+    """One forecast beside the truth, in raw units, for one channel."""
+
+    channel: str
+    window: int
+    start: str = Field(description="time of the first forecast step")
+    history: tuple[float, ...]
+    truth: tuple[float, ...]
+    forecast: tuple[float, ...]
+
+
+class DataFacts(Record):
+    """Which data a stage saw: by content, never by path."""
+
+    name: str
+    sha256: str
+    rows: int
+    channels: tuple[str, ...]
+    windows: dict[str, int]
+
+
+class Environment(Record):
+    """The machine and the versions. `machine` is the hash that timings are kept under."""
+
+    machine: str
+    processor: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+    accelerator: str | None = None
+
+
+class StageTiming(Record):
+    """Everything about a stage that a clock said."""
+
+    started_at: str
+    elapsed_s: float
+    runtimes: tuple[Timing, ...] = ()
+
+
+class RunRecord(Record):
+    """The record of one stage. `timing` and `environment` alone may differ between two runs."""
+
+    schema_version: int = SCHEMA_VERSION
+    stage: Stage
+    fingerprint: str
+    parent: str | None = Field(default=None, description="fingerprint of the stage whose model this one took")
+    reference: str | None = Field(default=None, description="measure: the stage whose model it was timed against")
+    model: str
+    seed: int
+    recipe: dict[str, Any] = Field(description="the resolved recipe, whole")
+    data: DataFacts
+    validation: Accuracy | None = None
+    test: Accuracy | None = None
+    size: Size | None = None
+    operations: Operations | None = None
+    pruning: Pruning | None = None
+    fit: Fit | None = None
+    artefacts: tuple[Artefact, ...] = ()
+    unsupported: dict[str, str] = Field(default_factory=dict, description="runtime -> why it cannot run this model")
+    examples: tuple[Example, ...] = ()
+    timing: StageTiming
+    environment: Environment
+
+
+class Failure(Record):
+    """A stage that did not come to its end, and why."""
+
+    schema_version: int = SCHEMA_VERSION
+    stage: Stage
+    fingerprint: str
+    label: str
+    reason: str
+
+
+def to_json(record: Record) -> str:
+    """Returns the record as stable, indented JSON with sorted keys and a final newline."""
+    return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def same_but_timing(a: RunRecord, b: RunRecord) -> bool:
+    """Whether two records agree on everything outside `timing` and `environment`."""
+    volatile = {"timing", "environment"}
+    return a.model_dump(exclude=volatile) == b.model_dump(exclude=volatile)

@@ -1,0 +1,75 @@
+"""Names to objects, loaded only when asked for: adding a thing is one file and one line here.
+
+Listing names imports nothing, so `prunecast list` and `--help` stay fast; an absent optional package breaks
+only the entry that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from prunecast.errors import UserError, near
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A table of one kind of thing: name -> "module:attribute"."""
+
+    kind: str
+    entries: Mapping[str, str]
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the registered names in the order of the table."""
+        return tuple(self.entries)
+
+    def check(self, name: str) -> str:
+        """Returns the name when it is known.
+
+        Raises:
+            UserError: when it is not; the message suggests the nearest name.
+        """
+        if name not in self.entries:
+            raise UserError(f"unknown {self.kind} {name!r}; {near(name, self.entries)}")
+        return name
+
+    def load(self, name: str) -> Any:
+        """Imports and returns what the name stands for.
+
+        Raises:
+            UserError: on an unknown name.
+        """
+        module, _, attribute = self.entries[self.check(name)].partition(":")
+        return getattr(import_module(module), attribute)
+
+
+MODELS = Registry(
+    "model",
+    {
+        "transformer": "prunecast.models.transformer:Transformer",
+        "dlinear": "prunecast.models.dlinear:DLinear",
+        "repeat": "prunecast.models.baselines:Repeat",
+        "seasonal_naive": "prunecast.models.baselines:SeasonalNaive",
+    },
+)
+
+RUNTIMES = Registry(
+    "runtime",
+    {
+        "eager": "prunecast.export.eager:RUNTIME",
+        "onnxruntime": "prunecast.export.onnxruntime:RUNTIME",
+    },
+)
+
+METHODS = Registry(
+    "method",
+    {
+        "magnitude": "prunecast.prune.methods:MAGNITUDE",
+        "magnitude-layer": "prunecast.prune.methods:MAGNITUDE_LAYER",
+        "random": "prunecast.prune.methods:RANDOM",
+        "structured-magnitude": "prunecast.prune.methods:STRUCTURED_MAGNITUDE",
+        "structured-random": "prunecast.prune.methods:STRUCTURED_RANDOM",
+    },
+)

@@ -1,0 +1,1 @@
+"""Tables, figures and one offline page from records; imports no torch."""

@@ -1,0 +1,1 @@
+"""A grid of pipelines: planned as stages, run by workers, resumable."""
