@@ -104,22 +104,33 @@ class PruneGrid(Section):
     settings: dict[str, Any] = Field(default_factory=dict, description="other keys of the prune section")
 
 
+class ModelEntry(Section):
+    """One model of a study, as differences from the recipe's own sections."""
+
+    model: dict[str, Any]
+    train: dict[str, Any] = Field(default_factory=dict)
+    finetune: dict[str, Any] = Field(default_factory=dict)
+
+
+Control = Literal["naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense"]
+
+
 class StudyConfig(Section):
-    """A grid of pipelines that share their dense parents. Entries of `datasets` and `models` are differences."""
+    """A grid of pipelines that share their dense parents; `datasets` are differences from the data section.
+
+    Controls are always on unless they are named one by one: the naive forecasts, DLinear, random pruning of the
+    same amounts, the model with its body zeroed, the dense model trained on for as long as fine-tuning takes, and
+    dense models of the structurally pruned sizes, trained from scratch.
+    """
 
     title: str = ""
     seeds: tuple[int, ...] = Field((1,), min_length=1)
     datasets: tuple[dict[str, Any], ...] = ()
     horizons: tuple[int, ...] = ()
-    models: tuple[dict[str, Any], ...] = ()
+    models: tuple[ModelEntry, ...] = ()
     prune: tuple[PruneGrid, ...] = ()
     finetune: tuple[bool, ...] = Field((False, True), description="without, with fine-tuning, or both")
-    controls: tuple[Literal["naive", "zeroed-body", "trained-on", "small-dense"], ...] = (
-        "naive",
-        "zeroed-body",
-        "trained-on",
-        "small-dense",
-    )
+    controls: tuple[Control, ...] = ("naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense")
 
 
 class Recipe(Section):

@@ -63,6 +63,11 @@ def load_recipe(
     return checked(Recipe, values, "recipe")
 
 
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes a resolved recipe, every default spelled out, so that it can be run again as it is."""
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Returns the mapping that a YAML file holds."""
     try:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA_VERSION = 1
 
 Scoring = Literal["full", "paper"]
-Stage = Literal["train", "prune", "zero", "finetune", "measure"]
+Stage = Literal["train", "prune", "zero", "finetune", "export", "measure"]
+Role = Literal["dense", "naive", "small-dense", "zeroed-body", "trained-on", "pruned", "pruned+finetuned"]
 
 
 class Record(BaseModel):
@@ -204,6 +205,9 @@ class RunRecord(Record):
     fingerprint: str
     parent: str | None = Field(default=None, description="fingerprint of the stage whose model this one took")
     reference: str | None = Field(default=None, description="measure: the stage whose model it was timed against")
+    compared_with: str | None = Field(default=None, description="small-dense: the pruned stage whose size it has")
+    role: Role = Field(description="what the model is in its study; export, measure: the role of the model taken")
+    label: str = Field(default="", description="the stage in a few words, for people")
     model: str
     seed: int
     recipe: dict[str, Any] = Field(description="the resolved recipe, whole")

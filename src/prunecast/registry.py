@@ -73,3 +73,31 @@ METHODS = Registry(
         "structured-random": "prunecast.prune.methods:STRUCTURED_RANDOM",
     },
 )
+
+SCORES = Registry(
+    "score",
+    {
+        "magnitude": "prunecast.prune.scores:magnitude",
+        "random": "prunecast.prune.scores:random",
+        "unit-magnitude": "prunecast.prune.scores:unit_magnitude",
+        "unit-random": "prunecast.prune.scores:unit_random",
+    },
+)
+
+ALLOCATIONS = Registry(
+    "allocation",
+    {
+        "global": "prunecast.prune.allocate:global_masks",
+        "layer": "prunecast.prune.allocate:layer_masks",
+        "unit-uniform": "prunecast.prune.allocate:uniform_priorities",
+        "unit-global": "prunecast.prune.allocate:global_priorities",
+    },
+)
+
+GRANULARITIES = Registry(
+    "granularity",
+    {
+        "element": "prunecast.prune.elements:prune_elements",
+        "unit": "prunecast.prune.units:prune_units",
+    },
+)

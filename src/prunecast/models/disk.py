@@ -42,10 +42,13 @@ class ScalerFacts(_CardPart):
 
 
 class DataSource(_CardPart):
-    """What the model was trained on: by name and content, no path."""
+    """What the model was trained on: by name and content, no path; the rest as in the recipe's data section."""
 
     name: str
     sha256: str
+    time_column: str | None = None
+    fill: str = "refuse"
+    split: tuple[float, float, float] | None = None
 
 
 class Card(_CardPart):

@@ -1,0 +1,43 @@
+# make quickstart   sets up and runs the main job: train, prune, measure, report
+# make test         sets up and runs lint, types and tests
+# make check        lint and types alone;  make report DIR=runs/...  a study's report again
+
+VENV   ?= .venv
+PYTHON ?= python3
+OUT    ?= runs/quickstart
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+export PRUNECAST_DATA      ?= $(abspath ../shared/data)
+export PRUNECAST_REFERENCE ?= $(abspath ../shared/reference)
+
+.PHONY: quickstart test check report clean
+
+quickstart: $(VENV)/.user
+	$(BIN)/prunecast study run recipes/quickstart.yaml --out $(OUT)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/house_style.py src
+
+report: $(VENV)/.user
+	$(BIN)/prunecast report $(DIR)
+
+$(VENV)/.user: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/.user
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,136 @@
+"""What is known about a model once it is there: error, size, operations, examples; its artefacts and their times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunecast.batch import Batch
+from prunecast.data.windows import Prepared
+from prunecast.export.api import Inputs
+from prunecast.export.parity import check_parity
+from prunecast.measure.latency import time_against
+from prunecast.measure.operations import count_operations
+from prunecast.measure.size import compressed_bytes, measure_size
+from prunecast.models.disk import SavedModel
+from prunecast.recipe import MeasureConfig, Recipe
+from prunecast.records import Artefact, Example, Scoring, Timing
+from prunecast.registry import RUNTIMES
+from prunecast.store import RECORD_FILE, read_record
+from prunecast.train.evaluate import evaluate
+
+EXAMPLES = 3
+"""Forecasts kept for drawing, spread evenly over the test part."""
+
+
+def facts(saved: SavedModel, prepared: Prepared, scoring: Scoring) -> dict[str, Any]:
+    """Returns validation and test error, size, operations and example forecasts, by the record's field names."""
+    return {
+        "validation": evaluate(saved.model, prepared.validation, "validation", scoring),
+        "test": evaluate(saved.model, prepared.test, "test", scoring),
+        "size": measure_size(saved),
+        "operations": count_operations(saved),
+        "examples": draw_examples(saved, prepared),
+    }
+
+
+def draw_examples(saved: SavedModel, prepared: Prepared) -> tuple[Example, ...]:
+    """Returns forecasts of the last target channel for windows spread over the test part, in raw units."""
+    windows = prepared.test
+    chosen = torch.linspace(0, len(windows) - 1, EXAMPLES).long().unique()
+    batch = windows.batch(chosen)
+    with torch.inference_mode():
+        y_BHC = saved.model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+    name = saved.card.targets[-1]
+    channel = saved.card.channels.index(name)
+    mean, std = saved.card.scaler.mean[channel], saved.card.scaler.std[channel]
+
+    def raw(values: torch.Tensor) -> tuple[float, ...]:
+        return tuple(float(f"{value:.6g}") for value in (values.double() * std + mean).tolist())
+
+    return tuple(
+        Example(
+            channel=name,
+            window=int(window),
+            start=str(windows.forecast_times(int(window))[0]),
+            history=raw(batch.x_BLC[row, :, channel]),
+            truth=raw(batch.y_BHC[row, :, -1]),
+            forecast=raw(y_BHC[row, :, -1]),
+        )
+        for row, window in enumerate(chosen)
+    )
+
+
+def export_all(
+    saved: SavedModel, prepared: Prepared, recipe: Recipe, directory: Path
+) -> tuple[tuple[Artefact, ...], Mapping[str, str]]:
+    """Exports for every runtime of the recipe; returns the artefacts and, for the other runtimes, why not."""
+    artefacts, unsupported = [], {}
+    for name in recipe.measure.runtimes:
+        reason = RUNTIMES.load(name).unsupported(saved.model)
+        if reason is None:
+            artefacts.append(export_one(saved, name, prepared, recipe.export.parity_windows, directory))
+        else:
+            unsupported[name] = reason
+    return tuple(artefacts), unsupported
+
+
+def export_one(saved: SavedModel, name: str, prepared: Prepared, parity_windows: int, directory: Path) -> Artefact:
+    """Exports for one runtime into a folder and holds the artefact against eager on real windows."""
+    runtime = RUNTIMES.load(name)
+    if not runtime.suffix:  # it runs the model folder itself
+        size = measure_size(saved)
+        return Artefact(runtime=name, name=None, bytes=size.raw_bytes, zip_bytes=size.zip_bytes)
+    path = runtime.export(saved, directory / f"model{runtime.suffix}")
+    parity = check_parity(saved, name, path, some_batches(prepared, parity_windows))
+    content = path.read_bytes()
+    return Artefact(
+        runtime=name, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
+    )
+
+
+def some_batches(prepared: Prepared, count: int) -> list[Batch]:
+    """Returns `count` windows spread evenly over the test part (all when there are fewer), in one batch."""
+    windows = prepared.test
+    chosen = torch.linspace(0, len(windows) - 1, min(count, len(windows))).long().unique()
+    return [windows.batch(chosen)]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model with its artefacts: the folder of its export stage and that of the model itself."""
+
+    exported: Path
+    model: Path
+
+    def artefacts(self) -> tuple[Artefact, ...]:
+        """Returns what was exported."""
+        return read_record(self.exported / RECORD_FILE).artefacts
+
+    def path(self, runtime: str) -> Path | None:
+        """Returns what a runtime loads, or None when it cannot run the model."""
+        for artefact in self.artefacts():
+            if artefact.runtime == runtime:
+                return self.model if artefact.name is None else self.exported / artefact.name
+        return None
+
+
+def time_all(ours: Shipped, reference: Shipped | None, prepared: Prepared, config: MeasureConfig) -> tuple[Timing, ...]:
+    """Times a model on every runtime that can run it, in turn with the reference where there is one."""
+    inputs = real_inputs(prepared, config.batch)
+    timings = []
+    for name in config.runtimes:
+        path = ours.path(name)
+        if path is not None:
+            timings.append(time_against(name, path, reference and reference.path(name), inputs, config))
+    return tuple(timings)
+
+
+def real_inputs(prepared: Prepared, batch: int) -> Inputs:
+    """Returns `batch` real windows of the test part, in raw units."""
+    chosen = torch.arange(batch) % len(prepared.test)
+    return prepared.raw_inputs(prepared.test.batch(chosen))

@@ -1,0 +1,289 @@
+"""The command line: a verb calls one function of the facade. Heavy imports wait until a verb needs them.
+
+Exit codes: 0 done; 2 the user's mistake, nothing written, one line on stderr; 3 a budget was not met and the
+nearest was written; 1 ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunecast.errors import UserError
+from prunecast.output import Output
+
+if TYPE_CHECKING:
+    from prunecast.facade import Scoring
+
+app = typer.Typer(
+    help="Make Transformer time-series forecasters small and fast, and know what it costs.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Find, download and check data.")
+study_app = typer.Typer(help="Run a grid of pipelines, and ask how it stands.")
+app.add_typer(data_app, name="data")
+app.add_typer(study_app, name="study")
+
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+"""The base of the parser's complaints; typer brings its own parser and exports only this child of it."""
+
+GLOBAL_FLAGS = ("--json", "--quiet")
+
+DataOption = Annotated[str | None, typer.Option("--data", help="Catalogue name, or a CSV or Parquet file.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Where the result goes; must not exist.")]
+SourceArgument = Annotated[Path, typer.Argument(metavar="DIR|ARTIFACT", help="A model folder or an exported file.")]
+DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
+FillOption = Annotated[str, typer.Option("--fill", help="Gaps: refuse, ffill or interpolate:N.")]
+
+
+@app.callback()
+def _global(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    context.obj = Output(as_json=as_json, quiet=quiet)
+
+
+@data_app.command("list")
+def data_list(context: typer.Context) -> None:
+    """List the data sets of the catalogue and where each would come from."""
+    from prunecast import facade
+
+    _output(context).rows("datasets", facade.data_list())
+
+
+@data_app.command("fetch")
+def data_fetch(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...")],
+    accept_unverified: Annotated[bool, typer.Option(help="Download where no hash is known; prints the hash.")] = False,
+) -> None:
+    """Download data sets into the user cache and verify them."""
+    from prunecast import facade
+
+    _output(context).rows("datasets", facade.data_fetch(names, accept_unverified=accept_unverified))
+
+
+@data_app.command("check")
+def data_check(
+    context: typer.Context, file: Annotated[Path, typer.Argument(metavar="FILE")], fill: FillOption = "refuse"
+) -> None:
+    """Say what a file holds and what stands in the way of using it."""
+    from prunecast import facade
+
+    _output(context).facts(facade.data_check(file, fill=fill))
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="See: prunecast list models.")],
+    data: Annotated[str, typer.Option("--data", metavar="NAME|FILE")],
+    out: OutOption,
+    horizon: Annotated[int | None, typer.Option(help="Steps to forecast [default: 96].")] = None,
+    lookback: Annotated[int | None, typer.Option(help="Steps of history [default: 96].")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, shuffling and dropout.")] = 1,
+    settings: SetOption = None,
+) -> None:
+    """Train a forecaster and score it."""
+    from prunecast import facade
+
+    output = _output(context)
+    record = facade.train(
+        model,
+        data,
+        horizon=horizon,
+        lookback=lookback,
+        seed=seed,
+        settings=settings or (),
+        out=out,
+        reporter=output.training(f"train {model}"),
+    )
+    output.facts(facade.summary(record) | {"path": str(out)})
+
+
+@app.command()
+def prune(
+    context: typer.Context,
+    directory: DirectoryArgument,
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="See: prunecast list methods.")],
+    sparsity: Annotated[float, typer.Option("--sparsity", metavar="S", help="Share to remove, between 0 and 1.")],
+    out: OutOption,
+    of: Annotated[str | None, typer.Option(help="S of what: prunable, model or operations.")] = None,
+    finetune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning afterwards.")] = 0,
+    data: DataOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Prune a model, fine-tune it if asked, and score it."""
+    from prunecast import facade
+
+    output = _output(context)
+    record = facade.prune(
+        directory,
+        method,
+        sparsity,
+        of=of,
+        finetune_epochs=finetune_epochs,
+        data=data,
+        settings=settings or (),
+        out=out,
+        reporter=output.training("fine-tune"),
+    )
+    output.facts(facade.summary(record) | {"path": str(out)})
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    source: SourceArgument,
+    data: DataOption = None,
+    scoring: Annotated[str, typer.Option(help="full: every window; paper: whole batches of 32.")] = "full",
+) -> None:
+    """Score a model or an exported artefact on the test part."""
+    from prunecast import facade
+
+    _output(context).facts(facade.evaluate(source, data=data, scoring=_scoring(scoring)))
+
+
+@app.command()
+def measure(
+    context: typer.Context,
+    sources: Annotated[list[Path], typer.Argument(metavar="DIR|ARTIFACT...", help="The first is the reference.")],
+    runtime: Annotated[str | None, typer.Option(help="See: prunecast list runtimes.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    data: DataOption = None,
+) -> None:
+    """Measure size, operations, memory and time; later models against the first, in turn."""
+    from prunecast import facade
+
+    rows = facade.measure(sources, runtime=runtime, threads=threads, batch=batch, data=data)
+    _output(context).rows("models", rows)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    directory: DirectoryArgument,
+    out: OutOption,
+    runtime: Annotated[str, typer.Option(help="See: prunecast list runtimes.")] = "onnxruntime",
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise to 8 bits, calibrated on training windows.")] = False,
+    data: DataOption = None,
+) -> None:
+    """Write a model for a runtime and hold it against PyTorch on real windows."""
+    from prunecast import facade
+
+    _output(context).facts(facade.export(directory, runtime, int8=int8, data=data, out=out))
+
+
+@app.command()
+def forecast(
+    context: typer.Context,
+    source: SourceArgument,
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="History; its last rows are used.")],
+    out: OutOption,
+    fill: FillOption = "refuse",
+) -> None:
+    """Forecast what follows a file's last row, into a CSV file, in the file's own units."""
+    from prunecast import facade
+
+    _output(context).facts(facade.forecast(source, data, out=out, fill=fill))
+
+
+@study_app.command("run")
+def study_run(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
+    out: Annotated[Path | None, typer.Option("--out", help="Study folder [default: runs/<recipe's name>].")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes [default: cores / threads].")] = None,
+    engine: Annotated[str, typer.Option(help="local")] = "local",
+    settings: SetOption = None,
+) -> None:
+    """Run a study, or go on with it, and write its report."""
+    from prunecast import facade
+
+    output = _output(context)
+    result = facade.study_run(
+        recipe, out=out, workers=workers, engine=engine, settings=settings or (), monitor=output.monitor()
+    )
+    output.table("Results", result.table)
+    output.facts(result.facts)
+    if result.facts["failed"]:
+        raise typer.Exit(1)
+
+
+@study_app.command("status")
+def study_status(context: typer.Context, directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Say how far a study is, also while it runs."""
+    from prunecast import facade
+
+    _output(context).facts(facade.study_status(directory))
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A study folder.")],
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file [default: DIR/report.html].")] = None,
+) -> None:
+    """Write a study's report: one HTML page that works offline, with its charts and tables beside it."""
+    from prunecast import facade
+
+    _output(context).facts(facade.report(directory, out=out))
+
+
+@app.command("list")
+def list_things(
+    context: typer.Context, kind: Annotated[str, typer.Argument(metavar="models|methods|runtimes|datasets")]
+) -> None:
+    """List what can be named."""
+    from prunecast import listing
+
+    _output(context).rows(kind, listing.rows(kind))
+
+
+def _output(context: typer.Context) -> Output:
+    output = context.obj
+    assert isinstance(output, Output)
+    return output
+
+
+def _scoring(value: str) -> Scoring:
+    if value == "full":
+        return "full"
+    if value == "paper":
+        return "paper"
+    raise UserError(f"--scoring: expected full or paper, found {value!r}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code and never shows the user a traceback for their own mistake."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    flags = [argument for argument in arguments if argument in GLOBAL_FLAGS]
+    rest = [argument for argument in arguments if argument not in GLOBAL_FLAGS]
+    return _run(flags + rest)  # the global flags may stand anywhere
+
+
+def _run(arguments: list[str]) -> int:
+    command: Any = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments or ["--help"], prog_name="prunecast", standalone_mode=False)
+    except _USAGE_ERROR as error:
+        return _complain(error.format_message())
+    except UserError as error:
+        return _complain(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        return _complain("interrupted; the same command goes on where it stopped", code=130)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int = 2) -> int:
+    print(f"prunecast: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

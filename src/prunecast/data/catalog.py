@@ -1,0 +1,131 @@
+"""Data sets as data: `catalog.yaml` says where a set comes from, how it is checked, split and used."""
+
+from __future__ import annotations
+
+import datetime as dt
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from prunecast.data.splits import SplitRule
+from prunecast.errors import UserError, near
+from prunecast.recipe_io import checked, parse_yaml
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Irregularity(_Part):
+    """Something in a published set that a reader of its numbers should know; the set is used with it.
+
+    Attributes:
+        kind: what it is.
+        note: in words.
+        columns: where, if not everywhere.
+        count: how many rows, values or names.
+        value: the value that stands for a missing one.
+        after: time of the last row before a break.
+        before: time of the first row after it.
+    """
+
+    kind: Literal["break", "sentinel", "repeated", "relabelled", "unused", "missing", "names"]
+    note: str
+    columns: tuple[str, ...] = ()
+    count: int | None = None
+    value: float | None = None
+    after: dt.datetime | None = None
+    before: dt.datetime | None = None
+
+
+class Selection(_Part):
+    """Which columns of a wide file make up the set, and how their gaps are closed.
+
+    Attributes:
+        columns: regular expression that a whole column name matches.
+        max_missing: a column with a larger share of missing values is left out; the gaps of the others are bridged
+            by a straight line, and by the nearest value at the ends.
+    """
+
+    columns: str
+    max_missing: float = Field(ge=0, lt=1)
+
+
+class Entry(_Part):
+    """One data set.
+
+    Attributes:
+        name: in the catalogue.
+        about: what it is and who published it.
+        file: its published file name; None for a generated set.
+        url: where it is downloaded from, HTTPS only.
+        max_bytes: a download that grows larger is refused.
+        sha256: of the known byte forms of the same rows; the first names the content.
+        git_blob: SHA-1 that git gives the file, where its repository is the source.
+        time_column: the one with the times.
+        frequency: step of the series, as pandas writes it.
+        season: steps after which the series repeats itself best; the seasonal naive forecast goes back so far.
+        split: into train, validation and test.
+        rows: as published; checked on loading.
+        channels: as published; checked on loading.
+        lookback: customary look-back.
+        horizons: customary horizons.
+        select: for a file of which only a part is used.
+        irregularities: known ones.
+    """
+
+    name: str
+    about: str
+    file: str | None = None
+    url: str | None = None
+    max_bytes: int = 0
+    sha256: tuple[str, ...] = ()
+    git_blob: str | None = None
+    time_column: str = "date"
+    frequency: str
+    season: int = Field(ge=1)
+    split: SplitRule = SplitRule()
+    rows: int | None = None
+    channels: int | None = None
+    lookback: int = 96
+    horizons: tuple[int, ...] = (96, 192, 336, 720)
+    select: Selection | None = None
+    irregularities: tuple[Irregularity, ...] = ()
+
+    @field_validator("url")
+    @classmethod
+    def _only_https(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith("https://"):
+            raise ValueError(f"expected an https:// address, found {url!r}")
+        return url
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether a hash of the file is known."""
+        return bool(self.sha256) or self.git_blob is not None
+
+
+@cache
+def _entries() -> dict[str, Entry]:
+    source = files("prunecast.data").joinpath("catalog.yaml")
+    table = parse_yaml(source.read_text(encoding="utf-8"), "catalog.yaml")
+    return {name: checked(Entry, {"name": name, **values}, f"catalog.yaml: {name}") for name, values in table.items()}
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all data sets in the order of the catalogue."""
+    return tuple(_entries())
+
+
+def entry(name: str) -> Entry:
+    """Returns the entry of a data set.
+
+    Raises:
+        UserError: when the name is not in the catalogue; the message suggests the nearest one.
+    """
+    entries = _entries()
+    if name not in entries:
+        raise UserError(f"unknown data set {name!r} and no such file; {near(name, entries)}")
+    return entries[name]

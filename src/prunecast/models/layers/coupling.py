@@ -1,0 +1,29 @@
+"""Words for declaring coupled groups: which rows, columns and entries of parameters one unit owns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunecast.models.api import Member
+
+
+def unit_index(size: int, positions: int = 1) -> Tensor:
+    """Returns the index map (size, positions) of units that own consecutive positions."""
+    return torch.arange(size * positions).view(size, positions)
+
+
+def outputs(layer: str, index: Tensor, *, bias: bool = True) -> tuple[Member, ...]:
+    """Returns what units own of a layer that writes them: rows of its weight, entries of its bias."""
+    weight = Member(f"{layer}.weight", 0, index)
+    return (weight, Member(f"{layer}.bias", 0, index)) if bias else (weight,)
+
+
+def inputs(layer: str, index: Tensor) -> tuple[Member, ...]:
+    """Returns what units own of a layer that reads them: columns of its weight."""
+    return (Member(f"{layer}.weight", 1, index),)
+
+
+def norm(layer: str, index: Tensor) -> tuple[Member, ...]:
+    """Returns what units own of a normalisation over them."""
+    return outputs(layer, index)

@@ -1,0 +1,80 @@
+"""Inverted dropout that draws what it drops instead of one number per element."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class Dropout(nn.Module):
+    """Zeroes each element with probability `p` in training and divides the others by 1 - p.
+
+    The same distribution as `nn.Dropout`; another sequence of random numbers on the processor.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x itself in eval mode, x with dropped elements in training."""
+        if not self.training or self.p == 0:
+            return x
+        if not x.is_cpu:  # an accelerator draws its masks inside the kernel
+            return F.dropout(x, self.p)
+        return cast("Tensor", _Dropout.apply(x, self.p))  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """Returns what `print` shows between the brackets."""
+        return f"p={self.p}"
+
+
+def dropped_positions(count: int, p: float) -> Tensor:
+    """Returns the sorted positions among `count` that independent draws with probability p hit (int64).
+
+    The distance from one hit to the next is geometric, so p * count random numbers do instead of count: at
+    p = 0.05 about 1 ms instead of 34 ms for 5.3 million elements. Drawn from torch's default generator;
+    the probability is right to 2**-24, the resolution of a uniform float32.
+    """
+    if p == 0:
+        return torch.empty(0, dtype=torch.int64)
+    expected = count * p
+    draws = int(expected + 6 * math.sqrt(expected)) + 16
+    positions = _distances(draws, p).cumsum_(0).sub_(1)
+    while positions[-1] < count:  # the six standard deviations above leave once in 10**9 calls
+        positions = torch.cat([positions, positions[-1] + _distances(draws, p).cumsum_(0)])
+    return positions[: int(torch.searchsorted(positions, count))]
+
+
+def _distances(draws: int, p: float) -> Tensor:
+    """Returns geometric numbers 1, 2, ...: P(n > k) = (1 - p)**k, by inversion of a uniform number in (0, 1]."""
+    uniform = torch.rand(draws, dtype=torch.float32).neg_().add_(1)
+    return uniform.log_().mul_(1 / math.log1p(-p)).to(torch.int64).add_(1)
+
+
+def zero_at(x: Tensor, positions: Tensor) -> Tensor:
+    """Zeroes the positions of a contiguous tensor, counted row by row, in place."""
+    x.view(-1).index_fill_(0, positions, 0)
+    return x
+
+
+class _Dropout(torch.autograd.Function):
+    """Keeps only the positions that were hit: 0.4 bytes per element at p = 0.05 where a mask takes one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        positions = dropped_positions(x.numel(), p)
+        ctx.save_for_backward(positions)
+        ctx.scale = 1 / (1 - p)
+        return zero_at(x.contiguous() * ctx.scale, positions)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (positions,) = ctx.saved_tensors
+        return zero_at(gradient.contiguous() * ctx.scale, positions), None

@@ -1,0 +1,80 @@
+"""From values and calendar features to a stream of tokens, as Time-Series-Library embeds them.
+
+B batch, L time steps, C channels, F calendar features and known covariates, D width of the stream.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunecast.models.api import Member
+from prunecast.models.layers.coupling import outputs, unit_index
+
+
+class DataEmbedding(nn.Module):
+    """Token convolution + calendar features + fixed position table.
+
+    The table is stored, since pruning keeps some of its columns.
+    """
+
+    position: Tensor
+
+    def __init__(self, channels: int, marks: int, length: int, width: int) -> None:
+        super().__init__()
+        self.value = TokenConvolution(channels, width)
+        self.calendar = nn.Linear(marks, width, bias=False) if marks else None
+        self.register_buffer("position", sinusoids(length, width))
+
+    def forward(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
+        """Returns tokens (B, L, D)."""
+        features, weights = self.value.unfold(x_BLC), self.value.matrix()
+        if self.calendar is not None and mark_BLF is not None:  # one product over both kinds of features
+            features = torch.cat([features, mark_BLF], dim=2)
+            weights = torch.cat([weights, self.calendar.weight], dim=1)
+        return F.linear(features, weights) + self.position
+
+    def width_members(self, name: str) -> tuple[Member, ...]:
+        """Returns what each unit of the stream owns here."""
+        index = unit_index(self.position.shape[1])
+        calendar = outputs(f"{name}.calendar", index, bias=False) if self.calendar is not None else ()
+        return (*outputs(f"{name}.value", index, bias=False), *calendar, Member(f"{name}.position", 1, index))
+
+
+class TokenConvolution(nn.Module):
+    """Convolution over three neighbouring steps, circular at the ends, without bias.
+
+    Written as a product with shifted copies: every runtime has cat and slice, not every one a circular pad.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, channels, 3))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="leaky_relu")
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        """Returns (B, L, D)."""
+        return F.linear(self.unfold(x_BLC), self.matrix())
+
+    def unfold(self, x_BLC: Tensor) -> Tensor:
+        """Returns each step beside its neighbours, (B, L, 3C)."""
+        ring = torch.cat([x_BLC[:, -1:], x_BLC, x_BLC[:, :1]], dim=1)
+        return torch.cat([ring[:, :-2], x_BLC, ring[:, 2:]], dim=2)
+
+    def matrix(self) -> Tensor:
+        """Returns the kernel as (D, 3C), in the order of `unfold`."""
+        return self.weight.transpose(1, 2).flatten(1)
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Returns the fixed position table (length, width) of "Attention Is All You Need", section 3.5.
+
+    Computed in float32 whatever the default, as the published models do.
+    """
+    position = torch.arange(length, dtype=torch.float32).unsqueeze(1)
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * -(math.log(10000.0) / width))
+    angle = position * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width].clone()

@@ -1,0 +1,40 @@
+"""The position-wise layer of a Transformer block."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunecast.models.api import Group, Member
+from prunecast.models.layers.coupling import inputs, outputs, unit_index
+from prunecast.models.layers.dropout import Dropout
+
+Activation = Literal["gelu", "relu"]
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, dropout, linear: what the published models write as convolutions of width one."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation, dropout: float) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.dropout = Dropout(dropout)
+        self.activation = F.gelu if activation == "gelu" else F.relu
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Returns (B, L, D)."""
+        return cast("Tensor", self.down(self.dropout(self.activation(self.up(x_BLD)))))
+
+    def unit_group(self, name: str) -> Group:
+        """Returns the group of hidden units."""
+        index = unit_index(self.up.out_features)
+        members = (*outputs(f"{name}.up", index), *inputs(f"{name}.down", index))
+        return Group(f"{name}.units", "ffn", self.up.out_features, members)
+
+    def width_members(self, name: str) -> tuple[Member, ...]:
+        """Returns what each unit of the stream owns here."""
+        index = unit_index(self.up.in_features)
+        return (*inputs(f"{name}.up", index), *outputs(f"{name}.down", index))

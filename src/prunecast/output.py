@@ -1,0 +1,79 @@
+"""How the command line speaks: tables for people, or one JSON object on stdout; progress goes to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from prunecast.study.monitor import ConsoleMonitor
+    from prunecast.train.progress import Reporter
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go, and whether progress is shown."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def facts(self, facts: Row) -> None:
+        """Shows one result: name and value."""
+        if self.as_json:
+            print(json.dumps(facts, allow_nan=False))
+            return
+        table = Table(show_header=False, box=None)
+        for name, value in facts.items():
+            table.add_row(name, _plain(value))
+        Console().print(table)
+
+    def rows(self, name: str, rows: Sequence[Row]) -> None:
+        """Shows a list of like results under one name."""
+        if self.as_json:
+            print(json.dumps({name: list(rows)}, allow_nan=False))
+        else:
+            self.table(name, rows)
+
+    def table(self, title: str, rows: Sequence[Row]) -> None:
+        """Shows a table for people; nothing in JSON mode."""
+        if self.as_json or not rows:
+            return
+        table = Table(title=title, title_justify="left")
+        for column, value in rows[0].items():
+            table.add_column(column, justify="right" if isinstance(value, int | float) else "left")
+        for row in rows:
+            table.add_row(*(_plain(value) for value in row.values()))
+        Console().print(table)
+
+    def training(self, title: str) -> Reporter:
+        """Returns what shows the progress of training."""
+        from prunecast.train.progress import ConsoleReporter, Silent
+
+        return Silent() if self.quiet else ConsoleReporter(title)
+
+    def monitor(self) -> ConsoleMonitor:
+        """Returns what shows the progress of a study."""
+        from prunecast.study.monitor import ConsoleMonitor
+
+        return ConsoleMonitor(quiet=self.quiet)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(_plain(item) for item in value) or "none"
+    return str(value)

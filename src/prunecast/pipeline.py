@@ -1,0 +1,194 @@
+"""The stages in order, each one function from a job to a folder with its result.
+
+train -> prune | zero -> finetune -> export -> measure
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunecast import assess, environment
+from prunecast.data.windows import Prepared
+from prunecast.measure.operations import dense_macs, macs_per_weight
+from prunecast.models.api import Forecaster, build, config_from
+from prunecast.models.disk import Card, DataSource, SavedModel, ScalerFacts, load_card, load_model, save_model
+from prunecast.prune.apply import prune, zero_body
+from prunecast.prune.masks import HeldMasks
+from prunecast.recipe import FitConfig, Recipe
+from prunecast.recipe_io import write_recipe
+from prunecast.records import RunRecord, StageTiming, to_json
+from prunecast.stages import Job
+from prunecast.store import RECORD_FILE, read_record
+from prunecast.train.fit import fit
+from prunecast.train.progress import Reporter
+
+RECIPE_FILE = "recipe.yaml"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a stage finds its inputs and puts its result.
+
+    Attributes:
+        directory: an empty folder to fill.
+        found: fingerprint of a finished stage -> its folder.
+        work: folder for checkpoints, or None to keep none.
+        reporter: hears of training, or None.
+    """
+
+    directory: Path
+    found: Callable[[str], Path]
+    work: Path | None = None
+    reporter: Reporter | None = None
+
+
+Fields = Mapping[str, Any]
+"""Fields of the record that a stage fills."""
+
+
+def run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
+    """Runs one stage and fills its folder: what it makes, the resolved recipe, and last its record."""
+    torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
+    started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    fields = dict(_STAGES[job.stage](job, prepared, place))
+    runtimes = fields.pop("runtimes", ())
+    record = RunRecord(
+        stage=job.stage,
+        role=job.role,
+        label=job.label,
+        fingerprint=job.fingerprint,
+        parent=job.parent,
+        reference=job.reference,
+        compared_with=job.compared_with,
+        seed=job.recipe.seed,
+        model=str(job.recipe.model["name"]),
+        recipe=job.recipe.model_dump(mode="json"),
+        data=prepared.facts,
+        timing=StageTiming(started_at=started_at, elapsed_s=time.perf_counter() - clock, runtimes=runtimes),
+        environment=environment.describe(),
+        **fields,
+    )
+    write_recipe(job.recipe, place.directory / RECIPE_FILE)
+    (place.directory / RECORD_FILE).write_text(to_json(record))
+    return record
+
+
+def _train(job: Job, prepared: Prepared, place: Place) -> Fields:
+    config = config_from(
+        job.recipe.model if job.compared_with is None else load_card(place.found(job.compared_with)).model
+    )
+    torch.manual_seed(job.recipe.seed)
+    model = build(config)
+    saved = SavedModel(model, card(model, prepared, job.recipe))
+    fitted = _fit(job.recipe.train, job, prepared, place, saved) if model.trainable else {}
+    return _kept(saved, job, prepared, place) | fitted
+
+
+def _finetune(job: Job, prepared: Prepared, place: Place) -> Fields:
+    saved = load_model(_parent(job, place))
+    fitted = _fit(job.recipe.finetune, job, prepared, place, saved)
+    pruning = read_record(_parent(job, place) / RECORD_FILE).pruning
+    return _kept(saved, job, prepared, place) | fitted | {"pruning": pruning}
+
+
+def _prune(job: Job, prepared: Prepared, place: Place) -> Fields:
+    assert job.recipe.prune is not None
+    parent = load_model(_parent(job, place))
+    pruned = prune(
+        parent.model,
+        job.recipe.prune,
+        seed=job.recipe.seed,
+        masks=parent.masks,
+        cost=dense_macs,
+        macs_per_weight=macs_per_weight,
+    )
+    saved = SavedModel(pruned.model, parent.card, pruned.masks)
+    return _kept(saved, job, prepared, place) | {"pruning": pruned.outcome}
+
+
+def _zero(job: Job, prepared: Prepared, place: Place) -> Fields:
+    parent = load_model(_parent(job, place))
+    model, masks = zero_body(parent.model)
+    return _kept(SavedModel(model, parent.card, masks), job, prepared, place)
+
+
+def _export(job: Job, prepared: Prepared, place: Place) -> Fields:
+    saved = load_model(_parent(job, place))
+    artefacts, unsupported = assess.export_all(saved, prepared, job.recipe, place.directory)
+    return {"artefacts": artefacts, "unsupported": unsupported}
+
+
+def _measure(job: Job, prepared: Prepared, place: Place) -> Fields:
+    ours = assess.Shipped(place.found(job.exports[0]), _parent(job, place))
+    reference = None
+    if job.reference is not None:
+        reference = assess.Shipped(place.found(job.exports[1]), place.found(job.reference))
+    return {"artefacts": ours.artefacts(), "runtimes": assess.time_all(ours, reference, prepared, job.recipe.measure)}
+
+
+_STAGES: Mapping[str, Callable[[Job, Prepared, Place], Fields]] = {
+    "train": _train,
+    "prune": _prune,
+    "zero": _zero,
+    "finetune": _finetune,
+    "export": _export,
+    "measure": _measure,
+}
+
+
+def card(model: Forecaster, prepared: Prepared, recipe: Recipe) -> Card:
+    """Returns the card of a model trained on prepared data."""
+    channels = prepared.facts.channels
+    targets = model.config.targets or range(len(channels))
+    return Card(
+        model=model.config.model_dump(mode="json"),
+        channels=channels,
+        targets=tuple(channels[target] for target in targets),
+        covariates=recipe.data.covariates,
+        freq=recipe.data.freq,
+        scaler=ScalerFacts(mean=tuple(prepared.scaler.mean), std=tuple(prepared.scaler.std)),
+        covariate_scaler=ScalerFacts(
+            mean=tuple(prepared.covariate_scaler.mean), std=tuple(prepared.covariate_scaler.std)
+        ),
+        frequency=prepared.frequency,
+        data=DataSource(
+            name=prepared.facts.name,
+            sha256=prepared.facts.sha256,
+            time_column=recipe.data.time_column,
+            fill=recipe.data.fill,
+            split=recipe.data.split,
+        ),
+    )
+
+
+def _parent(job: Job, place: Place) -> Path:
+    assert job.parent is not None
+    return place.found(job.parent)
+
+
+def _fit(config: FitConfig, job: Job, prepared: Prepared, place: Place, saved: SavedModel) -> Fields:
+    fitted = fit(
+        saved.model,
+        prepared.train,
+        prepared.validation,
+        config,
+        seed=job.recipe.seed,
+        hooks=[HeldMasks(saved.masks)] if saved.masks else [],
+        checkpoint=None if place.work is None else place.work / CHECKPOINT_FILE,
+        reporter=place.reporter,
+    )
+    return {"fit": fitted}
+
+
+def _kept(saved: SavedModel, job: Job, prepared: Prepared, place: Place) -> dict[str, Any]:
+    """Writes the model into the stage's folder and returns what is known about it."""
+    save_model(saved, place.directory)
+    return assess.facts(saved, prepared, job.recipe.data.scoring)

@@ -1,0 +1,53 @@
+"""The one way into this room: a model and a prune section in, a pruned model and its outcome out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prunecast.batch import Batch
+from prunecast.models.api import Forecaster
+from prunecast.prune.api import Cost, Masks, Pruned, Statistics, Task, WeightCost
+from prunecast.prune.masks import check_masks
+from prunecast.prune.methods import Method
+from prunecast.recipe import PruneConfig
+from prunecast.registry import GRANULARITIES, METHODS
+
+
+def prune(
+    model: Forecaster,
+    config: PruneConfig,
+    *,
+    seed: int,
+    cost: Cost,
+    weight_cost: WeightCost,
+    masks: Masks | None = None,
+    batches: Iterable[Batch] = (),
+) -> Pruned:
+    """Prunes a model by the method that the config names. The model itself is left as it is.
+
+    Args:
+        model: with trained weights.
+        config: method, amount, and what may go.
+        seed: of whatever the method draws.
+        cost: tells the dense MACs of a config.
+        weight_cost: tells the MACs that each weight of a parameter takes part in.
+        masks: held from an earlier pruning; what they remove counts as gone already.
+        batches: windows of the training part, for methods that look at data.
+
+    Raises:
+        UserError: on an unknown method, a budget that cannot be met, or masks that do not fit the model.
+    """
+    method: Method = METHODS.load(config.method)
+    granularity: Callable[[Task], Pruned] = GRANULARITIES.load(method.granularity)
+    held = {} if masks is None else masks
+    check_masks(model, held)
+    task = Task(
+        model=model,
+        config=config,
+        method=method,
+        statistics=Statistics(seed, batches),
+        cost=cost,
+        weight_cost=weight_cost,
+        masks=held,
+    )
+    return granularity(task)

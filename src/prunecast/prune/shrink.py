@@ -1,0 +1,80 @@
+"""Physically smaller models: units that do not stay are cut out of every tensor that they own a part of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep, Member, build
+from prunecast.prune.api import Masks
+
+
+def shrink(model: Forecaster, keep: Keep) -> Forecaster:
+    """Returns the smaller model in which only `keep` stays; device, type and mode are the given model's.
+
+    Args:
+        model: is left as it is.
+        keep: group name -> sorted indices of the units that stay; groups that are not named stay whole.
+    """
+    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
+        small = build(model.shrunk_config(keep))
+    parameter = next(model.parameters())
+    small.to(parameter.device, parameter.dtype).train(model.training)
+    small.load_state_dict(cut(model.state_dict(), model.groups(), keep))
+    return small
+
+
+def shrink_masks(model: Forecaster, keep: Keep, masks: Masks) -> Masks:
+    """Returns the masks of the shrunk model, given the larger model and its masks."""
+    return cut(masks, model.groups(), keep)
+
+
+def skeleton(config: ForecasterConfig) -> Forecaster:
+    """Returns the model of a config without values (on the meta device): enough to count its parameters."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return build(config)
+
+
+def cut(tensors: Mapping[str, Tensor], groups: Iterable[Group], keep: Keep) -> dict[str, Tensor]:
+    """Returns the tensors (some of a model's, by name) without the positions of the units that do not stay."""
+    concerned = [group for group in groups if group.name in keep]
+    assert keep.keys() == {group.name for group in concerned}, "keep names groups that the model has"
+    result = dict(tensors)
+    for (name, dim), stays in _positions(concerned, keep, tensors).items():
+        result[name] = result[name].index_select(dim, stays.nonzero().squeeze(1).to(result[name].device))
+    for group in concerned:
+        if group.stack is not None:
+            result = dict(_restacked(result, group.stack, keep[group.name].tolist()))
+    return result
+
+
+def _positions(groups: Iterable[Group], keep: Keep, tensors: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+    """Returns (tensor name, dimension) -> which positions stay, all groups together."""
+    result: dict[tuple[str, int], Tensor] = {}
+    for group in groups:
+        for member in group.members:
+            if member.name in tensors:
+                shape = tensors[member.name].shape
+                place = member.name, member.dim % len(shape)
+                every = torch.ones(shape[member.dim], dtype=torch.bool)
+                result.setdefault(place, every)[_lost(group, member, keep[group.name])] = False
+    return result
+
+
+def _lost(group: Group, member: Member, kept: Tensor) -> Tensor:
+    """Returns the positions along a member's dimension that go; those that no unit owns never do."""
+    goes = torch.ones(group.size, dtype=torch.bool)
+    goes[kept] = False
+    return member.index[goes].flatten()
+
+
+def _restacked(tensors: Mapping[str, Tensor], stack: str, kept: list[int]) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors without the entries of a module list that do not stay, the others counted anew."""
+    for name, tensor in tensors.items():
+        entry, _, rest = name.removeprefix(f"{stack}.").partition(".")
+        if not name.startswith(f"{stack}."):
+            yield name, tensor
+        elif int(entry) in kept:
+            yield f"{stack}.{kept.index(int(entry))}.{rest}", tensor

@@ -1,0 +1,85 @@
+"""Granularity `unit`: heads, feed-forward units, widths, modes or layers are cut out; the model becomes smaller."""
+
+from __future__ import annotations
+
+from prunecast.errors import UserError
+from prunecast.models.api import ForecasterConfig, Group, Keep
+from prunecast.prune.allocate import Order, UnitAllocation, removal_order
+from prunecast.prune.api import Cost, Pruned, Scores, Task
+from prunecast.prune.budget import Budget, budget_for, nearest_count
+from prunecast.prune.shrink import shrink, shrink_masks, skeleton
+from prunecast.records import Pruning
+from prunecast.registry import ALLOCATIONS, SCORES
+
+
+def prune_units(task: Task) -> Pruned:
+    """Returns a smaller model whose savings come as near to the request as whole units allow.
+
+    Raises:
+        UserError: on a budget that cannot be met, an option that has no meaning here, or a model without units.
+    """
+    task.refuse("candidates")
+    groups = unit_groups(task)
+    order = _order(task, groups)
+    cost = _cost(task)
+    total = cost(task.model.config)
+    budget = budget_for(task.of, total, task.config.sparsity)
+
+    def saved(count: int) -> int:
+        return total - cost(task.model.shrunk_config(order.keep(count)))
+
+    budget.refuse_above(saved(len(order)))
+    count = nearest_count(saved, len(order), budget.requested)
+    keep = order.keep(count)
+    outcome = _outcome(task, budget, saved(count), _kept_units(groups, keep))
+    return Pruned(shrink(task.model, keep), shrink_masks(task.model, keep, task.masks), outcome)
+
+
+def unit_groups(task: Task) -> tuple[Group, ...]:
+    """Returns the groups of the kinds that may go.
+
+    Raises:
+        UserError: when the model has none.
+    """
+    groups = tuple(group for group in task.model.groups() if group.kind in task.config.kinds)
+    if not groups:
+        model, kinds = task.model.config.name, ", ".join(task.config.kinds)
+        raise UserError(f"model {model!r} has no units of kinds {kinds}; use an unstructured method, such as magnitude")
+    return groups
+
+
+def _order(task: Task, groups: tuple[Group, ...]) -> Order:
+    scores: Scores = SCORES.load(task.method.score)(task.model, task.statistics)
+    allocate: UnitAllocation = ALLOCATIONS.load(task.method.allocation)
+    priorities = allocate({group.name: scores[group.name] for group in groups})
+    return removal_order(priorities, {group.name: group.minimum for group in groups})
+
+
+def _cost(task: Task) -> Cost:
+    """Returns what a config costs in units of the budget."""
+    return {"operations": task.cost, "model": _parameters, "prunable": _prunable_weights}[task.of]
+
+
+def _parameters(config: ForecasterConfig) -> int:
+    return sum(parameter.numel() for parameter in skeleton(config).parameters())
+
+
+def _prunable_weights(config: ForecasterConfig) -> int:
+    model = skeleton(config)
+    return sum(model.get_parameter(name).numel() for name in model.prunable())
+
+
+def _kept_units(groups: tuple[Group, ...], keep: Keep) -> dict[str, tuple[int, int]]:
+    return {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
+
+
+def _outcome(task: Task, budget: Budget, realised: int, kept: dict[str, tuple[int, int]]) -> Pruning:
+    return Pruning(
+        method=task.method.name,
+        of=budget.of,
+        unit=budget.unit,
+        total=budget.total,
+        requested=budget.requested,
+        realised=realised,
+        kept_units=kept,
+    )

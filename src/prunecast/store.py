@@ -1,0 +1,167 @@
+"""Records and artefacts by fingerprint: a stage's folder is whole or absent, and present means done.
+
+STORE/<2 digits>/<fingerprint>/record.json      and the stage's files beside it
+STORE/work/<fingerprint>/                       checkpoints of what is under way
+STORE/failures/<fingerprint>.json               why a stage failed last time
+STORE/lock                                      held by the one writer
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from prunecast.errors import UserError
+from prunecast.records import Failure, RunRecord, to_json
+
+RECORD_FILE = "record.json"
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """Gives a folder to fill; when the block ends well it becomes `target` in one step, else it vanishes.
+
+    Raises:
+        UserError: when the target exists, or cannot be written (the disk is full, say).
+    """
+    if target.exists():
+        raise UserError(f"{target} exists; give another --out")
+    with _plain_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o755)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_file(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Gives a path to write; when the block ends well it becomes `target` in one step, else it vanishes.
+
+    Raises:
+        UserError: when the target exists (unless `replace`), or cannot be written.
+    """
+    if target.exists() and not replace:
+        raise UserError(f"{target} exists; give another --out")
+    with _plain_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent, suffix=target.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _plain_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}; nothing was left behind") from error
+
+
+def _sync(directory: Path) -> None:
+    """Brings the files to the disk before the folder gets its name, so that a power cut leaves no empty ones."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+class Store:
+    """A folder of finished stages. Reading needs no lock; writing needs `writer()`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def directory(self, fingerprint: str) -> Path:
+        """Where a stage's files lie once it is done."""
+        return self.root / fingerprint[:2] / fingerprint
+
+    def work(self, fingerprint: str) -> Path:
+        """Where a stage may keep checkpoints while it runs."""
+        return self.root / "work" / fingerprint
+
+    def has(self, fingerprint: str) -> bool:
+        """Whether the stage is done."""
+        return (self.directory(fingerprint) / RECORD_FILE).is_file()
+
+    def record(self, fingerprint: str) -> RunRecord:
+        """Returns a finished stage's record.
+
+        Raises:
+            UserError: when it is absent or damaged.
+        """
+        return read_record(self.directory(fingerprint) / RECORD_FILE)
+
+    def records(self) -> list[RunRecord]:
+        """Returns all finished stages' records, by fingerprint."""
+        return [read_record(path) for path in sorted(self.root.glob(f"??/*/{RECORD_FILE}"))]
+
+    @contextmanager
+    def writer(self) -> Iterator[None]:
+        """Holds the store for writing; the lock goes when the process ends, however it ends.
+
+        Raises:
+            UserError: when another process holds it.
+        """
+        with _plain_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{self.root} is in use by another run; wait for it or end it") from None
+        try:
+            self._sweep()
+            yield
+        finally:
+            lock.release()
+
+    def _sweep(self) -> None:
+        """Removes what a killed writer left half-written."""
+        for leftover in self.root.glob("??/.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def fail(self, failure: Failure) -> None:
+        """Notes why a stage failed."""
+        with new_file(self.root / "failures" / f"{failure.fingerprint}.json", replace=True) as path:
+            path.write_text(to_json(failure))
+
+    def forgive(self, fingerprint: str) -> None:
+        """Forgets a stage's failure, before it is tried again."""
+        (self.root / "failures" / f"{fingerprint}.json").unlink(missing_ok=True)
+
+    def failures(self) -> list[Failure]:
+        """Returns the stages that failed, by fingerprint."""
+        paths = sorted((self.root / "failures").glob("*.json"))
+        return [Failure.model_validate_json(path.read_text()) for path in paths]
+
+
+def read_record(path: Path) -> RunRecord:
+    """Returns the record in a file.
+
+    Raises:
+        UserError: when it is absent, damaged or of another schema.
+    """
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the record {path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise UserError(f"{path} is not a whole record: {error.errors()[0]['msg']}") from None

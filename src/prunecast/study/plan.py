@@ -1,0 +1,167 @@
+"""A grid recipe becomes stages: each dense model is trained once and shared by all its pruned variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prunecast.data.series import SeriesFacts
+from prunecast.models.api import Forecaster
+from prunecast.recipe import DataConfig, ModelEntry, PruneGrid, Recipe, StudyConfig
+from prunecast.recipe_io import checked, merged
+from prunecast.records import Role
+from prunecast.registry import METHODS, MODELS
+from prunecast.resolve import resolved
+from prunecast.stages import Job
+
+RANDOM_TWINS = {"element": "random", "unit": "structured-random"}
+"""The control of each granularity: as much removed, at random."""
+
+NAIVE_MODELS = ("repeat", "seasonal_naive")
+
+DLINEAR = ModelEntry(model={"name": "dlinear"}, train={"learning_rate": 1e-3})
+"""The linear control. Its rate is that of a linear model: at the Transformers' rate it would not converge."""
+
+Describe = Callable[[DataConfig], SeriesFacts]
+
+
+def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
+    """Returns the stages of a study, parents first, each once.
+
+    Args:
+        recipe: with a `study` section.
+        describe: tells a series' content hash and columns.
+        machine: hash of the machine that timings are taken on.
+
+    Raises:
+        UserError: when a part of the grid does not fit (an unknown model, method, key or value).
+    """
+    study = recipe.study or StudyConfig()
+    jobs: dict[str, Job] = {}
+    for cell in _cells(recipe, study, describe, machine):
+        for job in cell.jobs():
+            jobs.setdefault(job.fingerprint, job)
+    return list(jobs.values())
+
+
+def _cells(recipe: Recipe, study: StudyConfig, describe: Describe, machine: str) -> Iterator[_Cell]:
+    for difference in study.datasets or ({},):
+        data = checked(DataConfig, merged(recipe.data.model_dump(), difference), "study.datasets")
+        facts = describe(data)
+        for horizon in study.horizons or (None,):
+            for entry in _entries(recipe, study):
+                for seed in study.seeds:
+                    single = _single(recipe, data, horizon, entry, seed)
+                    yield _Cell(study, resolved(single, facts), facts.sha256, data.name, machine)
+
+
+def _entries(recipe: Recipe, study: StudyConfig) -> list[ModelEntry]:
+    entries = list(study.models) or [ModelEntry(model=recipe.model)]
+    names = {entry.model.get("name") for entry in entries}
+    if "dlinear" in study.controls and "dlinear" not in names:
+        entries.append(DLINEAR)
+    if "naive" in study.controls:
+        entries += [ModelEntry(model={"name": name}) for name in NAIVE_MODELS if name not in names]
+    return entries
+
+
+def _single(recipe: Recipe, data: DataConfig, horizon: int | None, entry: ModelEntry, seed: int) -> Recipe:
+    values = recipe.model_dump(exclude={"study", "prune"})
+    shared = {key: recipe.model[key] for key in ("lookback", "horizon", "label_len") if key in recipe.model}
+    model = merged(shared, entry.model) | ({} if horizon is None else {"horizon": horizon})
+    values |= {"data": data.model_dump(), "model": model, "seed": seed}
+    values["train"] = merged(values["train"], entry.train)
+    values["finetune"] = merged(values["finetune"], entry.finetune)
+    return checked(Recipe, values, "recipe")
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One data set, horizon, model and seed: a dense model and all that is made from it."""
+
+    study: StudyConfig
+    recipe: Recipe
+    sha256: str
+    source: str
+    machine: str
+
+    def jobs(self) -> Iterator[Job]:
+        kind: type[Forecaster] = MODELS.load(self.name)
+        dense = self.job("train", "dense" if kind.trainable else "naive", "dense")
+        yield dense
+        if kind.trainable:
+            yield from self.shipped(dense, None)
+            yield from self.controls(dense)
+            for grid in self.study.prune:
+                if not grid.models or self.name in grid.models:
+                    yield from self.grid(dense, grid)
+
+    def controls(self, dense: Job) -> Iterator[Job]:
+        if "zeroed-body" in self.study.controls:
+            yield self.job("zero", "zeroed-body", "body zeroed", parent=dense.fingerprint)
+        if "trained-on" in self.study.controls and self.tunes:
+            yield self.job("finetune", "trained-on", "dense, trained on", parent=dense.fingerprint)
+
+    def grid(self, dense: Job, grid: PruneGrid) -> Iterator[Job]:
+        methods = dict.fromkeys(grid.methods)
+        if "random" in self.study.controls:
+            methods |= {RANDOM_TWINS[METHODS.load(name).granularity]: None for name in grid.methods}
+        for method in methods:
+            for sparsity in grid.sparsities:
+                yield from self.variant(dense, method, sparsity, grid.settings)
+
+    def variant(self, dense: Job, method: str, sparsity: float, settings: dict[str, Any]) -> Iterator[Job]:
+        values = {"prune": settings | {"method": method, "sparsity": sparsity}}
+        recipe = checked(Recipe, merged(self.recipe.model_dump(), values), "study")
+        cell = replace(self, recipe=recipe)
+        name = f"{method} {sparsity:g}"
+        pruned = cell.job("prune", "pruned", name, parent=dense.fingerprint)
+        tuned = cell.job("finetune", "pruned+finetuned", f"{name}, fine-tuned", parent=pruned.fingerprint)
+        is_control = method in RANDOM_TWINS.values()
+        for job, wanted in ((pruned, not all(self.study.finetune)), (tuned, self.tunes)):
+            if wanted or job is pruned:
+                yield job
+            if wanted and not is_control:
+                yield from cell.shipped(job, dense)
+        if METHODS.load(method).granularity == "unit" and not is_control and "small-dense" in self.study.controls:
+            yield cell.job("train", "small-dense", f"dense of the size of {name}", compared_with=pruned.fingerprint)
+
+    def shipped(self, job: Job, dense: Job | None) -> Iterator[Job]:
+        """Yields the export of a model and its timing, in turn with the dense one's."""
+        if not self.recipe.measure.runtimes:
+            return
+        export = self.job("export", job.role, f"export of {job.label}", parent=job.fingerprint)
+        exports = [export.fingerprint]
+        if dense is not None:
+            exports.append(self.job("export", dense.role, "", parent=dense.fingerprint).fingerprint)
+        yield export
+        yield self.job(
+            "measure",
+            job.role,
+            f"timing of {job.label}",
+            parent=job.fingerprint,
+            reference=None if dense is None else dense.fingerprint,
+            exports=tuple(exports),
+            machine=self.machine,
+        )
+
+    def job(self, stage: Any, role: Role, label: str, **links: Any) -> Job:
+        label = f"{self.recipe.data.name} {self.recipe.model['horizon']} {self.name} seed {self.recipe.seed}: {label}"
+        return Job(
+            stage=stage,
+            role=role,
+            recipe=self.recipe,
+            data_sha256=self.sha256,
+            source=self.source,
+            label=label,
+            **links,
+        )
+
+    @property
+    def name(self) -> str:
+        return str(self.recipe.model["name"])
+
+    @property
+    def tunes(self) -> bool:
+        return any(self.study.finetune) and self.recipe.finetune.epochs > 0

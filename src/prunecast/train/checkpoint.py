@@ -1,0 +1,99 @@
+"""Where a training run stands, in one safetensors file that is replaced atomically after each epoch.
+
+Tensors lie under `model/`, `best/`, `optimizer/` and `hook/`; counters are JSON in the file's metadata. Random
+draws need no entry: each epoch seeds them from the run's seed and its own number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prunecast.models.api import TrainingHook
+from prunecast.records import Epoch
+
+Tensors = dict[str, Tensor]
+
+
+class Counters(BaseModel):
+    """The numbers of a run: epochs so far, steps so far, the best epoch's number and loss."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: tuple[Epoch, ...] = ()
+    steps: int = 0
+    best_epoch: int = 0
+    best_loss: float | None = None
+
+    def stale_epochs(self) -> int:
+        """How many epochs have passed since the best one."""
+        return len(self.epochs) - self.best_epoch
+
+
+@dataclass
+class RunState:
+    """All that a training run changes as it goes, and so all that a checkpoint keeps."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    hooks: Sequence[TrainingHook]
+    best: Tensors
+    counters: Counters
+
+    def save(self, path: Path) -> None:
+        """Writes the checkpoint beside its place and moves it there, so that it is whole or absent."""
+        tensors = _prefixed("model/", self.model.state_dict()) | _prefixed("best/", self.best)
+        tensors |= _prefixed("optimizer/", optimizer_tensors(self.model, self.optimizer))
+        for number, hook in enumerate(self.hooks):
+            tensors |= _prefixed(f"hook/{number}/", hook.state())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file(tensors, temporary, metadata={"counters": self.counters.model_dump_json()})
+        temporary.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Puts the run back where it stood when `save` wrote the file."""
+        with safe_open(path, framework="pt") as file:
+            self.counters = Counters.model_validate_json(file.metadata()["counters"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        self.model.load_state_dict(_under("model/", tensors))
+        self.best = _under("best/", tensors)
+        restore_optimizer(self.model, self.optimizer, _under("optimizer/", tensors))
+        for number, hook in enumerate(self.hooks):
+            hook.restore(_under(f"hook/{number}/", tensors))
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Returns the optimiser's tensors under "<parameter name>/<key>", for instance "head.weight/exp_avg"."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Takes back what `optimizer_tensors` gave."""
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        parameter, _, key = name.rpartition("/")
+        optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device if value.dim() else "cpu")
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    # Clones: safetensors refuses tensors that share memory, as best and current weights may.
+    return {prefix + name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,254 @@
+"""The only training loop: training and fine-tuning, on any device, resumable after each epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from prunecast.batch import Batch
+from prunecast.data.windows import Windows
+from prunecast.errors import UserError
+from prunecast.models.api import Forecaster, TrainingHook
+from prunecast.recipe import FitConfig
+from prunecast.records import Epoch, Fit
+from prunecast.train.checkpoint import Counters, RunState, Tensors
+from prunecast.train.evaluate import evaluate
+from prunecast.train.progress import Reporter, Silent
+
+CHECK_EVERY_STEPS = 50
+"""How often the running loss is looked at: each look makes a GPU wait."""
+
+
+class DivergedError(UserError):
+    """The loss is not a number any more."""
+
+
+def fit(
+    model: Forecaster,
+    train: Windows,
+    validation: Windows,
+    config: FitConfig,
+    *,
+    seed: int,
+    hooks: Sequence[TrainingHook] = (),
+    checkpoint: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Fit:
+    """Trains a forecaster in place; it ends in eval mode with the weights of its best validation loss.
+
+    For one seed and one thread count the result on a CPU is the same bit for bit, interrupted or not.
+
+    Args:
+        model: with its starting weights.
+        train: windows to learn from, shuffled anew each epoch.
+        validation: windows that choose the best epoch and stop the run.
+        config: epochs, steps, rate, threads, device.
+        seed: of shuffling and dropout.
+        hooks: what takes part in the loop, in this order.
+        checkpoint: file to go on from and to renew after each epoch; the caller removes it.
+        reporter: hears of progress.
+
+    Raises:
+        DivergedError: when the loss is not finite.
+    """
+    accelerator = _accelerator(config)
+    model.to(accelerator.device)
+    state = RunState(model, adam(model, config), hooks, _copy(model), Counters())
+    if checkpoint is not None and checkpoint.exists():
+        state.load(checkpoint)
+    with _threads(config.threads):
+        run = _Run(
+            state=state,
+            train=train.to(accelerator.device),
+            validation=validation.to(accelerator.device),
+            config=config,
+            seed=seed,
+            checkpoint=checkpoint,
+            reporter=reporter or Silent(),
+            accelerator=accelerator,
+        )
+        run.start()
+        try:
+            while not run.finished():
+                run.epoch()
+        finally:
+            run.reporter.stop()
+        return run.result()
+
+
+def learning_rate(config: FitConfig, epoch: int) -> float:
+    """Returns the rate of an epoch, counted from 1.
+
+    `halving` is the published schedule, which adjusts after each epoch by the number of the epoch that has
+    passed: the first two epochs run at the full rate, then it halves with each one.
+    """
+    if config.schedule == "halving":
+        return config.learning_rate * 0.5 ** max(0, epoch - 2)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / max(1, config.epochs)))
+    return config.learning_rate
+
+
+def adam(model: nn.Module, config: FitConfig) -> torch.optim.Adam:
+    """Returns the optimiser of the published runs, in its fused form: one pass over memory per step."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def choose_device(config: FitConfig) -> torch.device:
+    """Returns the device a run takes; `auto` is an accelerator when there is one.
+
+    Raises:
+        UserError: when the device that was asked for is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if config.device == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
+    if not available[config.device]:
+        raise UserError(f"device {config.device!r} is not available here; use device: auto or cpu")
+    return torch.device(config.device)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _accelerator(config: FitConfig) -> Accelerator:
+    # Accelerate keeps its state in the process and refuses a second precision; a study has many runs in one process.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=choose_device(config).type == "cpu", mixed_precision=config.precision)
+
+
+def _copy(model: nn.Module) -> Tensors:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@dataclass(kw_only=True)
+class _Run:
+    state: RunState
+    train: Windows
+    validation: Windows
+    config: FitConfig
+    seed: int
+    checkpoint: Path | None
+    reporter: Reporter
+    accelerator: Accelerator
+
+    def __post_init__(self) -> None:
+        self.prepared, self.optimizer = self.accelerator.prepare(self.state.model, self.state.optimizer)
+        self.loss = nn.MSELoss()
+
+    def start(self) -> None:
+        for hook in self.state.hooks:
+            hook.on_start(self.state.model, self.state.optimizer)
+        self.reporter.start(self.total_steps(), self.state.counters.steps)
+
+    def total_steps(self) -> int:
+        steps = self.config.epochs * self.steps_per_epoch()
+        return steps if self.config.max_steps is None else min(steps, self.config.max_steps)
+
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train) / self.config.batch_size)
+
+    def finished(self) -> bool:
+        return self.state.counters.steps >= self.total_steps() or self.stopped_early()
+
+    def stopped_early(self) -> bool:
+        return self.state.counters.stale_epochs() >= self.config.patience
+
+    def epoch(self) -> None:
+        number = len(self.state.counters.epochs) + 1
+        rate = learning_rate(self.config, number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        steps, train_loss = self.learn(number)
+        validation = evaluate(self.state.model, self.validation, "validation").mse
+        self.check(validation, number)
+        epoch = Epoch(epoch=number, steps=steps, learning_rate=rate, train_loss=train_loss, validation_loss=validation)
+        self.note(epoch)
+        self.reporter.epoch(epoch)
+
+    def learn(self, number: int) -> tuple[int, float]:
+        """Runs the steps of one epoch; returns how many and their mean loss."""
+        # Seeding by epoch makes a resumed run draw what an uninterrupted one draws, with no generator state on disk.
+        seed = self.seed * 100_003 + number
+        torch.manual_seed(seed)
+        self.prepared.train()
+        total, steps = torch.zeros((), device=self.accelerator.device), 0
+        for batch in self.train.batches(self.config.batch_size, shuffle_seed=seed):
+            total += self.step(self.share(batch), self.state.counters.steps + steps)
+            steps += 1
+            if steps % CHECK_EVERY_STEPS == 0:
+                self.check(total.item(), number)
+            if self.state.counters.steps + steps >= self.total_steps():
+                break
+        self.check(total.item(), number)
+        return steps, total.item() / steps
+
+    def step(self, batch: Batch, number: int) -> Tensor:
+        forecast_BHC = self.prepared(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+        plain = loss = self.loss(forecast_BHC, batch.y_BHC)
+        for hook in self.state.hooks:
+            loss = hook.loss(self.state.model, batch, loss)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        for hook in self.state.hooks:
+            hook.after_backward(number)
+        self.optimizer.step()
+        for hook in self.state.hooks:
+            hook.after_step(number)
+        self.reporter.step()
+        return plain.detach()
+
+    def share(self, batch: Batch) -> Batch:
+        """Returns this process's part of a batch; with one process, all of it."""
+        if self.accelerator.num_processes == 1:
+            return batch
+        return Batch(
+            *(tensor.chunk(self.accelerator.num_processes)[self.accelerator.process_index] for tensor in batch)
+        )
+
+    def check(self, loss: float, epoch: int) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"training diverged: the loss is {loss} in epoch {epoch}; "
+                f"try a learning rate below {self.config.learning_rate:g}"
+            )
+
+    def note(self, epoch: Epoch) -> None:
+        old = self.state.counters
+        better = old.best_loss is None or epoch.validation_loss < old.best_loss
+        if better:
+            self.state.best = _copy(self.state.model)
+        self.state.counters = Counters(
+            epochs=(*old.epochs, epoch),
+            steps=old.steps + epoch.steps,
+            best_epoch=epoch.epoch if better else old.best_epoch,
+            best_loss=epoch.validation_loss if better else old.best_loss,
+        )
+        if self.checkpoint is not None and self.accelerator.is_main_process:
+            self.state.save(self.checkpoint)
+
+    def result(self) -> Fit:
+        self.state.model.load_state_dict(self.state.best)
+        self.state.model.to("cpu").eval()
+        return Fit(
+            epochs=self.state.counters.epochs,
+            best_epoch=self.state.counters.best_epoch,
+            steps=self.state.counters.steps,
+            stopped_early=self.stopped_early() and self.state.counters.steps < self.total_steps(),
+        )

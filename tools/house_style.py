@@ -1,0 +1,66 @@
+"""Holds the limits of the house style: sizes of functions and modules, docstrings of public names.
+
+    python tools/house_style.py src
+
+A function's body is counted without its signature and docstring. Limits: half of the bodies at most 8 lines, nine
+in ten at most 30, none over 60; modules at most 350 lines; every public module, class and function has a docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+MEDIAN_BODY, NINETIETH_BODY, LONGEST_BODY, LONGEST_MODULE = 8, 30, 60, 350
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def body_lines(function: Function) -> int:
+    """Returns the number of lines of a function's body, without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return 0 if not body else (body[-1].end_lineno or 0) - body[0].lineno + 1
+
+
+def complaints(path: Path, tree: ast.Module) -> Iterator[str]:
+    """Yields what is wrong in one module."""
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    if lines > LONGEST_MODULE:
+        yield f"{path}: {lines} lines, at most {LONGEST_MODULE}"
+    if ast.get_docstring(tree) is None:
+        yield f"{path}: no docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, Function) and body_lines(node) > LONGEST_BODY:
+            yield f"{path}:{node.lineno}: {node.name} has {body_lines(node)} lines, at most {LONGEST_BODY}"
+    for node in public(tree):
+        if ast.get_docstring(node) is None:
+            yield f"{path}:{node.lineno}: {node.name} has no docstring"
+
+
+def public(node: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef]:
+    """Yields the public functions, classes and methods of a module."""
+    for child in node.body:
+        if isinstance(child, Function | ast.ClassDef) and not child.name.startswith("_"):
+            yield child
+            if isinstance(child, ast.ClassDef):
+                yield from public(child)
+
+
+def main(folder: str) -> int:
+    """Prints what breaks the limits; returns 1 if anything does."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).rglob("*.py"))}
+    wrong = [line for path, tree in trees.items() for line in complaints(path, tree)]
+    bodies = sorted(
+        body_lines(node) for tree in trees.values() for node in ast.walk(tree) if isinstance(node, Function)
+    )
+    median, ninetieth = bodies[len(bodies) // 2], bodies[len(bodies) * 9 // 10]
+    if median > MEDIAN_BODY or ninetieth > NINETIETH_BODY:
+        wrong.append(f"bodies: median {median} (at most {MEDIAN_BODY}), 90 % {ninetieth} (at most {NINETIETH_BODY})")
+    print("\n".join(wrong) or f"{len(bodies)} functions: median {median}, 90 % {ninetieth}, longest {bodies[-1]} lines")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
