@@ -13,10 +13,11 @@ from prunecast.batch import Batch
 from prunecast.data.windows import Prepared
 from prunecast.export.api import Inputs
 from prunecast.export.parity import check_parity
+from prunecast.export.units import raw_inputs
 from prunecast.measure.latency import time_against
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import compressed_bytes, measure_size
-from prunecast.models.disk import SavedModel
+from prunecast.models.disk import Card, SavedModel, load_card
 from prunecast.recipe import MeasureConfig, Recipe
 from prunecast.records import Artefact, Example, Scoring, Timing
 from prunecast.registry import RUNTIMES
@@ -41,7 +42,7 @@ def facts(saved: SavedModel, prepared: Prepared, scoring: Scoring) -> dict[str, 
 def draw_examples(saved: SavedModel, prepared: Prepared) -> tuple[Example, ...]:
     """Returns forecasts of the last target channel for windows spread over the test part, in raw units."""
     windows = prepared.test
-    chosen = torch.linspace(0, len(windows) - 1, EXAMPLES).long().unique()
+    chosen = spread(len(windows), EXAMPLES)
     batch = windows.batch(chosen)
     with torch.inference_mode():
         y_BHC = saved.model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
@@ -56,13 +57,18 @@ def draw_examples(saved: SavedModel, prepared: Prepared) -> tuple[Example, ...]:
         Example(
             channel=name,
             window=int(window),
-            start=str(windows.forecast_times(int(window))[0]),
+            start=str(windows.times_of(int(window))[windows.shape.lookback]),
             history=raw(batch.x_BLC[row, :, channel]),
             truth=raw(batch.y_BHC[row, :, -1]),
             forecast=raw(y_BHC[row, :, -1]),
         )
         for row, window in enumerate(chosen)
     )
+
+
+def spread(total: int, count: int) -> torch.Tensor:
+    """Returns `count` indices (all when there are fewer) spread evenly over 0 to total - 1, both ends included."""
+    return torch.linspace(0, total - 1, min(count, total)).long()
 
 
 def export_all(
@@ -85,19 +91,26 @@ def export_one(saved: SavedModel, name: str, prepared: Prepared, parity_windows:
     if not runtime.suffix:  # it runs the model folder itself
         size = measure_size(saved)
         return Artefact(runtime=name, name=None, bytes=size.raw_bytes, zip_bytes=size.zip_bytes)
-    path = runtime.export(saved, directory / f"model{runtime.suffix}")
-    parity = check_parity(saved, name, path, some_batches(prepared, parity_windows))
+    return export_to(saved, name, prepared, parity_windows, directory / f"model{runtime.suffix}")
+
+
+def export_to(saved: SavedModel, name: str, prepared: Prepared, parity_windows: int, path: Path) -> Artefact:
+    """Exports to a file and holds it against eager on real windows."""
+    RUNTIMES.load(name).export(saved, path)
     content = path.read_bytes()
     return Artefact(
-        runtime=name, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
+        runtime=name,
+        name=path.name,
+        bytes=len(content),
+        zip_bytes=compressed_bytes(content),
+        parity=check_parity(saved, name, path, some_batches(prepared, parity_windows)),
     )
 
 
 def some_batches(prepared: Prepared, count: int) -> list[Batch]:
     """Returns `count` windows spread evenly over the test part (all when there are fewer), in one batch."""
     windows = prepared.test
-    chosen = torch.linspace(0, len(windows) - 1, min(count, len(windows))).long().unique()
-    return [windows.batch(chosen)]
+    return [windows.batch(spread(len(windows), count))]
 
 
 @dataclass(frozen=True)
@@ -121,16 +134,18 @@ class Shipped:
 
 def time_all(ours: Shipped, reference: Shipped | None, prepared: Prepared, config: MeasureConfig) -> tuple[Timing, ...]:
     """Times a model on every runtime that can run it, in turn with the reference where there is one."""
-    inputs = real_inputs(prepared, config.batch)
+    inputs = real_inputs(load_card(ours.model), prepared, config.batch)
     timings = []
     for name in config.runtimes:
         path = ours.path(name)
         if path is not None:
-            timings.append(time_against(name, path, reference and reference.path(name), inputs, config))
+            timings.append(
+                time_against(name, path, None if reference is None else reference.path(name), inputs, config)
+            )
     return tuple(timings)
 
 
-def real_inputs(prepared: Prepared, batch: int) -> Inputs:
+def real_inputs(card: Card, prepared: Prepared, batch: int) -> Inputs:
     """Returns `batch` real windows of the test part, in raw units."""
     chosen = torch.arange(batch) % len(prepared.test)
-    return prepared.raw_inputs(prepared.test.batch(chosen))
+    return raw_inputs(card, prepared.test.batch(chosen))

@@ -96,7 +96,7 @@ def train(
     from prunecast import facade
 
     output = _output(context)
-    record = facade.train(
+    facts = facade.train(
         model,
         data,
         horizon=horizon,
@@ -106,7 +106,7 @@ def train(
         out=out,
         reporter=output.training(f"train {model}"),
     )
-    output.facts(facade.summary(record) | {"path": str(out)})
+    output.facts(facts)
 
 
 @app.command()
@@ -125,7 +125,7 @@ def prune(
     from prunecast import facade
 
     output = _output(context)
-    record = facade.prune(
+    facts = facade.prune(
         directory,
         method,
         sparsity,
@@ -136,7 +136,7 @@ def prune(
         out=out,
         reporter=output.training("fine-tune"),
     )
-    output.facts(facade.summary(record) | {"path": str(out)})
+    output.facts(facts)
 
 
 @app.command()
@@ -213,9 +213,17 @@ def study_run(
     result = facade.study_run(
         recipe, out=out, workers=workers, engine=engine, settings=settings or (), monitor=output.monitor()
     )
-    output.table("Results", result.table)
-    output.facts(result.facts)
-    if result.facts["failed"]:
+    output.table("Results", result.files.rows)
+    output.facts(
+        {
+            "stages": result.stages,
+            "done_before": result.outcome.present,
+            "ran": result.outcome.ran,
+            "failed": list(result.outcome.failed),
+            "report": str(result.files.page),
+        }
+    )
+    if result.outcome.failed:
         raise typer.Exit(1)
 
 
@@ -236,7 +244,7 @@ def report(
     """Write a study's report: one HTML page that works offline, with its charts and tables beside it."""
     from prunecast import facade
 
-    _output(context).facts(facade.report(directory, out=out))
+    _output(context).facts({"report": str(facade.report(directory, out=out).page)})
 
 
 @app.command("list")

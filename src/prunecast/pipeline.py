@@ -9,19 +9,22 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prunecast import assess, environment
-from prunecast.data.windows import Prepared
+from prunecast.data.series import load_series
+from prunecast.data.windows import Prepared, prepare
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.api import Forecaster, build, config_from
 from prunecast.models.disk import Card, DataSource, SavedModel, ScalerFacts, load_card, load_model, save_model
-from prunecast.prune.apply import prune, zero_body
+from prunecast.prune.apply import prune
 from prunecast.prune.masks import HeldMasks
-from prunecast.recipe import FitConfig, Recipe
+from prunecast.prune.zero import zero_body
+from prunecast.recipe import DataConfig, FitConfig, Recipe
 from prunecast.recipe_io import write_recipe
 from prunecast.records import RunRecord, StageTiming, to_json
 from prunecast.stages import Job
@@ -50,7 +53,7 @@ class Place:
     reporter: Reporter | None = None
 
 
-Fields = Mapping[str, Any]
+Fields = dict[str, Any]
 """Fields of the record that a stage fills."""
 
 
@@ -58,7 +61,7 @@ def run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
     """Runs one stage and fills its folder: what it makes, the resolved recipe, and last its record."""
     torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
     started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    fields = dict(_STAGES[job.stage](job, prepared, place))
+    fields = _STAGES[job.stage](job, prepared, place)
     runtimes = fields.pop("runtimes", ())
     record = RunRecord(
         stage=job.stage,
@@ -79,6 +82,18 @@ def run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
     write_recipe(job.recipe, place.directory / RECIPE_FILE)
     (place.directory / RECORD_FILE).write_text(to_json(record))
     return record
+
+
+def prepared_for(job: Job) -> Prepared:
+    """Returns the windows of a job's data; the last few are kept, for most jobs share them."""
+    model = job.recipe.model
+    data = job.recipe.data.model_copy(update={"name": job.source})
+    return _prepared(data, int(model["lookback"]), int(model["horizon"]), int(model["label_len"]))
+
+
+@lru_cache(maxsize=4)
+def _prepared(data: DataConfig, lookback: int, horizon: int, label_len: int) -> Prepared:
+    return prepare(load_series(data), data, lookback=lookback, horizon=horizon, label_len=label_len)
 
 
 def _train(job: Job, prepared: Prepared, place: Place) -> Fields:
@@ -108,7 +123,7 @@ def _prune(job: Job, prepared: Prepared, place: Place) -> Fields:
         seed=job.recipe.seed,
         masks=parent.masks,
         cost=dense_macs,
-        macs_per_weight=macs_per_weight,
+        weight_cost=macs_per_weight,
     )
     saved = SavedModel(pruned.model, parent.card, pruned.masks)
     return _kept(saved, job, prepared, place) | {"pruning": pruned.outcome}
@@ -154,11 +169,12 @@ def card(model: Forecaster, prepared: Prepared, recipe: Recipe) -> Card:
         targets=tuple(channels[target] for target in targets),
         covariates=recipe.data.covariates,
         freq=recipe.data.freq,
+        dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
         scaler=ScalerFacts(mean=tuple(prepared.scaler.mean), std=tuple(prepared.scaler.std)),
         covariate_scaler=ScalerFacts(
             mean=tuple(prepared.covariate_scaler.mean), std=tuple(prepared.covariate_scaler.std)
         ),
-        frequency=prepared.frequency,
+        frequency=prepared.series.frequency,
         data=DataSource(
             name=prepared.facts.name,
             sha256=prepared.facts.sha256,
@@ -188,7 +204,7 @@ def _fit(config: FitConfig, job: Job, prepared: Prepared, place: Place, saved: S
     return {"fit": fitted}
 
 
-def _kept(saved: SavedModel, job: Job, prepared: Prepared, place: Place) -> dict[str, Any]:
+def _kept(saved: SavedModel, job: Job, prepared: Prepared, place: Place) -> Fields:
     """Writes the model into the stage's folder and returns what is known about it."""
     save_model(saved, place.directory)
     return assess.facts(saved, prepared, job.recipe.data.scoring)

@@ -118,7 +118,9 @@ def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
 
 
 def _one_line(error: ValidationError, kind: type[BaseModel], source: str) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    # A misspelt key is also a missing one: the spelling is what helps.
+    first = next((mistake for mistake in errors if mistake["type"] == "extra_forbidden"), errors[0])
     path = [str(part) for part in first["loc"]]
     key = ".".join([source, *path]) if source != "recipe" else ".".join(path)
     if first["type"] == "extra_forbidden":

@@ -130,7 +130,8 @@ class Timing(Record):
     latency: Latency
     reference: Latency | None = None
     speedup: Ratio | None = None
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: int | None = Field(None, description="most memory the process held, loading and forecasting")
+    baseline_memory_bytes: int | None = Field(None, description="of that, held before the model was loaded")
     load_ms: float | None = None
 
 
@@ -141,6 +142,11 @@ class Parity(Record):
     max_deviation: float = Field(description="largest difference, in each channel's training standard deviations")
     mse_change: float = Field(description="MSE of the export minus MSE of eager, relative to the latter")
     tolerance: float
+
+    @property
+    def within(self) -> bool:
+        """Whether the deviation is inside the tolerance; never where a forecast is not a number."""
+        return self.max_deviation <= self.tolerance
 
 
 class Artefact(Record):

@@ -101,3 +101,5 @@ GRANULARITIES = Registry(
         "unit": "prunecast.prune.units:prune_units",
     },
 )
+
+ENGINES = Registry("engine", {"local": "prunecast.study.engine:run_plan"})

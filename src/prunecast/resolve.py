@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunecast.data.calendar import feature_count
-from prunecast.data.series import SeriesFacts
+from prunecast.data.calendar import FEATURES
+from prunecast.data.series import Series
 from prunecast.errors import UserError
 from prunecast.models.api import ForecasterConfig, config_from
 from prunecast.recipe import Recipe
 from prunecast.registry import MODELS
 
 
-def resolved(recipe: Recipe, facts: SeriesFacts) -> Recipe:
+def resolved(recipe: Recipe, series: Series) -> Recipe:
     """Returns the recipe with every key of the model section set.
 
     Channels, targets and the width of the marks come from the series; the decoder's known part is half the
@@ -29,9 +29,9 @@ def resolved(recipe: Recipe, facts: SeriesFacts) -> Recipe:
     if "label_len" not in values and isinstance(lookback, int):
         values["label_len"] = lookback // 2
     values |= {
-        "channels": len(facts.channels),
-        "targets": facts.targets,
-        "marks": feature_count(recipe.data.freq) + len(recipe.data.covariates),
+        "channels": len(series.channels),
+        "targets": series.targets,
+        "marks": len(FEATURES[recipe.data.freq]) + len(recipe.data.covariates),
     }
     config = config_from(values)
     data = recipe.data.model_copy(update={"name": Path(recipe.data.name).name})

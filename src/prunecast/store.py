@@ -17,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from prunecast.errors import UserError
 from prunecast.records import Failure, RunRecord, to_json
@@ -71,8 +72,9 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[Path]:
 def _plain_errors(target: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}; nothing was left behind") from error
+    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in its own error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {target}: {reason}; nothing was left behind") from error
 
 
 def _sync(directory: Path) -> None:
@@ -132,6 +134,16 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def is_held(self) -> bool:
+        """Whether a writer is at work now."""
+        if not (self.root / "lock").exists():
+            return False
+        try:
+            with FileLock(self.root / "lock", timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def _sweep(self) -> None:
         """Removes what a killed writer left half-written."""

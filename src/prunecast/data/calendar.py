@@ -19,9 +19,9 @@ _FORMULAS: Mapping[str, Callable[[pd.DatetimeIndex], Any]] = {
     "second": lambda index: index.second / 59.0 - 0.5,
     "minute": lambda index: index.minute / 59.0 - 0.5,
     "hour": lambda index: index.hour / 23.0 - 0.5,
-    "weekday": lambda index: index.dayofweek / 6.0 - 0.5,
+    "weekday": lambda index: index.day_of_week / 6.0 - 0.5,
     "day": lambda index: (index.day - 1) / 30.0 - 0.5,
-    "yearday": lambda index: (index.dayofyear - 1) / 365.0 - 0.5,
+    "yearday": lambda index: (index.day_of_year - 1) / 365.0 - 0.5,
     "week": lambda index: (index.isocalendar().week.to_numpy(dtype=np.float64) - 1) / 52.0 - 0.5,
     "month": lambda index: (index.month - 1) / 11.0 - 0.5,
 }
@@ -56,20 +56,41 @@ def usual_step(times: Times) -> np.timedelta64:
     return step
 
 
+_CALENDAR_STEPS = ("B", "MS", "ME", "QS", "QE", "YS", "YE")
+
+
 def frequency_of(times: Times) -> str | None:
     """Returns the step of regular times as pandas writes it ("h", "15min", "7D", "MS"), None when they are irregular.
 
+    Business days, months, quarters and years (their first or last days) are regular too.
+
     Args:
-        times: (T,) datetime64, T at least 2, increasing.
+        times: (T,) datetime64, increasing; fewer than two have no step.
     """
     steps = np.diff(times)
+    if steps.size == 0:
+        return None
     if (steps == steps[0]).all():
         return _name_of(steps[0])
-    return pd.infer_freq(pd.DatetimeIndex(times)) if len(times) >= 3 else None
+    if steps.min() < np.timedelta64(1, "D"):
+        return None
+    return next((step for step in _CALENDAR_STEPS if _follows(times, step)), None)
+
+
+def _follows(times: Times, step: str) -> bool:
+    return np.array_equal(pd.date_range(times[0], periods=len(times), freq=step).to_numpy(), times)
 
 
 def _name_of(step: np.timedelta64) -> str:
-    return str(pd.tseries.frequencies.to_offset(pd.Timedelta(step)).freqstr)  # type: ignore[union-attr]
+    days, rest = divmod(pd.Timedelta(step), pd.Timedelta(days=1))
+    if not rest:
+        return "D" if days == 1 else f"{days}D"
+    return str(pd.tseries.frequencies.to_offset(pd.Timedelta(step)).freqstr)
+
+
+def usual_frequency(times: Times) -> str:
+    """Returns the step of regular times, else the most frequent one, as pandas writes it."""
+    return frequency_of(times) or _name_of(usual_step(times))
 
 
 def future_times(times: Times, steps: int, frequency: str | None = None) -> Times:
@@ -80,19 +101,22 @@ def future_times(times: Times, steps: int, frequency: str | None = None) -> Time
         steps: how many to add.
         frequency: the series' step; its usual one when absent.
     """
-    offset = frequency or frequency_of(times) or _name_of(usual_step(times))
-    ahead = pd.date_range(times[-1], periods=steps + 1, freq=offset)
+    ahead = pd.date_range(times[-1], periods=steps + 1, freq=frequency or usual_frequency(times))
     # a last time off the calendar grid (a month that does not end) makes date_range begin after it
     begin = 1 if ahead[0] == pd.Timestamp(times[-1]) else 0
     return np.asarray(ahead[begin : begin + steps].to_numpy(), dtype="datetime64[ns]")
 
 
-_SEASONS = ((pd.Timedelta(days=1), pd.Timedelta(days=1)), (pd.Timedelta(days=7), pd.Timedelta(days=7)))
+_SEASON_BY_DAYS = {1: 7, 7: 52, 28: 12, 31: 12, 90: 4, 91: 4, 92: 4}
 
 
 def season_of(frequency: str) -> int:
-    """Returns the steps after which a series of this step most likely repeats itself.
+    """Returns the steps after which a series most likely repeats itself, by its step alone.
 
-    A day for steps below a day, a week for days, a year for weeks (52), months (12) and quarters (4), else 1.
+    A day for steps below a day, a week for days (5 business days), a year for weeks, months and quarters, else 1.
     """
-    raise NotImplementedError
+    if frequency == "B":
+        return 5
+    first, second = pd.date_range("2001-01-01", periods=2, freq=frequency)
+    day = pd.Timedelta(days=1)
+    return round(day / (second - first)) if second - first < day else _SEASON_BY_DAYS.get((second - first).days, 1)

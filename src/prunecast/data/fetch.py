@@ -67,10 +67,15 @@ def download(
         with client or https_client() as session:
             _download_whole(session, entry, path, quiet)
     except httpx.HTTPError as error:
-        raise UserError(f"{entry.name}: download from {entry.url} failed: {error}") from None
+        remedy = f"try again, or put {entry.file} into the folder that PRUNECAST_DATA names"
+        raise UserError(f"{entry.name}: download from {entry.url} failed: {_reason(error)}; {remedy}") from None
     except OSError as error:
         raise UserError(f"{entry.name}: cannot write {path}: {error.strerror or error}") from None
     return path
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _download_whole(client: httpx.Client, entry: Entry, path: Path, quiet: bool) -> None:

@@ -85,7 +85,9 @@ def published_hash(entry: Entry, content: bytes, source: str) -> str:
 
 def _require(found: str, expected: tuple[str, ...], problem: str) -> None:
     if found not in expected:
-        raise UserError(f"{problem}: expected hash {' or '.join(expected)}, found {found}; delete it and fetch it again")
+        raise UserError(
+            f"{problem}: expected hash {' or '.join(expected)}, found {found}; delete it and fetch it again"
+        )
 
 
 def git_blob_id(content: bytes) -> str:

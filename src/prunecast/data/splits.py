@@ -48,4 +48,5 @@ class SplitRule(BaseModel):
 def _steps_per_month(frequency: str) -> int:
     import pandas as pd
 
-    return int(pd.Timedelta(days=DAYS_PER_MONTH) // pd.Timedelta(pd.tseries.frequencies.to_offset(frequency)))
+    first, second = pd.date_range("2001-01-01", periods=2, freq=frequency)
+    return int(pd.Timedelta(days=DAYS_PER_MONTH) // (second - first))

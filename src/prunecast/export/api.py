@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunecast.models.api import Forecaster
-from prunecast.models.disk import SavedModel
+if TYPE_CHECKING:  # a process that only runs an artefact must not import torch
+    from prunecast.models.api import Forecaster
+    from prunecast.models.disk import SavedModel
 
 Inputs = Mapping[str, NDArray[np.float32]]
 """history, x_mark, y_mark."""
@@ -38,6 +39,13 @@ class Runtime(Protocol):
 
         Raises:
             UserError: when the model is not supported.
+        """
+
+    def read(self, path: Path) -> SavedModel:
+        """Returns the model inside an artefact.
+
+        Raises:
+            UserError: when the file is not an artefact of this runtime.
         """
 
     def load(self, path: Path, threads: int) -> Predictor:

@@ -161,6 +161,16 @@ def build(config: ForecasterConfig) -> Forecaster:
     return model
 
 
+def example_inputs(config: ForecasterConfig, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns x_BLC, x_mark_BLF and y_mark_BTF of zeros, in the shapes that a model of this config takes."""
+    steps = config.label_len + config.horizon
+    return (
+        torch.zeros(batch, config.lookback, config.channels),
+        torch.zeros(batch, config.lookback, config.marks),
+        torch.zeros(batch, steps, config.marks),
+    )
+
+
 def config_from(values: Mapping[str, Any]) -> ForecasterConfig:
     """Returns the checked config of a `model` section that is whole (channels and marks included).
 

@@ -62,6 +62,7 @@ class Card(_CardPart):
         freq: which set of calendar features the marks begin with.
         scaler: for the channels.
         covariate_scaler: for the covariates; empty without.
+        dense_parameters: how many the dense parent had; what `sparsity` is a share of.
         frequency: the series' own step, as pandas writes it (for instance "h", "10min"), if regular.
         data: what it was trained on.
     """
@@ -74,6 +75,7 @@ class Card(_CardPart):
     freq: str = "h"
     scaler: ScalerFacts
     covariate_scaler: ScalerFacts = ScalerFacts(mean=(), std=())
+    dense_parameters: int
     frequency: str | None = None
     data: DataSource
 

@@ -23,7 +23,7 @@ UnitAllocation = Callable[[Scores], Scores]
 def global_masks(scores: Scores, count: int) -> Masks:
     """Removes the `count` lowest scores of all parameters together."""
     kept = ~lowest(torch.cat([score.flatten() for score in scores.values()]), count)
-    parts = kept.split([score.numel() for score in scores.values()])
+    parts = kept.split_with_sizes([score.numel() for score in scores.values()])
     return {name: part.clone().view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
 
 
@@ -106,7 +106,8 @@ class Order:
 def removal_order(priorities: Scores, minimum: Mapping[str, int]) -> Order:
     """Orders the units by priority; the last `minimum` of each group never go."""
     leaving = {
-        name: priority.argsort(stable=True)[: priority.numel() - minimum[name]] for name, priority in priorities.items()
+        name: priority.argsort(stable=True)[: max(0, priority.numel() - minimum[name])]
+        for name, priority in priorities.items()
     }
     priority = _joined(priorities[name][units] for name, units in leaving.items())
     group = _joined(torch.full_like(units, place) for place, units in enumerate(leaving.values()))

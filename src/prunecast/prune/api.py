@@ -25,7 +25,7 @@ Cost = Callable[[ForecasterConfig], int]
 """The dense MACs of one forecast of the model that a config describes."""
 
 WeightCost = Callable[[Forecaster], Mapping[str, float]]
-"""Parameter name -> the MACs of one forecast that each of its weights takes part in."""
+"""Parameter name -> the MACs of one forecast that each of its weights takes part in; one in no product is absent."""
 
 
 @dataclass(frozen=True)

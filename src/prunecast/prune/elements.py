@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from prunecast.prune.budget import Budget, budget_for, nearest_count
 from prunecast.prune.masks import apply_masks
 from prunecast.records import Pruning
 from prunecast.registry import ALLOCATIONS, SCORES
+
+Prices = Mapping[str, float]
+"""Parameter name -> what removing one of its weights saves, in units of the budget."""
 
 
 def prune_elements(task: Task) -> Pruned:
@@ -29,13 +33,12 @@ def prune_elements(task: Task) -> Pruned:
     task.refuse("kinds")
     scores = _scores(task, candidates(task))
     allocate: ElementAllocation = ALLOCATIONS.load(task.method.allocation)
-    saved = _savings(task, scores, allocate)
+    prices = task.weight_cost(task.model) if task.of == "operations" else dict.fromkeys(scores, 1.0)
     budget = budget_for(task.of, _total(task, scores), task.config.sparsity)
-    count = _count(budget, scores, saved)
-    masks = allocate(scores, count)
+    masks = allocate(scores, _count(budget, scores, _savings(budget, scores, prices, allocate)))
     model = copy.deepcopy(task.model)
     apply_masks(model, masks)
-    return Pruned(model, masks, _outcome(task, budget, round(saved(count)), masks))
+    return Pruned(model, masks, _outcome(task, budget, _worth(masks, prices), masks))
 
 
 def candidates(task: Task) -> tuple[str, ...]:
@@ -50,7 +53,7 @@ def candidates(task: Task) -> tuple[str, ...]:
         raise UserError(f"model {task.model.config.name!r} has no weights to prune")
     foreign = sorted(task.masks.keys() - set(names))
     if foreign:
-        raise UserError(f"masks hold {foreign[0]!r}, which is no candidate; prune with candidates: all as before")
+        raise UserError(f"masks hold {foreign[0]!r}, which is no candidate; use prune.candidates=all, as before")
     return names
 
 
@@ -78,26 +81,26 @@ def _total(task: Task, scores: Scores) -> int:
     return _size(scores)
 
 
-def _savings(task: Task, scores: Scores, allocate: ElementAllocation) -> Callable[[int], float]:
+def _savings(budget: Budget, scores: Scores, prices: Prices, allocate: ElementAllocation) -> Callable[[int], float]:
     """Returns what removing a count of weights saves, in units of the budget."""
-    if task.of != "operations":
+    if budget.of != "operations":
         return float
-    macs = task.weight_cost(task.model)
+    return cache(lambda count: _worth(allocate(scores, count), prices))
 
-    def saved(count: int) -> float:
-        return math.fsum(macs[name] * zeros for name, zeros in zeros_in(allocate(scores, count)).items())
 
-    return saved
+def _worth(masks: Masks, prices: Prices) -> float:
+    # A parameter without a price takes part in no product.
+    return math.fsum(prices.get(name, 0.0) * zeros for name, zeros in zeros_in(masks).items())
 
 
 def _count(budget: Budget, scores: Scores, saved: Callable[[int], float]) -> int:
-    most = _size(scores) - 1  # one weight stays: nothing of a layer would be left otherwise
-    budget.refuse_above(saved(most))
-    count = nearest_count(saved, most, budget.requested) if budget.of == "operations" else budget.requested
     gone = sum(int(score.isneginf().sum()) for score in scores.values())
-    if count < gone:
-        budget.refuse_below(saved(gone))
-    return count
+    most = _size(scores) - 1  # at least one weight stays
+    budget.refuse_above(saved(most))
+    budget.refuse_below(saved(gone))
+    if budget.of == "operations":
+        return nearest_count(saved, max(gone, 1), most, budget.requested)
+    return budget.requested
 
 
 def zeros_in(masks: Masks) -> dict[str, int]:
@@ -109,13 +112,13 @@ def _size(scores: Scores) -> int:
     return sum(score.numel() for score in scores.values())
 
 
-def _outcome(task: Task, budget: Budget, realised: int, masks: Masks) -> Pruning:
+def _outcome(task: Task, budget: Budget, realised: float, masks: Masks) -> Pruning:
     return Pruning(
         method=task.method.name,
         of=budget.of,
         unit=budget.unit,
         total=budget.total,
         requested=budget.requested,
-        realised=realised,
+        realised=round(realised),
         removed_weights=zeros_in(masks),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from prunecast.models.api import Forecaster, Group, Member
+from prunecast.models.api import Forecaster, Group
 from prunecast.prune.api import Scores, Statistics
 
 
@@ -45,28 +45,29 @@ def _relative_to_mean(strength: Tensor) -> Tensor:
 
 def _root_mean_square(group: Group, weights: Mapping[str, Tensor]) -> Tensor:
     """Returns (size of the group,) in float64: sums over a wide unit lose digits in float32."""
-    if group.stack is not None:
-        parts = (_entry_sums(f"{group.stack}.{unit}.", weights) for unit in range(group.size))
-        squares, counts = zip(*parts, strict=True)
-        return (torch.stack(squares) / torch.tensor(counts)).sqrt()
-    owned = [(member, weights[member.name]) for member in group.members if member.name in weights]
-    squares = sum((_unit_sums(member, weight) for member, weight in owned), torch.zeros(group.size, dtype=torch.double))
-    count = sum(weight.numel() // weight.shape[member.dim] * member.index.shape[1] for member, weight in owned)
-    return (squares / count).sqrt()
+    squares, counts = _entry_sums(group.stack, group.size, weights) if group.stack else _unit_sums(group, weights)
+    return (squares / counts).sqrt()
 
 
-def _entry_sums(prefix: str, weights: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """Returns the sum of squares, and how many, of all weights below a module."""
-    below = [weight for name, weight in weights.items() if name.startswith(prefix)]
-    return _total(weight.norm().double().square().cpu() for weight in below), sum(weight.numel() for weight in below)
+def _unit_sums(group: Group, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns the sum of squares of what each unit owns, and of how many weights."""
+    squares, counts = torch.zeros((2, group.size), dtype=torch.double)
+    for member in group.members:
+        if member.name in weights:  # buffers may be members, but carry no weight
+            weight = weights[member.name]
+            by_position = weight.movedim(member.dim, 0).reshape(weight.shape[member.dim], -1)
+            norms = torch.linalg.vector_norm(by_position, dim=1).double().cpu()
+            squares += norms.square()[member.index.cpu()].sum(1)
+            counts += by_position.shape[1] * member.index.shape[1]
+    return squares, counts
 
 
-def _total(parts: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(parts)).sum()
-
-
-def _unit_sums(member: Member, weight: Tensor) -> Tensor:
-    """Returns (size of the group,): the sum of squares of what each unit owns of one tensor."""
-    by_position = weight.movedim(member.dim, 0).reshape(weight.shape[member.dim], -1)
-    norms = torch.linalg.vector_norm(by_position, dim=1).double().cpu()
-    return norms.square()[member.index.cpu()].sum(1)
+def _entry_sums(stack: str, size: int, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns the sum of squares of all weights below each entry of a module list, and how many they are."""
+    squares, counts = torch.zeros((2, size), dtype=torch.double)
+    for name, weight in weights.items():
+        if name.startswith(f"{stack}."):
+            entry = int(name.removeprefix(f"{stack}.").partition(".")[0])
+            squares[entry] += weight.norm().double().square().cpu()
+            counts[entry] += weight.numel()
+    return squares, counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prunecast.errors import UserError
 from prunecast.models.api import ForecasterConfig, Group, Keep
 from prunecast.prune.allocate import Order, UnitAllocation, removal_order
@@ -25,11 +27,12 @@ def prune_units(task: Task) -> Pruned:
     total = cost(task.model.config)
     budget = budget_for(task.of, total, task.config.sparsity)
 
+    @cache
     def saved(count: int) -> int:
         return total - cost(task.model.shrunk_config(order.keep(count)))
 
     budget.refuse_above(saved(len(order)))
-    count = nearest_count(saved, len(order), budget.requested)
+    count = nearest_count(saved, 1, len(order), budget.requested)
     keep = order.keep(count)
     outcome = _outcome(task, budget, saved(count), _kept_units(groups, keep))
     return Pruned(shrink(task.model, keep), shrink_masks(task.model, keep, task.masks), outcome)

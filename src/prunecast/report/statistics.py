@@ -5,14 +5,11 @@ S seeds, B blocks of L + H consecutive windows, R resamples, N points.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-
-from prunecast.records import Ratio
 
 Floats = NDArray[np.float64]
 
@@ -77,7 +74,7 @@ def paired_difference(
 def _draws(rng: np.random.Generator, units: int, resamples: int) -> Floats:
     """Returns how often each unit is drawn in each resample, (R, units), stretched about 1."""
     counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples)
-    return 1 + _stretch(units) * (counts - 1.0)
+    return np.asarray(1 + _stretch(units) * (counts - 1), dtype=np.float64)
 
 
 def _stretch(units: int) -> float:
@@ -103,19 +100,8 @@ def _student_t(freedom: int) -> float:
     return float(z + first / freedom + second / freedom**2 + third / freedom**3)
 
 
-def combined_ratio(ratios: Sequence[Ratio]) -> Ratio:
-    """Returns the geometric mean of one model's speed-ups over seeds, with the hull of their intervals.
-
-    The hull is on the safe side: it leaves out 1 only if every seed's own interval does.
-    """
-    assert ratios, "expected at least one ratio"
-    mean = float(np.exp(np.mean([np.log(ratio.ratio) for ratio in ratios])))
-    return Ratio(ratio=mean, low=min(r.low for r in ratios), high=max(r.high for r in ratios))
-
-
 def pareto_front(cost_N: Floats, error_N: Floats) -> NDArray[np.bool_]:
     """Returns which points no other beats: lower is better in both, and equal points stand or fall together."""
     no_worse_NN = (cost_N[:, None] <= cost_N) & (error_N[:, None] <= error_N)
     better_NN = no_worse_NN & ((cost_N[:, None] < cost_N) | (error_N[:, None] < error_N))
-    front: NDArray[np.bool_] = ~better_NN.any(axis=0)
-    return front
+    return np.asarray(~better_NN.any(axis=0))

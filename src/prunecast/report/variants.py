@@ -5,7 +5,7 @@ A variant is what a row of the table is: a model after a method at a sparsity, o
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -101,10 +101,15 @@ class Variant:
         """The variant within its model, in a few words."""
         percent = "" if self.requested is None else f" {100 * self.requested:.4g} %"
         if self.role == "naive":
-            return self.model
+            return "naive forecast"
         if self.role == "small-dense":
             return f"small dense, as {self.method}{percent}" if self.method else "small dense"
         return f"{self.series}{percent}" + (", fine-tuned" if self.role == "pruned+finetuned" else "")
+
+    @property
+    def full_name(self) -> str:
+        """The variant with its model."""
+        return self.model if self.role == "naive" else f"{self.model} {self.name}"
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ def _taken(records: Iterable[RunRecord]) -> dict[str, tuple[RunRecord, ...]]:
     return taken
 
 
-def _order(variants: Iterable[Variant]) -> Any:
+def _order(variants: Iterable[Variant]) -> Callable[[Variant], tuple[Any, ...]]:
     """Returns a sort key: cases and models as they came, then roles, methods, sparsities."""
     cases = list(dict.fromkeys(variant.case for variant in variants))
     models = list(dict.fromkeys(variant.model for variant in variants if variant.role != "naive"))

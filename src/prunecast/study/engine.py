@@ -49,17 +49,12 @@ class Outcome:
 
 
 def run_plan(jobs: Iterable[Job], store: Store, workers: int, monitor: Monitor) -> Outcome:
-    """Runs all stages of a plan that are not in the store yet.
-
-    Raises:
-        UserError: when the store is in use by another run.
-    """
-    with store.writer():
-        run = _Run(list(jobs), store, workers, monitor)
-        try:
-            return run.all()
-        finally:
-            run.close()
+    """Runs all stages of a plan that are not in the store yet; the caller holds the store for writing."""
+    run = _Run(list(jobs), store, workers, monitor)
+    try:
+        return run.all()
+    finally:
+        run.close()
 
 
 class _Run:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prunecast.data.series import SeriesFacts
+from prunecast.data.series import Series
 from prunecast.models.api import Forecaster
 from prunecast.recipe import DataConfig, ModelEntry, PruneGrid, Recipe, StudyConfig
 from prunecast.recipe_io import checked, merged
@@ -23,7 +23,7 @@ NAIVE_MODELS = ("repeat", "seasonal_naive")
 DLINEAR = ModelEntry(model={"name": "dlinear"}, train={"learning_rate": 1e-3})
 """The linear control. Its rate is that of a linear model: at the Transformers' rate it would not converge."""
 
-Describe = Callable[[DataConfig], SeriesFacts]
+Describe = Callable[[DataConfig], Series]
 
 
 def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
@@ -48,12 +48,12 @@ def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
 def _cells(recipe: Recipe, study: StudyConfig, describe: Describe, machine: str) -> Iterator[_Cell]:
     for difference in study.datasets or ({},):
         data = checked(DataConfig, merged(recipe.data.model_dump(), difference), "study.datasets")
-        facts = describe(data)
+        series = describe(data)
         for horizon in study.horizons or (None,):
             for entry in _entries(recipe, study):
                 for seed in study.seeds:
                     single = _single(recipe, data, horizon, entry, seed)
-                    yield _Cell(study, resolved(single, facts), facts.sha256, data.name, machine)
+                    yield _Cell(study, resolved(single, series), series.sha256, data.name, machine)
 
 
 def _entries(recipe: Recipe, study: StudyConfig) -> list[ModelEntry]:
@@ -68,7 +68,9 @@ def _entries(recipe: Recipe, study: StudyConfig) -> list[ModelEntry]:
 
 def _single(recipe: Recipe, data: DataConfig, horizon: int | None, entry: ModelEntry, seed: int) -> Recipe:
     values = recipe.model_dump(exclude={"study", "prune"})
-    shared = {key: recipe.model[key] for key in ("lookback", "horizon", "label_len") if key in recipe.model}
+    shared: dict[str, Any] = {
+        key: recipe.model[key] for key in ("lookback", "horizon", "label_len") if key in recipe.model
+    }
     model = merged(shared, entry.model) | ({} if horizon is None else {"horizon": horizon})
     values |= {"data": data.model_dump(), "model": model, "seed": seed}
     values["train"] = merged(values["train"], entry.train)

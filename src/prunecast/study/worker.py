@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from functools import lru_cache
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
-from prunecast.data.series import load_series
-from prunecast.data.windows import Prepared, prepare
-from prunecast.pipeline import Place, run
-from prunecast.recipe import DataConfig
+from prunecast.pipeline import Place, prepared_for, run
 from prunecast.stages import Job
 from prunecast.store import Store, new_directory
 
@@ -20,7 +16,7 @@ from prunecast.store import Store, new_directory
 def start_worker() -> None:
     """Prepares a fresh worker process: it ends when its parent dies, whatever it is doing."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from prunecast.export import onnxruntime  # noqa: F401 - the slow imports, before a stage is timed by anyone
+    from prunecast.export import onnx_graph  # noqa: F401 - a slow import, before any stage needs it
 
 
 def _end_with_parent() -> None:
@@ -40,15 +36,3 @@ def execute(job: Job, root: Path) -> str:
         run(job, prepared_for(job), Place(directory=directory, found=store.directory, work=work))
     shutil.rmtree(work, ignore_errors=True)
     return job.fingerprint
-
-
-def prepared_for(job: Job) -> Prepared:
-    """Returns the windows of a job's data; a worker keeps the last few, for most jobs share them."""
-    model = job.recipe.model
-    data = job.recipe.data.model_copy(update={"name": job.source})
-    return _prepared(data, int(model["lookback"]), int(model["horizon"]), int(model["label_len"]))
-
-
-@lru_cache(maxsize=4)
-def _prepared(data: DataConfig, lookback: int, horizon: int, label_len: int) -> Prepared:
-    return prepare(load_series(data), data, lookback=lookback, horizon=horizon, label_len=label_len)

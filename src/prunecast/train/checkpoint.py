@@ -73,7 +73,7 @@ class RunState:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     """Returns the optimiser's tensors under "<parameter name>/<key>", for instance "head.weight/exp_avg"."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()

@@ -59,7 +59,7 @@ def score(
         windows=count,
         mse=float(squared.mean()),
         mae=float(absolute.mean()),
-        blocks=block_means(squared, absolute, windows.lookback + windows.horizon),
+        blocks=block_means(squared, absolute, windows.shape.steps),
     )
 
 

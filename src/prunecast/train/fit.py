@@ -201,7 +201,8 @@ class _Run:
 
     def step(self, batch: Batch, number: int) -> Tensor:
         forecast_BHC = self.prepared(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
-        plain = loss = self.loss(forecast_BHC, batch.y_BHC)
+        plain: Tensor = self.loss(forecast_BHC, batch.y_BHC)
+        loss = plain
         for hook in self.state.hooks:
             loss = hook.loss(self.state.model, batch, loss)
         self.optimizer.zero_grad()

@@ -24,6 +24,6 @@ def inputs(layer: str, index: Tensor) -> tuple[Member, ...]:
     return (Member(f"{layer}.weight", 1, index),)
 
 
-def norm(layer: str, index: Tensor) -> tuple[Member, ...]:
-    """Returns what units own of a normalisation over them."""
-    return outputs(layer, index)
+def norms(*layers: str, size: int) -> tuple[Member, ...]:
+    """Returns what the `size` units own of normalisations over them."""
+    return tuple(member for layer in layers for member in outputs(layer, unit_index(size)))

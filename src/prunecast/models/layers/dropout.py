@@ -74,7 +74,7 @@ class _Dropout(torch.autograd.Function):
         return zero_at(x.contiguous() * ctx.scale, positions)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (positions,) = ctx.saved_tensors
         return zero_at(gradient.contiguous() * ctx.scale, positions), None

@@ -1,0 +1,96 @@
+"""The machine, the versions and the source that a result comes from; found without importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from prunecast.records import Environment
+
+PACKAGES = ("prunecast", "torch", "numpy", "safetensors", "onnx", "onnxscript", "onnxruntime")
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def describe() -> Environment:
+    """Returns what this process runs on; found once."""
+    processor, cores = _processor(), os.cpu_count() or 1
+    memory_bytes = int(psutil.virtual_memory().total)
+    system = f"{platform.system()} {platform.machine()}"
+    return Environment(
+        machine=_machine(processor, cores, memory_bytes, system),
+        processor=processor,
+        cores=cores,
+        memory_bytes=memory_bytes,
+        system=system,
+        python=platform.python_version(),
+        versions=_versions(),
+        commit=_git("rev-parse", "HEAD"),
+        dirty=_dirty(),
+        accelerator=_accelerator(),
+    )
+
+
+def _machine(processor: str, cores: int, memory_bytes: int, system: str) -> str:
+    """Returns 12 hexadecimal digits that name the kind of machine; memory counts in whole GiB."""
+    profile = f"{processor}|{cores}|{round(memory_bytes / 2**30)}|{system}"
+    return hashlib.sha256(profile.encode()).hexdigest()[:12]
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if name is not None:
+            return name[1].strip()
+    if platform.system() == "Darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _dirty() -> bool | None:
+    """Returns whether the package's source differs from its commit; other files of the checkout change no result."""
+    changes = _git("status", "--porcelain", "--", "src")
+    return None if changes is None else bool(changes)
+
+
+def _git(*arguments: str) -> str | None:
+    """Asks git about the checkout that this file lies in; an installed package has none, whatever it is inside of."""
+    if not ((_CHECKOUT / ".git").exists() and (_CHECKOUT / "src" / "prunecast").is_dir()):
+        return None
+    return _output("git", "--no-optional-locks", "-C", str(_CHECKOUT), *arguments)
+
+
+def _accelerator() -> str | None:
+    found = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return ", ".join(found.splitlines()) if found else None
+
+
+def _output(*command: str) -> str | None:
+    """Returns what a command prints, or None when it is absent or fails."""
+    if shutil.which(command[0]) is None:
+        return None
+    # a hook of git's sets variables that would make git look at another repository
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
+    return None if done.returncode else done.stdout.strip()

@@ -1,0 +1,57 @@
+"""PyTorch itself: runs a model directory as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prunecast.export.api import Inputs, Predictor
+from prunecast.export.units import raw_forecaster
+from prunecast.models.api import Forecaster
+from prunecast.models.disk import SavedModel, load_model
+
+
+class Eager:
+    """The runtime that needs no export."""
+
+    name = "eager"
+    suffix = ""
+
+    def unsupported(self, model: Forecaster) -> str | None:
+        """Returns None: it runs every model."""
+        return None
+
+    def export(self, saved: SavedModel, path: Path) -> Path:
+        """Raises, since there is nothing to write: this runtime loads the model directory."""
+        raise AssertionError("eager loads the model directory; nothing is exported for it")
+
+    def read(self, path: Path) -> SavedModel:
+        """Returns the model of a model directory.
+
+        Raises:
+            UserError: when the path is not a model directory.
+        """
+        return load_model(path)
+
+    def load(self, path: Path, threads: int) -> Predictor:
+        """Returns a callable on a model directory; it sets the number of torch's threads for the whole process.
+
+        Raises:
+            UserError: when the path is not a model directory.
+        """
+        torch.set_num_threads(threads)
+        module = raw_forecaster(load_model(path))
+
+        def predict(inputs: Inputs) -> NDArray[np.float32]:
+            tensors = [torch.from_numpy(inputs[name]) for name in ("history", "x_mark", "y_mark")]
+            with torch.inference_mode():
+                forecast: NDArray[np.float32] = module(*tensors).numpy()
+            return forecast
+
+        return predict
+
+
+RUNTIME = Eager()

@@ -1,0 +1,169 @@
+"""A forecaster as an ONNX graph: from raw units to raw units, weights and model card inside the one file.
+
+The graph follows from the model's config alone: it is traced with all weights as inputs, once per config and process,
+and each model's weights are then put in by name. Tracing takes seconds, filling in takes milliseconds; and since
+nothing was folded, the file still has every weight under its name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import onnx
+import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from prunecast.errors import UserError
+from prunecast.export.units import RawForecaster, raw_forecaster
+from prunecast.models.api import Forecaster, ForecasterConfig, build, config_from, example_inputs
+from prunecast.models.disk import Card, SavedModel
+from prunecast.recipe_io import checked
+
+INPUTS = ("history", "x_mark", "y_mark")
+OUTPUT = "forecast"
+CARD_KEY = "prunecast"
+"""Key of the model card in the file's metadata."""
+
+_MODEL = "model."
+"""What stands before the names of the model's own tensors."""
+
+
+def onnx_bytes(saved: SavedModel) -> bytes:
+    """Returns the content of the ONNX file of a model: equal for equal models, without a word about this machine."""
+    model = onnx.ModelProto.FromString(_graph(saved.model.config.model_dump_json()))
+    weights = _flushed(raw_forecaster(saved).state_dict())
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(weights[name].numpy(), name) for name in sorted(weights.keys() & used)
+    )
+    card = saved.card.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
+    onnx.helper.set_model_props(model, {CARD_KEY: json.dumps(card, sort_keys=True, allow_nan=False)})
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def read_card(path: Path) -> Card:
+    """Returns the model card inside an ONNX file.
+
+    Raises:
+        UserError: when it is not an ONNX file, or none that Prunecast wrote.
+    """
+    return _card(_read(path), path)
+
+
+def read_model(path: Path) -> SavedModel:
+    """Returns the model inside an ONNX file; weights that cannot reach the output are not in it and come as zeros.
+
+    Raises:
+        UserError: when it is not an ONNX file, or none that Prunecast wrote.
+    """
+    file = _read(path)
+    card = _card(file, path)
+    weights = {tensor.name: tensor for tensor in file.graph.initializer}
+    model = _built(config_from(card.model))
+    state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    for name in state.keys() & {name.removeprefix(_MODEL) for name in weights}:
+        state[name] = torch.from_numpy(onnx.numpy_helper.to_array(weights[_MODEL + name]).copy())
+    model.load_state_dict(state)
+    return SavedModel(model.eval(), card)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path, load_external_data=False)  # ours has none, and nobody else's path is followed
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except DecodeError:
+        raise UserError(f"{path}: expected an ONNX file, found something else (or a part of one)") from None
+
+
+def _card(file: onnx.ModelProto, path: Path) -> Card:
+    for entry in file.metadata_props:
+        if entry.key == CARD_KEY:
+            return checked(Card, json.loads(entry.value), str(path))
+    raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model card in it; export it again")
+
+
+@lru_cache(maxsize=32)
+def _graph(config_json: str) -> bytes:
+    """Returns the serialised graph of a config, without weights."""
+    config = config_from(json.loads(config_json))
+    ones = torch.ones(config.channels)
+    raw = RawForecaster(_built(config).eval(), ones, ones)
+    weights = raw.state_dict()
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            _Functional(raw).eval(),
+            (weights, *example_inputs(config, batch=2)),  # a size of one would be taken for a constant
+            input_names=[*weights, *INPUTS],
+            output_names=[OUTPUT],
+            dynamic_shapes=(dict.fromkeys(weights), *({0: "batch"} for _ in INPUTS)),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    content: bytes = _cleaned(program.model_proto).SerializeToString(deterministic=True)
+    return content
+
+
+class _Functional(nn.Module):
+    """A module that is called with its weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.hidden = (module,)  # in a tuple, so that its weights do not become this module's own
+
+    def forward(self, weights: Mapping[str, Tensor], history: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
+        inputs = (history, x_mark, y_mark)
+        forecast: Tensor = torch.func.functional_call(self.hidden[0], dict(weights), inputs, tie_weights=False)
+        return forecast
+
+
+def _built(config: ForecasterConfig) -> Forecaster:
+    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
+        return build(config)
+
+
+def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drops inputs that nothing reads, and all that tells of the tracing: source files, lines, symbolic names."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    kept = [entry for entry in graph.input if entry.name in used & set(INPUTS)]
+    for entries in (graph.input, graph.value_info, graph.metadata_props, model.metadata_props):
+        entries.clear()
+    graph.input.extend(kept)
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return model
+
+
+def _flushed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors with numbers below the normal range as zeros: they cost time on many processors."""
+    return {name: _without_denormals(tensor.detach().cpu()) for name, tensor in weights.items()}
+
+
+def _without_denormals(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.masked_fill(tensor.abs() < torch.finfo(tensor.dtype).tiny, 0.0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporter says about itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

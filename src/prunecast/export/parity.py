@@ -1,0 +1,89 @@
+"""An exported model against eager PyTorch on real windows: does it still say the same?
+
+B batch, H horizon, O targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prunecast.batch import Batch
+from prunecast.export.api import Predictor
+from prunecast.export.units import raw_inputs
+from prunecast.models.disk import SavedModel
+from prunecast.records import Parity
+from prunecast.registry import RUNTIMES
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a runtime may be from eager PyTorch, in training standard deviations, and why it is at all."""
+
+    value: float
+    cause: str
+
+
+TOLERANCES: Mapping[str, Tolerance] = {
+    "eager": Tolerance(1e-5, "the same operators; only the scaling to raw units and back is added"),
+    "onnxruntime": Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation"),
+}
+
+RAW_ROUNDING = Tolerance(
+    16 * 2**-24,
+    "per unit of largest raw value / standard deviation: raw values are float32 before they are standardised, "
+    "and a model may amplify that error",
+)
+
+
+def check_parity(saved: SavedModel, runtime: str, path: Path, batches: Iterable[Batch]) -> Parity:
+    """Compares an artefact with its model, one thread.
+
+    Args:
+        saved: the model that was exported.
+        runtime: name of the runtime.
+        path: the artefact.
+        batches: real windows, in standardised units.
+
+    Returns:
+        Windows, largest deviation, change of the MSE, and the tolerance; ask `within` of it.
+    """
+    predict = RUNTIMES.load(runtime).load(path, 1)
+    compared = [_compared(saved, predict, batch) for batch in batches]
+    assert compared, "no windows to compare on"
+    windows = sum(part.windows for part in compared)
+    squares = torch.stack([part.squares for part in compared]).sum(0)
+    deviation, largest = torch.stack([part.largest for part in compared]).amax(0).tolist()
+    export_error, eager_error = squares.tolist()
+    return Parity(
+        windows=windows,
+        max_deviation=deviation,
+        mse_change=(export_error - eager_error) / max(eager_error, 1e-12),
+        tolerance=TOLERANCES[runtime].value + RAW_ROUNDING.value * largest,
+    )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One batch: squared errors of export and eager; largest deviation and largest raw value, in deviations."""
+
+    windows: int
+    squares: Tensor
+    largest: Tensor
+
+
+def _compared(saved: SavedModel, predict: Predictor, batch: Batch) -> _Compared:
+    mean_C, std_C = (torch.tensor(values).double() for values in (saved.card.scaler.mean, saved.card.scaler.std))
+    inputs = raw_inputs(saved.card, batch)
+    with torch.inference_mode():
+        eager_BHO = saved.model.eval()(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF).double()
+    raw_BHO = torch.from_numpy(predict(inputs)).double()
+    export_BHO = (raw_BHO - saved.model.select(mean_C)) / saved.model.select(std_C)
+    errors = [(forecast - batch.y_BHC).square().sum() for forecast in (export_BHO, eager_BHO)]
+    raw = torch.from_numpy(inputs["history"]) / std_C
+    largest = [(export_BHO - eager_BHO).abs().max(), raw.abs().max()]
+    return _Compared(len(batch.x_BLC), torch.stack(errors), torch.stack(largest))

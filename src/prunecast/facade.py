@@ -1,0 +1,381 @@
+"""The public Python API: the verbs of the command line as functions of the same names and arguments."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunecast import assess, environment
+from prunecast.data import catalog
+from prunecast.data.check import check_file
+from prunecast.data.locate import find, locate
+from prunecast.data.series import load_series
+from prunecast.errors import UserError
+from prunecast.measure.latency import time_against
+from prunecast.models.disk import load_card, load_model
+from prunecast.opened import Row, forecast_table, open_source, prepared_for_card, sparsity
+from prunecast.pipeline import RECIPE_FILE, Place, prepared_for, run
+from prunecast.recipe import ExportConfig, MeasureConfig, Recipe
+from prunecast.recipe_io import load_recipe, merged, parse_setting, read_mapping
+from prunecast.records import Scoring
+from prunecast.registry import ENGINES, METHODS, MODELS, RUNTIMES
+from prunecast.report.page import ReportFiles, write_report
+from prunecast.resolve import resolved
+from prunecast.stages import Job
+from prunecast.store import RECORD_FILE, new_directory, new_file, read_record
+from prunecast.study.engine import Monitor, Outcome
+from prunecast.study.folder import open_study, run_study, status
+from prunecast.study.plan import plan
+from prunecast.train.evaluate import score
+from prunecast.train.progress import Reporter
+
+REPORT_FILE = "report.html"
+
+__all__ = [
+    "Scoring",
+    "data_check",
+    "data_fetch",
+    "data_list",
+    "evaluate",
+    "export",
+    "forecast",
+    "measure",
+    "prune",
+    "report",
+    "study_run",
+    "study_status",
+    "summary",
+    "train",
+]
+
+REPORT_FILE = "report.html"
+
+
+def train(
+    model: str,
+    data: str,
+    *,
+    out: Path,
+    horizon: int | None = None,
+    lookback: int | None = None,
+    seed: int = 1,
+    settings: Iterable[str] = (),
+    reporter: Reporter | None = None,
+) -> Row:
+    """Trains a forecaster, scores it and writes its folder.
+
+    Args:
+        model: name of a model.
+        data: catalogue name, or a CSV or Parquet file.
+        out: folder of the result; must not exist.
+        horizon: steps to forecast.
+        lookback: steps of history.
+        seed: of weights, shuffling and dropout.
+        settings: "section.key=value" texts, any key of the recipe.
+        reporter: hears of progress.
+
+    Raises:
+        UserError: when a name, value or file does not fit; nothing is written then.
+    """
+    sizes = {"horizon": horizon, "lookback": lookback}
+    base = {
+        "seed": seed,
+        "data": {"name": data},
+        "model": {"name": MODELS.check(model)} | {key: value for key, value in sizes.items() if value is not None},
+    }
+    recipe = load_recipe(settings=settings, base=base)
+    facts = load_series(recipe.data)
+    job = Job(
+        stage="train",
+        role="dense" if MODELS.load(model).trainable else "naive",
+        recipe=resolved(recipe, facts),
+        data_sha256=facts.sha256,
+        source=recipe.data.name,
+        label=f"train {model}",
+    )
+    with new_directory(out) as directory:
+        run(job, prepared_for(job), Place(directory=directory, found=_nowhere, reporter=reporter))
+    return summary(out)
+
+
+def _nowhere(fingerprint: str) -> Path:
+    raise AssertionError(f"a stage without parents asked for {fingerprint}")
+
+
+def prune(
+    directory: Path,
+    method: str,
+    sparsity: float,
+    *,
+    out: Path,
+    of: str | None = None,
+    finetune_epochs: int = 0,
+    data: str | None = None,
+    settings: Iterable[str] = (),
+    reporter: Reporter | None = None,
+) -> Row:
+    """Prunes a model, fine-tunes it when asked, scores it and writes its folder.
+
+    Args:
+        directory: a model folder; it stays as it is.
+        method: name of a pruning method.
+        sparsity: share to remove, of what `of` says.
+        out: folder of the result; must not exist.
+        of: prunable, model or operations; the method's own when None.
+        finetune_epochs: epochs of training afterwards, with masks held.
+        data: where the data is, when the model was trained on a file.
+        settings: "section.key=value" texts.
+        reporter: hears of progress.
+
+    Raises:
+        UserError: when a name, value, file or budget does not fit; nothing is written then.
+    """
+    METHODS.check(method)
+    opened = open_source(directory)
+    prune_section = {"prune": {"method": method, "sparsity": sparsity, "of": of}}
+    recipe = _recipe_of(directory, prune_section, finetune_epochs, settings)
+    parent = read_record(directory / RECORD_FILE)
+    prepared = prepared_for_card(opened.card, data)
+    job = Job(
+        stage="prune",
+        role="pruned",
+        recipe=recipe,
+        data_sha256=prepared.facts.sha256,
+        source=prepared.facts.name,
+        parent=parent.fingerprint,
+        label=f"{method} {sparsity:g}",
+    )
+    if recipe.finetune.epochs == 0:
+        with new_directory(out) as target:
+            run(job, prepared, Place(directory=target, found=lambda _: directory))
+        return summary(out)
+    if out.exists():
+        raise UserError(f"{out} exists; give another --out")
+    with tempfile.TemporaryDirectory() as between, new_directory(out) as target:
+        pruned = run(job, prepared, Place(directory=Path(between), found=lambda _: directory))
+        tuning = Job(
+            stage="finetune",
+            role="pruned+finetuned",
+            recipe=recipe,
+            data_sha256=job.data_sha256,
+            source=job.source,
+            parent=pruned.fingerprint,
+            label=f"{job.label}, fine-tuned",
+        )
+        run(tuning, prepared, Place(directory=target, found=lambda _: Path(between), reporter=reporter))
+    return summary(out)
+
+
+def _recipe_of(directory: Path, section: Row, finetune_epochs: int, settings: Iterable[str]) -> Recipe:
+    """Returns the recipe that a model folder keeps, with a prune section and further settings laid over it."""
+    values = merged(read_mapping(directory / RECIPE_FILE), section)
+    if finetune_epochs:
+        values = merged(values, {"finetune": {"epochs": finetune_epochs}})
+    for setting in settings:
+        difference = parse_setting(setting)
+        fixed = difference.keys() & {"data", "model", "train", "study"}
+        if fixed:
+            raise UserError(f"--set {setting}: the {fixed.pop()} section is the model's own; it cannot change here")
+        values = merged(values, difference)
+    return load_recipe(base=values)
+
+
+def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Row:
+    """Scores a model folder or an exported artefact on the test part.
+
+    Raises:
+        UserError: when the source or the data does not fit.
+    """
+    opened = open_source(source)
+    prepared = prepared_for_card(opened.card, data)
+    predict = opened.predictor()
+    test = score(predict, prepared.test, "test", scoring)
+    validation = score(predict, prepared.validation, "validation", scoring)
+    return {
+        "mse": test.mse,
+        "mae": test.mae,
+        "val_mse": validation.mse,
+        "windows": test.windows,
+        "scoring": scoring,
+        **opened.sizes(),
+    }
+
+
+def measure(
+    sources: Sequence[Path],
+    *,
+    runtime: str | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    data: str | None = None,
+) -> list[Row]:
+    """Measures size, operations, memory and time; later models against the first, in turn.
+
+    Raises:
+        UserError: when a source, the runtime or the data does not fit.
+    """
+    opened = [open_source(source) for source in sources]
+    name = runtime or next((item.runtime for item in opened if item.path.is_file()), ExportConfig().runtime)
+    RUNTIMES.check(name)
+    config = MeasureConfig(threads=threads, batch=batch)
+    inputs = assess.real_inputs(opened[0].card, prepared_for_card(opened[0].card, data), batch)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [item.shipped(name, Path(folder) / str(number)) for number, item in enumerate(opened)]
+        return [
+            item.measured(time_against(name, path, paths[0] if number else None, inputs, config), path)
+            for number, (item, path) in enumerate(zip(opened, paths, strict=True))
+        ]
+
+
+def export(directory: Path, runtime: str, *, out: Path, int8: bool = False, data: str | None = None) -> Row:
+    """Writes a model for a runtime and holds it against eager PyTorch on real windows.
+
+    Raises:
+        UserError: when the model, the runtime or the data does not fit; nothing is written then.
+    """
+    kind = RUNTIMES.load(runtime)
+    if not kind.suffix:
+        raise UserError(f"runtime {runtime!r} runs the model folder itself: there is nothing to export")
+    if int8:
+        raise UserError(f"runtime {runtime!r} has no 8-bit export yet; leave out --int8")
+    saved = load_model(directory)
+    reason = kind.unsupported(saved.model)
+    if reason is not None:
+        raise UserError(f"runtime {runtime!r} cannot run this model: {reason}")
+    prepared = prepared_for_card(saved.card, data)
+    with new_file(out) as path:
+        artefact = assess.export_to(saved, runtime, prepared, ExportConfig().parity_windows, path)
+    assert artefact.parity is not None
+    return {
+        "path": str(out),
+        "bytes": artefact.bytes,
+        "max_deviation": artefact.parity.max_deviation,
+        "mse_change": artefact.parity.mse_change,
+    }
+
+
+def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> Row:
+    """Forecasts what follows a file's last row, into a CSV file in the file's own units.
+
+    Raises:
+        UserError: when the source or the file does not fit; nothing is written then.
+    """
+    table = forecast_table(open_source(source), data, fill)
+    with new_file(out) as path:
+        table.to_csv(path, index=False)
+    return {"path": str(out), "rows": len(table), "start": str(table.iloc[0, 0]), "end": str(table.iloc[-1, 0])}
+
+
+def summary(directory: Path) -> Row:
+    """Returns the main numbers of a model folder under the keys that the command line promises."""
+    record, card = read_record(directory / RECORD_FILE), load_card(directory)
+    assert record.test is not None
+    assert record.validation is not None
+    assert record.size is not None
+    numbers: Row = {
+        "path": str(directory),
+        "mse": record.test.mse,
+        "mae": record.test.mae,
+        "val_mse": record.validation.mse,
+        "windows": record.test.windows,
+        "scoring": record.test.scoring,
+        "parameters": record.size.parameters,
+        "nonzero": record.size.nonzero,
+        "sparsity": sparsity(record.size.nonzero, card.dense_parameters),
+    }
+    if record.pruning is not None:
+        numbers |= record.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
+    return numbers
+
+
+def study_run(
+    recipe: Path,
+    *,
+    monitor: Monitor,
+    out: Path | None = None,
+    workers: int | None = None,
+    engine: str = "local",
+    settings: Iterable[str] = (),
+) -> StudyResult:
+    """Runs a study or goes on with it, and writes its report.
+
+    Args:
+        recipe: a YAML file with a study section.
+        monitor: hears of progress.
+        out: folder of the study; `runs/<name of the recipe>` when absent.
+        workers: processes; as many as the recipe's threads leave room for when absent.
+        engine: how stages are run.
+        settings: "section.key=value" texts.
+
+    Raises:
+        UserError: when the recipe does not fit, or another run holds the study's folder.
+    """
+    ENGINES.check(engine)
+    whole = load_recipe(recipe, settings)
+    directory = out or Path("runs") / recipe.stem
+    jobs = plan(whole, load_series, environment.describe().machine)
+    outcome = run_study(directory, whole, jobs, workers, monitor)
+    return StudyResult(outcome, len(jobs), report(directory))
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """How a study went, and the files of its report."""
+
+    outcome: Outcome
+    stages: int
+    files: ReportFiles
+
+
+def study_status(directory: Path) -> Row:
+    """Says how far a study is; reads only, so a running one may be asked.
+
+    Raises:
+        UserError: when the folder is not a study's.
+    """
+    return status(directory)
+
+
+def report(directory: Path, *, out: Path | None = None) -> ReportFiles:
+    """Writes a study's report from its records.
+
+    Raises:
+        UserError: when the folder is not a study's, or holds no records yet.
+    """
+    study = open_study(directory)
+    records, failures = study.results()
+    return write_report(records, failures, out or directory / REPORT_FILE, title=study.title)
+
+
+def data_list() -> list[Row]:
+    """Returns the catalogue: name, what it is, and where it is found on this machine."""
+    entries = [catalog.entry(name) for name in catalog.names()]
+    return [{"name": entry.name, "about": entry.about, "found": _where(entry)} for entry in entries]
+
+
+def _where(entry: catalog.Entry) -> str | None:
+    if entry.file is None:
+        return "generated"
+    found = find(entry)
+    return None if found is None else str(found)
+
+
+def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> list[Row]:
+    """Downloads data sets into the user cache and verifies them; what is there already is only verified.
+
+    Raises:
+        UserError: on an unknown name, a failed download or a wrong hash.
+    """
+    entries = [catalog.entry(name) for name in names]
+    return [{"name": entry.name, "path": str(locate(entry, accept_unverified=accept_unverified))} for entry in entries]
+
+
+def data_check(file: Path, *, fill: str = "refuse") -> Row:
+    """Says what a file holds and what stands in the way of using it.
+
+    Raises:
+        UserError: when the file cannot be read.
+    """
+    return check_file(file, fill=fill).model_dump(mode="json")

@@ -1,0 +1,130 @@
+"""The process that is timed: `python -m prunecast.measure.child FOLDER`, started fresh by `latency.time_against`.
+
+It reads `job.json` and `inputs.npz` in the folder, and writes `result.json`. What it imports is what the runtime
+needs: for ONNX Runtime no torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from prunecast.errors import UserError
+from prunecast.export.api import Inputs, Predictor
+from prunecast.measure.memory import peak_resident_bytes, resident_bytes
+from prunecast.registry import RUNTIMES
+
+JOB_FILE, INPUTS_FILE, RESULT_FILE = "job.json", "inputs.npz", "result.json"
+SEED = 1
+LOADS = 5
+
+_PARENT = os.getppid()
+
+
+def main(folder: Path) -> None:
+    """Runs the job of a folder; a mistake of the user's is a result too."""
+    job = json.loads((folder / JOB_FILE).read_text())
+    try:
+        result = _measured(job, folder)
+    except UserError as error:
+        result = {"error": str(error)}
+    (folder / RESULT_FILE).write_text(json.dumps(result))
+
+
+def _measured(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Loads the first model, and only when its memory is known the one that it is timed against."""
+    _pin(job["threads"])
+    with np.load(folder / INPUTS_FILE, allow_pickle=False) as file:
+        inputs = dict(file)
+    load = [partial(RUNTIMES.load(runtime).load, Path(path), job["threads"]) for runtime, path in job["models"]]
+    _flush_denormals()
+    baseline_bytes, clock = resident_bytes(), time.perf_counter()
+    first = load[0]()
+    load_ms = (time.perf_counter() - clock) * 1e3
+    for _ in range(job["warmup"]):
+        first(inputs)
+    return {
+        "load_ms": load_ms,
+        "baseline_memory_bytes": baseline_bytes,
+        "peak_memory_bytes": peak_resident_bytes(),
+        "times_ns": _over_loads(load, inputs, job),
+    }
+
+
+def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: dict[str, Any]) -> list[list[list[int]]]:
+    """Returns times in ns per load and model.
+
+    Where a load happens to put its weights and buffers in memory changes its time by some per cent until it is
+    gone, so every model is loaded several times, in changing order, and all stay: a place that is given back would be
+    taken again.
+    """
+    warmup, min_count = max(2, job["warmup"] // LOADS), math.ceil(job["min_count"] / LOADS)
+    kept, times = [], []
+    for number in range(LOADS):
+        order = range(len(load))[:: -1 if number % 2 else 1]
+        loaded = {i: load[i]() for i in order}
+        predictors = [loaded[i] for i in range(len(load))]
+        times.append(timed_in_turn(predictors, inputs, warmup, min_count, job["min_time_s"] / LOADS))
+        kept.append(predictors)
+    return times
+
+
+def timed_in_turn(
+    predictors: Sequence[Predictor], inputs: Inputs, warmup: int, min_count: int, min_time_s: float
+) -> list[list[int]]:
+    """Returns the time of each call in ns, per predictor: call by call in turn, in random order within a round.
+
+    Rounds go on until every predictor has its minimum count and its minimum time.
+    """
+    for predict in list(predictors) * warmup:
+        predict(inputs)
+    order, shuffle = list(range(len(predictors))), random.Random(SEED).shuffle
+    times: list[list[int]] = [[] for _ in predictors]
+    spent = [0] * len(predictors)
+    gc.collect()
+    gc.disable()
+    while len(times[0]) < min_count or min(spent) < min_time_s * 1e9:
+        shuffle(order)
+        for i in order:
+            start = time.perf_counter_ns()
+            predictors[i](inputs)
+            elapsed = time.perf_counter_ns() - start
+            times[i].append(elapsed)
+            spent[i] += elapsed
+        if os.getppid() != _PARENT:
+            raise SystemExit("the process that asked for these times is gone")
+    gc.enable()
+    return times
+
+
+def _pin(threads: int) -> None:
+    """Keeps this process on the idlest processors, one per thread, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = os.sched_getaffinity(0)
+    busy = psutil.cpu_percent(interval=0.05, percpu=True)
+    idlest = sorted(allowed, key=lambda cpu: busy[cpu] if cpu < len(busy) else 0.0)
+    os.sched_setaffinity(0, idlest[:threads])
+
+
+def _flush_denormals() -> None:
+    """Has torch, where a runtime brought it, take denormal numbers for zero; other runtimes are told when they load."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_flush_denormal(True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,142 @@
+"""Time of one forecast, taken in a process of its own, in turn with a reference (DESIGN section 4).
+
+All statistics come from the samples that are kept in the record, so that each of them can be computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunecast.errors import UserError
+from prunecast.export.api import Inputs
+from prunecast.measure.child import INPUTS_FILE, JOB_FILE, LOADS, RESULT_FILE
+from prunecast.recipe import MeasureConfig
+from prunecast.records import Latency, Ratio, Timing
+
+KEPT_SAMPLES = 2000
+RESAMPLES = 2000
+SMALL_SAMPLE = 2.776 / 1.960 * math.sqrt(LOADS / (LOADS - 1))
+"""Student's 97.5 % quantile with LOADS - 1 = 4 degrees of freedom over the normal one; bias of the drawn variance."""
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def time_against(
+    runtime: str,
+    path: Path,
+    reference: Path | None,
+    inputs: Inputs,
+    config: MeasureConfig,
+    *,
+    reference_runtime: str | None = None,
+) -> Timing:
+    """Times a model, and a reference in turn with it; blocks meanwhile.
+
+    Args:
+        runtime: name of the runtime.
+        path: what the runtime loads.
+        reference: what the reference is loaded from; without one there is a latency but no speed-up.
+        inputs: at least `config.batch` real windows in raw units; the first ones are used.
+        config: threads, batch, warm-up, minimum count and time.
+        reference_runtime: when it is another one than `runtime`.
+
+    Raises:
+        UserError: when a path is no artefact of its runtime.
+        RuntimeError: when the timed process fails.
+    """
+    models = [(runtime, str(path.absolute()))]
+    if reference is not None:
+        models.append((reference_runtime or runtime, str(reference.absolute())))
+    job = config.model_dump(include={"threads", "warmup", "min_count", "min_time_s"}) | {"models": models}
+    result = _in_child(job, {name: values[: config.batch] for name, values in inputs.items()})
+    samples_ms = kept_samples(result["times_ns"])
+    return Timing(
+        runtime=runtime,
+        threads=config.threads,
+        batch=config.batch,
+        latency=summary(samples_ms[0]),
+        reference=None if reference is None else summary(samples_ms[1]),
+        speedup=None if reference is None else speedup(samples_ms[1], samples_ms[0]),
+        peak_memory_bytes=result["peak_memory_bytes"],
+        baseline_memory_bytes=result["baseline_memory_bytes"],
+        load_ms=round(result["load_ms"], 3),
+    )
+
+
+Samples = NDArray[np.float64]
+"""(LOADS, calls) times in ms of one model; call i of a load was in the same round as call i of the other model."""
+
+
+def kept_samples(times_ns: Sequence[Sequence[Sequence[int]]]) -> list[Samples]:
+    """Returns the samples of each model from times per load, model and call.
+
+    Every load keeps as many calls as the shortest one has, at most `KEPT_SAMPLES` together, evenly spaced.
+    """
+    calls = min(min(len(load[0]) for load in times_ns), KEPT_SAMPLES // len(times_ns))
+    thinned = [np.asarray(load)[:, np.linspace(0, len(load[0]) - 1, calls).round().astype(int)] for load in times_ns]
+    return list((np.stack(thinned, axis=1) / 1e6).round(4))
+
+
+def summary(samples_ms: Samples) -> Latency:
+    """Returns median and 95th percentile over all loads, with the samples themselves."""
+    return Latency(
+        median=float(np.median(samples_ms)),
+        p95=float(np.percentile(samples_ms, 95)),
+        n=samples_ms.size,
+        samples=tuple(samples_ms.ravel().tolist()),
+    )
+
+
+def speedup(reference_ms: Samples, ours_ms: Samples, seed: int = 1) -> Ratio:
+    """Returns reference median / our median with its 95 % interval by a hierarchical bootstrap.
+
+    Loads are drawn first; in each, whole blocks of sqrt(calls) consecutive rounds, since neighbouring calls are alike
+    (circular blocks: Politis and Romano 1992, "A circular block-resampling procedure for stationary data").
+    Both models take the same draws: the machine slows down and speeds up for both. So few loads as there are spread
+    too little when drawn: the interval is widened, on the scale of logarithms, by Student's quantile over the normal
+    one and by sqrt(loads / (loads - 1)).
+    """
+    loads, calls = ours_ms.shape
+    drawn = _draws(loads, calls, np.random.default_rng(seed))
+    reference, ours = (np.median(samples.ravel()[drawn], axis=1) for samples in (reference_ms, ours_ms))
+    ratio = float(np.median(reference_ms) / np.median(ours_ms))
+    spread = np.log(np.percentile(reference / ours, [2.5, 97.5]) / ratio)
+    low, high = ratio * np.exp(spread * SMALL_SAMPLE)
+    return Ratio(ratio=ratio, low=float(low), high=float(high))
+
+
+def _draws(loads: int, calls: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Returns (RESAMPLES, loads * calls) positions in the flattened samples."""
+    length = math.isqrt(calls)
+    load = generator.integers(loads, size=(RESAMPLES, loads, 1))
+    start = generator.integers(calls, size=(RESAMPLES, loads, math.ceil(calls / length), 1))
+    call = ((start + np.arange(length)) % calls).reshape(RESAMPLES, loads, -1)[:, :, :calls]
+    return (load * calls + call).reshape(RESAMPLES, -1)
+
+
+def _in_child(job: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="prunecast-") as name:
+        folder = Path(name)
+        (folder / JOB_FILE).write_text(json.dumps(job))
+        np.savez(folder / INPUTS_FILE, allow_pickle=False, **inputs)
+        command = [sys.executable, "-P", "-m", "prunecast.measure.child", name]
+        threads = dict.fromkeys(_THREAD_VARIABLES, str(job["threads"]))
+        done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise RuntimeError(f"the timed process failed: {reason}")
+        result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
+    if "error" in result:
+        raise UserError(result["error"])
+    return result

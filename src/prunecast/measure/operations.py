@@ -1,0 +1,204 @@
+"""Multiply-adds of one forecast, counted where torch dispatches them, whatever module asked for them.
+
+Counted are matrix products, convolutions, attention and Fourier transforms; einsum, linear layers and fused modules
+arrive here as these. Element-wise work (normalisation, activations, softmax) is not counted, as is usual. A complex
+multiply-add is four real ones. A fast Fourier transform of n points is taken as 2.5 n log2(n) real multiply-adds, half
+of that when one side is real (Cooley and Tukey 1965; half the usual count of floating-point operations).
+A causal mask saves nothing: what is masked is computed and thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunecast.measure.size import count_nonzero, real_numbers
+from prunecast.models.api import Forecaster, ForecasterConfig, build, example_inputs
+from prunecast.models.disk import SavedModel
+from prunecast.records import Operations
+
+_aten = torch.ops.aten
+
+
+def count_operations(saved: SavedModel, skips_zeros: bool = False) -> Operations:
+    """Returns dense, effective and executed multiply-adds of one forecast (batch 1).
+
+    Args:
+        saved: the model; pruned weights are zeros in it.
+        skips_zeros: whether the runtime in question leaves out products with a zero weight.
+    """
+    products = _products(saved.model, example_inputs(saved.model.config))
+    dense = sum(product.macs for product in products)
+    effective = sum(product.effective_macs() for product in products)
+    return Operations(dense_macs=dense, effective_macs=effective, executed_macs=effective if skips_zeros else dense)
+
+
+@lru_cache(maxsize=1024)
+def dense_macs(config: ForecasterConfig) -> int:
+    """Returns the multiply-adds of one forecast (batch 1) of a model of this config; computes and allocates nothing."""
+    with torch.device("meta"):
+        model, inputs = build(config), example_inputs(config)
+    return sum(product.macs for product in _products(model, inputs))
+
+
+def macs_per_weight(model: Forecaster) -> Mapping[str, float]:
+    """Returns how many multiply-adds of one forecast each number of a parameter takes part in, by parameter name.
+
+    A parameter that is used in parts gets the mean over its numbers; one that is in no product is absent.
+    """
+    sizes = {name: real_numbers(parameter) for name, parameter in model.named_parameters()}
+    total: Counter[str] = Counter()
+    for product in _products(model, example_inputs(model.config)):
+        together = sum(sizes[name] for name in product.parameters)
+        for name in product.parameters:
+            total[name] += product.macs * sizes[name] // together
+    return {name: macs / sizes[name] for name, macs in total.items()}
+
+
+@dataclass(frozen=True)
+class _Product:
+    """One counted operation; `weight` is the operand that was computed from `parameters` alone, if there is one."""
+
+    macs: int
+    weight: Tensor | None
+    parameters: frozenset[str]
+
+    def effective_macs(self) -> int:
+        """Returns the multiply-adds whose weight is not zero; each number of a weight is used equally often."""
+        if self.weight is None:
+            return self.macs
+        return self.macs * count_nonzero([self.weight]) // real_numbers(self.weight)
+
+
+def _products(model: nn.Module, inputs: Iterable[Tensor]) -> list[_Product]:
+    was_training = model.training
+    counter = _Counter(model)
+    try:
+        # not inference mode: there, composite operators would reach the counter in one piece
+        with torch.no_grad(), counter:
+            model.eval()(*inputs)
+    finally:
+        model.train(was_training)
+    return counter.products
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every product, and follows which tensors come from parameters and constants alone.
+
+    A weight often reaches its product as something computed from it: transposed, joined with others, converted.
+    `origins` knows such tensors by their memory: the parameters that went into them, none for constants.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products: list[_Product] = []
+        self.origins: dict[StorageWeakRef, frozenset[str]] = {}
+        for buffer in model.buffers():
+            self.origins[_memory(buffer)] = frozenset()
+        for name, parameter in model.named_parameters():
+            self.origins[_memory(parameter)] = frozenset([name])
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the mode would import torch._dynamo, which takes a second, to keep itself from being compiled
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        macs = _MACS.get(func.overloadpacket)
+        if macs is not None:
+            self._count(macs(args, out), [args[i] for i in _FACTORS.get(func.overloadpacket, ())])
+        self._follow(_tensors((*args, *kwargs.values())), _tensors(out))
+        return out
+
+    def _count(self, macs: int, factors: Sequence[Tensor]) -> None:
+        if any(factor.is_complex() for factor in factors):
+            macs *= 4
+        for factor in factors:
+            parameters = self.origins.get(_memory(factor))
+            if parameters:
+                self.products.append(_Product(macs, factor, parameters))
+                return
+        self.products.append(_Product(macs, None, frozenset()))
+
+    def _follow(self, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+        sources = [self.origins.get(_memory(operand)) for operand in operands]
+        known = None if None in sources else frozenset[str]().union(*(names for names in sources if names))
+        for result in results:
+            if known is None:
+                self.origins.pop(_memory(result), None)  # written in place: no constant any more
+            else:
+                self.origins[_memory(result)] = known
+
+
+def _memory(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """Returns the tensors in an operator's arguments or results: alone, or in a list or tuple."""
+    if isinstance(values, list | tuple):
+        return [tensor for value in values for tensor in _tensors(value)]
+    return [values] if isinstance(values, Tensor) else []
+
+
+_Macs = Callable[[tuple[Any, ...], Any], int]
+"""(arguments, result) -> multiply-adds."""
+
+
+def _matrix_product(first: int) -> _Macs:
+    """Of an operator whose argument `first` is the left factor."""
+    return lambda args, out: int(out.numel() * args[first].shape[-1])
+
+
+def _convolution(args: tuple[Any, ...], out: Tensor) -> int:
+    image, weight, transposed = args[0], args[1], args[6]
+    return int((image if transposed else out).numel() * weight[0].numel())
+
+
+def _attention(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> int:
+    query, steps = args[0], args[1].shape[-2]
+    return int((query.numel() + out[0].numel()) * steps)
+
+
+def _fourier(args: tuple[Any, ...], out: Tensor) -> int:
+    longer: Tensor = max(args[0], out, key=Tensor.numel)  # the real side of a real transform has all points
+    points = math.prod(longer.shape[dim] for dim in args[1])
+    both_complex = args[0].is_complex() and out.is_complex()
+    return round(longer.numel() * math.log2(points) * (2.5 if both_complex else 1.25))
+
+
+_FACTORS: Mapping[Any, tuple[int, int]] = {
+    _aten.mm: (0, 1),
+    _aten.bmm: (0, 1),
+    _aten.mv: (0, 1),
+    _aten.dot: (0, 1),
+    _aten.addmm: (1, 2),
+    _aten.baddbmm: (1, 2),
+    _aten.addmv: (1, 2),
+    _aten.convolution: (0, 1),
+}
+"""Which arguments are multiplied; one of them may be a weight. Attention and Fourier transforms have none."""
+
+_MACS: Mapping[Any, _Macs] = {
+    **{operator: _matrix_product(first) for operator, (first, _) in _FACTORS.items()},
+    _aten.convolution: _convolution,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention: _attention,
+    _aten._scaled_dot_product_efficient_attention: _attention,
+    _aten._scaled_dot_product_fused_attention_overrideable: _attention,
+    _aten._fft_r2c: _fourier,
+    _aten._fft_c2r: _fourier,
+    _aten._fft_c2c: _fourier,
+}

@@ -1,0 +1,47 @@
+"""How much there is to store: numbers that need no clock."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from prunecast.models.disk import SavedModel
+from prunecast.records import Size
+
+
+def measure_size(saved: SavedModel) -> Size:
+    """Returns parameters, non-zeros and bytes of a model; its held masks take no part in the bytes."""
+    model = saved.model
+    parameters = dict(model.named_parameters())
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    return Size(
+        parameters=sum(map(real_numbers, parameters.values())),
+        nonzero=count_nonzero(parameters.values()),
+        prunable=sum(real_numbers(parameters[name]) for name in model.prunable()),
+        raw_bytes=len(content),
+        zip_bytes=compressed_bytes(content),
+    )
+
+
+def compressed_bytes(content: bytes) -> int:
+    """Returns the length of the content after DEFLATE at level 9: what zeros save in a compressed file."""
+    return len(zlib.compress(content, level=9))
+
+
+def count_nonzero(tensors: Iterable[Tensor]) -> int:
+    """Returns how many real numbers in the tensors are not zero."""
+    return sum(int(torch.count_nonzero(as_real(tensor.detach()))) for tensor in tensors)
+
+
+def real_numbers(tensor: Tensor) -> int:
+    """Returns how many real numbers a tensor holds: a complex one counts as two."""
+    return tensor.numel() * (2 if tensor.is_complex() else 1)
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """Returns a complex tensor as real numbers with one more dimension, a real one as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -1,0 +1,217 @@
+"""A model folder or an exported artefact, opened: the same questions get the same answers from both.
+
+B batch, H horizon, O target channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from prunecast.batch import Batch
+from prunecast.data import catalog
+from prunecast.data.calendar import Times
+from prunecast.data.inputs import rows_for_forecast
+from prunecast.data.scaler import Scaler
+from prunecast.data.series import load_history, load_series
+from prunecast.data.windows import Prepared, WindowShape, prepare
+from prunecast.errors import UserError, near
+from prunecast.export.api import Predictor, Runtime
+from prunecast.export.units import raw_inputs
+from prunecast.measure.operations import count_operations
+from prunecast.measure.size import measure_size
+from prunecast.models.disk import Card, SavedModel, ScalerFacts
+from prunecast.recipe import DataConfig
+from prunecast.records import Timing
+from prunecast.registry import RUNTIMES
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Something that forecasts.
+
+    Attributes:
+        path: the folder or file.
+        runtime: name of the runtime that runs it.
+        saved: the model in it.
+    """
+
+    path: Path
+    runtime: str
+    saved: SavedModel
+
+    @property
+    def card(self) -> Card:
+        """What is known about the model but its tensors."""
+        return self.saved.card
+
+    def load(self, threads: int) -> Predictor:
+        """Returns the callable of its runtime."""
+        runtime: Runtime = RUNTIMES.load(self.runtime)
+        return runtime.load(self.path, threads)
+
+    def predictor(self) -> Callable[[Batch], Tensor]:
+        """Returns a function from a batch to its forecast, both in standardised units."""
+        return _standardised(self.load(threads=1), self.card)
+
+    def sizes(self) -> Row:
+        """Returns parameters, non-zeros and the share that is gone from the dense parent."""
+        size = measure_size(self.saved)
+        return {
+            "parameters": size.parameters,
+            "nonzero": size.nonzero,
+            "sparsity": sparsity(size.nonzero, self.card.dense_parameters),
+        }
+
+    def shipped(self, runtime: str, folder: Path) -> Path:
+        """Returns what a runtime loads: this artefact, this folder, or an export of it into a new folder.
+
+        Raises:
+            UserError: when it is an artefact of another runtime, or the runtime cannot run it.
+        """
+        if self.runtime == runtime:
+            return self.path
+        if self.path.is_file():
+            raise UserError(f"{self.path} is for the runtime {self.runtime!r}, and {runtime!r} was asked for")
+        kind: Runtime = RUNTIMES.load(runtime)
+        folder.mkdir()
+        return kind.export(self.saved, folder / f"model{kind.suffix}")
+
+    def measured(self, timing: Timing, shipped: Path) -> Row:
+        """Returns what `prunecast measure` says of it."""
+        size, operations = measure_size(self.saved), count_operations(self.saved)
+        row: Row = {
+            "path": str(self.path),
+            "runtime": timing.runtime,
+            "parameters": size.parameters,
+            "nonzero": size.nonzero,
+            "bytes": shipped.stat().st_size if shipped.is_file() else size.raw_bytes,
+            "macs": operations.dense_macs,
+            "effective_macs": operations.effective_macs,
+            "executed_macs": operations.executed_macs,
+            "peak_memory_bytes": timing.peak_memory_bytes,
+            "latency_ms": timing.latency.model_dump(include={"median", "p95", "n"}),
+        }
+        if timing.speedup is not None:
+            row["speedup"] = timing.speedup.model_dump()
+        return row
+
+
+def sparsity(nonzero: int, dense_parameters: int) -> float:
+    """Returns the share of the dense parent's parameters that is gone; 0 for a model without any."""
+    return 1 - nonzero / dense_parameters if dense_parameters else 0.0
+
+
+def _standardised(predict: Predictor, card: Card) -> Callable[[Batch], Tensor]:
+    chosen = [card.channels.index(target) for target in card.targets]
+    mean_O = torch.tensor([card.scaler.mean[channel] for channel in chosen], dtype=torch.float64)
+    std_O = torch.tensor([card.scaler.std[channel] for channel in chosen], dtype=torch.float64)
+
+    def forecast(batch: Batch) -> Tensor:
+        raw_BHO = torch.from_numpy(predict(raw_inputs(card, batch)))
+        return ((raw_BHO.double() - mean_O) / std_O).float()
+
+    return forecast
+
+
+def open_source(path: Path) -> Opened:
+    """Opens a model folder or an exported artefact.
+
+    Raises:
+        UserError: when the path is neither.
+    """
+    if path.is_dir():
+        return _opened(path, "eager")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: expected a model folder or an exported artefact")
+    suffixes = {RUNTIMES.load(name).suffix: name for name in RUNTIMES.names()}
+    if not path.suffix or path.suffix not in suffixes:
+        expected = ", ".join(sorted(filter(None, suffixes)))
+        raise UserError(f"{path} is no model: expected a model folder or a file that ends in {expected}")
+    return _opened(path, suffixes[path.suffix])
+
+
+def _opened(path: Path, name: str) -> Opened:
+    runtime: Runtime = RUNTIMES.load(name)
+    return Opened(path, name, runtime.read(path))
+
+
+def prepared_for_card(card: Card, data: str | None) -> Prepared:
+    """Returns the windows that a model is scored on, standardised by the model's own scaler.
+
+    Args:
+        card: of the model.
+        data: catalogue name or file; None for what the model was trained on, when the catalogue has it.
+
+    Raises:
+        UserError: when the data is not to be found, or lacks one of the model's channels.
+    """
+    series = load_series(data_config(card, data))
+    missing = [name for name in card.channels if name not in series.channels]
+    if missing:
+        raise UserError(
+            f"{series.name}: no column {missing[0]!r}, which the model needs; {near(missing[0], series.channels)}"
+        )
+    shape = window_shape(card)
+    return prepare(
+        series.select(card.channels, card.targets),
+        data_config(card, data),
+        lookback=shape.lookback,
+        horizon=shape.horizon,
+        label_len=shape.label_len,
+        scalers=(_scaler(card.scaler), _scaler(card.covariate_scaler)),
+    )
+
+
+def data_config(card: Card, data: str | None) -> DataConfig:
+    """Returns the data section that fits a model."""
+    if data is None and card.data.name not in catalog.names():
+        raise UserError(f"the model was trained on the file {card.data.name!r}; say where it is with --data FILE")
+    name = card.data.name if data is None else data
+    from_catalog = name in catalog.names()
+    return DataConfig(
+        name=name,
+        freq=card.freq,
+        covariates=card.covariates,
+        time_column=None if from_catalog else card.data.time_column,
+        fill="refuse" if from_catalog else card.data.fill,
+        split=card.data.split,
+    )
+
+
+def window_shape(card: Card) -> WindowShape:
+    """Returns the shape of a model's windows."""
+    return WindowShape(*(int(card.model[key]) for key in ("lookback", "horizon", "label_len")))
+
+
+def _scaler(facts: ScalerFacts) -> Scaler:
+    return Scaler.of(facts.mean, facts.std)
+
+
+def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
+    """Returns what follows a file's last row: a time column and one column per target, in the file's units.
+
+    Raises:
+        UserError: when the file does not fit the model.
+    """
+    card = opened.card
+    history = load_history(file, card.channels, card.covariates, fill=fill)
+    rows = rows_for_forecast(
+        history, window_shape(card), card.freq, _scaler(card.scaler), _scaler(card.covariate_scaler)
+    )
+    y_HO = opened.load(threads=1)(raw_inputs(card, rows))[0]
+    return _table(rows.times, y_HO, card)
+
+
+def _table(times: Times, y_HO: np.ndarray[Any, Any], card: Card) -> pd.DataFrame:
+    columns: Mapping[str, Any] = {"date": times} | {name: y_HO[:, number] for number, name in enumerate(card.targets)}
+    return pd.DataFrame(columns)

@@ -1,0 +1,178 @@
+"""Downloads against a server on this machine: whole and right, or nothing at all."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from prunecast.data import catalog
+from prunecast.data.catalog import Entry
+from prunecast.data.fetch import download, https_client
+from prunecast.data.locate import find, git_blob_id, hash_file, locate, verified
+from prunecast.data.series import load_series
+from prunecast.errors import UserError
+from prunecast.recipe import DataConfig
+
+CONTENT = b"date,a\n2020-01-01,1\n2020-01-02,2\n2020-01-03,3\n"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Answers(BaseHTTPRequestHandler):
+    """/good: the file; /short: it breaks off; /long: more than announced room; everything else: 404."""
+
+    def do_GET(self) -> None:
+        if self.path not in ("/good", "/short", "/endless"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if self.path != "/endless":
+            self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write({"/good": CONTENT, "/short": CONTENT[:20], "/endless": CONTENT * 50}[self.path])
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+
+
+def entry_at(url: str, **changes: object) -> Entry:
+    base = Entry(name="x", about="x", file="x.csv", frequency="D", season=7, max_bytes=1000, sha256=(SHA256,))
+    return base.model_copy(update={"url": url, **changes})
+
+
+def fetch(entry: Entry, folder: Path, *, accept_unverified: bool = False) -> Path:
+    client = httpx.Client(follow_redirects=True, trust_env=False)
+    return download(entry, folder, client=client, accept_unverified=accept_unverified, quiet=True)
+
+
+def test_right_file_is_stored_whole(server: str, tmp_path: Path) -> None:
+    path = fetch(entry_at(f"{server}/good"), tmp_path / "new" / "cache")
+    assert path.read_bytes() == CONTENT
+    assert [item.name for item in path.parent.iterdir()] == ["x.csv"]
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "message"),
+    [
+        ("/good", {"sha256": ("0" * 64,)}, "is not x as published: expected hash 0{64}, found"),
+        ("/good", {"sha256": (), "git_blob": "0" * 40}, "is not x as published"),
+        ("/short", {}, "failed: peer closed connection"),
+        ("/good", {"max_bytes": 20}, "larger than the expected 20 bytes"),
+        ("/endless", {}, "larger than the expected 1000 bytes"),
+        ("/absent", {}, "failed: Client error '404 Not Found'"),
+    ],
+)
+def test_wrong_file_is_refused_and_leaves_nothing(
+    server: str, tmp_path: Path, path: str, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        fetch(entry_at(server + path, **changes), tmp_path)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_server_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/good"
+        with pytest.raises(UserError, match=r"x: download from .* failed: .*; try again, or put x.csv into the folder"):
+            fetch(entry_at(address), tmp_path)
+
+
+def test_git_blob_alone_verifies(server: str, tmp_path: Path) -> None:
+    entry = entry_at(f"{server}/good", sha256=(), git_blob=git_blob_id(CONTENT))
+    assert verified(entry, fetch(entry, tmp_path).read_bytes(), tmp_path / "x.csv") == SHA256
+
+
+def test_git_blob_id_is_that_of_git() -> None:
+    assert git_blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_other_line_ends_are_named_by_the_first_hash(tmp_path: Path) -> None:
+    windows = CONTENT.replace(b"\n", b"\r\n")
+    entry = entry_at("https://x", sha256=(SHA256, hashlib.sha256(windows).hexdigest()))
+    assert verified(entry, windows, tmp_path / "x.csv") == verified(entry, CONTENT, tmp_path / "x.csv") == SHA256
+
+
+def test_unknown_hash_has_to_be_accepted(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = entry_at(f"{server}/good", sha256=())
+    with pytest.raises(UserError, match=r"no hash is known .* add --accept-unverified"):
+        fetch(entry, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    path = fetch(entry, tmp_path, accept_unverified=True)
+    assert SHA256 in capsys.readouterr().err
+    assert hash_file(path).read_text() == f"{SHA256}  x.csv\n"
+    assert verified(entry, CONTENT, path) == SHA256
+    with pytest.raises(UserError, match="is not the x first seen"):
+        verified(entry, CONTENT + b"\n", path)
+
+
+def test_plain_http_is_refused_also_in_a_redirect(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(302, headers={"Location": "http://example.org/x.csv"})
+
+    client = https_client(httpx.MockTransport(answer))
+    with pytest.raises(UserError, match=r"refused to download from http://example\.org/x\.csv: expected https"):
+        download(entry_at("https://example.org/x.csv"), tmp_path, client=client, quiet=True)
+    with pytest.raises(UserError, match="expected https"):
+        download(entry_at("http://example.org/x.csv"), tmp_path, quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_https_redirect_is_followed(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "example.org":
+            return httpx.Response(302, headers={"Location": "https://mirror.example.org/x.csv"})
+        return httpx.Response(200, stream=httpx.ByteStream(CONTENT))
+
+    client = https_client(httpx.MockTransport(answer))
+    path = download(entry_at("https://example.org/x.csv"), tmp_path, client=client, quiet=True)
+    assert path.read_bytes() == CONTENT
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        fetch(entry_at("https://example.org/x.csv"), tmp_path / "file")
+
+
+def test_lookup_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    monkeypatch.setenv("PRUNECAST_DATA", str(data))
+    monkeypatch.setenv("PRUNECAST_CACHE", str(cache))
+    entry = catalog.entry("ETTh1")
+    assert find(entry) is None
+    for folder in (cache, data):
+        folder.mkdir()
+        (folder / "ETTh1.csv").write_bytes(CONTENT)
+        assert locate(entry) == folder / "ETTh1.csv"
+    assert find(catalog.entry("synthetic-load")) is None
+
+
+def test_foreign_file_in_the_data_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNECAST_DATA", str(tmp_path))
+    (tmp_path / "ETTh1.csv").write_bytes(CONTENT)
+    with pytest.raises(UserError, match=r"ETTh1\.csv is not ETTh1 as published: expected hash f18de3ad"):
+        load_series(DataConfig(name="ETTh1"))
+
+
+def test_unhashed_set_is_checked_by_its_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNECAST_DATA", str(tmp_path))
+    (tmp_path / "electricity.csv").write_bytes(CONTENT)
+    with pytest.raises(UserError, match="expected 26304 rows of 321 channels, found 3 of 1"):
+        load_series(DataConfig(name="ECL"))

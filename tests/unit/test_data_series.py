@@ -1,0 +1,210 @@
+"""Own files: what is read, and the one clear line for what is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunecast.data.series import Series, load_series
+from prunecast.errors import UserError
+from prunecast.recipe import DataConfig
+
+GOOD = "date,a,b\n2020-01-01,1,4\n2020-01-02,2,5\n2020-01-03,3,6\n"
+
+
+def load(folder: Path, content: str | bytes, **config: object) -> Series:
+    path = folder / "own.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return load_series(DataConfig.model_validate({"name": str(path), **config}))
+
+
+def hourly(rows: int, *, zone: str = "") -> str:
+    times = pd.date_range("2020-01-01", periods=rows, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
+    return "time,x\n" + "".join(f"{time}{zone},{row}\n" for row, time in enumerate(times))
+
+
+def test_plain_file(tmp_path: Path) -> None:
+    series = load(tmp_path, GOOD)
+    assert (series.name, series.channels, series.targets, series.frequency) == ("own.csv", ("a", "b"), None, "D")
+    np.testing.assert_array_equal(series.values_TC, [[1, 4], [2, 5], [3, 6]])
+    assert series.times[0] == np.datetime64("2020-01-01")
+    assert series.season == 7
+    assert len(series.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + GOOD.encode(),
+        GOOD.replace("\n", "\r\n").encode(),
+        GOOD.replace(",", ";").encode(),
+        GOOD.replace(",", "\t").encode(),
+        b'"date","a","b"\n"2020-01-01","1","4"\n"2020-01-02","2","5"\n"2020-01-03","3","6"\n',
+        b"date; a; b\n01.01.2020;1,0;4\n02.01.2020;2,0;5\n03.01.2020;3,0;6\n",
+        b"date,a,b\n1/1/2020,1,4\n1/2/2020,2,5\n1/3/2020,3,6\n",
+        b"date,a,b\n1/1/2020 0:00,1,4\n2/1/2020 0:00,2,5\n3/1/2020 0:00,3,6\n",
+        b"Timestamp,a,b\n1577836800,1,4\n1577923200,2,5\n1578009600,3,6\n",
+        b"timestamp,a,b\n1577836800000,1,4\n1577923200000,2,5\n1578009600000,3,6\n",
+        b"date,a,b\n2020-01-01T01:00:00+01:00,1,4\n2020-01-02T00:00:00Z,2,5\n2020-01-03T02:00:00+02:00,3,6\n",
+        b"a,when,b\n1,2020-01-01,4\n2,2020-01-02,5\n3,2020-01-03,6\n",
+    ],
+    ids=[
+        "byte order mark", "windows line ends", "semicolons", "tabs", "quotes", "decimal commas", "month first",
+        "day first", "seconds", "milliseconds", "zones", "time in the middle",
+    ],
+)  # fmt: skip
+def test_common_forms_of_csv_are_read_alike(tmp_path: Path, content: bytes) -> None:
+    series, plain = load(tmp_path, content), load(tmp_path, GOOD)
+    assert series.channels == plain.channels
+    np.testing.assert_array_equal(series.values_TC, plain.values_TC)
+    np.testing.assert_array_equal(series.times, plain.times)
+
+
+def test_time_in_a_zone_becomes_utc(tmp_path: Path) -> None:
+    assert load(tmp_path, hourly(5, zone="+02:00")).times[0] == np.datetime64("2019-12-31T22:00")
+
+
+def test_parquet_is_read_by_content(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"ds": pd.date_range("2020-01-01", periods=4, freq="15min"), "x": [1.0, 2, 3, 4], "on": [True] * 4}
+    )
+    path = tmp_path / "own.anything"
+    pq.write_table(pa.Table.from_pandas(frame), path)
+    series = load_series(DataConfig(name=str(path)))
+    assert (series.channels, series.frequency) == (("x", "on"), "15min")
+    np.testing.assert_array_equal(series.values_TC[:, 1], 1)
+
+
+def test_targets_and_covariates(tmp_path: Path) -> None:
+    content = "date,a,sun,b\n2020-01-01,1,7,4\n2020-01-02,2,8,5\n2020-01-03,3,9,6\n"
+    series = load(tmp_path, content, targets=("b",), covariates=("sun",))
+    assert (series.channels, series.targets, series.covariates) == (("a", "b"), (1,), ("sun",))
+    np.testing.assert_array_equal(series.covariates_TK, [[7], [8], [9]])
+    assert series.select(("b",), ("b",)).values_TC.tolist() == [[4], [5], [6]]
+
+
+def test_time_column_can_be_named(tmp_path: Path) -> None:
+    content = GOOD.replace("date", "made").replace("a", "date", 1).replace("mdatede", "made")
+    assert "made,date,b" in content
+    assert load(tmp_path, content, time_column="made").channels == ("date", "b")
+
+
+def test_constant_channel_is_allowed(tmp_path: Path) -> None:
+    assert load(tmp_path, "date,a\n2020-01-01,1\n2020-01-02,1\n2020-01-03,1\n").channels == ("a",)
+
+
+def rows(*values: str) -> str:
+    return "date,a,b\n" + "".join(f"2020-01-{day:02},{value}\n" for day, value in enumerate(values, 1))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "a,b\n1,2\n3,4\n",
+            "has no time column: expected one called 'date' or 'time', or one of dates; found 'a', 'b'",
+        ),
+        ("plain prose\nwithout a single number\n", "has no time column: expected one called 'date' or 'time'"),
+        (rows("1,2", "x1,3", "2,2"), "column 'a', row 2: expected a number, found 'x1'"),
+        (
+            rows("1,2", ",3", "2,2", "NaN,1"),
+            "column 'a': 2 values are missing (NaN), the first in row 2; set fill to ffill",
+        ),
+        (rows("1,2", "1,3", "2,-inf"), "column 'b', row 3: expected a finite number, found inf"),
+        ("date,a,a\n2020-01-01,1,2\n", "column 'a' stands twice"),
+        ("date,,a\n2020-01-01,1,2\n2020-01-02,1,2\n", "column 2 has no name"),
+        ("date\n2020-01-01\n2020-01-02\n2020-01-03\n", "has no column of numbers beside the times"),
+        ("date,a\n2020-01-01,1\nsoon,2\n", "column 'date', row 2: expected a date or time, found 'soon'"),
+        ("date,a\n2020-01-01,1\n,2\n", "column 'date', row 2: expected a date or time, found nothing"),
+        ("time,a\n10:00,1\n11:00,2\n", "column 'time', row 1: expected a date or time, found"),
+        ("date,a\n5,1\n6,2\n", "column 'date', row 1: expected a date or time, found 5"),
+        ("date,a\n2020-01-01,1\n2020-01-01,2\n2020-01-02,3\n", "row 2 (2020-01-01T00:00:00) repeats row 1"),
+        ("date,a\n2020-01-02,1\n2020-01-01,2\n2020-01-03,3\n", "row 2 (2020-01-01T00:00:00) goes back behind row 1"),
+        ("date,a\n2020-01-01,1\n2020-01-02,2\n", "expected at least 3 rows, found 2"),
+        (
+            "date,a\n2020-01-01,1\n2020-01-02,2\n2020-01-03,2\n2020-01-05,3\n",
+            "1 time steps are missing, the first after row 3",
+        ),
+        ("date,a\n2020-01-01,1\n2020-01-02,2\n2020-01-03,2\n2029-01-05,3\n", "more than there are; resample the file"),
+        (
+            "time,a\n2020-01-01 00:00,1\n2020-01-01 01:00,2\n2020-01-01 02:00,3\n2020-01-01 02:20,4\n",
+            "times are irregular: row 4 (2020-01-01T02:20:00) is no whole number of steps",
+        ),
+        ("", "is empty, expected a CSV or Parquet file"),
+        (" \n\n", "is empty, expected a CSV or Parquet file"),
+        ("date,a\n", "has no rows"),
+        (
+            "date,a\n2020-01-01,1\n2020-01-02\n",
+            "not a well-formed CSV file: CSV parse error: Expected 2 columns, got 1",
+        ),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither CSV nor Parquet: it holds binary data"),
+        ("date,\xb5\n2020-01-01,1\n".encode("latin-1"), "found byte 0xb5 at position 5; save it as UTF-8"),
+        (b"PAR1 and no more", "not a whole Parquet file"),
+    ],
+)
+def test_bad_content_is_one_clear_line(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        load(tmp_path, content)
+    assert "own.csv" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"targets": ("c",)}, "data.targets: no column 'c'; known: a, b"),
+        ({"targets": ()}, "data.targets: expected at least one channel"),
+        ({"targets": ("a", "a")}, "data.targets: expected each column once, found a, a"),
+        ({"covariates": ("bb",)}, "data.covariates: no column 'bb'; did you mean 'b'?"),
+        ({"covariates": ("a", "b")}, "data.covariates: expected to leave at least one channel"),
+        ({"covariates": ("a",), "targets": ("a",)}, "data.targets: no column 'a'"),
+        ({"time_column": "dat"}, "time column 'dat' is missing; did you mean 'date'?"),
+    ],
+)
+def test_bad_names_are_one_clear_line(tmp_path: Path, config: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(tmp_path, GOOD, **config)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ETTh3", "unknown data set 'ETTh3' and no such file; did you mean"),
+        ("absent.csv", "absent.csv: no such file"),
+        ("folder/absent", "folder/absent: no such file"),
+        (".", ".: is a directory, expected a CSV or Parquet file"),
+    ],
+)
+def test_nothing_there_is_one_clear_line(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_series(DataConfig(name=name))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"fill": "ffill"}, "data.fill: synthetic-load is used as published"),
+        ({"time_column": "hour"}, "data.time_column: expected 'date' for synthetic-load, found 'hour'"),
+    ],
+)
+def test_catalogue_sets_are_used_as_published(config: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_series(DataConfig.model_validate({"name": "synthetic-load", **config}))
+
+
+def test_unfolding_of_a_parquet_file_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunecast.data.table.MAX_CELLS", 100)
+    pq.write_table(pa.table({"date": [0] * 60, "x": [1.0] * 60}), tmp_path / "bomb.parquet")
+    with pytest.raises(UserError, match=r"bomb\.parquet: has more than 100 values"):
+        load_series(DataConfig(name=str(tmp_path / "bomb.parquet")))
+
+
+def test_own_split_overrides_the_published_one() -> None:
+    series = load_series(DataConfig(name="synthetic-load", split=(0.5, 0.25, 0.25)))
+    assert tuple(series.split.lengths(1000, "h")) == (500, 250, 250)

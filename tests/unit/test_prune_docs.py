@@ -1,0 +1,85 @@
+"""The examples of docs/new-pruner.md run, and what it says of the registry holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from tests.unit.prune_models import ENTRY, coupled, macs, macs_per_weight
+
+from prunecast.batch import Batch
+from prunecast.prune.apply import prune
+from prunecast.recipe import PruneConfig
+from prunecast.registry import ALLOCATIONS, GRANULARITIES, METHODS, MODELS, SCORES
+
+PAGE = Path(__file__).parents[2] / "docs" / "new-pruner.md"
+
+
+@pytest.fixture
+def _documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    module = ModuleType("documented_pruner")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(MODELS.entries, "coupled", ENTRY)
+    for name, path in re.findall(r'^    "([\w-]+)": "([\w.:]+)",$', text, re.MULTILINE):
+        table = {"scores": SCORES, "allocate": ALLOCATIONS, "methods": METHODS}[re.split(r"[.:]", path)[-2]]
+        monkeypatch.setitem(table.entries, name, f"documented_pruner:{path.partition(':')[2]}")
+
+
+def _batches(count: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(4)
+    marks = torch.zeros(16, 8, 4)
+    return [
+        Batch(torch.randn(16, 8, 2, generator=generator), torch.randn(16, 5, 2, generator=generator), marks, marks)
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.usefixtures("_documented")
+def test_the_documented_score_and_allocation_make_a_method() -> None:
+    model = coupled()
+    config = PruneConfig(method="taylor-element-row", sparsity=0.5)
+    pruned = prune(model, config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=_batches(3))
+    assert pruned.outcome.realised == round(0.5 * pruned.outcome.total)
+    for mask in pruned.masks.values():
+        removed_per_row = (~mask).sum(1).double()
+        assert (removed_per_row - mask.shape[1] / 2).abs().max() < 1
+    other = prune(model, config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=_batches(1))
+    assert not all(torch.equal(other.masks[name], mask) for name, mask in pruned.masks.items())
+
+
+@pytest.mark.usefixtures("_documented")
+def test_the_documented_recombination_prunes_the_weakest_units_of_the_model() -> None:
+    model = coupled()
+    with torch.no_grad():
+        model.blocks[1].up.weight[3:] *= 1e-3
+        model.blocks[1].up.bias[3:] *= 1e-3
+        model.blocks[1].down.weight[:, 3:] *= 1e-3
+    config = PruneConfig(method="magnitude-unit-global", sparsity=0.25)
+    pruned = prune(model, config, seed=1, cost=macs, weight_cost=macs_per_weight)
+    assert pruned.model.config.hidden[1] <= 3
+    assert pruned.model.config.width == 12
+
+
+def test_methods_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from prunecast.registry import METHODS;"
+        "print([METHODS.load(name).name for name in METHODS.names()] == list(METHODS.names()), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_methods_name_registered_parts() -> None:
+    for name in METHODS.names():
+        method = METHODS.load(name)
+        for table, part in ((SCORES, method.score), (ALLOCATIONS, method.allocation)):
+            assert callable(table.load(part))
+        assert callable(GRANULARITIES.load(method.granularity))

@@ -1,0 +1,96 @@
+"""The store: a stage's folder is whole or absent, one writer, failures kept apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunecast.errors import UserError
+from prunecast.records import Failure
+from prunecast.store import Store, new_directory, new_file
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "a" / "model") as directory:
+        (directory / "file").write_text("x")
+        assert not (tmp_path / "a" / "model").exists()
+    assert (tmp_path / "a" / "model" / "file").read_text() == "x"
+    assert not leftovers(tmp_path)
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), new_directory(tmp_path / "model") as directory:
+        (directory / "file").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_exists_is_refused_and_kept(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_text("precious")
+    with pytest.raises(UserError, match="exists"), new_file(target):
+        pytest.fail("the block must not run")
+    with pytest.raises(UserError, match="exists"), new_directory(target):
+        pytest.fail("the block must not run")
+    assert target.read_text() == "precious"
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), new_directory(tmp_path / "file" / "model"):
+        pytest.fail("the block must not run")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*No space left"), new_directory(tmp_path / "model") as directory:
+        (directory / "part").write_text("x")
+        Path("/dev/full").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_writer_at_a_time_and_the_lock_dies_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from prunecast.store import Store\n"
+        f"with Store(Path({str(tmp_path)!r})).writer():\n    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert Store(tmp_path).is_held()
+        with pytest.raises(UserError, match="in use"), Store(tmp_path).writer():
+            pytest.fail("two writers")
+        holder.kill()
+    assert not Store(tmp_path).is_held()
+    with Store(tmp_path).writer():
+        pass
+
+
+def test_a_writer_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / "ab" / ".abcd.x1").mkdir(parents=True)
+    with Store(tmp_path).writer():
+        assert not leftovers(tmp_path)
+
+
+def test_failures_are_kept_and_forgiven(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    failure = Failure(stage="train", fingerprint="ab12", label="train x", reason="diverged")
+    store.fail(failure)
+    store.fail(failure)
+    assert store.failures() == [failure]
+    store.forgive("ab12")
+    assert store.failures() == []
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.directory("ab12").mkdir(parents=True)
+    (store.directory("ab12") / "record.json").write_text('{"stage": "tr')
+    with pytest.raises(UserError, match="not a whole record"):
+        store.record("ab12")
