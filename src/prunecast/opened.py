@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -61,6 +61,9 @@ class Opened:
 
     def predictor(self) -> Callable[[Batch], Tensor]:
         """Returns a function from a batch to its forecast, both in standardised units."""
+        if self.path.is_dir():  # no detour by raw units, so that the scores of training come back to the last bit
+            model = self.saved.model
+            return lambda batch: cast("Tensor", model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF))
         return _standardised(self.load(threads=1), self.card)
 
     def sizes(self) -> Row:

@@ -15,7 +15,7 @@ from prunecast.registry import MODELS
 def resolved(recipe: Recipe, series: Series) -> Recipe:
     """Returns the recipe with every key of the model section set.
 
-    Channels, targets and the width of the marks come from the series; the decoder's known part is half the
+    Channels, targets, season and the width of the marks come from the series; the decoder's known part is half the
     look-back when it is not given, as published; the data's name loses its path.
 
     Raises:
@@ -28,6 +28,8 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
     lookback = values.setdefault("lookback", ForecasterConfig.model_fields["lookback"].default)
     if "label_len" not in values and isinstance(lookback, int):
         values["label_len"] = lookback // 2
+    if "period" in kind.Config.model_fields:
+        values.setdefault("period", series.season)
     values |= {
         "channels": len(series.channels),
         "targets": series.targets,

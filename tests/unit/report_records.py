@@ -305,9 +305,7 @@ def study(
                 last = maker.pruned(dense, method, sparsity, finetuned=True)
                 models.append((last, dense))
                 if method.startswith("structured"):
-                    same = maker.dense(
-                        model, seed, role="small-dense", compared_with=last, share=1 - sparsity
-                    )
+                    same = maker.dense(model, seed, role="small-dense", compared_with=last, share=1 - sparsity)
                     models.append((same, dense))
         if measured:
             for record, reference in models:
@@ -318,7 +316,10 @@ def study(
 def failure() -> Failure:
     """A stage that could not end."""
     return Failure(
-        stage="finetune", fingerprint="ffff0000", label="dlinear · random 95 % · seed 2", reason="loss became NaN at step 31"
+        stage="finetune",
+        fingerprint="ffff0000",
+        label="dlinear · random 95 % · seed 2",
+        reason="loss became NaN at step 31",
     )
 
 

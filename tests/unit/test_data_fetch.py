@@ -26,7 +26,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Answers(BaseHTTPRequestHandler):
-    """/good: the file; /short: it breaks off; /long: more than announced room; everything else: 404."""
+    """/good: the file; /short: it breaks off; /endless: far more, its length not announced; everything else: 404."""
 
     def do_GET(self) -> None:
         if self.path not in ("/good", "/short", "/endless"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecast.data.check import check_file
@@ -50,17 +50,17 @@ def test_interpolate_draws_a_straight_line(gappy: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "fill", "message"),
     [
-        (GAPPY, "refuse", "1 time steps are missing, the first after row 3 (2020-01-01T02:00:00)"),
+        (GAPPY, "refuse", "missing time steps: 1, the first after row 3 (2020-01-01T02:00:00)"),
         (
             GAPPY,
             "interpolate:1",
-            "column 'b': 1 values are missing (NaN), the first in row 6 which interpolate:1 cannot fill",
+            "column 'b': missing values (NaN): 1, the first in row 6 which interpolate:1 cannot fill",
         ),
         (GAPPY.replace("3,30", ",30"), "interpolate:2", "column 'a': 3 values in a row are missing from row 2"),
         (
             GAPPY.replace("1,10", ",10"),
             "ffill",
-            "column 'a': 2 values are missing (NaN), the first in row 1 which ffill",
+            "column 'a': missing values (NaN): 2, the first in row 1 which ffill",
         ),
     ],
 )
@@ -70,6 +70,7 @@ def test_what_cannot_be_filled_is_one_clear_line(gappy: Path, content: str, fill
         load_series(DataConfig(name=str(gappy), fill=fill))
 
 
+@settings(deadline=None)  # a busy machine is not a wrong result
 @given(st.lists(st.booleans(), max_size=40))
 def test_longest_run_is_the_longest(flags: list[bool]) -> None:
     text = "".join("x" if flag else "." for flag in flags)
@@ -88,7 +89,10 @@ def test_check_lists_what_is_there_and_what_is_wrong(gappy: Path) -> None:
     )
     assert [tuple(channel.model_dump().values()) for channel in check.channels] == [("a", 1, 6, 1), ("b", 10, 60, 1)]
     assert [(item.after, item.before) for item in check.breaks] == [("2020-01-01T02:00:00", "2020-01-01T04:00:00")]
-    assert len(check.problems) == 1
+    assert [problem.split(", ")[0] for problem in check.problems] == [
+        "missing time steps: 1",
+        "column 'a': missing values (NaN): 1",
+    ]
     assert check_file(gappy, fill="ffill").problems == ()
 
 
@@ -114,6 +118,14 @@ def test_check_never_refuses_a_file_that_can_be_read(tmp_path: Path, content: st
     json.dumps(check.model_dump(mode="json"), allow_nan=False)
 
 
+@pytest.mark.parametrize("fill", ["mean", "interpolate", "interpolate:0", "ffill "])
+def test_unknown_fill_is_refused(gappy: Path, fill: str) -> None:
+    with pytest.raises(UserError, match="fill: expected refuse, ffill or interpolate:N, found"):
+        check_file(gappy, fill=fill)
+    with pytest.raises(UserError, match="fill: expected refuse, ffill or interpolate:N, found"):
+        load_history(gappy, ("a",), fill=fill)
+
+
 def test_check_refuses_what_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\0\1\2")
     with pytest.raises(UserError, match="binary"):
@@ -137,5 +149,5 @@ def test_history_goes_on_into_the_future_of_its_covariates(tmp_path: Path) -> No
     assert history.series.values_TC.tolist() == [[1], [2], [3]]
     assert history.series.covariates_TK.tolist() == [[7], [8], [9]]
     assert history.future_TK.tolist() == [[5], [6]]
-    with pytest.raises(UserError, match="column 'a': 2 values are missing"):
+    with pytest.raises(UserError, match=r"column 'a': missing values \(NaN\): 2"):
         load_history(path, ("a",))

@@ -49,7 +49,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot write .*No space left"), new_directory(tmp_path / "model") as directory:
+    with (
+        pytest.raises(UserError, match=r"cannot write .*No space left"),
+        new_directory(tmp_path / "model") as directory,
+    ):
         (directory / "part").write_text("x")
         Path("/dev/full").write_text("x")
     assert list(tmp_path.iterdir()) == []

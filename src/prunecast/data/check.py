@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from prunecast.data.calendar import Times, usual_frequency
 from prunecast.data.columns import Frame, to_frame
-from prunecast.data.gaps import REFUSE, Break, breaks_of, filled, iso, on_grid
+from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, iso, on_grid
 from prunecast.data.series import problems_of
 from prunecast.data.table import read_table
 from prunecast.errors import UserError
@@ -46,8 +46,9 @@ def check_file(path: Path, *, time_column: str | None = None, fill: str = REFUSE
         fill: what is to be done with gaps; gaps that it closes are no problem.
 
     Raises:
-        UserError: when the file cannot be read as a table at all.
+        UserError: when the file cannot be read as a table at all, or `fill` is none that there is.
     """
+    check_fill(fill)
     frame = to_frame(read_table(path).columns, time_column)
     times = frame.times[~np.isnat(frame.times)]
     return DataCheck(
@@ -79,11 +80,10 @@ def _channel(name: str, values: NDArray[np.float64], missing: int) -> ChannelChe
 
 
 def _problems(frame: Frame, fill: str) -> tuple[str, ...]:
-    problems = problems_of(frame)
-    if problems:
-        return problems
-    try:
-        filled(on_grid(frame, fill), fill)
-    except UserError as error:
-        return (str(error),)
-    return ()
+    problems = list(problems_of(frame))
+    for close in () if problems else (on_grid, filled):
+        try:
+            frame = close(frame, fill)
+        except UserError as error:
+            problems.append(str(error))
+    return tuple(problems)

@@ -6,6 +6,7 @@ line over at most N missing values in a row).
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,18 @@ from prunecast.errors import UserError
 from prunecast.records import Record
 
 REFUSE = "refuse"
-_ADVICE = "set fill to ffill or interpolate:N, or repair the file"
+_FILL = re.compile(r"refuse|ffill|interpolate:[1-9]\d*")
+_ADVICE = "set data.fill (or --fill) to ffill or interpolate:N, or repair the file"
+
+
+def check_fill(fill: str) -> None:
+    """Checks a fill that no recipe has checked.
+
+    Raises:
+        UserError: when it is none of those that there are.
+    """
+    if not _FILL.fullmatch(fill):
+        raise UserError(f"fill: expected refuse, ffill or interpolate:N, found {fill!r}")
 
 
 class Break(Record):
@@ -77,9 +89,9 @@ def on_grid(frame: Frame, fill: str) -> Frame:
 def _check_holes(times: Times, positions: NDArray[np.int64], fill: str) -> None:
     missing = int(positions[-1]) + 1 - len(times)
     row = int(np.flatnonzero(np.diff(positions) > 1)[0])
-    where = f"{missing} time steps are missing, the first after row {row + 1} ({iso(times[row])})"
+    where = f"missing time steps: {missing}, the first after row {row + 1} ({iso(times[row])})"
     if missing > len(times):
-        raise UserError(f"{where}: more than there are; resample the file")
+        raise UserError(f"{where}; that is more than there are: resample the file")
     if fill == REFUSE:
         raise UserError(f"{where}; {_ADVICE}")
 
@@ -111,7 +123,7 @@ def _missing(values_TN: NDArray[np.float64], names: tuple[str, ...]) -> str:
     empty_TN = np.isnan(values_TN)
     column = int(empty_TN.any(axis=0).argmax())
     count, row = int(empty_TN[:, column].sum()), int(empty_TN[:, column].argmax())
-    return f"column {names[column]!r}: {count} values are missing (NaN), the first in row {row + 1}"
+    return f"column {names[column]!r}: missing values (NaN): {count}, the first in row {row + 1}"
 
 
 def _forward(values_TN: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -47,7 +47,3 @@ class Scaler:
     def inverse(self, values: NDArray[np.floating]) -> Array:
         """Returns standardised values (..., C) in raw units."""
         return np.asarray(values, dtype=np.float64) * self.std + self.mean
-
-    def select(self, channels: Sequence[int] | None) -> Scaler:
-        """Returns the scaler of some channels; of all when None."""
-        return self if channels is None else Scaler(self.mean[list(channels)], self.std[list(channels)])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prunecast.data import catalog
 from prunecast.data.calendar import Times, frequency_of, season_of
 from prunecast.data.columns import Frame, to_frame
-from prunecast.data.gaps import REFUSE, Break, breaks_of, filled, on_grid, order_problem
+from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, on_grid, order_problem
 from prunecast.data.published import load_published
 from prunecast.data.splits import SplitRule
 from prunecast.data.table import read_table
@@ -209,6 +209,7 @@ def load_history(
     Raises:
         UserError: in one line, whatever is wrong with the file or its content, a missing column included.
     """
+    check_fill(fill)
     table = read_table(path)
     config = DataConfig(name=str(path), covariates=tuple(covariates))
     try:

@@ -128,16 +128,6 @@ class Prepared:
     covariate_scaler: Scaler
     facts: DataFacts
 
-    @property
-    def target_scaler(self) -> Scaler:
-        """The scaler of the channels that are forecast."""
-        return self.scaler.select(self.series.targets)
-
-    @property
-    def marks(self) -> int:
-        """F: how many calendar features and covariates there are."""
-        return int(self.train.marks_TF.shape[1])
-
 
 def prepare(
     series: Series,

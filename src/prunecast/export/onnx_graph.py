@@ -18,6 +18,7 @@ from pathlib import Path
 import onnx
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from prunecast.errors import UserError
@@ -107,8 +108,12 @@ def _graph(config_json: str) -> bytes:
             dynamic_shapes=(dict.fromkeys(weights), *({0: "batch"} for _ in INPUTS)),
             dynamo=True,
             verbose=False,
+            optimize=False,
         )
-    assert program is not None
+        assert program is not None
+        # all that the whole optimiser does for a second is not worth it: runtimes have their own
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
     content: bytes = _cleaned(program.model_proto).SerializeToString(deterministic=True)
     return content
 

@@ -29,6 +29,11 @@ from prunecast.registry import RUNTIMES
 JOB_FILE, INPUTS_FILE, RESULT_FILE = "job.json", "inputs.npz", "result.json"
 SEED = 1
 LOADS = 5
+TURN, LONGEST_TURN = 4, 100
+"""Calls of the slowest model in its turn, and of any."""
+
+Turns = list[list[int]]
+"""Time in ns of each call, per turn."""
 
 _PARENT = os.getppid()
 
@@ -53,8 +58,7 @@ def _measured(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     baseline_bytes, clock = resident_bytes(), time.perf_counter()
     first = load[0]()
     load_ms = (time.perf_counter() - clock) * 1e3
-    for _ in range(job["warmup"]):
-        first(inputs)
+    _timed(first, inputs, job["warmup"])
     return {
         "load_ms": load_ms,
         "baseline_memory_bytes": baseline_bytes,
@@ -63,49 +67,65 @@ def _measured(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: dict[str, Any]) -> list[list[list[int]]]:
+def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: dict[str, Any]) -> list[list[Turns]]:
     """Returns times in ns per load and model.
 
     Where a load happens to put its weights and buffers in memory changes its time by some per cent until it is
     gone, so every model is loaded several times, in changing order, and all stay: a place that is given back would be
     taken again.
     """
-    warmup, min_count = max(2, job["warmup"] // LOADS), math.ceil(job["min_count"] / LOADS)
-    kept, times = [], []
+    min_count, min_time_ns = math.ceil(job["min_count"] / LOADS), job["min_time_s"] * 1e9 / LOADS
+    kept: list[Sequence[Predictor]] = []
+    calls: list[int] = []
+    times = []
     for number in range(LOADS):
         order = range(len(load))[:: -1 if number % 2 else 1]
         loaded = {i: load[i]() for i in order}
-        predictors = [loaded[i] for i in range(len(load))]
-        times.append(timed_in_turn(predictors, inputs, warmup, min_count, job["min_time_s"] / LOADS))
-        kept.append(predictors)
+        kept.append([loaded[i] for i in range(len(load))])
+        for predict in kept[-1]:
+            _timed(predict, inputs, max(2, job["warmup"] // LOADS))
+        calls = calls or calls_per_turn(kept[-1], inputs)
+        times.append(timed_in_turn(kept[-1], inputs, calls, min_count, min_time_ns))
     return times
 
 
-def timed_in_turn(
-    predictors: Sequence[Predictor], inputs: Inputs, warmup: int, min_count: int, min_time_s: float
-) -> list[list[int]]:
-    """Returns the time of each call in ns, per predictor: call by call in turn, in random order within a round.
+def calls_per_turn(predictors: Sequence[Predictor], inputs: Inputs) -> list[int]:
+    """Returns how often each model is called in its turn: the slowest `TURN` times, the others for about as long."""
+    fastest_ns = [min(_timed(predict, inputs, 3)) for predict in predictors]
+    return [min(TURN * max(fastest_ns) // own, LONGEST_TURN) for own in fastest_ns]
 
-    Rounds go on until every predictor has its minimum count and its minimum time.
+
+def timed_in_turn(
+    predictors: Sequence[Predictor], inputs: Inputs, calls: Sequence[int], min_count: int, min_time_ns: float
+) -> list[Turns]:
+    """Returns the time of each call in ns, per model: turn by turn, in random order within a round.
+
+    Each turn begins with a call that does not count: it brings into the caches what the other model drove out.
+    Rounds go on until every model has its minimum count and its minimum time.
     """
-    for predict in list(predictors) * warmup:
-        predict(inputs)
     order, shuffle = list(range(len(predictors))), random.Random(SEED).shuffle
-    times: list[list[int]] = [[] for _ in predictors]
-    spent = [0] * len(predictors)
+    turns: list[Turns] = [[] for _ in predictors]
+    spent_ns = [0] * len(predictors)
     gc.collect()
     gc.disable()
-    while len(times[0]) < min_count or min(spent) < min_time_s * 1e9:
+    while len(turns[0]) * min(calls) < min_count or min(spent_ns) < min_time_ns:
         shuffle(order)
         for i in order:
-            start = time.perf_counter_ns()
             predictors[i](inputs)
-            elapsed = time.perf_counter_ns() - start
-            times[i].append(elapsed)
-            spent[i] += elapsed
+            turns[i].append(_timed(predictors[i], inputs, calls[i]))
+            spent_ns[i] += sum(turns[i][-1])
         if os.getppid() != _PARENT:
             raise SystemExit("the process that asked for these times is gone")
     gc.enable()
+    return turns
+
+
+def _timed(predict: Predictor, inputs: Inputs, calls: int) -> list[int]:
+    clock, times = time.perf_counter_ns, []
+    for _ in range(calls):
+        start = clock()
+        predict(inputs)
+        times.append(clock() - start)
     return times
 
 

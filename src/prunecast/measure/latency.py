@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from prunecast.errors import UserError
 from prunecast.export.api import Inputs
-from prunecast.measure.child import INPUTS_FILE, JOB_FILE, LOADS, RESULT_FILE
+from prunecast.measure.child import INPUTS_FILE, JOB_FILE, LOADS, RESULT_FILE, Turns
 from prunecast.recipe import MeasureConfig
 from prunecast.records import Latency, Ratio, Timing
 
@@ -75,17 +75,29 @@ def time_against(
 
 
 Samples = NDArray[np.float64]
-"""(LOADS, calls) times in ms of one model; call i of a load was in the same round as call i of the other model."""
+"""(loads, turns, calls) times in ms of one model; turn i of a load was in the same round as the other model's."""
 
 
-def kept_samples(times_ns: Sequence[Sequence[Sequence[int]]]) -> list[Samples]:
-    """Returns the samples of each model from times per load, model and call.
+def kept_samples(times_ns: Sequence[Sequence[Turns]]) -> list[Samples]:
+    """Returns the samples of each model from times per load, model, turn and call.
 
-    Every load keeps as many calls as the shortest one has, at most `KEPT_SAMPLES` together, evenly spaced.
+    Every load keeps as many turns as the shortest one has; of a model's samples at most `KEPT_SAMPLES` stay, evenly
+    spaced.
     """
-    calls = min(min(len(load[0]) for load in times_ns), KEPT_SAMPLES // len(times_ns))
-    thinned = [np.asarray(load)[:, np.linspace(0, len(load[0]) - 1, calls).round().astype(int)] for load in times_ns]
-    return list((np.stack(thinned, axis=1) / 1e6).round(4))
+    loads = len(times_ns)
+    turns = min(*(len(load[0]) for load in times_ns), KEPT_SAMPLES // loads)
+    samples = []
+    for model in range(len(times_ns[0])):
+        calls = min(len(times_ns[0][model][0]), KEPT_SAMPLES // (loads * turns))
+        kept = [_spread(_spread(np.asarray(load[model]), turns).T, calls).T for load in times_ns]
+        samples.append((np.stack(kept) / 1e6).round(4))
+    return samples
+
+
+def _spread(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """Returns `count` evenly spaced rows."""
+    rows: NDArray[Any] = values[np.linspace(0, len(values) - 1, count).round().astype(int)]
+    return rows
 
 
 def summary(samples_ms: Samples) -> Latency:
@@ -101,28 +113,35 @@ def summary(samples_ms: Samples) -> Latency:
 def speedup(reference_ms: Samples, ours_ms: Samples, seed: int = 1) -> Ratio:
     """Returns reference median / our median with its 95 % interval by a hierarchical bootstrap.
 
-    Loads are drawn first; in each, whole blocks of sqrt(calls) consecutive rounds, since neighbouring calls are alike
+    Loads are drawn first; in each, blocks of sqrt(turns) consecutive turns, since neighbouring calls are alike
     (circular blocks: Politis and Romano 1992, "A circular block-resampling procedure for stationary data").
     Both models take the same draws: the machine slows down and speeds up for both. So few loads as there are spread
     too little when drawn: the interval is widened, on the scale of logarithms, by Student's quantile over the normal
     one and by sqrt(loads / (loads - 1)).
     """
-    loads, calls = ours_ms.shape
-    drawn = _draws(loads, calls, np.random.default_rng(seed))
-    reference, ours = (np.median(samples.ravel()[drawn], axis=1) for samples in (reference_ms, ours_ms))
+    loads, turns, _ = ours_ms.shape
+    drawn = _drawn_turns(loads, turns, np.random.default_rng(seed))
+    reference, ours = (_medians(samples, drawn) for samples in (reference_ms, ours_ms))
     ratio = float(np.median(reference_ms) / np.median(ours_ms))
     spread = np.log(np.percentile(reference / ours, [2.5, 97.5]) / ratio)
     low, high = ratio * np.exp(spread * SMALL_SAMPLE)
     return Ratio(ratio=ratio, low=float(low), high=float(high))
 
 
-def _draws(loads: int, calls: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Returns (RESAMPLES, loads * calls) positions in the flattened samples."""
-    length = math.isqrt(calls)
+def _drawn_turns(loads: int, turns: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Returns (RESAMPLES, loads * turns) positions of turns, load after load."""
+    length = math.isqrt(turns)
     load = generator.integers(loads, size=(RESAMPLES, loads, 1))
-    start = generator.integers(calls, size=(RESAMPLES, loads, math.ceil(calls / length), 1))
-    call = ((start + np.arange(length)) % calls).reshape(RESAMPLES, loads, -1)[:, :, :calls]
-    return (load * calls + call).reshape(RESAMPLES, -1)
+    start = generator.integers(turns, size=(RESAMPLES, loads, math.ceil(turns / length), 1))
+    turn = ((start + np.arange(length)) % turns).reshape(RESAMPLES, loads, -1)[:, :, :turns]
+    return (load * turns + turn).reshape(RESAMPLES, -1)
+
+
+def _medians(samples_ms: Samples, drawn_turns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the median of each resample."""
+    turns_ms = samples_ms.reshape(-1, samples_ms.shape[2])
+    medians: NDArray[np.float64] = np.median(turns_ms[drawn_turns].reshape(len(drawn_turns), -1), axis=1)
+    return medians
 
 
 def _in_child(job: dict[str, Any], inputs: Inputs) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -32,6 +33,10 @@ CLOSE = 1.15
 FAR = 1.6
 """Errors beyond this many times the smallest are left out of a cost chart; its caption says how many."""
 
+_NARROW = 340
+_LETTER = 5.5
+"""Width of a plot and of a letter, in pixels, by which names of points are kept apart."""
+
 _CLOSE_CAPTION = (
     "The same, close up: lines that leave at the top lose more than a tenth. Bars: one standard deviation over seeds."
 )
@@ -56,7 +61,12 @@ class Figure:
         return self._spec(width) | {"title": self.title, "padding": 16}
 
     def _spec(self, width: int | str) -> dict[str, Any]:
-        return self.chart.to_dict() | {"width": width, "height": self.height, "config": theme.config()}
+        return self._drawn | {"width": width, "height": self.height, "config": theme.config()}
+
+    @cached_property
+    def _drawn(self) -> dict[str, Any]:
+        """The chart as Vega-Lite; its parts were checked when they were made, and the compiler checks the whole."""
+        return self.chart.to_dict(validate=False)
 
 
 def error_by_sparsity(name: str, case: Frame, model: str, *, close: bool = False) -> Figure | None:
@@ -149,10 +159,9 @@ def error_by_cost(name: str, case: Frame, cost: Cost) -> Figure | None:
     column = cost.column
     if column not in case or not (case[column] > 0).any():
         return None
-    every = points(case[case[column] > 0])
-    rows = every.assign(
-        cost=every[column], front=pareto_front(every[column].to_numpy(float), every["mse"].to_numpy(float))
-    )
+    dear = case[case[column] > 0]
+    every = points(dear).assign(cost=dear[column].to_numpy(float))
+    rows = every.assign(front=pareto_front(every["cost"].to_numpy(float), every["mse"].to_numpy(float)))
     ceiling = FAR * float(rows["mse"].min())
     x = alt.X("cost:Q", title=cost.axis).axis(format=cost.form, grid=False, tickCount=5, labelOverlap=True)
     x = x.scale(type="log", domain=list(padded_log(rows["cost"].min(), rows["cost"].max())), nice=False)
@@ -164,7 +173,7 @@ def error_by_cost(name: str, case: Frame, cost: Cost) -> Figure | None:
     shape = alt.Shape("model:N", title=None, sort=None)
     shape = shape.legend(orient="top", columns=4, symbolFillColor=theme.MUTED, symbolStrokeColor=theme.MUTED)
     layers = [line.encode(plane.x, plane.y()), *plane.spreads(rows), *plane.dots(rows, shape, 70)]
-    layers += plane.names(_spaced(front[front["mse"] <= ceiling], plane))
+    layers += plane.names(_named(rows, plane))
     caption = _cost_caption(int((rows["mse"] > plane.domain[1]).sum()))
     return Figure(name, cost.title, caption, layered(layers))
 
@@ -176,21 +185,37 @@ def _cost_caption(left_out: int) -> str:
     return f"{caption} {left_out} with far larger errors lie above the plot." if left_out else caption
 
 
-def _spaced(front: Frame, plane: Plane) -> Frame:
-    """Returns those of the front's points whose names can stand beside each other, the most accurate first."""
-    low, high = front["cost"].min(), front["cost"].max()
-    across = 420 * np.log(front["cost"] / low) / (np.log(high / low) or 1.0)
-    named = front.assign(
-        name=front["variant"].str.removesuffix(", fine-tuned").where(front["role"] != "naive", front["model"]),
-        leftmost=across < 140,
-    )
-    kept: list[int] = []
-    ends = [(x, x + w) if x < 140 else (x - w, x) for x, w in zip(across, 5.5 * named["name"].str.len(), strict=True)]
-    heights = plane.pixels(front["mse"])
-    for i in reversed(range(len(front))):
-        if all(abs(heights[i] - heights[j]) > 13 or ends[i][1] < ends[j][0] or ends[j][1] < ends[i][0] for j in kept):
+def _named(rows: Frame, plane: Plane) -> Frame:
+    """Returns the front's points that have room for a name, the most accurate first; places are of a narrow plot."""
+    reach = np.log(rows["cost"].max() / rows["cost"].min()) or 1.0
+    across = (_NARROW * np.log(rows["cost"] / rows["cost"].min()) / reach).to_numpy(float)
+    down = plane.pixels(rows["mse"])
+    names = rows["variant"].str.removesuffix(", fine-tuned").where(rows["role"] != "naive", rows["model"])
+    rows = rows.assign(name=names, leftmost=across < _LETTER * names.str.len())
+    taken = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in zip(across, down, strict=True)]
+    kept = []
+    for i in sorted(np.flatnonzero(rows["front"] & (down >= 0)), key=lambda i: -down[i]):
+        width = _LETTER * len(names.iloc[i])
+        left = across[i] + 6 if rows["leftmost"].iloc[i] else across[i] - 6 - width
+        box = Box(left, down[i] + 5, left + width, down[i] + 16)
+        if not any(box.meets(other) for other in taken):
+            taken.append(box)
             kept.append(i)
-    return named.iloc[kept]
+    return rows.iloc[kept]
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels, from the top left."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: Box) -> bool:
+        """Whether the two overlap."""
+        beside = self.right <= other.left or other.right <= self.left
+        return not (beside or self.bottom <= other.top or other.bottom <= self.top)
 
 
 def forecast(name: str, examples: Sequence[tuple[str, str, Example]]) -> Figure:

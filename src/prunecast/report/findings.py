@@ -111,7 +111,7 @@ def _sparsity_tile(good: Sequence[Comparison]) -> Tile | None:
     if not good:
         return None
     best = max(good, key=lambda c: (c.variant.requested or 0.0, -c.difference))
-    what = f"removed by {best.variant.method} before a loss shows"
+    what = f"removed by {best.variant.method}, no loss shown"
     against = "dense, trained on" if best.against == "trained-on" else "dense"
     tuned = "fine-tuned" if best.variant.finetuned else "not fine-tuned"
     detail = f"{best.variant.model}, {tuned}; {relative_text(best)} against {against}"

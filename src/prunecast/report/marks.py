@@ -20,6 +20,9 @@ WITHOUT, WITH, OTHER = "without fine-tuning", "fine-tuned", "control"
 
 _LOG_FROM = 2.5
 _LABEL_GAP = 14
+_KEPT = ("model", "variant", "role", "seeds", "mse", "mse_sd", "mae", "sparsity", "requested", "vs_dense")
+"""Summary columns that marks and tooltips use; the others would only swell the page."""
+
 _TIPS: Mapping[str, tuple[str, str]] = {
     "mse": ("test MSE", ".4f"),
     "mse_sd": ("± over seeds", ".4f"),
@@ -34,13 +37,18 @@ _TIPS: Mapping[str, tuple[str, str]] = {
 def points(rows: Frame) -> Frame:
     """Returns summary rows with what marks need: series, label, tuning, and the ends of the spread over seeds."""
     spread = rows["mse_sd"].fillna(0.0)
-    return rows.assign(
-        series=[key.series for key in rows.index],
-        label=[key.full_name for key in rows.index],
-        tuning=[{"pruned": WITHOUT, "pruned+finetuned": WITH}.get(key.role, OTHER) for key in rows.index],
-        low=(rows["mse"] - spread).clip(lower=rows["mse"] / 10),
-        high=rows["mse"] + spread,
-    ).reset_index(drop=True)
+    kept = [column for column in _KEPT if column in rows]
+    return (
+        rows[kept]
+        .assign(
+            series=[key.series for key in rows.index],
+            label=[key.full_name for key in rows.index],
+            tuning=[{"pruned": WITHOUT, "pruned+finetuned": WITH}.get(key.role, OTHER) for key in rows.index],
+            low=(rows["mse"] - spread).clip(lower=rows["mse"] / 10),
+            high=rows["mse"] + spread,
+        )
+        .reset_index(drop=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -101,13 +109,13 @@ class Plane:
         """Returns one line per series, dashed without fine-tuning."""
         dash = alt.StrokeDash("tuning:N", title=None, scale=alt.Scale(domain=[WITHOUT, WITH], range=[[5, 4], [1, 0]]))
         dash = dash.legend(orient="top", symbolType="stroke", symbolSize=220)
-        lines = alt.Chart(rows).mark_line(strokeWidth=2, clip=True)
+        lines: alt.Chart = alt.Chart(rows).mark_line(strokeWidth=2, clip=True)
         return lines.encode(self.x, self.y(), self.colour(), dash, opacity=faded())
 
     def dots(self, rows: Frame, shape: alt.Shape | str = "circle", area: int = 60) -> list[alt.Chart]:
-        """Returns points with tooltips, open without fine-tuning."""
+        """Returns points with tooltips, open without fine-tuning; the legend takes its looks from the first ones."""
         layers = []
-        for part, filled in ((rows[rows["tuning"] == WITHOUT], False), (rows[rows["tuning"] != WITHOUT], True)):
+        for part, filled in ((rows[rows["tuning"] != WITHOUT], True), (rows[rows["tuning"] == WITHOUT], False)):
             if part.empty:
                 continue
             fill = alt.Undefined if filled else theme.PAPER

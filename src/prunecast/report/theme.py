@@ -10,7 +10,7 @@ MUTED = "#616e7c"
 GRID = "#eef0f3"
 PALE = "#cbd2d9"
 PAPER = "#ffffff"
-FONT = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+FONT = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 COLOURS: Mapping[str, str] = {
     "magnitude": "#0072b2",

@@ -51,7 +51,7 @@ class ConsoleMonitor:
     def failed(self, job: Job, reason: str) -> None:
         """Names the failure."""
         self._advance()
-        self._console.print(f"failed: {job.label}: {reason}", highlight=False, markup=False)
+        self._console.print(f"failed: {job.label}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Takes the bar away."""
@@ -64,4 +64,4 @@ class ConsoleMonitor:
 
     def _say(self, line: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(line, highlight=False, markup=False)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)

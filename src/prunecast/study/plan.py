@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prunecast.data.series import Series
-from prunecast.models.api import Forecaster
+from prunecast.models.api import Forecaster, ForecasterConfig
 from prunecast.recipe import DataConfig, ModelEntry, PruneGrid, Recipe, StudyConfig
 from prunecast.recipe_io import checked, merged
 from prunecast.records import Role
@@ -17,8 +17,6 @@ from prunecast.stages import Job
 
 RANDOM_TWINS = {"element": "random", "unit": "structured-random"}
 """The control of each granularity: as much removed, at random."""
-
-NAIVE_MODELS = ("repeat", "seasonal_naive")
 
 DLINEAR = ModelEntry(model={"name": "dlinear"}, train={"learning_rate": 1e-3})
 """The linear control. Its rate is that of a linear model: at the Transformers' rate it would not converge."""
@@ -50,19 +48,21 @@ def _cells(recipe: Recipe, study: StudyConfig, describe: Describe, machine: str)
         data = checked(DataConfig, merged(recipe.data.model_dump(), difference), "study.datasets")
         series = describe(data)
         for horizon in study.horizons or (None,):
-            for entry in _entries(recipe, study):
+            for entry in _entries(recipe, study, series):
                 for seed in study.seeds:
-                    single = _single(recipe, data, horizon, entry, seed)
-                    yield _Cell(study, resolved(single, series), series.sha256, data.name, machine)
+                    single = resolved(_single(recipe, data, horizon, entry, seed), series)
+                    yield _Cell(study, single, series.sha256, data.name, machine)
 
 
-def _entries(recipe: Recipe, study: StudyConfig) -> list[ModelEntry]:
+def _entries(recipe: Recipe, study: StudyConfig, series: Series) -> list[ModelEntry]:
     entries = list(study.models) or [ModelEntry(model=recipe.model)]
     names = {entry.model.get("name") for entry in entries}
     if "dlinear" in study.controls and "dlinear" not in names:
         entries.append(DLINEAR)
     if "naive" in study.controls:
-        entries += [ModelEntry(model={"name": name}) for name in NAIVE_MODELS if name not in names]
+        lookback = recipe.model.get("lookback", ForecasterConfig.model_fields["lookback"].default)
+        naive = ["repeat"] + (["seasonal_naive"] if series.season <= lookback else [])  # else no window holds a season
+        entries += [ModelEntry(model={"name": name}) for name in naive if name not in names]
     return entries
 
 
@@ -93,7 +93,7 @@ class _Cell:
         dense = self.job("train", "dense" if kind.trainable else "naive", "dense")
         yield dense
         if kind.trainable:
-            yield from self.shipped(dense, None)
+            yield from self.shipped(dense, "dense", None)
             yield from self.controls(dense)
             for grid in self.study.prune:
                 if not grid.models or self.name in grid.models:
@@ -121,19 +121,21 @@ class _Cell:
         pruned = cell.job("prune", "pruned", name, parent=dense.fingerprint)
         tuned = cell.job("finetune", "pruned+finetuned", f"{name}, fine-tuned", parent=pruned.fingerprint)
         is_control = method in RANDOM_TWINS.values()
-        for job, wanted in ((pruned, not all(self.study.finetune)), (tuned, self.tunes)):
-            if wanted or job is pruned:
-                yield job
-            if wanted and not is_control:
-                yield from cell.shipped(job, dense)
+        yield pruned  # fine-tuning rests on it, wanted by itself or not
+        if not is_control and False in self.study.finetune:
+            yield from cell.shipped(pruned, name, dense)
+        if self.tunes:
+            yield tuned
+            if not is_control:
+                yield from cell.shipped(tuned, f"{name}, fine-tuned", dense)
         if METHODS.load(method).granularity == "unit" and not is_control and "small-dense" in self.study.controls:
             yield cell.job("train", "small-dense", f"dense of the size of {name}", compared_with=pruned.fingerprint)
 
-    def shipped(self, job: Job, dense: Job | None) -> Iterator[Job]:
+    def shipped(self, job: Job, what: str, dense: Job | None) -> Iterator[Job]:
         """Yields the export of a model and its timing, in turn with the dense one's."""
         if not self.recipe.measure.runtimes:
             return
-        export = self.job("export", job.role, f"export of {job.label}", parent=job.fingerprint)
+        export = self.job("export", job.role, f"export of {what}", parent=job.fingerprint)
         exports = [export.fingerprint]
         if dense is not None:
             exports.append(self.job("export", dense.role, "", parent=dense.fingerprint).fingerprint)
@@ -141,7 +143,7 @@ class _Cell:
         yield self.job(
             "measure",
             job.role,
-            f"timing of {job.label}",
+            f"timing of {what}",
             parent=job.fingerprint,
             reference=None if dense is None else dense.fingerprint,
             exports=tuple(exports),
@@ -166,4 +168,4 @@ class _Cell:
 
     @property
     def tunes(self) -> bool:
-        return any(self.study.finetune) and self.recipe.finetune.epochs > 0
+        return True in self.study.finetune and self.recipe.finetune.epochs > 0

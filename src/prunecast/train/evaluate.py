@@ -38,8 +38,7 @@ def evaluate(
     """Scores a forecaster in eval mode over a split's windows; the mode it was in comes back."""
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        accuracy = score(lambda batch: model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF), windows, split, scoring)
+    accuracy = score(lambda batch: model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF), windows, split, scoring)
     model.train(was_training)
     return accuracy
 
@@ -63,6 +62,7 @@ def score(
     )
 
 
+@torch.inference_mode()
 def window_errors(predict: Predict, windows: Windows, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns mean squared and mean absolute error of each of the first `count` windows."""
     squared, absolute = [], []

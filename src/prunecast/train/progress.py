@@ -81,6 +81,7 @@ class ConsoleReporter:
             f"{self._title}: epoch {epoch.epoch}, {epoch.steps} steps, train {epoch.train_loss:.4f}, "
             f"validation {epoch.validation_loss:.4f}, learning rate {epoch.learning_rate:.2e}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def stop(self) -> None:

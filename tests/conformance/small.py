@@ -1,0 +1,46 @@
+"""One small config per registered model: what every conformance test runs over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunecast.models.api import Forecaster, build, config_from
+from prunecast.registry import MODELS
+
+SMALL: dict[str, dict[str, Any]] = {
+    "transformer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "decoder_layers": 2},
+    "dlinear": {"moving_avg": 7},
+    "repeat": {},
+    "seasonal_naive": {"period": 5},
+}
+"""Model name -> what differs from `SIZES`. A model that is registered and not here fails the conformance tests."""
+
+SIZES = {"lookback": 16, "horizon": 9, "label_len": 6, "channels": 3, "marks": 4}
+
+
+def small_model(name: str, **values: Any) -> Forecaster:
+    """Returns the small model in eval mode, float64, every parameter random (none at a start of zeros or ones)."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng(devices=[]):
+        model = build(config_from(SIZES | {"name": name} | SMALL[name] | values)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return model
+
+
+def small_inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns x, x_mark and y_mark for `SIZES`."""
+    generator = torch.Generator().manual_seed(2)
+    known = SIZES["label_len"] + SIZES["horizon"]
+    shapes = ((SIZES["lookback"], SIZES["channels"]), (SIZES["lookback"], SIZES["marks"]), (known, SIZES["marks"]))
+    x, x_mark, y_mark = (torch.randn(batch, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return x, x_mark, y_mark
+
+
+def prunable_models() -> list[str]:
+    """Returns the names of registered models that declare groups."""
+    return [name for name in MODELS.names() if small_model(name).groups()]
