@@ -16,15 +16,13 @@ from prunecast.errors import UserError
 from prunecast.measure.latency import time_against
 from prunecast.models.disk import load_card, load_model
 from prunecast.opened import Row, forecast_table, open_source, prepared_for_card, sparsity
-from prunecast.pipeline import RECIPE_FILE, Place, prepared_for, run
-from prunecast.recipe import ExportConfig, MeasureConfig, Recipe
-from prunecast.recipe_io import load_recipe, merged, parse_setting, read_mapping
+from prunecast.recipe import ExportConfig, MeasureConfig
+from prunecast.recipe_io import load_recipe
 from prunecast.records import Scoring
 from prunecast.registry import ENGINES, METHODS, MODELS, RUNTIMES
 from prunecast.report.page import ReportFiles, write_report
-from prunecast.resolve import resolved
-from prunecast.stages import Job
-from prunecast.store import RECORD_FILE, new_directory, new_file, read_record
+from prunecast.single import prune_one, recipe_of, train_one
+from prunecast.store import RECORD_FILE, new_file, read_record
 from prunecast.study.engine import Monitor, Outcome
 from prunecast.study.folder import open_study, run_study, status
 from prunecast.study.plan import plan
@@ -85,23 +83,8 @@ def train(
         "data": {"name": data},
         "model": {"name": MODELS.check(model)} | {key: value for key, value in sizes.items() if value is not None},
     }
-    recipe = load_recipe(settings=settings, base=base)
-    facts = load_series(recipe.data)
-    job = Job(
-        stage="train",
-        role="dense" if MODELS.load(model).trainable else "naive",
-        recipe=resolved(recipe, facts),
-        data_sha256=facts.sha256,
-        source=recipe.data.name,
-        label=f"train {model}",
-    )
-    with new_directory(out) as directory:
-        run(job, prepared_for(job), Place(directory=directory, found=_nowhere, reporter=reporter))
+    train_one(load_recipe(settings=settings, base=base), out, reporter)
     return summary(out)
-
-
-def _nowhere(fingerprint: str) -> Path:
-    raise AssertionError(f"a stage without parents asked for {fingerprint}")
 
 
 def prune(
@@ -132,54 +115,13 @@ def prune(
     Raises:
         UserError: when a name, value, file or budget does not fit; nothing is written then.
     """
-    METHODS.check(method)
-    opened = open_source(directory)
-    prune_section = {"prune": {"method": method, "sparsity": sparsity, "of": of}}
-    recipe = _recipe_of(directory, prune_section, finetune_epochs, settings)
-    parent = read_record(directory / RECORD_FILE)
-    prepared = prepared_for_card(opened.card, data)
-    job = Job(
-        stage="prune",
-        role="pruned",
-        recipe=recipe,
-        data_sha256=prepared.facts.sha256,
-        source=prepared.facts.name,
-        parent=parent.fingerprint,
-        label=f"{method} {sparsity:g}",
-    )
-    if recipe.finetune.epochs == 0:
-        with new_directory(out) as target:
-            run(job, prepared, Place(directory=target, found=lambda _: directory))
-        return summary(out)
-    if out.exists():
-        raise UserError(f"{out} exists; give another --out")
-    with tempfile.TemporaryDirectory() as between, new_directory(out) as target:
-        pruned = run(job, prepared, Place(directory=Path(between), found=lambda _: directory))
-        tuning = Job(
-            stage="finetune",
-            role="pruned+finetuned",
-            recipe=recipe,
-            data_sha256=job.data_sha256,
-            source=job.source,
-            parent=pruned.fingerprint,
-            label=f"{job.label}, fine-tuned",
-        )
-        run(tuning, prepared, Place(directory=target, found=lambda _: Path(between), reporter=reporter))
-    return summary(out)
-
-
-def _recipe_of(directory: Path, section: Row, finetune_epochs: int, settings: Iterable[str]) -> Recipe:
-    """Returns the recipe that a model folder keeps, with a prune section and further settings laid over it."""
-    values = merged(read_mapping(directory / RECIPE_FILE), section)
+    section: Row = {"prune": {"method": METHODS.check(method), "sparsity": sparsity, "of": of}}
     if finetune_epochs:
-        values = merged(values, {"finetune": {"epochs": finetune_epochs}})
-    for setting in settings:
-        difference = parse_setting(setting)
-        fixed = difference.keys() & {"data", "model", "train", "study"}
-        if fixed:
-            raise UserError(f"--set {setting}: the {fixed.pop()} section is the model's own; it cannot change here")
-        values = merged(values, difference)
-    return load_recipe(base=values)
+        section["finetune"] = {"epochs": finetune_epochs}
+    card = load_card(directory)
+    recipe = recipe_of(directory, section, settings)
+    prune_one(directory, recipe, prepared_for_card(card, data), out, reporter)
+    return summary(out)
 
 
 def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Row:

@@ -207,7 +207,7 @@ def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
         UserError: when the file does not fit the model.
     """
     card = opened.card
-    history = load_history(file, card.channels, card.covariates, fill=fill)
+    history = load_history(file, card.channels, card.covariates, time_column=card.data.time_column, fill=fill)
     rows = rows_for_forecast(
         history, window_shape(card), card.freq, _scaler(card.scaler), _scaler(card.covariate_scaler)
     )

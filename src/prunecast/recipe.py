@@ -53,7 +53,7 @@ class FitConfig(Section):
     epochs: int = Field(10, ge=0)
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps, whatever the epoch")
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float | None = Field(None, gt=0, description="the model's published rate when absent")
     schedule: Literal["halving", "constant", "cosine"] = Field(
         "halving", description="halving: each epoch, as published"
     )

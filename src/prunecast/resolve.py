@@ -7,8 +7,8 @@ from pathlib import Path
 from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series
 from prunecast.errors import UserError
-from prunecast.models.api import ForecasterConfig, config_from
-from prunecast.recipe import Recipe
+from prunecast.models.api import Forecaster, ForecasterConfig, config_from
+from prunecast.recipe import FitConfig, Recipe
 from prunecast.registry import MODELS
 
 
@@ -16,13 +16,14 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
     """Returns the recipe with every key of the model section set.
 
     Channels, targets, season and the width of the marks come from the series; the decoder's known part is half the
-    look-back when it is not given, as published; the data's name loses its path.
+    look-back when it is not given, as published; learning rates are the model's own when they are not given; the
+    data's name loses its path.
 
     Raises:
         UserError: when the model cannot use the known covariates that the data section names.
     """
     values = dict(recipe.model)
-    kind = MODELS.load(str(values.setdefault("name", "transformer")))
+    kind: type[Forecaster] = MODELS.load(str(values.setdefault("name", "transformer")))
     if recipe.data.covariates and not kind.uses_marks:
         raise UserError(f"model {values['name']!r} cannot use data.covariates; leave them out or take another model")
     lookback = values.setdefault("lookback", ForecasterConfig.model_fields["lookback"].default)
@@ -35,6 +36,15 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
         "targets": series.targets,
         "marks": len(FEATURES[recipe.data.freq]) + len(recipe.data.covariates),
     }
-    config = config_from(values)
-    data = recipe.data.model_copy(update={"name": Path(recipe.data.name).name})
-    return recipe.model_copy(update={"model": config.model_dump(mode="json"), "data": data})
+    return recipe.model_copy(
+        update={
+            "model": config_from(values).model_dump(mode="json"),
+            "data": recipe.data.model_copy(update={"name": Path(recipe.data.name).name}),
+            "train": _with_rate(recipe.train, kind),
+            "finetune": _with_rate(recipe.finetune, kind),
+        }
+    )
+
+
+def _with_rate(config: FitConfig, kind: type[Forecaster]) -> FitConfig:
+    return config.model_copy(update={"learning_rate": config.learning_rate or kind.learning_rate})

@@ -50,35 +50,35 @@ def onnx_bytes(saved: SavedModel) -> bytes:
     return content
 
 
-def read_card(path: Path) -> Card:
-    """Returns the model card inside an ONNX file.
-
-    Raises:
-        UserError: when it is not an ONNX file, or none that Prunecast wrote.
-    """
-    return _card(_read(path), path)
-
-
 def read_model(path: Path) -> SavedModel:
     """Returns the model inside an ONNX file; weights that cannot reach the output are not in it and come as zeros.
 
     Raises:
-        UserError: when it is not an ONNX file, or none that Prunecast wrote.
+        UserError: when it is not an ONNX file, none that Prunecast wrote, or one that was changed since.
     """
     file = _read(path)
     card = _card(file, path)
-    weights = {tensor.name: tensor for tensor in file.graph.initializer}
     model = _built(config_from(card.model))
     state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
-    for name in state.keys() & {name.removeprefix(_MODEL) for name in weights}:
-        state[name] = torch.from_numpy(onnx.numpy_helper.to_array(weights[_MODEL + name]).copy())
+    for tensor in file.graph.initializer:
+        name = tensor.name.removeprefix(_MODEL)
+        if tensor.name.startswith(_MODEL) and name in state:
+            state[name] = _tensor(tensor, state[name].shape, path)
     model.load_state_dict(state)
     return SavedModel(model.eval(), card)
 
 
+def _tensor(entry: onnx.TensorProto, shape: torch.Size, path: Path) -> Tensor:
+    if entry.data_location == onnx.TensorProto.EXTERNAL:
+        raise UserError(f"{path}: expected all weights inside the file, found {entry.name!r} outside; export it again")
+    if tuple(entry.dims) != tuple(shape):
+        raise UserError(f"{path}: {entry.name}: its model card says {tuple(shape)}, found {tuple(entry.dims)}")
+    return torch.from_numpy(onnx.numpy_helper.to_array(entry).copy())
+
+
 def _read(path: Path) -> onnx.ModelProto:
     try:
-        return onnx.load(path, load_external_data=False)  # ours has none, and nobody else's path is followed
+        return onnx.load(path, load_external_data=False)  # nobody else's path is followed
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except DecodeError:
@@ -86,10 +86,13 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _card(file: onnx.ModelProto, path: Path) -> Card:
-    for entry in file.metadata_props:
-        if entry.key == CARD_KEY:
-            return checked(Card, json.loads(entry.value), str(path))
-    raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model card in it; export it again")
+    cards = [entry.value for entry in file.metadata_props if entry.key == CARD_KEY]
+    if not cards:
+        raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model card in it")
+    try:
+        return checked(Card, json.loads(cards[0]), str(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its model card is not valid JSON: {error}") from None
 
 
 @lru_cache(maxsize=32)

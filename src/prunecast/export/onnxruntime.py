@@ -5,6 +5,7 @@ Loading and running need neither torch nor onnx, so that a timed process holds w
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +101,8 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors come as exceptions; warnings would go to the standard error stream
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    if "torch" not in sys.modules:  # the setting stays with this thread for good: one that trains must not get it
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     # threads that wait for the next call by spinning would take processor time from whatever runs between two calls
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options

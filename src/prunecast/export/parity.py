@@ -49,8 +49,8 @@ def check_parity(saved: SavedModel, runtime: str, path: Path, batches: Iterable[
         path: the artefact.
         batches: real windows, in standardised units.
 
-    Returns:
-        Windows, largest deviation, change of the MSE, and the tolerance; ask `within` of it.
+    Raises:
+        RuntimeError: when a forecast is further off than the runtime's tolerance, or is not a number.
     """
     predict = RUNTIMES.load(runtime).load(path, 1)
     compared = [_compared(saved, predict, batch) for batch in batches]
@@ -59,12 +59,18 @@ def check_parity(saved: SavedModel, runtime: str, path: Path, batches: Iterable[
     squares = torch.stack([part.squares for part in compared]).sum(0)
     deviation, largest = torch.stack([part.largest for part in compared]).amax(0).tolist()
     export_error, eager_error = squares.tolist()
-    return Parity(
+    parity = Parity(
         windows=windows,
         max_deviation=deviation,
         mse_change=(export_error - eager_error) / max(eager_error, 1e-12),
         tolerance=TOLERANCES[runtime].value + RAW_ROUNDING.value * largest,
     )
+    if not parity.within:
+        raise RuntimeError(
+            f"the export for {runtime} is off by {deviation:.3g} training standard deviations, "
+            f"tolerance {parity.tolerance:.3g}: it does not forecast what the model does"
+        )
+    return parity
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,6 @@ TURN, LONGEST_TURN = 4, 100
 Turns = list[list[int]]
 """Time in ns of each call, per turn."""
 
-_PARENT = os.getppid()
-
 
 def main(folder: Path) -> None:
     """Runs the job of a folder; a mistake of the user's is a result too."""
@@ -53,7 +51,8 @@ def _measured(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     _pin(job["threads"])
     with np.load(folder / INPUTS_FILE, allow_pickle=False) as file:
         inputs = dict(file)
-    load = [partial(RUNTIMES.load(runtime).load, Path(path), job["threads"]) for runtime, path in job["models"]]
+    runtime = RUNTIMES.load(job["runtime"])
+    load = [partial(runtime.load, Path(path), job["threads"]) for path in job["paths"]]
     _flush_denormals()
     baseline_bytes, clock = resident_bytes(), time.perf_counter()
     first = load[0]()
@@ -106,6 +105,7 @@ def timed_in_turn(
     order, shuffle = list(range(len(predictors))), random.Random(SEED).shuffle
     turns: list[Turns] = [[] for _ in predictors]
     spent_ns = [0] * len(predictors)
+    parent = os.getppid()
     gc.collect()
     gc.disable()
     while len(turns[0]) * min(calls) < min_count or min(spent_ns) < min_time_ns:
@@ -114,7 +114,7 @@ def timed_in_turn(
             predictors[i](inputs)
             turns[i].append(_timed(predictors[i], inputs, calls[i]))
             spent_ns[i] += sum(turns[i][-1])
-        if os.getppid() != _PARENT:
+        if os.getppid() != parent:
             raise SystemExit("the process that asked for these times is gone")
     gc.enable()
     return turns

@@ -38,8 +38,6 @@ def time_against(
     reference: Path | None,
     inputs: Inputs,
     config: MeasureConfig,
-    *,
-    reference_runtime: str | None = None,
 ) -> Timing:
     """Times a model, and a reference in turn with it; blocks meanwhile.
 
@@ -49,16 +47,14 @@ def time_against(
         reference: what the reference is loaded from; without one there is a latency but no speed-up.
         inputs: at least `config.batch` real windows in raw units; the first ones are used.
         config: threads, batch, warm-up, minimum count and time.
-        reference_runtime: when it is another one than `runtime`.
 
     Raises:
         UserError: when a path is no artefact of its runtime.
         RuntimeError: when the timed process fails.
     """
-    models = [(runtime, str(path.absolute()))]
-    if reference is not None:
-        models.append((reference_runtime or runtime, str(reference.absolute())))
-    job = config.model_dump(include={"threads", "warmup", "min_count", "min_time_s"}) | {"models": models}
+    paths = [path] if reference is None else [path, reference]
+    job = config.model_dump(include={"threads", "warmup", "min_count", "min_time_s"})
+    job |= {"runtime": runtime, "paths": [str(path.absolute()) for path in paths]}
     result = _in_child(job, {name: values[: config.batch] for name, values in inputs.items()})
     samples_ms = kept_samples(result["times_ns"])
     return Timing(

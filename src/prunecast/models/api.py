@@ -97,6 +97,9 @@ class Forecaster(nn.Module, ABC):
     trainable: ClassVar[bool] = True
     """False for the naive forecasts: there is nothing to fit."""
 
+    learning_rate: ClassVar[float] = 1e-4
+    """What it is trained at when the recipe says nothing: the published rate."""
+
     config: ForecasterConfig
 
     @abstractmethod

@@ -34,6 +34,7 @@ class DLinear(Forecaster):
     """Sum of a linear map of the trend and one of the remainder. Calendar features do not reach the forecast."""
 
     Config = DLinearConfig
+    learning_rate = 1e-3  # at the Transformers' rate a linear map is far from done after ten epochs
     config: DLinearConfig
     window_LL: Tensor
 

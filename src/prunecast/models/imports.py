@@ -46,7 +46,7 @@ def tslib_state(model: Forecaster, published: Mapping[str, Tensor]) -> dict[str,
         UserError: when a tensor is missing, does not belong to the model, or has another shape.
     """
     tensors = tslib_tensors(model.config.name, published)
-    buffers, parameters = dict(model.named_buffers()), dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     if tensors.keys() != parameters.keys():
         missing, foreign = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
         raise UserError(f"checkpoint does not fit the model: missing {missing[:3]}, not in the model {foreign[:3]}")
@@ -54,7 +54,7 @@ def tslib_state(model: Forecaster, published: Mapping[str, Tensor]) -> dict[str,
         if tensors[name].shape != parameter.shape:
             found = tuple(tensors[name].shape)
             raise UserError(f"{name}: expected shape {tuple(parameter.shape)} from the config, found {found}")
-    return buffers | tensors
+    return model.state_dict() | tensors
 
 
 def _our_name(model: str, published: str) -> str:

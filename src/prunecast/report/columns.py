@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prunecast.report.format import count, missing, percent, runtime_name, signed, size, three_digits
 from prunecast.report.tables import Frame, Row, Rows
@@ -31,54 +31,61 @@ class Column:
     cell: Callable[[Row], Cell]
     numeric: bool = True
 
+    @property
+    def title(self) -> str:
+        """The heading with its group's, for tables of one heading line."""
+        return f"{self.group}: {self.header}" if self.group else self.header
+
 
 def columns(rows: Rows, runtimes: Sequence[str], main: str | None) -> tuple[Column, ...]:
-    """Returns the columns that have something to show; file and memory only of the `main` runtime."""
-    offered = [*_names(rows.values()), *_ERRORS, *_COSTS]
-    for runtime in runtimes:
-        offered += _times(runtime) + (_footprint(runtime) if runtime == main else [])
+    """Returns the columns that have something to show: everything of the `main` runtime, the times of the others."""
+    offered = [Column("", "variant", _name, numeric=False)]
+    if len({row["seeds"] for row in rows.values()}) > 1:  # a stage failed: say where seeds are lacking
+        offered.append(Column("", "seeds", lambda row: Cell(f"{row['seeds']:.0f}", order=row["seeds"])))
+    offered += [*_ERRORS, *_COSTS]
+    if main is not None:
+        offered += _main_runtime(main)
+    offered += [_other_runtime(runtime) for runtime in runtimes if runtime != main]
     return tuple(column for column in offered if any(column.cell(row).text for row in rows.values()))
 
 
-def _names(rows: Iterable[Row]) -> list[Column]:
-    names = [
-        Column("", "model", lambda row: Cell(row["model"], order=row["model"]), numeric=False),
-        Column("", "variant", lambda row: Cell(row["variant"], order=row["variant"]), numeric=False),
-    ]
-    if len({row["seeds"] for row in rows}) > 1:  # a stage failed: say where seeds are lacking
-        names.append(Column("", "seeds", lambda row: Cell(f"{row['seeds']:.0f}", order=row["seeds"])))
-    return names
+def _name(row: Row) -> Cell:
+    text, note = (row["model"], row["variant"]) if row["role"] == "naive" else (row["variant"], row["model"])
+    return Cell(text, note, f"{row['model']} {row['variant']}")
 
 
-_ERRORS = (
-    Column("test error", "MSE", lambda row: _spread(row, "mse")),
-    Column("test error", "MAE", lambda row: _spread(row, "mae")),
-    Column("change of MSE against", "dense", lambda row: _difference(row, "vs_dense")),
-    Column("change of MSE against", "dense, trained on", lambda row: _difference(row, "vs_trained_on")),
-    Column("change of MSE against", "small dense", lambda row: _difference(row, "vs_small_dense")),
-)
-_COSTS = (
-    Column("size", "non-zero", lambda row: _share(row, "nonzero", "sparsity")),
-    Column("size", "zip", lambda row: _plain(row.get("zip_bytes"), size)),
-    Column("multiply-adds", "all", lambda row: _plain(row.get("dense_macs"), count)),
-    Column("multiply-adds", "non-zero", lambda row: _plain(row.get("effective_macs"), count)),
-)
-
-
-def _times(runtime: str) -> list[Column]:
+def _main_runtime(runtime: str) -> list[Column]:
     name = runtime_name(runtime)
     return [
-        Column(name, "time", lambda row: _plain(row.get(f"{runtime}_ms"), lambda ms: f"{three_digits(ms)} ms")),
+        Column(name, "time", lambda row: _time(row, runtime)),
         Column(name, "speed-up", lambda row: _speedup(row, runtime)),
+        Column(name, "file, memory", lambda row: _footprint(row, runtime)),
     ]
 
 
-def _footprint(runtime: str) -> list[Column]:
-    name = runtime_name(runtime)
-    return [
-        Column(name, "file", lambda row: _plain(row.get(f"{runtime}_bytes"), size)),
-        Column(name, "peak memory", lambda row: _plain(row.get(f"{runtime}_peak_bytes"), size)),
-    ]
+def _other_runtime(runtime: str) -> Column:
+    return Column(runtime_name(runtime), "time, speed-up", lambda row: _time_and_speedup(row, runtime))
+
+
+def _time(row: Row, runtime: str) -> Cell:
+    return _plain(row.get(f"{runtime}_ms"), lambda ms: f"{three_digits(ms)} ms")
+
+
+def _time_and_speedup(row: Row, runtime: str) -> Cell:
+    time, speedup = _time(row, runtime), _speedup(row, runtime)
+    note = f"{speedup.text} ({speedup.note})" if speedup.text else ""
+    return Cell(time.text, note, time.order)
+
+
+def _footprint(row: Row, runtime: str) -> Cell:
+    """Bytes of the file, and the most memory that loading and running it took."""
+    file, memory = (_plain(row.get(f"{runtime}_{key}"), size) for key in ("bytes", "memory_bytes"))
+    return Cell(file.text, f"{memory.text} in memory" if memory.text else "", file.order)
+
+
+def _macs(row: Row) -> Cell:
+    dense, effective = (_plain(row.get(f"{key}_macs"), count) for key in ("dense", "effective"))
+    return Cell(dense.text, f"{effective.text} non-zero" if effective.text != dense.text else "", dense.order)
 
 
 def _plain(value: float | None, write: Callable[[float], str]) -> Cell:
@@ -88,7 +95,7 @@ def _plain(value: float | None, write: Callable[[float], str]) -> Cell:
 def _share(row: Row, column: str, gone: str) -> Cell:
     cell = _plain(row.get(column), count)
     share = row.get(gone)
-    note = "" if share is None or missing(share) else f"sparsity {percent(round(share, 3))}"
+    note = "" if share is None or missing(share) or share <= 0 else f"sparsity {percent(round(share, 3))}"
     return Cell(cell.text, note, cell.order)
 
 
@@ -123,23 +130,53 @@ def _speedup(row: Row, runtime: str) -> Cell:
     return Cell(NO_SPEEDUP, note, ratio, "faint")
 
 
+_ERRORS = (
+    Column("test error", "MSE", lambda row: _spread(row, "mse")),
+    Column("test error", "MAE", lambda row: _spread(row, "mae")),
+    Column("change of MSE against", "dense", lambda row: _difference(row, "vs_dense")),
+    Column("change of MSE against", "dense, trained on", lambda row: _difference(row, "vs_trained_on")),
+    Column("change of MSE against", "small dense", lambda row: _difference(row, "vs_small_dense")),
+)
+_COSTS = (
+    Column("size", "non-zero", lambda row: _share(row, "nonzero", "sparsity")),
+    Column("size", "zip", lambda row: _plain(row.get("zip_bytes"), size)),
+    Column("size", "multiply-adds", _macs),
+)
+
+
 def to_latex(rows: Rows, main: str | None) -> str:
     """Returns the table as a LaTeX tabular (package booktabs), every text escaped; a star marks a difference shown."""
-    offered = columns(rows, [] if main is None else [main], None)
-    shown = [column for column in offered if column.header not in _TOO_MUCH_ON_PAPER]
-    heads = [f"{column.group}: {column.header}" if column.group else column.header for column in shown]
+    shown = _narrow(rows, main)
     cells = [[_one_line(column.cell(row)) for column in shown] for row in rows.values()]
-    table = Frame(cells, columns=heads)
+    table = Frame(cells, columns=[column.title for column in shown])
     layout = "".join("r" if column.numeric else "l" for column in shown)
     return table.to_latex(index=False, escape=True, column_format=layout).translate(_LATEX_SIGNS)
 
 
-_TOO_MUCH_ON_PAPER = ("seeds", "MAE", "small dense", "zip", "all")
+def to_texts(rows: Rows, main: str | None) -> list[dict[str, Any]]:
+    """Returns the table for a terminal, without intervals: a star marks a difference whose interval leaves out 0."""
+    variant, *numbers = (column for column in _narrow(rows, main) if column.header not in _TOO_MUCH_IN_A_TERMINAL)
+    return [
+        {variant.header: _one_line(variant.cell(row))}
+        | {column.title: f"{cell.text}{_star(cell)}" for column in numbers for cell in [column.cell(row)]}
+        for row in rows.values()
+    ]
+
+
+def _narrow(rows: Rows, main: str | None) -> list[Column]:
+    return [column for column in columns(rows, (), main) if column.header not in _TOO_MUCH_ON_PAPER]
+
+
+_TOO_MUCH_ON_PAPER = ("seeds", "MAE", "small dense", "zip", "file, memory")
+_TOO_MUCH_IN_A_TERMINAL = ("multiply-adds", "time")
 _LATEX_SIGNS = str.maketrans({"−": "$-$", "±": "$\\pm$", "×": "$\\times$", "…": "\\dots{}"})
 """Signs that we write ourselves and plain LaTeX does not know."""
 
 
 def _one_line(cell: Cell) -> str:
-    star = "*" if cell.mark in ("better", "worse") else ""
     note = f" ({cell.note})" if cell.note else ""
-    return f"{cell.text}{star}{note}"
+    return f"{cell.text}{_star(cell)}{note}"
+
+
+def _star(cell: Cell) -> str:
+    return "*" if cell.mark in ("better", "worse") else ""

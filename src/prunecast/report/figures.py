@@ -74,7 +74,7 @@ def error_by_sparsity(name: str, case: Frame, model: str, *, close: bool = False
 
     Args:
         name: file stem.
-        case: the summary rows of one data set and horizon.
+        case: the summary rows of one data set and horizon, each with its `colour`.
         model: the model's name there.
         close: show the errors near the dense model's only; None when that would show nothing new.
     """
@@ -90,7 +90,7 @@ def error_by_sparsity(name: str, case: Frame, model: str, *, close: bool = False
         return None
     x = alt.X("sparsity:Q", title="sparsity: share of the dense model's parameters that are gone")
     x = x.axis(format="~%", grid=False, tickCount=6).scale(domain=[0, 1], nice=False)
-    plane = Plane.over(x, [shown["low"], shown["high"], rules["mse"]], shown["series"], ceiling)
+    plane = Plane.over(x, shown, rules["mse"], ceiling)
     layers = [*plane.rules(rules), *plane.spreads(shown), plane.lines(pruned), *plane.dots(pruned)]
     layers += plane.dots(small, "diamond", 110)
     title = f"{model}: near the dense model" if close else f"{model}: error against sparsity"
@@ -105,7 +105,8 @@ def _with_origins(own: Frame) -> Frame:
     for role, tuning in (("dense", WITHOUT), ("trained-on", WITH)):
         origin = points(own[own["role"] == role])
         for series in pruned.loc[pruned["tuning"] == tuning, "series"].unique():
-            origins.append(origin.assign(series=series, tuning=tuning))
+            colour = pruned.loc[pruned["series"] == series, "colour"].iloc[0]
+            origins.append(origin.assign(series=series, colour=colour, tuning=tuning))
     return pd.concat([*origins, pruned], ignore_index=True) if len(pruned) else pruned
 
 
@@ -153,19 +154,19 @@ def error_by_cost(name: str, case: Frame, cost: Cost) -> Figure | None:
 
     Args:
         name: file stem.
-        case: the summary rows of one data set and horizon.
-        cost: what to hold it against; rows without it are left out, and without any there is no chart.
+        case: the summary rows of one data set and horizon, each with its `colour`.
+        cost: what to hold it against; rows without it are left out; one alone makes no chart.
     """
     column = cost.column
-    if column not in case or not (case[column] > 0).any():
+    dear = case[case[column] > 0] if column in case else case.iloc[:0]
+    if len(dear) < 2:
         return None
-    dear = case[case[column] > 0]
     every = points(dear).assign(cost=dear[column].to_numpy(float))
     rows = every.assign(front=pareto_front(every["cost"].to_numpy(float), every["mse"].to_numpy(float)))
     ceiling = FAR * float(rows["mse"].min())
     x = alt.X("cost:Q", title=cost.axis).axis(format=cost.form, grid=False, tickCount=5, labelOverlap=True)
     x = x.scale(type="log", domain=list(padded_log(rows["cost"].min(), rows["cost"].max())), nice=False)
-    plane = Plane.over(x, [rows["low"], rows["high"]], rows["series"], ceiling)
+    plane = Plane.over(x, rows, ceiling=ceiling)
     front = rows[rows["front"]].sort_values("cost")
     line = alt.Chart(front).mark_line(
         interpolate="step-after", color=theme.INK, strokeWidth=1.2, opacity=0.5, clip=True
@@ -193,8 +194,9 @@ def _named(rows: Frame, plane: Plane) -> Frame:
     names = rows["variant"].str.removesuffix(", fine-tuned").where(rows["role"] != "naive", rows["model"])
     rows = rows.assign(name=names, leftmost=across < _LETTER * names.str.len())
     taken = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in zip(across, down, strict=True)]
-    kept = []
-    for i in sorted(np.flatnonzero(rows["front"] & (down >= 0)), key=lambda i: -down[i]):
+    kept: list[int] = []
+    on_front = [i for i, front in enumerate(rows["front"]) if front and down[i] >= 0]
+    for i in sorted(on_front, key=lambda i: -float(down[i])):
         width = _LETTER * len(names.iloc[i])
         left = across[i] + 6 if rows["leftmost"].iloc[i] else across[i] - 6 - width
         box = Box(left, down[i] + 5, left + width, down[i] + 16)
@@ -218,11 +220,12 @@ class Box(NamedTuple):
         return not (beside or self.bottom <= other.top or other.bottom <= self.top)
 
 
-def forecast(name: str, examples: Sequence[tuple[str, str, Example]]) -> Figure:
+def forecast(name: str, model: str, examples: Sequence[tuple[str, str, Example]]) -> Figure:
     """Returns one test window: what was known, what came, and what the models said.
 
     Args:
         name: file stem.
+        model: whose forecasts these are, for the title.
         examples: (label, colour, example) of each model, all of one channel and window.
     """
     first = examples[0][2]
@@ -246,7 +249,7 @@ def forecast(name: str, examples: Sequence[tuple[str, str, Example]]) -> Figure:
     start = alt.Chart(pd.DataFrame({"step": [0]})).mark_rule(color=theme.MUTED, strokeDash=[2, 3]).encode(x="step:Q")
     chart = layered([past, start, ahead_lines])
     caption = "Left of the dotted line is what the models saw."
-    return Figure(name, f"{first.channel}, test window {first.window}", caption, chart, height=240)
+    return Figure(name, f"{model} on {first.channel}, test window {first.window}", caption, chart, height=240)
 
 
 def _series(label: str, steps: Iterable[int], values: Sequence[float]) -> Frame:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from prunecast.records import Example, RunRecord
-from prunecast.report import theme
 from prunecast.report.compare import Comparison
 from prunecast.report.figures import Cost, Figure, error_by_cost, error_by_sparsity, forecast
 from prunecast.report.findings import subject, without_loss
@@ -52,9 +51,9 @@ def forecast_figures(stem: str, study: Study, case: Case, rows: Rows, compared: 
         return []
     figures = []
     for number, example in enumerate(drawn[0][1].examples[:MOST_FORECASTS], start=1):
-        same = [(v.full_name, theme.colours([v.series])[v.series], _same(record, example)) for v, record in drawn]
+        same = [(_said_by(v), rows[v]["colour"], _same(record, example)) for v, record in drawn]
         lines = [(label, colour, found) for label, colour, found in same if found is not None]
-        figures.append(forecast(file_stem(stem, "forecast", number), lines))
+        figures.append(forecast(file_stem(stem, "forecast", number), drawn[0][0].model, lines))
     return figures
 
 
@@ -70,6 +69,10 @@ def _chosen(study: Study, case: Case, rows: Rows, compared: Sequence[Comparison]
     naive = [variant for variant in study.of(case) if variant.role == "naive"]
     if naive:
         yield min(naive, key=lambda variant: float(rows[variant]["mse"]))
+
+
+def _said_by(variant: Variant) -> str:
+    return variant.model if variant.role == "naive" else variant.name
 
 
 def _first(study: Study, variant: Variant) -> RunRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ WITHOUT, WITH, OTHER = "without fine-tuning", "fine-tuned", "control"
 
 _LOG_FROM = 2.5
 _LABEL_GAP = 14
-_KEPT = ("model", "variant", "role", "seeds", "mse", "mse_sd", "mae", "sparsity", "requested", "vs_dense")
+_KEPT = ("model", "variant", "role", "seeds", "colour", "mse", "mse_sd", "mae", "sparsity", "requested", "vs_dense")
 """Summary columns that marks and tooltips use; the others would only swell the page."""
 
 _TIPS: Mapping[str, tuple[str, str]] = {
@@ -68,21 +68,21 @@ class Plane:
     colours: Mapping[str, str]
 
     @classmethod
-    def over(cls, x: alt.X, errors: Sequence[Any], series: Iterable[str], ceiling: float = np.inf) -> Plane:
-        """Returns the plane that holds these errors; the axis is logarithmic where they lie far apart.
+    def over(cls, x: alt.X, rows: Frame, others: Any = (), ceiling: float = np.inf) -> Plane:
+        """Returns the plane that holds these rows; its error axis is logarithmic where they lie far apart.
 
         Args:
             x: the horizontal encoding.
-            errors: arrays of errors that must be seen.
-            series: names to colour.
+            rows: points with the ends of their spread, their series and its colour.
+            others: further errors that must be seen, an array of them.
             ceiling: errors above it may leave the plot.
         """
-        every = np.concatenate([np.asarray(values, dtype=float) for values in errors])
+        every = np.concatenate([rows["low"], rows["high"], np.asarray(others, dtype=float)])
         low, high = float(every.min()), min(float(every.max()), ceiling)
         logarithmic = high > _LOG_FROM * low
         margin = 0.07 * (high - low) or 0.05 * high
         domain = padded_log(low, high) if logarithmic else (low - margin, high + margin)
-        return cls(x, domain, logarithmic, theme.colours(series))
+        return cls(x, domain, logarithmic, dict(zip(rows["series"], rows["colour"], strict=True)))
 
     def y(self, column: str = "mse") -> alt.Y:
         """The vertical encoding."""

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 import vl_convert
 
 from prunecast.errors import UserError
-from prunecast.records import Environment, Failure, RunRecord
+from prunecast.records import Environment, Failure, Parity, RunRecord, Stage
 from prunecast.report import findings, theme
-from prunecast.report.columns import Cell, Column, columns, to_latex
+from prunecast.report.columns import Cell, Column, columns, to_latex, to_texts
 from prunecast.report.compare import Comparison, comparisons
 from prunecast.report.figures import Figure
-from prunecast.report.format import count, size
+from prunecast.report.format import runtime_name, size
 from prunecast.report.gallery import cost_figures, file_stem, forecast_figures, sparsity_figures
 from prunecast.report.tables import Clocks, Frame, by_variant, runs_table, summary_table, tables
 from prunecast.report.variants import Case, Study, Variant, collect
@@ -31,11 +31,12 @@ PNG_SCALE = 2
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written: the page, the tables (CSV and LaTeX) and the charts (SVG and PNG)."""
+    """What was written: the page, the tables (CSV and LaTeX), the charts (SVG and PNG); `rows` are for a terminal."""
 
     page: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
+    rows: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class CaseView:
     costs: Sequence[Figure]
     forecasts: Sequence[Figure]
     latex: str
+    texts: Sequence[dict[str, Any]]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -89,43 +91,36 @@ def write_report(records: Sequence[RunRecord], failures: Sequence[Failure], out:
         UserError: when no record has a test error, when numbers of one case were scored differently, or when a
             file cannot be written.
     """
-    study = collect(sorted(records, key=_study_order))
+    study = collect(records)
     if not study.runs:
-        raise UserError("expected records of at least one scored model, found none; run the study first")
+        raise UserError(f"expected records of at least one scored model, found none; {_why_none(failures)}")
     compared = comparisons(study)
     clocks = Clocks(study)
     runs = runs_table(study, clocks)
     summary = summary_table(runs, compared)
-    views = [_case_view(n, study, case, summary, compared, clocks) for n, case in enumerate(study.cases, start=1)]
+    colours = theme.colours(variant.series for variant in study.runs)
+    painted = summary.assign(colour=[colours[key.series] for key in summary.index])
+    views = [
+        _case_view(number, study, case, summary=painted, compared=compared, clocks=clocks)
+        for number, case in enumerate(study.cases, start=1)
+    ]
     folder = out.with_name(f"{out.stem}_files")
     texts = dict(tables(runs, summary, compared)) | {f"{view.stem}.tex": view.latex for view in views}
     written = tuple(_write(folder / name, text) for name, text in texts.items())
     drawn = tuple(path for view in views for figure in view.figures for path in _draw(folder, figure))
-    context = _context(study, failures, clocks, title)
+    context = _context(study, failures, clocks) | {"title": title}
     page = _render(context | {"cases": views, "folder": folder.name, "tables": list(texts)})
-    return ReportFiles(_write(out, page), written, drawn)
+    return ReportFiles(_write(out, page), written, drawn, tuple(row for view in views for row in view.texts))
 
 
-def _study_order(record: RunRecord) -> tuple[Any, ...]:
-    """The order of a report does not depend on the order in which stages finished."""
-    share = 0.0 if record.pruning is None else record.pruning.requested / record.pruning.total
-    method = "" if record.pruning is None else record.pruning.method
-    horizon = int(record.recipe["model"]["horizon"])
-    largest = -(record.size.parameters if record.size is not None else 0)
-    return (
-        record.data.name,
-        horizon,
-        largest,
-        method.startswith("random"),
-        method,
-        share,
-        record.seed,
-        record.fingerprint,
-    )
+def _why_none(failures: Sequence[Failure]) -> str:
+    if not failures:
+        return "run the study first"
+    return f"{len(failures)} stages failed, the first ({failures[0].label}): {failures[0].reason}"
 
 
 def _case_view(
-    number: int, study: Study, case: Case, summary: Frame, compared: Sequence[Comparison], clocks: Clocks
+    number: int, study: Study, case: Case, *, summary: Frame, compared: Sequence[Comparison], clocks: Clocks
 ) -> CaseView:
     variants = study.of(case)
     frame = summary.loc[list(variants)]
@@ -133,7 +128,6 @@ def _case_view(
     own = [comparison for comparison in compared if comparison.variant.case == case]
     stem = file_stem(number, case.dataset, case.horizon)
     shown = columns(rows, clocks.runtimes, clocks.main)
-    colours = theme.colours(variant.series for variant in variants)
     return CaseView(
         case=case,
         stem=stem,
@@ -141,25 +135,26 @@ def _case_view(
         reaches=findings.reaches(own),
         sentences=findings.sentences(own),
         columns=shown,
-        rows=[TableRow(key, colours[key.series], tuple(c.cell(row) for c in shown)) for key, row in rows.items()],
+        rows=[TableRow(key, row["colour"], tuple(column.cell(row) for column in shown)) for key, row in rows.items()],
         curves=sparsity_figures(stem, frame),
         costs=cost_figures(stem, frame, clocks),
         forecasts=forecast_figures(stem, study, case, rows, own),
         latex=to_latex(rows, clocks.main),
+        texts=to_texts(rows, clocks.main),
     )
 
 
-def _context(study: Study, failures: Sequence[Failure], clocks: Clocks, title: str) -> dict[str, Any]:
+def _context(study: Study, failures: Sequence[Failure], clocks: Clocks) -> dict[str, Any]:
     """Returns what was run, on what, for the head of the page."""
     records = list(study.by_fingerprint.values())
+    stages = Counter(record.stage for record in records)
     return {
-        "title": title,
         "records": len(records),
         "failures": sorted(failures, key=lambda failure: (failure.stage, failure.label, failure.fingerprint)),
-        "stages": Counter(record.stage for record in records),
+        "stages": [(stage, stages[stage]) for stage in get_args(Stage) if stages[stage]],
         "seeds": sorted({record.seed for record in records}),
         "hours": sum(record.timing.elapsed_s for record in records) / 3600,
-        "data": list({record.data.sha256: record.data for record in records}.values()),
+        "data": sorted({r.data.sha256: r.data for r in records}.values(), key=lambda data: data.name),
         "environments": _environments(records),
         "timed_elsewhere": clocks.left_out,
         "unsupported": sorted({reason for record in records for reason in record.unsupported.items()}),
@@ -174,27 +169,38 @@ def _environments(records: Sequence[RunRecord]) -> list[tuple[Environment, int]]
     return [(found[key], number) for key, number in counts.most_common()]
 
 
-def _worst_parity(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Returns each runtime's largest deviation from eager PyTorch, of all its exported models."""
-    found: dict[str, list[Any]] = {}
+def _worst_parity(records: Sequence[RunRecord]) -> list[tuple[str, int, Parity]]:
+    """Returns each runtime, how many models it was given, and the parity of the one that deviates most."""
+    found: dict[str, dict[str | None, Parity]] = {}
     for record in records:
         for artefact in record.artefacts:
             if artefact.parity is not None:
-                found.setdefault(artefact.runtime, []).append(artefact.parity)
+                found.setdefault(artefact.runtime, {})[record.parent] = artefact.parity
     return [
-        {"runtime": name, "models": len(all_), "worst": max(all_, key=lambda parity: parity.max_deviation)}
-        for name, all_ in sorted(found.items())
+        (runtime, len(models), max(models.values(), key=lambda parity: parity.max_deviation))
+        for runtime, models in sorted(found.items())
     ]
 
 
-def _render(context: Mapping[str, Any]) -> str:
+def _render(context: dict[str, Any]) -> str:
     loader = jinja2.PackageLoader("prunecast.report", "assets")
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_unbroken,
     )
-    environment.filters |= {"count": count, "size": size}
-    script = {"vega": _vega_bundle()}
-    return environment.get_template("page.html.j2").render(**context, **script)
+    environment.filters |= {"size": size, "runtime_name": runtime_name}
+    return environment.get_template("page.html.j2").render(context | {"vega": _vega_bundle()})
+
+
+def _unbroken(value: Any) -> Any:
+    """Keeps a number and its sign on one line; what is marked safe (scripts) stays as it is."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return value.replace(" %", "\u00a0%").replace(" ×", "\u00a0×")
+    return value
 
 
 @cache

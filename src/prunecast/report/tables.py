@@ -1,7 +1,8 @@
 """Tables of a study: one row per variant and seed, one row per variant, and both as CSV files.
 
 A runtime's columns start with its name: `onnxruntime_ms`, `onnxruntime_speedup`, `onnxruntime_speedup_low`,
-`onnxruntime_speedup_high`, `onnxruntime_bytes`, `onnxruntime_peak_bytes`, `onnxruntime_parity`.
+`onnxruntime_speedup_high`, `onnxruntime_bytes` and `onnxruntime_zip_bytes` of its file, `onnxruntime_peak_bytes` of
+the process, of which `onnxruntime_memory_bytes` came with the model, `onnxruntime_parity`.
 """
 
 from __future__ import annotations
@@ -135,6 +136,8 @@ def _timing(timing: Timing) -> dict[str, Any]:
         row |= {"speedup": ratio.ratio, "speedup_low": ratio.low, "speedup_high": ratio.high}
     if timing.peak_memory_bytes is not None:
         row["peak_bytes"] = timing.peak_memory_bytes
+        if timing.baseline_memory_bytes is not None:
+            row["memory_bytes"] = timing.peak_memory_bytes - timing.baseline_memory_bytes
     return row
 
 

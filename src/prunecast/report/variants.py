@@ -5,7 +5,7 @@ A variant is what a row of the table is: a model after a method at a sparsity, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -42,7 +42,6 @@ _ROLE_ORDER: tuple[Role, ...] = (
     "dense",
     "trained-on",
     "pruned",
-    "pruned+finetuned",
     "small-dense",
     "zeroed-body",
     "naive",
@@ -124,7 +123,7 @@ class Study:
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """All cases in the order of their first records."""
+        """All cases, in the order of the table."""
         return tuple(dict.fromkeys(variant.case for variant in self.runs))
 
     def of(self, case: Case) -> tuple[Variant, ...]:
@@ -157,12 +156,12 @@ class Study:
 
 
 def collect(records: Sequence[RunRecord]) -> Study:
-    """Returns the study that the records make up.
+    """Returns the study that the records make up; their order does not matter.
 
     Raises:
         UserError: when two records claim to be the same seed of the same variant.
     """
-    by_fingerprint = {record.fingerprint: record for record in records}
+    by_fingerprint = {record.fingerprint: record for record in sorted(records, key=lambda r: r.fingerprint)}
     models = [record for record in by_fingerprint.values() if _is_model(record)]
     namer = _Namer(models, by_fingerprint)
     runs: dict[Variant, dict[int, RunRecord]] = {}
@@ -175,7 +174,8 @@ def collect(records: Sequence[RunRecord]) -> Study:
                 f"expected one record of {variant.name!r} at seed {record.seed}, found {twin.fingerprint} and "
                 f"{record.fingerprint}; report one study at a time"
             )
-    ordered = {variant: dict(sorted(runs[variant].items())) for variant in sorted(runs, key=_order(runs))}
+    rank = _Rank(runs)
+    ordered = {variant: dict(sorted(runs[variant].items())) for variant in sorted(runs, key=rank.of)}
     return Study(ordered, by_fingerprint, variant_of, _taken(by_fingerprint.values()))
 
 
@@ -191,27 +191,32 @@ def _taken(records: Iterable[RunRecord]) -> dict[str, tuple[RunRecord, ...]]:
     return taken
 
 
-def _order(variants: Iterable[Variant]) -> Callable[[Variant], tuple[Any, ...]]:
-    """Returns a sort key: cases and models as they came, then roles, methods, sparsities."""
-    cases = list(dict.fromkeys(variant.case for variant in variants))
-    models = list(dict.fromkeys(variant.model for variant in variants if variant.role != "naive"))
-    methods = list(dict.fromkeys(variant.method for variant in variants))
+class _Rank:
+    """The order of a table: large models first, naive forecasts last; then roles, methods (random last), sparsities."""
 
-    def key(variant: Variant) -> tuple[Any, ...]:
-        model = len(models) if variant.role == "naive" else models.index(variant.model)
-        pruned = variant.role in ("pruned", "pruned+finetuned")
-        role = _ROLE_ORDER.index("pruned" if pruned else variant.role)
+    def __init__(self, runs: Mapping[Variant, Mapping[int, RunRecord]]) -> None:
+        self.parameters: dict[tuple[Case, str], int] = {}
+        for variant, found in runs.items():
+            largest = max(record.size.parameters if record.size else 0 for record in found.values())
+            at = (variant.case, variant.model)
+            self.parameters[at] = max(largest, self.parameters.get(at, 0))
+
+    def of(self, variant: Variant) -> tuple[Any, ...]:
+        """Returns the sort key of a variant."""
+        role = "pruned" if variant.role == "pruned+finetuned" else variant.role
+        method = variant.method or ""
         return (
-            cases.index(variant.case),
-            model,
-            role,
-            methods.index(variant.method),
+            variant.case,
+            variant.role == "naive",
+            -self.parameters[variant.case, variant.model],
+            variant.model,
+            _ROLE_ORDER.index(role),
+            "random" in method,
+            method,
             variant.requested or 0.0,
             variant.finetuned,
-            variant.model,
+            variant.key,
         )
-
-    return key
 
 
 def _dense(record: RunRecord, by_fingerprint: Mapping[str, RunRecord]) -> RunRecord | None:
@@ -249,7 +254,7 @@ class _Namer:
             role=record.role,
             method=method and self.methods.name((case, method), method, source.recipe.get("prune") or {}),
             requested=self._requested(source),
-            key=_identity(source) + ("small" if record.role == "small-dense" else ""),
+            key=_identity(source) if record.role != "small-dense" else f"small {_identity(source)}",
         )
 
     def _case(self, record: RunRecord) -> Case:
@@ -271,8 +276,7 @@ class _Namer:
         return None if pruning is None else pruning.method
 
     def _requested(self, record: RunRecord) -> float | None:
-        pruning = self._pruning(record)
-        return None if pruning is None else round(pruning.requested / pruning.total, 4)
+        return None if self._pruning(record) is None else float(record.recipe["prune"]["sparsity"])
 
 
 class _Labels:
@@ -297,5 +301,6 @@ def _differing(sections: Sequence[Mapping[str, Any]], ignore: set[str]) -> tuple
 
 
 def _identity(record: RunRecord) -> str:
+    """Returns what the seeds of a variant share; a small dense model without its original stands alone."""
     sections = {name: record.recipe.get(name) for name in _SECTIONS[record.role]}
-    return fingerprint({"role": record.role, "model": record.model, **sections})
+    return fingerprint({"role": record.role, "model": record.model, "of": record.compared_with, **sections})

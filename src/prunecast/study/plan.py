@@ -18,9 +18,6 @@ from prunecast.stages import Job
 RANDOM_TWINS = {"element": "random", "unit": "structured-random"}
 """The control of each granularity: as much removed, at random."""
 
-DLINEAR = ModelEntry(model={"name": "dlinear"}, train={"learning_rate": 1e-3})
-"""The linear control. Its rate is that of a linear model: at the Transformers' rate it would not converge."""
-
 Describe = Callable[[DataConfig], Series]
 
 
@@ -58,7 +55,7 @@ def _entries(recipe: Recipe, study: StudyConfig, series: Series) -> list[ModelEn
     entries = list(study.models) or [ModelEntry(model=recipe.model)]
     names = {entry.model.get("name") for entry in entries}
     if "dlinear" in study.controls and "dlinear" not in names:
-        entries.append(DLINEAR)
+        entries.append(ModelEntry(model={"name": "dlinear"}))
     if "naive" in study.controls:
         lookback = recipe.model.get("lookback", ForecasterConfig.model_fields["lookback"].default)
         naive = ["repeat"] + (["seasonal_naive"] if series.season <= lookback else [])  # else no window holds a season

@@ -90,17 +90,19 @@ def learning_rate(config: FitConfig, epoch: int) -> float:
     `halving` is the published schedule, which adjusts after each epoch by the number of the epoch that has
     passed: the first two epochs run at the full rate, then it halves with each one.
     """
+    rate = config.learning_rate
+    assert rate is not None, "resolving the recipe sets the rate"
     if config.schedule == "halving":
-        return config.learning_rate * 0.5 ** max(0, epoch - 2)
+        return rate * 0.5 ** max(0, epoch - 2)
     if config.schedule == "cosine":
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / max(1, config.epochs)))
-    return config.learning_rate
+        return rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / max(1, config.epochs)))
+    return rate
 
 
 def adam(model: nn.Module, config: FitConfig) -> torch.optim.Adam:
     """Returns the optimiser of the published runs, in its fused form: one pass over memory per step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.Adam(trained, lr=learning_rate(config, 1), weight_decay=config.weight_decay, fused=True)
 
 
 def choose_device(config: FitConfig) -> torch.device:
@@ -227,7 +229,7 @@ class _Run:
         if not math.isfinite(loss):
             raise DivergedError(
                 f"training diverged: the loss is {loss} in epoch {epoch}; "
-                f"try a learning rate below {self.config.learning_rate:g}"
+                f"try a learning rate below {learning_rate(self.config, 1):g}"
             )
 
     def note(self, epoch: Epoch) -> None:

@@ -11,11 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.dropout import dropped_positions, zero_at
+from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
 
 PIECE = 2**20
 """Attention weights that are worked on at a time in training, at most: 4 MB stay in the cache."""
@@ -29,7 +28,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, memory_width: int, heads: int, head_size: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.head_size, self.dropout = heads, head_size, dropout
+        self.heads, self.head_size, self.dropout = heads, head_size, Dropout(dropout)
         self.query = nn.Linear(width, heads * head_size)
         self.key = nn.Linear(memory_width, heads * head_size)
         self.value = nn.Linear(memory_width, heads * head_size)
@@ -45,14 +44,13 @@ class Attention(nn.Module):
     def _mix(self, q_BQD: Tensor, k_BSD: Tensor, v_BSD: Tensor, bias_QS: Tensor | None) -> Tensor:
         q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q_BQD, k_BSD, v_BSD))
         scores = q @ k.mT if bias_QS is None else q @ k.mT + bias_QS
-        weights = F.dropout(scores.softmax(dim=3), self.dropout, self.training)
-        return (weights @ v).transpose(1, 2).flatten(2)
+        return cast("Tensor", self.dropout(scores.softmax(dim=3)) @ v).transpose(1, 2).flatten(2)
 
     def _mix_fast(self, q_BQD: Tensor, k_BSD: Tensor, v_BSD: Tensor, bias_QS: Tensor | None) -> Tensor:
         # Feature-major heads (N, E, steps): the long dimension is contiguous in all five batched products of a step,
         # 0.4 ms each instead of 1.5 ms for those that would have 8 contiguous columns (256 x 96 x 96, 2 threads).
         q, k, v = (x.transpose(1, 2).contiguous().view(-1, self.head_size, x.shape[1]) for x in (q_BQD, k_BSD, v_BSD))
-        mixed = _TrainingAttention.apply(q, k, v, bias_QS, self.dropout)  # type: ignore[no-untyped-call]
+        mixed = _TrainingAttention.apply(q, k, v, bias_QS, self.dropout.p)  # type: ignore[no-untyped-call]
         return cast("Tensor", mixed).view(len(q_BQD), -1, q_BQD.shape[1]).transpose(1, 2)
 
     def head_group(self, name: str) -> Group:

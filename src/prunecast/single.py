@@ -1,0 +1,89 @@
+"""The stages for one model at a time: what a study runs by the hundred, into a folder of the user's choice."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prunecast.data.series import load_series
+from prunecast.data.windows import Prepared
+from prunecast.errors import UserError
+from prunecast.pipeline import RECIPE_FILE, Place, prepared_for, run
+from prunecast.recipe import Recipe
+from prunecast.recipe_io import load_recipe, merged, parse_setting, read_mapping
+from prunecast.registry import MODELS
+from prunecast.resolve import resolved
+from prunecast.stages import Job
+from prunecast.store import RECORD_FILE, new_directory, read_record
+from prunecast.train.progress import Reporter
+
+FIXED_SECTIONS = frozenset({"data", "model", "train", "study"})
+"""What a trained model has settled."""
+
+
+def train_one(recipe: Recipe, out: Path, reporter: Reporter | None = None) -> None:
+    """Trains the model of a recipe into a new folder.
+
+    Raises:
+        UserError: when the recipe or its data does not fit, or the folder exists.
+    """
+    kind = MODELS.load(str(recipe.model["name"]))
+    series = load_series(recipe.data)
+    job = Job(
+        stage="train",
+        role="dense" if kind.trainable else "naive",
+        recipe=resolved(recipe, series),
+        data_sha256=series.sha256,
+        source=recipe.data.name,
+        label=f"train {recipe.model['name']}",
+    )
+    prepared = prepared_for(job)
+    with new_directory(out) as directory:
+        run(job, prepared, Place(directory=directory, found=_nowhere, reporter=reporter))
+
+
+def prune_one(directory: Path, recipe: Recipe, prepared: Prepared, out: Path, reporter: Reporter | None = None) -> None:
+    """Prunes the model in a folder, fine-tunes it when the recipe has epochs for that, into a new folder.
+
+    Raises:
+        UserError: when the model or its budget does not fit, or the new folder exists.
+    """
+    parent = read_record(directory / RECORD_FILE).fingerprint
+    pruning = Job(
+        stage="prune",
+        role="pruned",
+        recipe=recipe,
+        data_sha256=prepared.facts.sha256,
+        source=prepared.facts.name,
+        parent=parent,
+        label="prune",
+    )
+    with tempfile.TemporaryDirectory() as between, new_directory(out) as target:
+        last = target if recipe.finetune.epochs == 0 else Path(between)
+        pruned = run(pruning, prepared, Place(directory=last, found=lambda _: directory))
+        if recipe.finetune.epochs:
+            tuning = replace(pruning, stage="finetune", role="pruned+finetuned", parent=pruned.fingerprint)
+            run(tuning, prepared, Place(directory=target, found=lambda _: last, reporter=reporter))
+
+
+def recipe_of(directory: Path, section: Mapping[str, Any], settings: Iterable[str]) -> Recipe:
+    """Returns the recipe that a model folder keeps, with other sections and settings laid over it.
+
+    Raises:
+        UserError: when a setting touches what the trained model has settled.
+    """
+    values = merged(read_mapping(directory / RECIPE_FILE), section)
+    for setting in settings:
+        difference = parse_setting(setting)
+        settled = difference.keys() & FIXED_SECTIONS
+        if settled:
+            raise UserError(f"--set {setting}: the {settled.pop()} section is the model's own; it cannot change here")
+        values = merged(values, difference)
+    return load_recipe(base=values)
+
+
+def _nowhere(fingerprint: str) -> Path:
+    raise AssertionError(f"a stage without parents asked for {fingerprint}")

@@ -1,0 +1,70 @@
+"""The environment's description, and what names a machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunecast import environment
+
+
+def test_it_describes_this_process() -> None:
+    found = environment.describe()
+    assert found.python == platform.python_version()
+    assert found.versions["prunecast"]
+    assert found.versions["torch"]
+    assert found.cores >= 1
+    assert found.memory_bytes > 2**28
+    assert len(found.machine) == 12
+    assert found.machine == environment._machine(found.processor, found.cores, found.memory_bytes, found.system)
+    assert environment.describe() is found
+
+
+def test_it_imports_no_torch() -> None:
+    code = "import sys; from prunecast.environment import describe; describe(); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_machine_is_named_by_processor_cores_memory_and_system() -> None:
+    profile = ("cpu", 4, 8 * 2**30, "Linux x86_64")
+    name = environment._machine(*profile)
+    assert environment._machine("cpu", 4, 8 * 2**30 + 2**25, "Linux x86_64") == name, "memory counts in whole GiB"
+    for index, other in enumerate(("other cpu", 8, 16 * 2**30, "Linux aarch64")):
+        assert environment._machine(*profile[:index], other, *profile[index + 1 :]) != name
+
+
+def commit(folder: Path) -> str:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", *identity, "-C", str(folder), *arguments], capture_output=True, check=True)
+        return done.stdout.decode().strip()
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    return git("rev-parse", "HEAD")
+
+
+def test_commit_and_dirty_flag_are_the_sources_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src" / "prunecast").mkdir(parents=True)
+    (tmp_path / "src" / "prunecast" / "a.py").write_text("")
+    head = commit(tmp_path)
+    monkeypatch.setattr(environment, "_CHECKOUT", tmp_path)
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as in a hook of another repository
+    assert environment._git("rev-parse", "HEAD") == head
+    (tmp_path / "results.json").write_text("{}")
+    assert environment._dirty() is False, "results beside the source do not make it dirty"
+    (tmp_path / "src" / "prunecast" / "b.py").write_text("")
+    assert environment._dirty() is True
+
+
+def test_an_installed_package_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    commit(tmp_path)
+    monkeypatch.setattr(environment, "_CHECKOUT", tmp_path)
+    assert environment._git("rev-parse", "HEAD") is None
+    assert environment._dirty() is None
