@@ -1,7 +1,27 @@
-"""Prunecast: make Transformer time-series forecasters small and fast, and know what it costs."""
+"""Prunecast: make Transformer time-series forecasters small and fast, and know what it costs.
+
+`prunecast.load(path)` gives the module of a model folder, `prunecast.Forecaster` one object for a notebook, and
+`prunecast.facade` the verbs of the command line as functions. They are imported when they are first used, so that
+the command line stays quick.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunecast.forecaster import Forecaster as Forecaster
+    from prunecast.models.disk import load as load
 
 __version__ = version("prunecast")
+__all__ = ["Forecaster", "__version__", "load"]
+
+_LAZY = {"Forecaster": "prunecast.forecaster", "load": "prunecast.models.disk"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'prunecast' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

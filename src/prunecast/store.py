@@ -24,6 +24,9 @@ from prunecast.records import Failure, RunRecord, to_json
 
 RECORD_FILE = "record.json"
 
+LOCK_PATIENCE_S = 1.0
+"""Whoever asks whether a store is held holds it for an instant; that is no other run."""
+
 
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
@@ -77,6 +80,19 @@ def _plain_errors(target: Path) -> Iterator[None]:
         raise UserError(f"cannot write {target}: {reason}; nothing was left behind") from error
 
 
+def sweep(target: Path) -> None:
+    """Removes what killed writers of a file or folder left beside it; the caller sees to it that none is at work."""
+    for leftover in target.parent.glob(f".{target.name}.*"):
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _sync(directory: Path) -> None:
     """Brings the files to the disk before the folder gets its name, so that a power cut leaves no empty ones."""
     for path in directory.rglob("*"):
@@ -111,10 +127,6 @@ class Store:
         """
         return read_record(self.directory(fingerprint) / RECORD_FILE)
 
-    def records(self) -> list[RunRecord]:
-        """Returns all finished stages' records, by fingerprint."""
-        return [read_record(path) for path in sorted(self.root.glob(f"??/*/{RECORD_FILE}"))]
-
     @contextmanager
     def writer(self) -> Iterator[None]:
         """Holds the store for writing; the lock goes when the process ends, however it ends.
@@ -126,7 +138,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / "lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_PATIENCE_S)
         except Timeout:
             raise UserError(f"{self.root} is in use by another run; wait for it or end it") from None
         try:
@@ -146,9 +158,10 @@ class Store:
             return True
 
     def _sweep(self) -> None:
-        """Removes what a killed writer left half-written."""
-        for leftover in self.root.glob("??/.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        """Removes what a killed writer left half-written, and checkpoints that it had no time to remove."""
+        finished = [work for work in self.root.glob("work/*") if self.has(work.name)]
+        for leftover in (*self.root.glob("??/.*"), *self.root.glob("failures/.*"), *finished):
+            _remove(leftover)
 
     def fail(self, failure: Failure) -> None:
         """Notes why a stage failed."""
@@ -161,7 +174,7 @@ class Store:
 
     def failures(self) -> list[Failure]:
         """Returns the stages that failed, by fingerprint."""
-        paths = sorted((self.root / "failures").glob("*.json"))
+        paths = sorted((self.root / "failures").glob("[!.]*.json"))  # hidden ones are half-written
         return [Failure.model_validate_json(path.read_text()) for path in paths]
 
 

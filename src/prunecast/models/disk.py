@@ -120,6 +120,15 @@ def load_model(directory: Path) -> SavedModel:
     return SavedModel(model.eval(), card, masks)
 
 
+def load(path: str | Path) -> Forecaster:
+    """Returns the module of a model folder, in eval mode: standardised values in, standardised values out.
+
+    Raises:
+        UserError: when it is not a model folder, or a damaged one.
+    """
+    return load_model(Path(path)).model
+
+
 def load_card(directory: Path) -> Card:
     """Reads `config.json` alone.
 

@@ -31,7 +31,7 @@ CLOSE = 1.15
 """A close-up ends at this many times the smallest error."""
 
 FAR = 1.6
-"""Errors beyond this many times the smallest are left out of a cost chart; its caption says how many."""
+"""A cost chart ends at this many times the best error of the worst model; its caption says how many lie above."""
 
 _NARROW = 340
 _LETTER = 5.5
@@ -90,7 +90,7 @@ def error_by_sparsity(name: str, case: Frame, model: str, *, close: bool = False
         return None
     x = alt.X("sparsity:Q", title="sparsity: share of the dense model's parameters that are gone")
     x = x.axis(format="~%", grid=False, tickCount=6).scale(domain=[0, 1], nice=False)
-    plane = Plane.over(x, shown, rules["mse"], ceiling)
+    plane = Plane.over(x, shown, () if close else rules["mse"], ceiling)
     layers = [*plane.rules(rules), *plane.spreads(shown), plane.lines(pruned), *plane.dots(pruned)]
     layers += plane.dots(small, "diamond", 110)
     title = f"{model}: near the dense model" if close else f"{model}: error against sparsity"
@@ -163,7 +163,7 @@ def error_by_cost(name: str, case: Frame, cost: Cost) -> Figure | None:
         return None
     every = points(dear).assign(cost=dear[column].to_numpy(float))
     rows = every.assign(front=pareto_front(every["cost"].to_numpy(float), every["mse"].to_numpy(float)))
-    ceiling = FAR * float(rows["mse"].min())
+    ceiling = FAR * float(rows[rows["series"] != "naive"].groupby("model")["mse"].min().max())
     x = alt.X("cost:Q", title=cost.axis).axis(format=cost.form, grid=False, tickCount=5, labelOverlap=True)
     x = x.scale(type="log", domain=list(padded_log(rows["cost"].min(), rows["cost"].max())), nice=False)
     plane = Plane.over(x, rows, ceiling=ceiling)
@@ -236,7 +236,7 @@ def forecast(name: str, model: str, examples: Sequence[tuple[str, str, Example]]
     colours = {"truth": theme.PALE} | {label: colour for label, colour, _ in examples}
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     encoding = (
-        alt.X("step:Q", title=f"steps from {first.start}, the start of the forecast")
+        alt.X("step:Q", title=f"steps from {pd.Timestamp(first.start)}, the start of the forecast")
         .axis(grid=False)
         .scale(nice=False),
         alt.Y("value:Q", title=f"{first.channel} (raw units)").scale(zero=False),

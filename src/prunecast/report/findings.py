@@ -18,6 +18,7 @@ class Tile:
     value: str
     what: str
     detail: str
+    good: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,14 @@ def _speed_tile(rows: Rows, own: Sequence[Comparison], runtime: str | None) -> T
         return None
     faster = [c for c in timed if rows[c.variant][f"{runtime}_speedup_low"] > 1]
     if not faster:
-        return Tile("none", f"no speed-up is shown in {runtime_name(runtime)}", "every interval includes 1 or less")
+        return Tile(
+            "none", f"no speed-up shown in {runtime_name(runtime)}", "every interval reaches down to 1", good=False
+        )
     harmless = [c for c in faster if c.verdict in ("better", "not told apart")]
     best = max(harmless or faster, key=lambda c: float(rows[c.variant][f"{runtime}_speedup"]))
     ratio, low, high = (rows[best.variant][f"{runtime}_speedup{end}"] for end in ("", "_low", "_high"))
     what = f"faster in {runtime_name(runtime)} ({low:.2f} … {high:.2f})" + (", no loss shown" if harmless else "")
-    return Tile(f"{ratio:.2f} ×", what, f"{best.variant.full_name}; {relative_text(best)}")
+    return Tile(f"{ratio:.2f} ×", what, f"{best.variant.full_name}; {relative_text(best)}", good=bool(harmless))
 
 
 def _bytes_tile(rows: Rows, good: Sequence[Comparison]) -> Tile | None:
@@ -154,7 +157,8 @@ def _naive_tile(own: Sequence[Comparison]) -> Tile | None:
     value = signed_percent(hardest.difference / hardest.reference_mse)
     verdict = {"better": "better than", "worse": "worse than"}.get(hardest.verdict, "not told apart from")
     detail = f"{hardest.variant.model} dense; {relative_text(hardest)}"
-    return Tile(value, f"MSE of the dense model: {verdict} {hardest.other.model}", detail)
+    what = f"MSE of the dense model: {verdict} {hardest.other.model}"
+    return Tile(value, what, detail, good=hardest.verdict == "better")
 
 
 def sentences(compared: Sequence[Comparison]) -> list[str]:
@@ -172,7 +176,8 @@ def _naive_sentences(compared: Sequence[Comparison]) -> Iterator[str]:
 def _zeroed_sentences(compared: Sequence[Comparison]) -> Iterator[str]:
     for c in compared:
         if c.variant.role == "zeroed-body" and c.against == "dense":
-            yield f"{c.variant.model} with its body zeroed: {relative_text(c)} against dense; that much the body earns."
+            earned = "that much the body earns" if c.verdict == "worse" else "the body earns nothing that shows"
+            yield f"{c.variant.model} with its body zeroed: {relative_text(c)} against dense; {earned}."
 
 
 def _small_sentences(compared: Sequence[Comparison]) -> Iterator[str]:

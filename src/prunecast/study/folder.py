@@ -21,7 +21,7 @@ from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe, write_recipe
 from prunecast.records import Failure, RunRecord
 from prunecast.stages import Job
-from prunecast.store import Store, new_file
+from prunecast.store import Store, new_file, sweep
 from prunecast.study.engine import Monitor, Outcome, run_plan
 
 STAGES_FILE = "stages.json"
@@ -89,6 +89,8 @@ def run_study(directory: Path, recipe: Recipe, jobs: Sequence[Job], workers: int
     """
     store = Store(directory / STORE_FOLDER)
     with store.writer():
+        for name in (RECIPE_FILE, STAGES_FILE):
+            sweep(directory / name)
         with new_file(directory / RECIPE_FILE, replace=True) as path:
             write_recipe(recipe, path)
         with new_file(directory / STAGES_FILE, replace=True) as path:
