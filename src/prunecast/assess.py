@@ -95,15 +95,12 @@ def export_one(saved: SavedModel, name: str, prepared: Prepared, parity_windows:
 
 
 def export_to(saved: SavedModel, name: str, prepared: Prepared, parity_windows: int, path: Path) -> Artefact:
-    """Exports to a file and holds it against eager on real windows."""
+    """Exports to a file and holds it against eager on real windows; what is out of tolerance is an error."""
     RUNTIMES.load(name).export(saved, path)
+    parity = check_parity(saved, name, path, some_batches(prepared, parity_windows))
     content = path.read_bytes()
     return Artefact(
-        runtime=name,
-        name=path.name,
-        bytes=len(content),
-        zip_bytes=compressed_bytes(content),
-        parity=check_parity(saved, name, path, some_batches(prepared, parity_windows)),
+        runtime=name, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
     )
 
 

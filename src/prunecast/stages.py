@@ -8,6 +8,7 @@ not hashed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from prunecast.recipe import Recipe, fingerprint
@@ -47,7 +48,7 @@ class Job:
     machine: str | None = None
     label: str = ""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Names the stage's result."""
         return fingerprint(

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -174,8 +174,11 @@ class Store:
 
     def failures(self) -> list[Failure]:
         """Returns the stages that failed, by fingerprint."""
-        paths = sorted((self.root / "failures").glob("[!.]*.json"))  # hidden ones are half-written
-        return [Failure.model_validate_json(path.read_text()) for path in paths]
+        found = []
+        for path in sorted((self.root / "failures").glob("[!.]*.json")):  # hidden ones are half-written
+            with suppress(FileNotFoundError):  # forgiven meanwhile
+                found.append(Failure.model_validate_json(path.read_text()))
+        return found
 
 
 def read_record(path: Path) -> RunRecord:

@@ -163,7 +163,8 @@ def error_by_cost(name: str, case: Frame, cost: Cost) -> Figure | None:
         return None
     every = points(dear).assign(cost=dear[column].to_numpy(float))
     rows = every.assign(front=pareto_front(every["cost"].to_numpy(float), every["mse"].to_numpy(float)))
-    ceiling = FAR * float(rows[rows["series"] != "naive"].groupby("model")["mse"].min().max())
+    learned = rows[rows["series"] != "naive"]
+    ceiling = FAR * float((learned if len(learned) else rows).groupby("model")["mse"].min().max())
     x = alt.X("cost:Q", title=cost.axis).axis(format=cost.form, grid=False, tickCount=5, labelOverlap=True)
     x = x.scale(type="log", domain=list(padded_log(rows["cost"].min(), rows["cost"].max())), nice=False)
     plane = Plane.over(x, rows, ceiling=ceiling)

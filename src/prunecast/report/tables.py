@@ -7,6 +7,7 @@ the process, of which `onnxruntime_memory_bytes` came with the model, `onnxrunti
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -230,7 +231,13 @@ def to_csv(table: Frame) -> str:
 
 
 def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    if not isinstance(value, str):
+        return value
+    line = _CONTROL.sub(" ", value)  # a lone carriage return would start a new row
+    return f"'{line}" if line.lstrip().startswith(("=", "+", "-", "@")) else line
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def tables(runs: Frame, summary: Frame, compared: Sequence[Comparison]) -> Mapping[str, str]:

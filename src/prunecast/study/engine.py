@@ -86,7 +86,8 @@ class _Run:
     def submit(self) -> None:
         """Starts what can start. A stage with a clock in it runs alone, and so comes after all others."""
         self.drop_orphans()
-        ready = [job for job in self.waiting.values() if self.is_ready(job)]
+        under_way = {job.fingerprint for job in self.running.values()} | self.waiting.keys()
+        ready = [job for job in self.waiting.values() if not under_way.intersection(job.needs)]
         shared = [job for job in ready if not job.exclusive]
         if any(job.exclusive for job in self.running.values()):
             return
@@ -137,7 +138,3 @@ class _Run:
             for job in orphans:
                 del self.waiting[job.fingerprint]
                 self.fail(job, "a stage that it needs failed")
-
-    def is_ready(self, job: Job) -> bool:
-        under_way = {other.fingerprint for other in self.running.values()} | self.waiting.keys()
-        return not under_way.intersection(job.needs)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prunecast.data.series import Series
+from prunecast.errors import UserError, near
 from prunecast.models.api import Forecaster, ForecasterConfig
 from prunecast.recipe import DataConfig, ModelEntry, PruneGrid, Recipe, StudyConfig
 from prunecast.recipe_io import checked, merged
 from prunecast.records import Role
-from prunecast.registry import METHODS, MODELS
+from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages import Job
 
@@ -33,8 +34,12 @@ def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
         UserError: when a part of the grid does not fit (an unknown model, method, key or value).
     """
     study = recipe.study or StudyConfig()
+    for name in recipe.measure.runtimes:
+        RUNTIMES.check(name)
+    cells = list(_cells(recipe, study, describe, machine))
+    _check_lines(study, {cell.name for cell in cells})
     jobs: dict[str, Job] = {}
-    for cell in _cells(recipe, study, describe, machine):
+    for cell in cells:
         for job in cell.jobs():
             jobs.setdefault(job.fingerprint, job)
     return list(jobs.values())
@@ -58,9 +63,17 @@ def _entries(recipe: Recipe, study: StudyConfig, series: Series) -> list[ModelEn
         entries.append(ModelEntry(model={"name": "dlinear"}))
     if "naive" in study.controls:
         lookback = recipe.model.get("lookback", ForecasterConfig.model_fields["lookback"].default)
-        naive = ["repeat"] + (["seasonal_naive"] if series.season <= lookback else [])  # else no window holds a season
+        # where no window holds a season there is none to repeat; what is no number is named when the model is checked
+        seasonless = isinstance(lookback, int) and lookback < series.season
+        naive = ["repeat"] if seasonless else ["repeat", "seasonal_naive"]
         entries += [ModelEntry(model={"name": name}) for name in naive if name not in names]
     return entries
+
+
+def _check_lines(study: StudyConfig, models: set[str]) -> None:
+    """Refuses a line of the grid for a model that the study does not have: it would prune nothing."""
+    for name in {name for line in study.prune for name in line.models} - models:
+        raise UserError(f"study.prune: the study has no model {name!r}; {near(name, models)}")
 
 
 def _single(recipe: Recipe, data: DataConfig, horizon: int | None, entry: ModelEntry, seed: int) -> Recipe:

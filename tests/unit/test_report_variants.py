@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+from tests.unit.report_records import Maker, study
+
+from prunecast.errors import UserError
+from prunecast.records import RunRecord
+from prunecast.report.compare import comparisons
+from prunecast.report.variants import collect
+
+SMALL = {"unstructured": (0.5,), "structured": (0.75,), "measured": False}
+
+
+def changed(record: RunRecord, **fields: object) -> RunRecord:
+    return record.model_copy(update=fields)
+
+
+def test_seeds_of_one_thing_are_one_variant() -> None:
+    found = collect(study(**SMALL))
+    names = [variant.full_name for variant in found.runs]
+    assert len(names) == len(set(names))
+    assert all(list(runs) == [1, 2, 3] for runs in found.runs.values())
+    assert names[:4] == [
+        "Transformer dense",
+        "Transformer trained on",
+        "Transformer magnitude 50 %",
+        "Transformer magnitude 50 %, fine-tuned",
+    ]
+    assert names[-2:] == ["last value", "seasonal naive"]
+
+
+def test_the_order_of_records_does_not_matter() -> None:
+    records = study(**SMALL)
+    assert list(collect(records).runs) == list(collect(records[::-1]).runs)
+
+
+def test_partners_come_from_the_graph() -> None:
+    records = study(**SMALL)
+    found = collect(records)
+    tuned = next(r for r in records if r.role == "pruned+finetuned" and r.recipe["prune"]["sparsity"] == 0.75)
+    dense, trained_on, small = found.dense(tuned), found.trained_on(tuned), found.small_dense(tuned)
+    assert dense is not None
+    assert trained_on is not None
+    assert small is not None
+    assert (dense.role, dense.model, dense.seed) == ("dense", tuned.model, tuned.seed)
+    assert (trained_on.role, trained_on.parent) == ("trained-on", dense.fingerprint)
+    assert (small.role, small.compared_with) == ("small-dense", tuned.parent)
+    assert found.dense(small) == dense
+    naive = next(r for r in records if r.role == "naive")
+    assert found.dense(naive) is None
+
+
+def test_a_control_trained_on_for_other_steps_is_no_fair_opponent() -> None:
+    records = study(seeds=(1,), **SMALL)
+    longer = [
+        changed(r, recipe=r.recipe | {"finetune": {"epochs": 9}}) if r.role == "trained-on" else r for r in records
+    ]
+    found = collect(longer)
+    assert all(found.trained_on(r) is None for r in longer)
+
+
+def test_each_variant_is_held_against_its_own_references() -> None:
+    found = {(c.variant.full_name, c.against): c for c in comparisons(collect(study(**SMALL)))}
+    assert found["Transformer structured-magnitude 75 %, fine-tuned", "trained-on"].other.full_name == (
+        "Transformer trained on"
+    )
+    assert found["DLinear magnitude 50 %", "dense"].other.full_name == "DLinear dense"
+    assert found["Transformer dense", "naive"].seeds == 3
+    assert ("Transformer dense", "dense") not in found
+    assert ("DLinear magnitude 50 %", "trained-on") not in found
+
+
+def test_only_an_interval_that_leaves_out_zero_is_a_verdict() -> None:
+    for comparison in comparisons(collect(study(**SMALL))):
+        assert comparison.interval is not None
+        expected = (
+            "worse" if comparison.interval.low > 0 else "better" if comparison.interval.high < 0 else "not told apart"
+        )
+        assert comparison.verdict == expected
+        assert comparison.difference == pytest.approx(comparison.interval.value)
+
+
+def test_without_blocks_there_is_a_difference_but_no_verdict() -> None:
+    records = study(seeds=(1,), **SMALL)
+    plain = [r if r.test is None else changed(r, test=r.test.model_copy(update={"blocks": None})) for r in records]
+    found = comparisons(collect(plain))
+    assert {comparison.verdict for comparison in found} == {"no interval"}
+
+
+def test_configurations_of_one_name_are_told_apart() -> None:
+    maker = Maker()
+    for width in (64, 128):
+        recipe = maker.recipe("transformer", 1)
+        recipe["model"]["d_model"] = width
+        dense = maker.dense("transformer", 1, recipe=recipe)
+        for kinds in (["head"], ["ffn"]):
+            pruned = maker.pruned(dense, "magnitude", 0.5, finetuned=False)
+            prune = pruned.recipe["prune"] | {"kinds": kinds}
+            maker.records[-1] = changed(pruned, recipe=recipe | {"prune": prune})
+    names = [variant.full_name for variant in collect(maker.records).runs]
+    assert "Transformer (d_model=64) dense" in names
+    assert "Transformer (d_model=128) magnitude (kinds=['ffn']) 50 %" in names
+    assert len(set(names)) == 6
+
+
+def test_two_records_of_one_seed_are_refused() -> None:
+    maker = Maker()
+    for _ in range(2):
+        maker.dense("dlinear", 1)
+    with pytest.raises(UserError, match="one record of 'dense' at seed 1"):
+        collect(maker.records)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda r: changed(r, test=r.test.model_copy(update={"scoring": "paper"})),
+        lambda r: changed(r, test=r.test.model_copy(update={"windows": r.test.windows - 1})),
+        lambda r: changed(r, data=r.data.model_copy(update={"sha256": "0" * 64})),
+    ],
+)
+def test_numbers_scored_differently_are_not_ranked(fault) -> None:
+    records = study(seeds=(1,), **SMALL)
+    index = next(i for i, r in enumerate(records) if r.role == "trained-on")
+    records[index] = fault(records[index])
+    with pytest.raises(UserError, match=r"scored on the same test windows, found .* trained on, seed 1"):
+        comparisons(collect(records))
