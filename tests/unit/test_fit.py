@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from prunecast.batch import Batch
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
+from prunecast.errors import UserError
 from prunecast.models.api import Forecaster, build, config_from
 from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import DataConfig, FitConfig
@@ -19,7 +21,7 @@ from prunecast.train.evaluate import evaluate, scored_windows
 from prunecast.train.fit import DivergedError, fit, learning_rate
 from prunecast.train.progress import Silent
 
-CONFIG = FitConfig(epochs=4, batch_size=4096, learning_rate=0.01, schedule="constant", threads=1)
+CONFIG = FitConfig(epochs=4, batch_size=400, learning_rate=0.01, schedule="constant", threads=1)
 
 
 class Stop(Exception):
@@ -39,7 +41,9 @@ class StopsAfter(Silent):
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
     data = DataConfig(name="synthetic-load")
-    return prepare(load_series(data), data, lookback=24, horizon=6, label_len=12)
+    series = load_series(data)
+    few = {name: getattr(series, name)[:1500] for name in ("times", "values_TC", "covariates_TK")}
+    return prepare(replace(series, **few), data, lookback=24, horizon=6, label_len=12)
 
 
 def transformer(prepared: Prepared) -> Forecaster:
@@ -126,6 +130,16 @@ def test_divergence_is_said(prepared: Prepared) -> None:
 
     with pytest.raises(DivergedError, match=r"loss is nan in epoch 1; try a learning rate below 0\.01"):
         fit(model, prepared.train, prepared.validation, CONFIG, seed=1, hooks=[Explodes()])
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"), [({"device": "cuda"}, "not available"), ({"device": "cpu", "precision": "fp16"}, "needs an")]
+)
+def test_what_the_machine_cannot_do_is_refused(prepared: Prepared, change: dict[str, str], hint: str) -> None:
+    if change["device"] == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has what the test asks for in vain")
+    with pytest.raises(UserError, match=hint):
+        fit(transformer(prepared), prepared.train, prepared.validation, CONFIG.model_copy(update=change), seed=1)
 
 
 def test_rates_follow_the_published_schedule() -> None:

@@ -63,6 +63,12 @@ def page(report: ReportFiles) -> Page:
     return Page(report.page)
 
 
+@pytest.fixture
+def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips the slowest part, which other tests cover."""
+    monkeypatch.setattr("vl_convert.svg_to_png", lambda svg, scale: b"\x89PNG")
+
+
 def test_the_page_asks_nothing_of_any_network(page: Page) -> None:
     policies = [a.get("content") or "" for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
     assert len(policies) == 1
@@ -124,6 +130,7 @@ def test_the_same_records_give_the_same_files(report: ReportFiles, tmp_path: Pat
     assert [p.read_bytes() for p in again.tables] == [p.read_bytes() for p in report.tables]
 
 
+@pytest.mark.usefixtures("no_pixels")
 def test_names_from_data_stay_text(tmp_path: Path) -> None:
     records = study(HOSTILE, channels=(HOSTILE, "a_b%&#"), measured=False, **(SMALL | {"structured": ()}))
     renamed = [r.model_copy(update={"model": HOSTILE}) if r.model == "dlinear" else r for r in records]
@@ -159,6 +166,7 @@ def without(*roles: str, stage: str = "") -> list[RunRecord]:
     ],
     ids=["times", "naive", "finetuning", "trained-on", "pruning", "all-but-one", "examples"],
 )
+@pytest.mark.usefixtures("no_pixels")
 def test_a_report_of_what_there_is(records: list[RunRecord], lacking: str, tmp_path: Path) -> None:
     files = write_report(records, (), tmp_path / "r.html", title="t")
     text = Page(files.page).text
@@ -167,6 +175,7 @@ def test_a_report_of_what_there_is(records: list[RunRecord], lacking: str, tmp_p
     assert "did not finish" not in text
 
 
+@pytest.mark.usefixtures("no_pixels")
 def test_every_case_has_its_section(tmp_path: Path) -> None:
     first = [r for r in study(**SMALL, measured=False) if r.model != "transformer"]
     second = [r for r in study("ETTh1", 192, **SMALL, measured=False) if r.model != "transformer"]

@@ -28,7 +28,8 @@ def three_digits(value: float) -> str:
     """Returns the value with three significant digits and no exponent: 0.0123, 1.23, 123, 1230."""
     if value == 0:
         return "0"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{value:.2e}")  # 0.9996 has its three digits before the point moves
+    decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
     return f"{value:.{decimals}f}"
 
 

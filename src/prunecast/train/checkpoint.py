@@ -87,7 +87,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         parameter, _, key = name.rpartition("/")
-        optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device if value.dim() else "cpu")
+        optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

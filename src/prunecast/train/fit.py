@@ -109,14 +109,17 @@ def choose_device(config: FitConfig) -> torch.device:
     """Returns the device a run takes; `auto` is an accelerator when there is one.
 
     Raises:
-        UserError: when the device that was asked for is not there.
+        UserError: when the device that was asked for is not there, or cannot compute in the precision asked for.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if config.device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    if not available[config.device]:
-        raise UserError(f"device {config.device!r} is not available here; use device: auto or cpu")
-    return torch.device(config.device)
+    name = config.device
+    if name == "auto":
+        name = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
+    if not available[name]:
+        raise UserError(f"device {name!r} is not available here; use device: auto or cpu")
+    if name == "cpu" and config.precision == "fp16":
+        raise UserError("precision 'fp16' needs an accelerator; on a processor use precision: no or bf16")
+    return torch.device(name)
 
 
 @contextmanager

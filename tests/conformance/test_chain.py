@@ -1,0 +1,266 @@
+"""Every model x every method x save and load x every runtime, as the registry has them.
+
+A new model, method or runtime is tested here by its line in the registry. What does not go together is skipped with
+the reason that the code itself gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunecast.assess import export_one, some_batches
+from prunecast.batch import Batch
+from prunecast.data.series import load_series
+from prunecast.data.windows import Prepared, prepare
+from prunecast.errors import MissingExtra, UserError
+from prunecast.export.api import Runtime
+from prunecast.export.parity import TOLERANCES, check_parity
+from prunecast.export.units import raw_inputs
+from prunecast.measure.operations import dense_macs, macs_per_weight
+from prunecast.measure.size import measure_size
+from prunecast.models.api import Forecaster, ForecasterConfig, Group, build, config_from
+from prunecast.models.disk import SavedModel, load_model, save_model
+from prunecast.pipeline import card
+from prunecast.prune.api import Pruned
+from prunecast.prune.apply import prune
+from prunecast.prune.masks import HeldMasks
+from prunecast.recipe import FitConfig, Recipe
+from prunecast.recipe_io import load_recipe
+from prunecast.registry import METHODS, MODELS, RUNTIMES
+from prunecast.resolve import resolved
+from prunecast.train.fit import fit
+
+LOOKBACK, HORIZON = 24, 6
+SMALL = {"d_model": 16, "n_heads": 4, "d_ff": 12, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1}
+"""What makes a model small, where its config has such a field."""
+
+SPARSITY = 0.6
+STEPS = FitConfig(epochs=1, max_steps=2, learning_rate=0.01, threads=1)
+DENSE = "dense"
+WINDOWS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """What all checks share; models are trained, pruned and exported once."""
+
+    prepared: Prepared
+    recipe: Recipe
+    folder: Path
+
+    @cache
+    def dense(self, name: str) -> SavedModel:
+        """A model after two steps, so that no weight is where it started."""
+        kind: type[Forecaster] = MODELS.load(name)
+        values = {key: value for key, value in SMALL.items() if key in kind.Config.model_fields}
+        sizes = {"name": name, "lookback": LOOKBACK, "horizon": HORIZON}
+        recipe = resolved(self.recipe.model_copy(update={"model": values | sizes}), self.prepared.series)
+        torch.manual_seed(1)
+        model = build(config_from(recipe.model))
+        self.train(model, {})
+        return SavedModel(model.eval(), card(model, self.prepared, recipe))
+
+    def train(self, model: Forecaster, masks: Mapping[str, Tensor]) -> None:
+        if model.trainable:
+            hooks = [HeldMasks(masks)] if masks else []
+            fit(model, self.prepared.train, self.prepared.validation, STEPS, seed=1, hooks=hooks)
+
+    @cache
+    def pruned(self, name: str, method: str) -> Pruned:
+        """A model after a method."""
+        return self.prune(name, method)
+
+    def prune(self, name: str, method: str) -> Pruned:
+        """Prunes anew; refused only for what the model does not have, and skipped then."""
+        parent, config = self.dense(name).model, load_recipe(base={"prune": {"method": method, "sparsity": SPARSITY}})
+        assert config.prune is not None
+        batches = list(self.prepared.train.batches(16))[:2]
+        try:
+            return prune(parent, config.prune, seed=1, cost=dense_macs, weight_cost=macs_per_weight, batches=batches)
+        except UserError as error:
+            units = [group for group in parent.groups() if group.kind in config.prune.kinds]
+            assert not (units if METHODS.load(method).granularity == "unit" else parent.prunable()), error
+            pytest.skip(str(error))
+
+    def variant(self, name: str, method: str) -> SavedModel:
+        """The dense model, or a pruned one."""
+        dense = self.dense(name)
+        if method == DENSE:
+            return dense
+        pruned = self.pruned(name, method)
+        return SavedModel(pruned.model, dense.card, pruned.masks)
+
+    @cache
+    def saved(self, name: str, method: str) -> Path:
+        """The folder of a variant."""
+        folder = self.folder / f"{name}-{method}"
+        variant = self.variant(name, method)
+        folder.mkdir()
+        save_model(variant, folder)
+        return folder
+
+    def batch(self) -> Batch:
+        return some_batches(self.prepared, WINDOWS)[0]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    folder = tmp_path_factory.mktemp("chain")
+    hours = np.arange(400)
+    noise = np.random.default_rng(1).normal(size=(400, 3))
+    waves = np.stack([np.sin(hours / 4), 30 + 9 * np.cos(hours / 12), hours / 50], axis=1)
+    table = pd.DataFrame(waves + 0.2 * noise, columns=["a", "b", "c"])
+    table.insert(0, "date", pd.date_range("2024-01-01", periods=400, freq="h"))
+    table.to_csv(folder / "own.csv", index=False)
+    recipe = load_recipe(base={"data": {"name": str(folder / "own.csv")}})
+    series = load_series(recipe.data)
+    label_len = LOOKBACK // 2
+    prepared = prepare(series, recipe.data, lookback=LOOKBACK, horizon=HORIZON, label_len=label_len)
+    return Chain(prepared, recipe, folder)
+
+
+def runtime(name: str) -> Runtime:
+    try:
+        found: Runtime = RUNTIMES.load(name)
+    except MissingExtra as error:
+        pytest.skip(str(error))
+    return found
+
+
+def supported(name: str, model: Forecaster) -> Runtime:
+    kind = runtime(name)
+    reason = kind.unsupported(model)
+    if reason is not None:
+        pytest.skip(reason)
+    return kind
+
+
+def forecast(model: nn.Module, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+    return result
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def one_unit(model: Forecaster) -> int:
+    """Returns the most MACs that a single unit costs."""
+    whole = dense_macs(model.config)
+    return max(whole - dense_macs(without_one(model, group)) for group in model.groups() if group.members)
+
+
+def without_one(model: Forecaster, group: Group) -> ForecasterConfig:
+    return model.shrunk_config({group.name: torch.arange(group.size - 1)})
+
+
+for_models = pytest.mark.parametrize("model_name", MODELS.names())
+for_methods = pytest.mark.parametrize("method", METHODS.names())
+for_variants = pytest.mark.parametrize("method", [DENSE, *METHODS.names()])
+for_runtimes = pytest.mark.parametrize("runtime_name", RUNTIMES.names())
+
+
+@for_models
+@for_methods
+def test_the_budget_is_met(chain: Chain, model_name: str, method: str) -> None:
+    pruned, dense = chain.pruned(model_name, method), chain.dense(model_name)
+    outcome = pruned.outcome
+    assert outcome.requested == round(SPARSITY * outcome.total)
+    assert outcome.of == METHODS.load(method).default_of
+    if pruned.masks:
+        zeros = sum(int((~mask).sum()) for mask in pruned.masks.values())
+        assert outcome.realised == outcome.requested == zeros
+        gone = measure_size(dense).nonzero - measure_size(SavedModel(pruned.model, dense.card)).nonzero
+        assert gone == zeros
+    else:
+        assert outcome.realised == dense_macs(dense.model.config) - dense_macs(pruned.model.config)
+        assert abs(outcome.realised - outcome.requested) <= one_unit(dense.model)
+
+
+@for_models
+@for_methods
+def test_what_stays_is_untouched_and_the_parent_too(chain: Chain, model_name: str, method: str) -> None:
+    dense = chain.dense(model_name)
+    before, config = state(dense.model), dense.model.config
+    pruned = chain.prune(model_name, method)
+    assert same(before, state(dense.model))
+    assert dense.model.config == config
+    for name, mask in pruned.masks.items():
+        assert torch.equal(pruned.model.get_parameter(name), before[name] * mask)
+    first = chain.pruned(model_name, method)
+    assert same(pruned.masks, first.masks)
+    assert same(state(pruned.model), state(first.model))
+
+
+@for_models
+@for_variants
+def test_what_is_saved_comes_back(chain: Chain, model_name: str, method: str) -> None:
+    variant = chain.variant(model_name, method)
+    loaded = load_model(chain.saved(model_name, method))
+    assert loaded.model.config == variant.model.config
+    assert loaded.card == variant.card.model_copy(update={"model": variant.model.config.model_dump(mode="json")})
+    assert same(loaded.masks, variant.masks)
+    assert same(state(loaded.model), state(variant.model))
+    assert torch.equal(forecast(loaded.model, chain.batch()), forecast(variant.model, chain.batch()))
+
+
+@for_models
+@for_methods
+def test_fine_tuning_learns_and_keeps_zeros(chain: Chain, model_name: str, method: str) -> None:
+    loaded = load_model(chain.saved(model_name, method))
+    before = state(loaded.model)
+    chain.train(loaded.model, loaded.masks)
+    weights = dict(loaded.model.named_parameters())
+    assert not any(torch.equal(weights[name], before[name]) for name in loaded.model.prunable())
+    assert all((weights[name][~mask] == 0).all() for name, mask in loaded.masks.items())
+
+
+@for_models
+@for_variants
+@for_runtimes
+def test_an_artefact_forecasts_what_the_model_does(
+    chain: Chain, model_name: str, method: str, runtime_name: str, tmp_path: Path
+) -> None:
+    variant = chain.variant(model_name, method)
+    kind = supported(runtime_name, variant.model)
+    folder = chain.saved(model_name, method)
+    artefact = export_one(variant, runtime_name, chain.prepared, WINDOWS, tmp_path)
+    path = folder if artefact.name is None else tmp_path / artefact.name
+    parity = artefact.parity or check_parity(variant, runtime_name, path, [chain.batch()])
+    assert parity.within
+    inside = kind.read(path)
+    assert inside.card == load_model(folder).card
+    assert torch.equal(forecast(inside.model, chain.batch()), forecast(variant.model, chain.batch()))
+
+
+@for_models
+@for_runtimes
+def test_an_artefact_takes_any_batch(chain: Chain, model_name: str, runtime_name: str, tmp_path: Path) -> None:
+    variant = chain.variant(model_name, DENSE)
+    kind = supported(runtime_name, variant.model)
+    artefact = export_one(variant, runtime_name, chain.prepared, WINDOWS, tmp_path)
+    predict = kind.load(chain.saved(model_name, DENSE) if artefact.name is None else tmp_path / artefact.name, 1)
+    inputs = raw_inputs(variant.card, chain.batch())
+    whole = predict(inputs)
+    assert whole.shape == (WINDOWS, HORIZON, 3)
+    alone = predict({name: values[2:3] for name, values in inputs.items()})
+    np.testing.assert_allclose(alone[0], whole[2], rtol=1e-4, atol=1e-4)
+
+
+def test_every_runtime_has_its_tolerance() -> None:
+    assert set(TOLERANCES) == set(RUNTIMES.names())
+    assert all(tolerance.cause for tolerance in TOLERANCES.values())
