@@ -85,7 +85,7 @@ def _kill(process: subprocess.Popen[bytes], kill: Callable[[], None]) -> float:
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+PLAIN_WIDTH = 140
+"""Columns of a table in a file or a pipe, where nobody says how wide the screen is."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -32,7 +35,7 @@ class Output:
         table = Table(show_header=False, box=None)
         for name, value in facts.items():
             table.add_row(name, _plain(value))
-        Console().print(table)
+        _console().print(table)
 
     def rows(self, name: str, rows: Sequence[Row]) -> None:
         """Shows a list of like results under one name."""
@@ -50,7 +53,7 @@ class Output:
             table.add_column(column, justify="right" if isinstance(value, int | float) else "left")
         for row in rows:
             table.add_row(*(_plain(value) for value in row.values()))
-        Console().print(table)
+        _console().print(table)
 
     def training(self, title: str) -> Reporter:
         """Returns what shows the progress of training."""
@@ -63,6 +66,11 @@ class Output:
         from prunecast.study.monitor import ConsoleMonitor
 
         return ConsoleMonitor(quiet=self.quiet)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def _plain(value: Any) -> str:

@@ -6,9 +6,8 @@ the reason that the code itself gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ from prunecast.pipeline import card
 from prunecast.prune.api import Pruned
 from prunecast.prune.apply import prune
 from prunecast.prune.masks import HeldMasks
-from prunecast.recipe import FitConfig, Recipe
+from prunecast.recipe import FitConfig, PruneConfig, Recipe
 from prunecast.recipe_io import load_recipe
 from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
@@ -49,47 +48,51 @@ DENSE = "dense"
 WINDOWS = 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Chain:
-    """What all checks share; models are trained, pruned and exported once."""
+    """What all checks share: models are trained, pruned and saved once."""
 
     prepared: Prepared
     recipe: Recipe
     folder: Path
+    models: dict[str, SavedModel] = field(default_factory=dict)
+    results: dict[tuple[str, str], Pruned] = field(default_factory=dict)
 
-    @cache
     def dense(self, name: str) -> SavedModel:
         """A model after two steps, so that no weight is where it started."""
-        kind: type[Forecaster] = MODELS.load(name)
-        values = {key: value for key, value in SMALL.items() if key in kind.Config.model_fields}
-        sizes = {"name": name, "lookback": LOOKBACK, "horizon": HORIZON}
-        recipe = resolved(self.recipe.model_copy(update={"model": values | sizes}), self.prepared.series)
-        torch.manual_seed(1)
-        model = build(config_from(recipe.model))
-        self.train(model, {})
-        return SavedModel(model.eval(), card(model, self.prepared, recipe))
+        if name not in self.models:
+            kind: type[Forecaster] = MODELS.load(name)
+            values = {key: value for key, value in SMALL.items() if key in kind.Config.model_fields}
+            sizes = {"name": name, "lookback": LOOKBACK, "horizon": HORIZON}
+            recipe = resolved(self.recipe.model_copy(update={"model": values | sizes}), self.prepared.series)
+            torch.manual_seed(1)
+            model = build(config_from(recipe.model))
+            self.train(model, {})
+            self.models[name] = SavedModel(model.eval(), card(model, self.prepared, recipe))
+        return self.models[name]
 
     def train(self, model: Forecaster, masks: Mapping[str, Tensor]) -> None:
         if model.trainable:
             hooks = [HeldMasks(masks)] if masks else []
             fit(model, self.prepared.train, self.prepared.validation, STEPS, seed=1, hooks=hooks)
 
-    @cache
     def pruned(self, name: str, method: str) -> Pruned:
-        """A model after a method."""
-        return self.prune(name, method)
+        """A model after a method; skips where the model has nothing that the method could remove."""
+        if (name, method) not in self.results:
+            if not candidates(self.dense(name).model, method):
+                with pytest.raises(UserError) as refusal:
+                    self.prune(name, method)
+                pytest.skip(str(refusal.value))
+            self.results[name, method] = self.prune(name, method)
+        return self.results[name, method]
 
     def prune(self, name: str, method: str) -> Pruned:
-        """Prunes anew; refused only for what the model does not have, and skipped then."""
-        parent, config = self.dense(name).model, load_recipe(base={"prune": {"method": method, "sparsity": SPARSITY}})
-        assert config.prune is not None
+        """Prunes anew."""
+        config = PruneConfig(method=method, sparsity=SPARSITY)
         batches = list(self.prepared.train.batches(16))[:2]
-        try:
-            return prune(parent, config.prune, seed=1, cost=dense_macs, weight_cost=macs_per_weight, batches=batches)
-        except UserError as error:
-            units = [group for group in parent.groups() if group.kind in config.prune.kinds]
-            assert not (units if METHODS.load(method).granularity == "unit" else parent.prunable()), error
-            pytest.skip(str(error))
+        return prune(
+            self.dense(name).model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight, batches=batches
+        )
 
     def variant(self, name: str, method: str) -> SavedModel:
         """The dense model, or a pruned one."""
@@ -99,17 +102,24 @@ class Chain:
         pruned = self.pruned(name, method)
         return SavedModel(pruned.model, dense.card, pruned.masks)
 
-    @cache
     def saved(self, name: str, method: str) -> Path:
         """The folder of a variant."""
-        folder = self.folder / f"{name}-{method}"
-        variant = self.variant(name, method)
-        folder.mkdir()
-        save_model(variant, folder)
+        variant, folder = self.variant(name, method), self.folder / f"{name}-{method}"
+        if not folder.exists():
+            folder.mkdir()
+            save_model(variant, folder)
         return folder
 
     def batch(self) -> Batch:
         return some_batches(self.prepared, WINDOWS)[0]
+
+
+def candidates(model: Forecaster, method: str) -> Sequence[str]:
+    """Returns the names of what a method could remove from a model."""
+    kinds = PruneConfig().kinds
+    if METHODS.load(method).granularity == "unit":
+        return [group.name for group in model.groups() if group.kind in kinds]
+    return model.prunable()
 
 
 @pytest.fixture(scope="module")
@@ -196,12 +206,11 @@ def test_the_budget_is_met(chain: Chain, model_name: str, method: str) -> None:
 def test_what_stays_is_untouched_and_the_parent_too(chain: Chain, model_name: str, method: str) -> None:
     dense = chain.dense(model_name)
     before, config = state(dense.model), dense.model.config
-    pruned = chain.prune(model_name, method)
+    first, pruned = chain.pruned(model_name, method), chain.prune(model_name, method)
     assert same(before, state(dense.model))
     assert dense.model.config == config
     for name, mask in pruned.masks.items():
         assert torch.equal(pruned.model.get_parameter(name), before[name] * mask)
-    first = chain.pruned(model_name, method)
     assert same(pruned.masks, first.masks)
     assert same(state(pruned.model), state(first.model))
 

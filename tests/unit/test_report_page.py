@@ -124,6 +124,7 @@ def test_charts_are_whole_files(report: ReportFiles) -> None:
             assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("no_pixels")
 def test_the_same_records_give_the_same_files(report: ReportFiles, tmp_path: Path) -> None:
     again = write_report(study(**SMALL)[::-1], [failure()], tmp_path / report.page.name, title="What pruning costs")
     assert again.page.read_bytes() == report.page.read_bytes()
@@ -149,14 +150,14 @@ def test_names_from_data_stay_text(tmp_path: Path) -> None:
     assert {path.parent for path in (*files.tables, *files.figures)} == {tmp_path / "r_files"}
 
 
-def without(*roles: str, stage: str = "") -> list[RunRecord]:
-    return [r for r in study(**SMALL) if r.role not in roles and r.stage != stage and r.model != "dlinear"]
+def without(*roles: str) -> list[RunRecord]:
+    return [r for r in study(**SMALL, measured=False) if r.role not in roles and r.model != "dlinear"]
 
 
 @pytest.mark.parametrize(
     ("records", "lacking"),
     [
-        (without(stage="measure"), "Error against measured time"),
+        (without(), "Error against measured time"),
         (without("naive"), "last value"),
         (without("pruned+finetuned", "trained-on"), "magnitude 50 %, fine-tuned"),
         (without("trained-on"), "trained on −"),
@@ -184,6 +185,26 @@ def test_every_case_has_its_section(tmp_path: Path) -> None:
     assert {"case-1-etth1-192", "case-2-synthetic-load-96"} <= {attrs.get("id") for _, attrs in page.tags}
     assert len({path.name for path in files.figures}) == len(files.figures)
     assert {path.name for path in files.tables} >= {"1-etth1-192.tex", "2-synthetic-load-96.tex"}
+
+
+@pytest.mark.usefixtures("no_pixels")
+def test_what_lies_there_already_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [r for r in study(**SMALL, measured=False) if r.role in ("dense", "naive")]
+    out = tmp_path / "r.html"
+    first = write_report(records, (), out, title="t")
+    drawn: list[str] = []
+    monkeypatch.setattr("prunecast.report.page._draw", lambda folder, figure: drawn.append(figure.name) or ())
+    assert write_report(records[::-1], (), out, title="t") == first
+    assert not drawn
+    content = out.read_bytes()
+    out.write_text("damaged")
+    write_report(records, (), out, title="t")
+    assert drawn
+    assert out.read_bytes() == content
+    drawn.clear()
+    write_report(records, [failure()], out, title="t")
+    assert drawn
+    assert "did not finish" in Page(out).text
 
 
 def test_without_a_scored_model_there_is_no_report(tmp_path: Path) -> None:

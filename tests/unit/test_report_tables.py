@@ -161,3 +161,11 @@ def test_a_terminal_gets_every_variant_with_the_same_columns(small: Tables) -> N
     texts = to_texts(by_variant(small.summary), small.clocks.main)
     assert len(texts) == len(small.summary)
     assert len({tuple(row) for row in texts}) == 1
+    assert "case" not in texts[0]
+
+
+def test_a_terminal_names_the_case_where_there_are_several() -> None:
+    bare = SMALL | {"seeds": (1,), "measured": False}
+    found = Tables(study(**bare) + study("ETTh1", 192, **bare))
+    texts = to_texts(by_variant(found.summary), None)
+    assert {row["case"] for row in texts} == {"ETTh1, horizon 192", "synthetic-load, horizon 96"}

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
+from tests.unit.own_series import write_table
 
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
@@ -19,16 +18,6 @@ from prunecast.study.plan import plan
 
 METHODS = ["magnitude", "structured-magnitude"]
 NARROW = {"d_model": 8, "n_heads": 2, "d_ff": 8}
-
-
-def write_table(path: Path, rows: int = 200, first: float = 0.0) -> Path:
-    """Writes two hourly channels; `first` is the very first value."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wave = np.sin(np.arange(rows) / 4)
-    wave[0] = first
-    times = pd.date_range("2024-01-01", periods=rows, freq="h")
-    pd.DataFrame({"date": times, "a": wave, "b": -wave}).to_csv(path, index=False)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +205,7 @@ def test_one_more_sparsity_only_adds(table: Path) -> None:
         ({"model": {"label_len": 3}}, set(CODE_VERSIONS)),
     ],
 )
-def test_a_setting_changes_the_stages_that_rest_on_it(
-    table: Path, difference: dict[str, Any], kinds: set[str]
-) -> None:
+def test_a_setting_changes_the_stages_that_rest_on_it(table: Path, difference: dict[str, Any], kinds: set[str]) -> None:
     assert changed(grid(table), grid(table, difference)) == kinds
 
 

@@ -59,7 +59,7 @@ def _main_runtime(runtime: str) -> list[Column]:
     return [
         Column(name, "time", lambda row: _time(row, runtime)),
         Column(name, "speed-up", lambda row: _speedup(row, runtime)),
-        Column(name, "file, memory", lambda row: _footprint(row, runtime)),
+        Column(name, "file, RAM", lambda row: _footprint(row, runtime)),
     ]
 
 
@@ -80,7 +80,7 @@ def _time_and_speedup(row: Row, runtime: str) -> Cell:
 def _footprint(row: Row, runtime: str) -> Cell:
     """Bytes of the file, and the most memory that loading and running it took."""
     file, memory = (_plain(row.get(f"{runtime}_{key}"), size) for key in ("bytes", "memory_bytes"))
-    return Cell(file.text, f"{memory.text} in memory" if memory.text else "", file.order)
+    return Cell(file.text, f"RAM {memory.text}" if memory.text else "", file.order)
 
 
 def _macs(row: Row) -> Cell:
@@ -130,12 +130,13 @@ def _speedup(row: Row, runtime: str) -> Cell:
     return Cell(NO_SPEEDUP, note, ratio, "faint")
 
 
+_CHANGE = "change of MSE against"
 _ERRORS = (
     Column("test error", "MSE", lambda row: _spread(row, "mse")),
     Column("test error", "MAE", lambda row: _spread(row, "mae")),
-    Column("change of MSE against", "dense", lambda row: _difference(row, "vs_dense")),
-    Column("change of MSE against", "dense, trained on", lambda row: _difference(row, "vs_trained_on")),
-    Column("change of MSE against", "small dense", lambda row: _difference(row, "vs_small_dense")),
+    Column(_CHANGE, "dense", lambda row: _difference(row, "vs_dense")),
+    Column(_CHANGE, "dense, trained on", lambda row: _difference(row, "vs_trained_on")),
+    Column(_CHANGE, "small dense", lambda row: _difference(row, "vs_small_dense")),
 )
 _COSTS = (
     Column("size", "non-zero", lambda row: _share(row, "nonzero", "sparsity")),
@@ -155,19 +156,25 @@ def to_latex(rows: Rows, main: str | None) -> str:
 
 def to_texts(rows: Rows, main: str | None) -> list[dict[str, Any]]:
     """Returns the table for a terminal, without intervals: a star marks a difference whose interval leaves out 0."""
-    variant, *numbers = (column for column in _narrow(rows, main) if column.header not in _TOO_MUCH_IN_A_TERMINAL)
+    _, *numbers = (column for column in _narrow(rows, main) if column.header not in _TOO_MUCH_IN_A_TERMINAL)
+    several_cases = len({key.case for key in rows}) > 1
     return [
-        {variant.header: _one_line(variant.cell(row))}
-        | {column.title: f"{cell.text}{_star(cell)}" for column in numbers for cell in [column.cell(row)]}
-        for row in rows.values()
+        ({"case": key.case.title} if several_cases else {})
+        | {"model": row["model"], "variant": row["variant"]}
+        | {_short(column): f"{cell.text}{_star(cell)}" for column in numbers for cell in [column.cell(row)]}
+        for key, row in rows.items()
     ]
+
+
+def _short(column: Column) -> str:
+    return f"vs {column.header.removeprefix('dense, ')}" if column.group == _CHANGE else column.header
 
 
 def _narrow(rows: Rows, main: str | None) -> list[Column]:
     return [column for column in columns(rows, (), main) if column.header not in _TOO_MUCH_ON_PAPER]
 
 
-_TOO_MUCH_ON_PAPER = ("seeds", "MAE", "small dense", "zip", "file, memory")
+_TOO_MUCH_ON_PAPER = ("seeds", "MAE", "small dense", "zip", "file, RAM")
 _TOO_MUCH_IN_A_TERMINAL = ("multiply-adds", "time")
 _LATEX_SIGNS = str.maketrans({"−": "$-$", "±": "$\\pm$", "×": "$\\times$", "…": "\\dots{}"})
 """Signs that we write ourselves and plain LaTeX does not know."""

@@ -21,6 +21,8 @@ from prunecast.report.compare import Comparison, comparisons
 from prunecast.report.figures import Figure
 from prunecast.report.format import runtime_name, size
 from prunecast.report.gallery import cost_figures, file_stem, forecast_figures, sparsity_figures
+from prunecast.report.manifest import FILE as MANIFEST_FILE
+from prunecast.report.manifest import Manifest, digest, inputs_digest, read_manifest
 from prunecast.report.tables import Clocks, Frame, by_variant, runs_table, summary_table, tables
 from prunecast.report.variants import Case, Study, Variant, collect
 from prunecast.store import new_file
@@ -63,7 +65,6 @@ class CaseView:
     costs: Sequence[Figure]
     forecasts: Sequence[Figure]
     latex: str
-    texts: Sequence[dict[str, Any]]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -79,7 +80,7 @@ class CaseView:
 def write_report(records: Sequence[RunRecord], failures: Sequence[Failure], out: Path, *, title: str) -> ReportFiles:
     """Writes the report of a study to `out`, and its charts and tables into the folder `<stem>_files` beside it.
 
-    The same records give the same files, byte for byte.
+    The same records give the same files, byte for byte; where they lie already, nothing is drawn again.
 
     Args:
         records: of all finished stages of one study, in any order.
@@ -98,19 +99,36 @@ def write_report(records: Sequence[RunRecord], failures: Sequence[Failure], out:
     clocks = Clocks(study)
     runs = runs_table(study, clocks)
     summary = summary_table(runs, compared)
+    rows = tuple(to_texts(by_variant(summary), clocks.main))
+    folder = out.with_name(f"{out.stem}_files")
+    inputs = inputs_digest(records, failures, title)
+    present = read_manifest(folder)
+    if present is not None and present.inputs == inputs and present.holds(out, folder):
+        return _files(out, folder, present, rows)
+    views = _case_views(study, summary, compared, clocks)
+    texts = dict(tables(runs, summary, compared)) | {f"{view.stem}.tex": view.latex for view in views}
+    written = [_write(folder / name, text).name for name, text in texts.items()]
+    drawn = [path.name for view in views for figure in view.figures for path in _draw(folder, figure)]
+    context = _context(study, failures, clocks) | {"title": title}
+    page = _render(context | {"cases": views, "folder": folder.name, "tables": list(texts)})
+    _write(out, page)
+    manifest = Manifest(inputs=inputs, page=digest(page.encode()), tables=tuple(written), figures=tuple(drawn))
+    _write(folder / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
+    return _files(out, folder, manifest, rows)
+
+
+def _files(page: Path, folder: Path, manifest: Manifest, rows: tuple[dict[str, Any], ...]) -> ReportFiles:
+    found, drawn = ([folder / name for name in names] for names in (manifest.tables, manifest.figures))
+    return ReportFiles(page, tuple(found), tuple(drawn), rows)
+
+
+def _case_views(study: Study, summary: Frame, compared: Sequence[Comparison], clocks: Clocks) -> list[CaseView]:
     colours = theme.colours(variant.series for variant in study.runs)
     painted = summary.assign(colour=[colours[key.series] for key in summary.index])
-    views = [
+    return [
         _case_view(number, study, case, summary=painted, compared=compared, clocks=clocks)
         for number, case in enumerate(study.cases, start=1)
     ]
-    folder = out.with_name(f"{out.stem}_files")
-    texts = dict(tables(runs, summary, compared)) | {f"{view.stem}.tex": view.latex for view in views}
-    written = tuple(_write(folder / name, text) for name, text in texts.items())
-    drawn = tuple(path for view in views for figure in view.figures for path in _draw(folder, figure))
-    context = _context(study, failures, clocks) | {"title": title}
-    page = _render(context | {"cases": views, "folder": folder.name, "tables": list(texts)})
-    return ReportFiles(_write(out, page), written, drawn, tuple(row for view in views for row in view.texts))
 
 
 def _why_none(failures: Sequence[Failure]) -> str:
@@ -140,7 +158,6 @@ def _case_view(
         costs=cost_figures(stem, frame, clocks),
         forecasts=forecast_figures(stem, study, case, rows, own),
         latex=to_latex(rows, clocks.main),
-        texts=to_texts(rows, clocks.main),
     )
 
 

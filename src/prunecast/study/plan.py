@@ -139,7 +139,10 @@ class _Cell:
             if not is_control:
                 yield from cell.shipped(tuned, f"{name}, fine-tuned", dense)
         if METHODS.load(method).granularity == "unit" and not is_control and "small-dense" in self.study.controls:
-            yield cell.job("train", "small-dense", f"dense of the size of {name}", compared_with=pruned.fingerprint)
+            what = f"dense of the size of {name}"
+            small = cell.job("train", "small-dense", what, compared_with=pruned.fingerprint)
+            yield small
+            yield from cell.shipped(small, what, dense)
 
     def shipped(self, job: Job, what: str, dense: Job | None) -> Iterator[Job]:
         """Yields the export of a model and its timing, in turn with the dense one's."""
