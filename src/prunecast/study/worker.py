@@ -1,22 +1,27 @@
-"""What a worker process does: one stage at a time, from the store into the store."""
+"""What a worker process does: one stage at a time, from the store into the store.
+
+What takes long to import waits until the process keeps watch over its parent.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
-from prunecast.pipeline import Place, prepared_for, run
 from prunecast.stages import Job
 from prunecast.store import Store, new_directory
 
 
 def start_worker() -> None:
-    """Prepares a fresh worker process: it ends when its parent dies, whatever it is doing."""
+    """Prepares a fresh worker process: it ends when its parent dies or Ctrl-C is pressed, whatever it is doing."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # without a word: the parent says what has to be said
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from prunecast.export import onnx_graph  # noqa: F401 - a slow import, before any stage needs it
+    from prunecast import pipeline  # noqa: F401 - slow imports, before the first stage's clock runs
+    from prunecast.export import onnx_graph  # noqa: F401
 
 
 def _end_with_parent() -> None:
@@ -28,6 +33,8 @@ def _end_with_parent() -> None:
 
 def execute(job: Job, root: Path) -> str:
     """Runs one stage into the store and returns its fingerprint; a stage that is there is left alone."""
+    from prunecast.pipeline import Place, prepared_for, run
+
     store = Store(root)
     if store.has(job.fingerprint):
         return job.fingerprint
