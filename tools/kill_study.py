@@ -100,6 +100,13 @@ def timeline(study: Path, started_at: float) -> list[float]:
     return sorted(record.stat().st_mtime - started_at for record in done(study))
 
 
+def moments(times: Sequence[float], kills: int, draw: random.Random) -> list[float]:
+    """Returns random moments of the uninterrupted run, sorted: each in a stage (or before the first), any as likely."""
+    begun = [0.0, *times[:-1]]
+    stages = [draw.randrange(len(times)) for _ in range(kills)]
+    return sorted(draw.uniform(begun[stage], times[stage]) for stage in stages)
+
+
 def wait_for(moment: float, times: Sequence[float], study: Path, process: subprocess.Popen[bytes]) -> bool:
     """Waits until a study stands where the uninterrupted run stood at a moment.
 
@@ -194,7 +201,7 @@ def main() -> int:
     draw = random.Random(arguments.seed)
     reader = Reader(folder / "killed")
     with reader.reading():
-        for number, moment in enumerate(sorted(draw.uniform(0, times[-1]) for _ in range(arguments.kills)), start=1):
+        for number, moment in enumerate(moments(times, arguments.kills, draw), start=1):
             print(f"kill {number}: {_start_and_kill(arguments, folder / 'killed', moment, times)}", flush=True)
         run_to_the_end(arguments.recipe, folder / "killed", arguments.set)
     unequal = differences(folder / "whole", folder / "killed")

@@ -16,7 +16,8 @@ import pytest
 from prunecast.data import catalog
 from prunecast.data.catalog import Entry
 from prunecast.data.fetch import download, https_client
-from prunecast.data.locate import find, git_blob_id, hash_file, locate, verified
+from prunecast.data.locate import find, locate
+from prunecast.data.verify import git_blob_id, hash_file, verified
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig

@@ -10,7 +10,7 @@ import pytest
 
 from prunecast.errors import UserError
 from prunecast.records import Failure
-from prunecast.store import Store, new_directory, new_file
+from prunecast.store import Store, new_directory, new_file, sweep
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -76,9 +76,25 @@ def test_one_writer_at_a_time_and_the_lock_dies_with_its_process(tmp_path: Path)
 
 
 def test_a_writer_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
+    store = Store(tmp_path)
     (tmp_path / "ab" / ".abcd.x1").mkdir(parents=True)
-    with Store(tmp_path).writer():
+    (tmp_path / "failures").mkdir()
+    (tmp_path / "failures" / ".ab12.json.x1.json").write_text("")
+    for fingerprint in ("ab12", "ab34"):
+        store.work(fingerprint).mkdir(parents=True)
+    store.directory("ab12").mkdir()
+    (store.directory("ab12") / "record.json").write_text("{}")
+    with store.writer():
         assert not leftovers(tmp_path)
+        assert not store.work("ab12").exists(), "it is done"
+        assert store.work("ab34").exists(), "it can go on from its checkpoint"
+
+
+def test_what_is_left_of_one_target_is_swept_and_no_more(tmp_path: Path) -> None:
+    for name in (".stages.json.x1.json", ".stages.yaml", ".git", "stages.json"):
+        (tmp_path / name).write_text("")
+    sweep(tmp_path / "stages.json")
+    assert {path.name for path in tmp_path.iterdir()} == {".stages.yaml", ".git", "stages.json"}
 
 
 def test_failures_are_kept_and_forgiven(tmp_path: Path) -> None:
@@ -86,6 +102,8 @@ def test_failures_are_kept_and_forgiven(tmp_path: Path) -> None:
     failure = Failure(stage="train", fingerprint="ab12", label="train x", reason="diverged")
     store.fail(failure)
     store.fail(failure)
+    assert store.failures() == [failure]
+    (tmp_path / "failures" / ".ab34.json.x1.json").write_text("")  # half-written
     assert store.failures() == [failure]
     store.forgive("ab12")
     assert store.failures() == []

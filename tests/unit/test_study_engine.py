@@ -23,6 +23,7 @@ from tools.kill_study import (
     done,
     kill_group,
     kill_parent,
+    moments,
     run_to_the_end,
     start,
     timeline,
@@ -216,9 +217,10 @@ def test_a_killed_study_ends_as_an_uninterrupted_one(micro: Micro, tmp_path: Pat
     draw, out = random.Random(seed), tmp_path / "killed"
     reader = Reader(out)
     with reader.reading():
-        for kill in (kill_group, kill_parent, kill_group):
+        kills = (kill_group, kill_parent, kill_group)
+        for kill, moment in zip(kills, moments(micro.times, 3, draw), strict=True):
             process = start(micro.file, out)
-            if wait_for(draw.uniform(0, micro.times[-1]), micro.times, out, process):
+            if wait_for(moment, micro.times, out, process):
                 kill(process)
             else:
                 process.communicate()

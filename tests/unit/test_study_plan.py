@@ -131,9 +131,9 @@ def test_a_control_can_be_left_out_by_naming_the_others(table: Path, control: st
         assert not any("random" in job.label for job in without)
 
 
-def test_controls_are_not_timed(table: Path) -> None:
+def test_of_the_controls_only_small_dense_models_are_timed(table: Path) -> None:
     timed = [job for job in grid(table) if job.stage in ("export", "measure")]
-    assert {job.role for job in timed} == {"dense", "pruned", "pruned+finetuned"}
+    assert {job.role for job in timed} == {"dense", "pruned", "pruned+finetuned", "small-dense"}
     assert not any("random" in job.label for job in timed)
 
 
@@ -150,7 +150,7 @@ def test_without_tuning_there_are_no_tuned_models(table: Path) -> None:
 def test_tuned_models_alone_still_rest_on_pruned_ones(table: Path) -> None:
     jobs = grid(table, {"study": {"finetune": [True]}})
     timed = [job for job in jobs if job.stage == "measure"]
-    assert {job.role for job in timed} == {"dense", "pruned+finetuned"}
+    assert {job.role for job in timed} == {"dense", "pruned+finetuned", "small-dense"}
     assert any(job.stage == "prune" for job in jobs)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from prunecast.data.catalog import Entry
-from prunecast.data.locate import hash_file, published_hash
+from prunecast.data.verify import hash_file, published_hash
 from prunecast.errors import UserError
 
 TIMEOUT_S = 30.0
