@@ -63,7 +63,9 @@ def data_list(context: typer.Context) -> None:
 def data_fetch(
     context: typer.Context,
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],
-    accept_unverified: Annotated[bool, typer.Option(help="Download where no hash is known; prints the hash.")] = False,
+    accept_unverified: Annotated[
+        bool, typer.Option("--accept-unverified", help="Download where no hash is known; prints the hash.")
+    ] = False,
 ) -> None:
     """Download data sets into the user cache and verify them."""
     from prunecast import facade

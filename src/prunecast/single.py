@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,8 @@ def train_one(recipe: Recipe, out: Path, reporter: Reporter | None = None) -> No
         label=f"train {recipe.model['name']}",
     )
     prepared = prepared_for(job)
-    with new_directory(out) as directory:
-        run(job, prepared, Place(directory=directory, found=_nowhere, reporter=reporter))
+    with new_directory(out) as directory, _checkpoints(out, job) as work:
+        run(job, prepared, Place(directory=directory, found=_nowhere, work=work, reporter=reporter))
 
 
 def prune_one(directory: Path, recipe: Recipe, prepared: Prepared, out: Path, reporter: Reporter | None = None) -> None:
@@ -66,7 +68,20 @@ def prune_one(directory: Path, recipe: Recipe, prepared: Prepared, out: Path, re
         pruned = run(pruning, prepared, Place(directory=last, found=lambda _: directory))
         if recipe.finetune.epochs:
             tuning = replace(pruning, stage="finetune", role="pruned+finetuned", parent=pruned.fingerprint)
-            run(tuning, prepared, Place(directory=target, found=lambda _: last, reporter=reporter))
+            with _checkpoints(out, tuning) as work:
+                run(tuning, prepared, Place(directory=target, found=lambda _: last, work=work, reporter=reporter))
+
+
+@contextmanager
+def _checkpoints(out: Path, job: Job) -> Iterator[Path]:
+    """Gives a place beside `out` that outlives an interruption: the same command goes on from it."""
+    work = out.parent / f".{out.name}.{job.fingerprint}"
+    try:
+        yield work
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)  # what cannot end well is not gone on with
+        raise
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def recipe_of(directory: Path, section: Mapping[str, Any], settings: Iterable[str]) -> Recipe:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from prunecast.cli import main
+from prunecast.train.checkpoint import RunState
 
 SMALL = ["--lookback", "24", "--horizon", "6", "--set", "train.max_steps=3", "--set", "train.threads=1"]
 NARROW = [part for key in ("d_model=8", "n_heads=2", "d_ff=8") for part in ("--set", f"model.{key}")]
@@ -320,3 +321,32 @@ def test_a_full_disk_leaves_nothing(model: Path, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize("arguments", [["tarin"], ["train", "--seed", "x"], ["list", "foo"], ["data"], ["--nope"]])
 def test_usage_mistakes_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(capsys, *arguments)
+
+
+def test_an_interrupted_training_goes_on_with_the_same_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def request(name: str) -> list[str]:
+        steps = ["--set", "train.epochs=3", "--set", "train.max_steps=null", "--set", "train.batch_size=4096"]
+        small = ["train", "--model", "dlinear", "--data", "synthetic-load", *SMALL, *steps]
+        return [*small, "--out", str(tmp_path / name)]
+
+    whole = facts(capsys, *request("whole"))
+    save = RunState.save
+
+    def save_and_stop(state: RunState, path: Path) -> None:
+        save(state, path)
+        if len(state.counters.epochs) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunState, "save", save_and_stop)
+    assert main(["--quiet", *request("broken")]) == 130
+    assert not (tmp_path / "broken").exists()
+    epochs: list[int] = []
+    monkeypatch.setattr(RunState, "save", lambda state, path: epochs.append(len(state.counters.epochs)))
+    again = facts(capsys, *request("broken"))
+    assert epochs == [3], "only the last epoch was left to do"
+    assert again | {"path": ""} == whole | {"path": ""}
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "whole"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from prunecast.data import catalog
-from prunecast.data.verify import git_blob_id
 from prunecast.data.series import load_series
 from prunecast.data.splits import SplitRule
+from prunecast.data.verify import git_blob_id
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 

@@ -17,8 +17,8 @@ from prunecast.data import catalog
 from prunecast.data.catalog import Entry
 from prunecast.data.fetch import download, https_client
 from prunecast.data.locate import find, locate
-from prunecast.data.verify import git_blob_id, hash_file, verified
 from prunecast.data.series import load_series
+from prunecast.data.verify import git_blob_id, hash_file, verified
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 

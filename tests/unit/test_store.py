@@ -25,10 +25,16 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert not leftovers(tmp_path)
 
 
-def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), new_directory(tmp_path / "model") as directory:
+def fill(target: Path, second: Path) -> None:
+    """Fills a folder with a file, and then writes elsewhere."""
+    with new_directory(target) as directory:
         (directory / "file").write_text("x")
-        raise RuntimeError
+        second.write_text("x")
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*Is a directory"):
+        fill(tmp_path / "model", second=Path("/"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -49,12 +55,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    with (
-        pytest.raises(UserError, match=r"cannot write .*No space left"),
-        new_directory(tmp_path / "model") as directory,
-    ):
-        (directory / "part").write_text("x")
-        Path("/dev/full").write_text("x")
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+        fill(tmp_path / "model", second=Path("/dev/full"))
     assert list(tmp_path.iterdir()) == []
 
 

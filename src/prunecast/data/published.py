@@ -12,9 +12,9 @@ from prunecast.data.catalog import Entry, Selection
 from prunecast.data.columns import Frame, to_frame
 from prunecast.data.gaps import interpolated
 from prunecast.data.locate import locate
-from prunecast.data.verify import verified
 from prunecast.data.synthetic import generate
 from prunecast.data.table import parse_table, read_content
+from prunecast.data.verify import verified
 from prunecast.errors import UserError
 
 

@@ -1,0 +1,131 @@
+"""What the pages tell people to type works: the README's and those in docs/.
+
+In a page, a block fenced as bash is run line by line, one as python as a whole; console shows output and is not run.
+Each page has a folder of its own; training and studies are cut to a few steps.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prunecast.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES_RUN_ELSEWHERE = {
+    "new-pruner.md": "tests/unit/test_prune_docs.py",
+    "new-runtime.md": "tests/unit/test_export_docs.py",
+    "own-model.md": "tests/conformance/test_documented_model.py",
+}
+
+TRAINING = ["train.epochs=1", "train.max_steps=3"]
+SHORTER = {
+    "train": TRAINING,
+    "prune": ["finetune.max_steps=3"],
+    "study run": [
+        *TRAINING,
+        "measure.runtimes=[]",
+        "study.seeds=[1]",
+        "study.finetune=[false]",
+        "study.controls=[naive]",
+        "study.models=[{model: {name: dlinear}}]",
+        "study.prune=[{methods: [magnitude], sparsities: [0.5]}]",
+    ],
+}
+"""Verb -> what makes it quick; the page's own options are read all the same."""
+
+NOT_OURS = ("git", "cd", "pip", "source", "ls")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Returns the words of each line of a page's bash blocks, without comments and settings of variables."""
+    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [stripped for line in words if (stripped := without_variables(line))]
+
+
+def without_variables(words: list[str]) -> list[str]:
+    first = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), len(words))
+    return words[first:]
+
+
+def shortened(words: list[str]) -> list[str]:
+    """Returns the arguments of a command with what makes it quick behind them."""
+    verb = next((verb for verb in SHORTER if words[1:][: len(verb.split())] == verb.split()), None)
+    return ["--quiet", *words[1:], *(part for setting in SHORTER.get(verb or "", []) for part in ("--set", setting))]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the recipes, and with the files that the pages speak of: a load with gaps, and new rows."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    hours = np.arange(2000)
+    table = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=2000, freq="h")})
+    table["load"] = 40 + 5 * np.sin(hours * np.pi / 12)
+    table["temperature"] = 10 - 8 * np.cos(hours * np.pi / 12)
+    table.iloc[-300:].to_csv(tmp_path / "new.csv", index=False)
+    table.loc[[70, 71, 500], "load"] = None
+    table.to_csv(tmp_path / "load.csv", index=False)
+    monkeypatch.setenv("PRUNECAST_DATA", str(data_dir.absolute()))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def named(page: Path) -> str:
+    return page.name
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=named)
+@pytest.mark.usefixtures("workplace")
+def test_the_commands_of_a_page_run(page: Path) -> None:
+    for words in commands(page):
+        check(words)
+
+
+def check(words: list[str]) -> None:
+    """Runs a command of ours, and looks whether another one names what is there."""
+    line = shlex.join(words)
+    if words[0] == "prunecast":
+        assert main(shortened(words)) == 0, line
+    elif words[0] == "make":
+        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        assert {word for word in words[1:] if "=" not in word} <= targets, line
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file(), line
+    else:
+        assert words[0] in NOT_OURS, f"{line}: neither run nor known to be right"
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page.name not in EXAMPLES_RUN_ELSEWHERE], ids=named
+)
+@pytest.mark.usefixtures("workplace")
+def test_the_examples_of_a_page_run(page: Path) -> None:
+    names = {"__name__": page.stem}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+
+
+def test_the_other_examples_are_run_where_they_are_said_to_be() -> None:
+    for name, place in EXAMPLES_RUN_ELSEWHERE.items():
+        assert name in (ROOT / place).read_text(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in links if link and not (page.parent / link).exists()]
+    recipes = set(re.findall(r"recipes/[\w-]+\.yaml", text))
+    missing += [recipe for recipe in recipes if not (ROOT / recipe).is_file()]
+    assert not missing
