@@ -4,6 +4,7 @@
 
 VENV   ?= .venv
 PYTHON ?= python3
+RECIPE ?= recipes/quickstart.yaml
 OUT    ?= runs/quickstart
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
@@ -14,10 +15,10 @@ export PRUNECAST_REFERENCE ?= $(abspath ../shared/reference)
 .PHONY: quickstart test check report clean
 
 quickstart: $(VENV)/.user
-	$(BIN)/prunecast study run recipes/quickstart.yaml --out $(OUT)
+	$(BIN)/prunecast study run $(RECIPE) --out $(OUT)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -85,11 +85,18 @@ def named(page: Path) -> str:
     return page.name
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=named)
+def examples(page: Path) -> list[str]:
+    return [] if page.name in EXAMPLES_RUN_ELSEWHERE else blocks(page, "python")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page) or examples(page)], ids=named)
 @pytest.mark.usefixtures("workplace")
-def test_the_commands_of_a_page_run(page: Path) -> None:
+def test_what_a_page_says_runs(page: Path) -> None:
     for words in commands(page):
         check(words)
+    names = {"__name__": page.stem}
+    for block in examples(page):
+        exec(compile(block, str(page), "exec"), names)
 
 
 def check(words: list[str]) -> None:
@@ -104,16 +111,6 @@ def check(words: list[str]) -> None:
         assert (ROOT / words[1]).is_file(), line
     else:
         assert words[0] in NOT_OURS, f"{line}: neither run nor known to be right"
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "python") and page.name not in EXAMPLES_RUN_ELSEWHERE], ids=named
-)
-@pytest.mark.usefixtures("workplace")
-def test_the_examples_of_a_page_run(page: Path) -> None:
-    names = {"__name__": page.stem}
-    for block in blocks(page, "python"):
-        exec(compile(block, str(page), "exec"), names)
 
 
 def test_the_other_examples_are_run_where_they_are_said_to_be() -> None:
