@@ -18,7 +18,7 @@ quickstart: $(VENV)/.user
 	$(BIN)/prunecast study run $(RECIPE) --out $(OUT)
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

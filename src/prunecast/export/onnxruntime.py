@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -16,13 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from prunecast.errors import UserError
 from prunecast.export.api import Inputs, Predictor
-
-if TYPE_CHECKING:
-    from prunecast.models.api import Forecaster
-    from prunecast.models.disk import SavedModel
-
-FILE_LIMIT_BYTES = 2**31 - 2**24
-"""One protobuf message holds 2 GB; the graph itself and the card need a little of it."""
+from prunecast.export.onnx_file import OnnxFiles
 
 _REFUSALS = (
     ort.Fail,
@@ -35,45 +28,11 @@ _REFUSALS = (
 )
 
 
-class OnnxRuntime:
-    """Exports with torch's own exporter, runs with ONNX Runtime's CPU kernels."""
+class OnnxRuntime(OnnxFiles):
+    """Runs an ONNX file with ONNX Runtime's kernels for the processor."""
 
     name = "onnxruntime"
     suffix = ".onnx"
-
-    def unsupported(self, model: Forecaster) -> str | None:
-        """Returns why the model does not fit into one file, or None when it does."""
-        needed = sum(tensor.nbytes for tensor in model.state_dict().values())
-        if needed > FILE_LIMIT_BYTES:
-            return f"its weights take {needed / 1e9:.1f} GB, and one ONNX file holds 2 GB"
-        return None
-
-    def export(self, saved: SavedModel, path: Path) -> Path:
-        """Writes the ONNX file, whole or not at all, and returns its path.
-
-        Raises:
-            UserError: when the model is not supported or the file cannot be written.
-        """
-        reason = self.unsupported(saved.model)
-        if reason is not None:
-            raise UserError(f"runtime {self.name!r} cannot run this model: {reason}")
-        from prunecast.export.onnx_graph import onnx_bytes
-        from prunecast.store import new_file
-
-        content = onnx_bytes(saved)
-        with new_file(path, replace=True) as temporary:
-            temporary.write_bytes(content)
-        return path
-
-    def read(self, path: Path) -> SavedModel:
-        """Returns the model inside a file that `export` wrote.
-
-        Raises:
-            UserError: when it is not an ONNX file, or none that Prunecast wrote.
-        """
-        from prunecast.export.onnx_graph import read_model
-
-        return read_model(path)
 
     def load(self, path: Path, threads: int) -> Predictor:
         """Returns a callable on a file that `export` wrote.
