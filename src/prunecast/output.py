@@ -28,14 +28,17 @@ class Output:
     quiet: bool = False
 
     def facts(self, facts: Row) -> None:
-        """Shows one result: name and value."""
+        """Shows one result: name and value; what is a list of rows comes as a table below."""
         if self.as_json:
             print(json.dumps(facts, allow_nan=False))
             return
-        table = Table(show_header=False, box=None)
-        for name, value in facts.items():
-            table.add_row(name, _plain(value))
-        _console().print(table)
+        tables = {name: value for name, value in facts.items() if _is_rows(value)}
+        plain = Table(show_header=False, box=None)
+        for name in (name for name in facts if name not in tables):
+            plain.add_row(name, _plain(facts[name]))
+        _console().print(plain)
+        for name, rows in tables.items():
+            self.table(name, rows)
 
     def rows(self, name: str, rows: Sequence[Row]) -> None:
         """Shows a list of like results under one name."""
@@ -71,6 +74,10 @@ class Output:
 def _console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _plain(value: Any) -> str:
