@@ -128,7 +128,7 @@ def _published_model(config: ForecasterConfig, checkout: Path) -> nn.Module:
     lengths = {"seq_len": config.lookback, "pred_len": config.horizon}
     fixed = {"task_name": "long_term_forecast", "embed": "timeF", "freq": "h", "factor": 3}
     for package in NOT_NEEDED:
-        if find_spec(package) is None:
+        if package not in sys.modules and find_spec(package) is None:
             sys.modules[package] = _StandIn(package)
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
