@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def main() -> int:
-    """Runs the comparison; returns 0 when all is equal."""
+    """Runs the comparison; returns 0 when all is equal, and else leaves both studies where they are."""
     arguments = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="kill-study-"))
     print(f"in {folder}, seed {arguments.seed}")
@@ -208,7 +209,10 @@ def main() -> int:
     print(f"read meanwhile: {reader.loaded} records, {len(reader.wrong)} damaged", *reader.wrong, sep="\n  ")
     files = len(contents(folder / "whole"))
     print(f"compared: {files} files, {len(unequal)} unequal or on one side only", *unequal, sep="\n  ")
-    return 1 if unequal or reader.wrong else 0
+    if unequal or reader.wrong:
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 def _start_and_kill(arguments: argparse.Namespace, study: Path, moment: float, times: Sequence[float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ import torch
 
 from prunecast.batch import Batch
 from prunecast.data.windows import Prepared
-from prunecast.export.api import Inputs
+from prunecast.export.api import Inputs, Int8Runtime, Runtime
 from prunecast.export.parity import check_parity
 from prunecast.export.units import raw_inputs
 from prunecast.measure.latency import time_against
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import compressed_bytes, measure_size
+from prunecast.models.api import Forecaster
 from prunecast.models.disk import Card, SavedModel, load_card
-from prunecast.recipe import MeasureConfig, Recipe
+from prunecast.recipe import ExportConfig, MeasureConfig, Recipe
 from prunecast.records import Artefact, Example, Scoring, Timing
 from prunecast.registry import RUNTIMES
 from prunecast.store import RECORD_FILE, read_record
@@ -26,6 +27,9 @@ from prunecast.train.evaluate import evaluate
 
 EXAMPLES = 3
 """Forecasts kept for drawing, spread evenly over the test part."""
+
+CALIBRATION_WINDOWS, CALIBRATION_BATCH = 256, 32
+"""Training windows that 8 bits are scaled by; with 128, DLinear on ETTh2 was twice as far off, with 512 no closer."""
 
 
 def facts(saved: SavedModel, prepared: Prepared, scoring: Scoring) -> dict[str, Any]:
@@ -77,30 +81,44 @@ def export_all(
     """Exports for every runtime of the recipe; returns the artefacts and, for the other runtimes, why not."""
     artefacts, unsupported = [], {}
     for name in recipe.measure.runtimes:
-        reason = RUNTIMES.load(name).unsupported(saved.model)
+        config = recipe.export.model_copy(update={"runtime": name})
+        reason = refusal(saved.model, config)
         if reason is None:
-            artefacts.append(export_one(saved, name, prepared, recipe.export.parity_windows, directory))
+            artefacts.append(export_one(saved, prepared, config, directory))
         else:
             unsupported[name] = reason
     return tuple(artefacts), unsupported
 
 
-def export_one(saved: SavedModel, name: str, prepared: Prepared, parity_windows: int, directory: Path) -> Artefact:
+def refusal(model: Forecaster, config: ExportConfig) -> str | None:
+    """Returns why a model cannot be exported as asked for, or None when it can."""
+    runtime: Runtime = RUNTIMES.load(config.runtime)
+    if config.int8 and not isinstance(runtime, Int8Runtime):
+        return "8 bits were asked for, and it has no 8-bit export"
+    return runtime.unsupported(model)
+
+
+def export_one(saved: SavedModel, prepared: Prepared, config: ExportConfig, directory: Path) -> Artefact:
     """Exports for one runtime into a folder and holds the artefact against eager on real windows."""
-    runtime = RUNTIMES.load(name)
+    runtime = RUNTIMES.load(config.runtime)
     if not runtime.suffix:  # it runs the model folder itself
         size = measure_size(saved)
-        return Artefact(runtime=name, name=None, bytes=size.raw_bytes, zip_bytes=size.zip_bytes)
-    return export_to(saved, name, prepared, parity_windows, directory / f"model{runtime.suffix}")
+        return Artefact(runtime=config.runtime, name=None, bytes=size.raw_bytes, zip_bytes=size.zip_bytes)
+    return export_to(saved, prepared, config, directory / f"model{runtime.suffix}")
 
 
-def export_to(saved: SavedModel, name: str, prepared: Prepared, parity_windows: int, path: Path) -> Artefact:
+def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path: Path) -> Artefact:
     """Exports to a file and holds it against eager on real windows; what is out of tolerance is an error."""
-    RUNTIMES.load(name).export(saved, path)
-    parity = check_parity(saved, name, path, some_batches(prepared, parity_windows))
+    runtime = RUNTIMES.load(config.runtime)
+    if config.int8:
+        runtime.export_int8(saved, path, training_inputs(saved.card, prepared))
+    else:
+        runtime.export(saved, path)
+    compared = some_batches(prepared, config.parity_windows)
+    parity = check_parity(saved, config.runtime, path, compared, int8=config.int8)
     content = path.read_bytes()
     return Artefact(
-        runtime=name, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
+        runtime=config.runtime, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
     )
 
 
@@ -108,6 +126,12 @@ def some_batches(prepared: Prepared, count: int) -> list[Batch]:
     """Returns `count` windows spread evenly over the test part (all when there are fewer), in one batch."""
     windows = prepared.test
     return [windows.batch(spread(len(windows), count))]
+
+
+def training_inputs(card: Card, prepared: Prepared) -> Iterator[Inputs]:
+    """Yields windows spread evenly over the training part in batches, in raw units: what 8 bits are scaled by."""
+    for chosen in torch.split(spread(len(prepared.train), CALIBRATION_WINDOWS), CALIBRATION_BATCH):
+        yield raw_inputs(card, prepared.train.batch(chosen))
 
 
 @dataclass(frozen=True)

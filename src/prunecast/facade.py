@@ -15,7 +15,7 @@ from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.measure.latency import time_against
 from prunecast.models.disk import load_card, load_model
-from prunecast.opened import Row, forecast_table, open_source, prepared_for_card, sparsity
+from prunecast.opened import Row, forecast_table, open_source, prepared_for_card, runtime_of, sparsity
 from prunecast.recipe import ExportConfig, MeasureConfig
 from prunecast.recipe_io import load_recipe
 from prunecast.records import Scoring
@@ -174,21 +174,28 @@ def measure(
 def export(directory: Path, runtime: str, *, out: Path, int8: bool = False, data: str | None = None) -> Row:
     """Writes a model for a runtime and holds it against eager PyTorch on real windows.
 
+    Args:
+        directory: a model folder.
+        runtime: name of the runtime.
+        out: the file; its ending tells its runtime when it is opened again.
+        int8: store and multiply weights in 8 bits, scaled by windows of the training part.
+        data: where the data is, when the model was trained on a file.
+
     Raises:
-        UserError: when the model, the runtime or the data does not fit; nothing is written then.
+        UserError: when the model, the runtime or the data does not fit, or 8 bits are too few; nothing is written then.
     """
     kind = RUNTIMES.load(runtime)
     if not kind.suffix:
         raise UserError(f"runtime {runtime!r} runs the model folder itself: there is nothing to export")
-    if int8:
-        raise UserError(f"runtime {runtime!r} has no 8-bit export yet; leave out --int8")
-    saved = load_model(directory)
-    reason = kind.unsupported(saved.model)
+    if runtime_of(out) not in (runtime, None):
+        raise UserError(f"{out}: expected a name that ends in {kind.suffix}, found another runtime's {out.suffix}")
+    saved, config = load_model(directory), ExportConfig(runtime=runtime, int8=int8)
+    reason = assess.refusal(saved.model, config)
     if reason is not None:
         raise UserError(f"runtime {runtime!r} cannot run this model: {reason}")
     prepared = prepared_for_card(saved.card, data)
     with new_file(out) as path:
-        artefact = assess.export_to(saved, runtime, prepared, ExportConfig().parity_windows, path)
+        artefact = assess.export_to(saved, prepared, config, path)
     assert artefact.parity is not None
     return {
         "path": str(out),

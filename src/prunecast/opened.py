@@ -136,11 +136,22 @@ def open_source(path: Path) -> Opened:
         return _opened(path, "eager")
     if not path.exists():
         raise UserError(f"{path} does not exist: expected a model folder or an exported artefact")
-    suffixes = {RUNTIMES.load(name).suffix: name for name in RUNTIMES.names()}
-    if not path.suffix or path.suffix not in suffixes:
-        expected = ", ".join(sorted(filter(None, suffixes)))
+    runtime = runtime_of(path)
+    if runtime is None:
+        expected = ", ".join(_suffixes())
         raise UserError(f"{path} is no model: expected a model folder or a file that ends in {expected}")
-    return _opened(path, suffixes[path.suffix])
+    return _opened(path, runtime)
+
+
+def runtime_of(path: Path) -> str | None:
+    """Returns the runtime whose artefacts end like this path; None when no runtime's do."""
+    return _suffixes().get(path.suffix)
+
+
+def _suffixes() -> Mapping[str, str]:
+    """Returns the runtime of each ending; one that runs the model folder itself has none."""
+    suffixes = {RUNTIMES.load(name).suffix: name for name in RUNTIMES.names()}
+    return {suffix: name for suffix, name in sorted(suffixes.items()) if suffix}
 
 
 def _opened(path: Path, name: str) -> Opened:

@@ -60,6 +60,7 @@ RUNTIMES = Registry(
     {
         "eager": "prunecast.export.eager:RUNTIME",
         "onnxruntime": "prunecast.export.onnxruntime:RUNTIME",
+        "openvino": "prunecast.export.openvino:RUNTIME",
     },
 )
 

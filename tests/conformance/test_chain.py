@@ -32,7 +32,7 @@ from prunecast.pipeline import card
 from prunecast.prune.api import Pruned
 from prunecast.prune.apply import prune
 from prunecast.prune.masks import HeldMasks
-from prunecast.recipe import FitConfig, PruneConfig, Recipe
+from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe
 from prunecast.recipe_io import load_recipe
 from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
@@ -138,17 +138,12 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return Chain(prepared, recipe, folder)
 
 
-def runtime(name: str) -> Runtime:
-    try:
-        found: Runtime = RUNTIMES.load(name)
-    except MissingExtra as error:
-        pytest.skip(str(error))
-    return found
-
-
 def supported(name: str, model: Forecaster) -> Runtime:
-    kind = runtime(name)
-    reason = kind.unsupported(model)
+    kind: Runtime = RUNTIMES.load(name)
+    try:
+        reason = kind.unsupported(model)
+    except MissingExtra as error:
+        reason = str(error)
     if reason is not None:
         pytest.skip(reason)
     return kind
@@ -247,7 +242,7 @@ def test_an_artefact_forecasts_what_the_model_does(
     variant = chain.variant(model_name, method)
     kind = supported(runtime_name, variant.model)
     folder = chain.saved(model_name, method)
-    artefact = export_one(variant, runtime_name, chain.prepared, WINDOWS, tmp_path)
+    artefact = export_one(variant, chain.prepared, ExportConfig(runtime=runtime_name, parity_windows=WINDOWS), tmp_path)
     path = folder if artefact.name is None else tmp_path / artefact.name
     parity = artefact.parity or check_parity(variant, runtime_name, path, [chain.batch()])
     assert parity.within
@@ -261,7 +256,7 @@ def test_an_artefact_forecasts_what_the_model_does(
 def test_an_artefact_takes_any_batch(chain: Chain, model_name: str, runtime_name: str, tmp_path: Path) -> None:
     variant = chain.variant(model_name, DENSE)
     kind = supported(runtime_name, variant.model)
-    artefact = export_one(variant, runtime_name, chain.prepared, WINDOWS, tmp_path)
+    artefact = export_one(variant, chain.prepared, ExportConfig(runtime=runtime_name, parity_windows=WINDOWS), tmp_path)
     predict = kind.load(chain.saved(model_name, DENSE) if artefact.name is None else tmp_path / artefact.name, 1)
     inputs = raw_inputs(variant.card, chain.batch())
     whole = predict(inputs)

@@ -16,8 +16,9 @@ from tests.unit.export_models import TRANSFORMER, saved_model, windows
 
 from prunecast.errors import UserError
 from prunecast.export import onnx_graph
+from prunecast.export.onnx_file import FILE_LIMIT_BYTES
 from prunecast.export.onnx_graph import onnx_bytes
-from prunecast.export.onnxruntime import FILE_LIMIT_BYTES, RUNTIME
+from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.units import raw_forecaster, raw_inputs
 from prunecast.models.disk import SavedModel
 
@@ -207,7 +208,7 @@ def test_a_changed_artefact_is_refused(exported: tuple[SavedModel, Path], tmp_pa
 def test_a_model_that_fits_no_file_is_unsupported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     saved = saved_model(name="dlinear")
     assert RUNTIME.unsupported(saved.model) is None
-    monkeypatch.setattr("prunecast.export.onnxruntime.FILE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("prunecast.export.onnx_file.FILE_LIMIT_BYTES", 1000)
     assert FILE_LIMIT_BYTES < 2**31
     with pytest.raises(UserError, match="one ONNX file holds 2 GB"):
         RUNTIME.export(saved, tmp_path / "model.onnx")

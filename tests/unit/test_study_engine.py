@@ -39,6 +39,7 @@ from prunecast.stages import Job
 from prunecast.store import Store
 from prunecast.study.engine import Outcome
 from prunecast.study.folder import run_study, status
+from prunecast.study.monitor import ConsoleMonitor
 from prunecast.study.plan import plan
 
 MICRO: dict[str, Any] = {
@@ -202,6 +203,13 @@ def test_a_stage_whose_worker_is_killed_is_tried_again(micro: Micro, tmp_path: P
     assert differences(out, micro.whole) == []
 
 
+def test_a_study_that_failed_as_a_whole_says_why(micro: Micro, tmp_path: Path) -> None:
+    settings = ["train.learning_rate=1e30", "train.schedule=constant", "study.controls=[]"]
+    with pytest.raises(UserError, match=r"9 stages failed, the first .*: training diverged"):
+        facade.study_run(micro.file, monitor=Watch(), out=tmp_path / "out", settings=settings)
+    assert len(facade.study_status(tmp_path / "out")["failed"]) == facade.study_status(tmp_path / "out")["stages"]
+
+
 def test_one_writer_and_any_number_of_askers(micro: Micro) -> None:
     with Store(micro.whole / "store").writer():
         assert facade.study_status(micro.whole)["running"]
@@ -228,3 +236,18 @@ def test_a_killed_study_ends_as_an_uninterrupted_one(micro: Micro, tmp_path: Pat
     assert reader.wrong == []
     assert reader.loaded > 0
     assert differences(micro.whole, out) == []
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_failure_is_named_even_where_no_progress_is_wanted(
+    micro: Micro, quiet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor, job = ConsoleMonitor(quiet=quiet), micro.jobs[0]
+    monitor.start(2, 0)
+    for hear in (monitor.begin, monitor.done):
+        hear(job)
+    monitor.failed(job, "no [more] disk")
+    monitor.stop()
+    *progress, last = capsys.readouterr().err.splitlines()
+    assert last == f"failed: {job.label}: no [more] disk"
+    assert progress == ([] if quiet else ["2 stages, 0 of them done before"])

@@ -161,7 +161,7 @@ def test_no_season_in_a_window_means_no_seasonal_forecast(table: Path) -> None:
 
 def test_a_grid_of_horizons_seeds_and_data_multiplies(table: Path, tmp_path: Path) -> None:
     other = write_table(tmp_path / "other.csv", first=9.0)
-    dense = {"controls": [], "prune": []}
+    dense: dict[str, Any] = {"controls": [], "prune": []}
     jobs = grid(
         table,
         {

@@ -6,9 +6,9 @@ An artefact takes raw units: `history` (B, L, C), `x_mark` (B, L, F) and `y_mark
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,11 @@ class Runtime(Protocol):
     """File name ending of its artefacts; empty when it runs the model directory itself."""
 
     def unsupported(self, model: Forecaster) -> str | None:
-        """Returns why this runtime cannot run the model, or None when it can."""
+        """Returns why this runtime cannot run the model, or None when it can.
+
+        Raises:
+            MissingExtra: when the package that it runs models with is not installed.
+        """
 
     def export(self, saved: SavedModel, path: Path) -> Path:
         """Writes the artefact and returns its path.
@@ -53,4 +57,21 @@ class Runtime(Protocol):
 
         Raises:
             UserError: when the file is not an artefact of this runtime.
+        """
+
+
+@runtime_checkable
+class Int8Runtime(Runtime, Protocol):
+    """A runtime that can also store and multiply the weights in 8 bits."""
+
+    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
+        """Writes the artefact with matrix products in 8 bits and returns its path; `read` and `load` take it too.
+
+        Args:
+            saved: the model.
+            path: of the artefact.
+            windows: real inputs of the training part in batches, by which the products' inputs are scaled.
+
+        Raises:
+            UserError: when the model is not supported, or nothing in it can be in 8 bits.
         """

@@ -32,8 +32,11 @@ OUTPUT = "forecast"
 CARD_KEY = "prunecast"
 """Key of the model card in the file's metadata."""
 
-_MODEL = "model."
+MODEL = "model."
 """What stands before the names of the model's own tensors."""
+
+TRANSPOSED, QUANTISED, SCALE = ".T", "_quantized", "_scale"
+"""What `int8` adds to the name of a weight: `weight.T_quantized` (inputs, outputs) and `weight.T_scale` (outputs,)."""
 
 
 def onnx_bytes(saved: SavedModel) -> bytes:
@@ -60,20 +63,41 @@ def read_model(path: Path) -> SavedModel:
     card = _card(file, path)
     model = _built(config_from(card.model))
     state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
-    for tensor in file.graph.initializer:
-        name = tensor.name.removeprefix(_MODEL)
-        if tensor.name.startswith(_MODEL) and name in state:
-            state[name] = _tensor(tensor, state[name].shape, path)
+    for name, value in _weights(file, path):
+        if name in state:
+            state[name] = _fitting(value, state[name].shape, f"{path}: {name}")
     model.load_state_dict(state)
     return SavedModel(model.eval(), card)
 
 
-def _tensor(entry: onnx.TensorProto, shape: torch.Size, path: Path) -> Tensor:
+def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yields the model's tensors by name; one in 8 bits comes as the numbers that it stands for."""
+    stored = {entry.name: entry for entry in file.graph.initializer if entry.name.startswith(MODEL)}
+    for full, entry in stored.items():
+        name, value = full.removeprefix(MODEL), _tensor(entry, path)
+        transposed = name.removesuffix(TRANSPOSED + QUANTISED)
+        if transposed == name:
+            yield name, value
+            continue
+        scale = stored.get(MODEL + transposed + TRANSPOSED + SCALE)
+        if scale is None:
+            raise UserError(f"{path}: {transposed}: found 8 bits without their scale; export it again")
+        yield transposed, (value * _tensor(scale, path)).T
+
+
+def _fitting(value: Tensor, shape: torch.Size, what: str) -> Tensor:
+    if value.shape != shape:
+        raise UserError(f"{what}: its model card says {tuple(shape)}, found {tuple(value.shape)}")
+    return value
+
+
+def _tensor(entry: onnx.TensorProto, path: Path) -> Tensor:
     if entry.data_location == onnx.TensorProto.EXTERNAL:
         raise UserError(f"{path}: expected all weights inside the file, found {entry.name!r} outside; export it again")
-    if tuple(entry.dims) != tuple(shape):
-        raise UserError(f"{path}: {entry.name}: its model card says {tuple(shape)}, found {tuple(entry.dims)}")
-    return torch.from_numpy(onnx.numpy_helper.to_array(entry).copy())
+    try:
+        return torch.from_numpy(onnx.numpy_helper.to_array(entry).copy())
+    except ValueError as error:
+        raise UserError(f"{path}: {entry.name}: {error}; export it again") from None
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -102,7 +126,7 @@ def _graph(config_json: str) -> bytes:
     ones = torch.ones(config.channels)
     raw = RawForecaster(_built(config).eval(), ones, ones)
     weights = raw.state_dict()
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             _Functional(raw).eval(),
             (weights, *example_inputs(config, batch=2)),  # a size of one would be taken for a constant
@@ -165,8 +189,8 @@ def _without_denormals(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what the exporter says about itself."""
+def quiet() -> Iterator[None]:
+    """Silences what torch's exporter and ONNX Runtime's quantiser say about themselves."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from prunecast.batch import Batch
+from prunecast.errors import UserError
 from prunecast.export.api import Predictor
 from prunecast.export.units import raw_inputs
 from prunecast.models.disk import SavedModel
@@ -31,7 +32,13 @@ class Tolerance:
 TOLERANCES: Mapping[str, Tolerance] = {
     "eager": Tolerance(1e-5, "the same operators; only the scaling to raw units and back is added"),
     "onnxruntime": Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation"),
+    "openvino": Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation"),
 }
+
+EIGHT_BITS = Tolerance(
+    1.0, "weights have 7 bits, the inputs of products 8 over their range in training, and beyond it they are cut off"
+)
+"""For an 8-bit export, whatever the runtime."""
 
 RAW_ROUNDING = Tolerance(
     16 * 2**-24,
@@ -40,7 +47,9 @@ RAW_ROUNDING = Tolerance(
 )
 
 
-def check_parity(saved: SavedModel, runtime: str, path: Path, batches: Iterable[Batch]) -> Parity:
+def check_parity(
+    saved: SavedModel, runtime: str, path: Path, batches: Iterable[Batch], *, int8: bool = False
+) -> Parity:
     """Compares an artefact with its model, one thread.
 
     Args:
@@ -48,9 +57,11 @@ def check_parity(saved: SavedModel, runtime: str, path: Path, batches: Iterable[
         runtime: name of the runtime.
         path: the artefact.
         batches: real windows, in standardised units.
+        int8: whether it is an 8-bit export.
 
     Raises:
         RuntimeError: when a forecast is further off than the runtime's tolerance, or is not a number.
+        UserError: when an 8-bit one is further off than the tolerance for 8 bits: they do not suit the model.
     """
     predict = RUNTIMES.load(runtime).load(path, 1)
     compared = [_compared(saved, predict, batch) for batch in batches]
@@ -63,14 +74,18 @@ def check_parity(saved: SavedModel, runtime: str, path: Path, batches: Iterable[
         windows=windows,
         max_deviation=deviation,
         mse_change=(export_error - eager_error) / max(eager_error, 1e-12),
-        tolerance=TOLERANCES[runtime].value + RAW_ROUNDING.value * largest,
+        tolerance=(EIGHT_BITS if int8 else TOLERANCES[runtime]).value + RAW_ROUNDING.value * largest,
     )
-    if not parity.within:
-        raise RuntimeError(
-            f"the export for {runtime} is off by {deviation:.3g} training standard deviations, "
-            f"tolerance {parity.tolerance:.3g}: it does not forecast what the model does"
-        )
+    _check(parity, runtime, int8)
     return parity
+
+
+def _check(parity: Parity, runtime: str, int8: bool) -> None:
+    off = f"is off by {parity.max_deviation:.3g} training standard deviations, tolerance {parity.tolerance:.3g}"
+    if not parity.within and int8:
+        raise UserError(f"8 bits are too few for this model on this data: its forecast {off}; export without int8")
+    if not parity.within:
+        raise RuntimeError(f"the export for {runtime} {off}: it does not forecast what the model does")
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ PLAIN_EVERY = 10
 
 
 class ConsoleMonitor:
-    """Writes to stderr; failures are always named."""
+    """Writes to stderr; failures are named even where no progress is wanted."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True)
+        self._plain = not (quiet or self._console.is_terminal)
         # No refreshing from a thread: while a stage is timed the parent must sleep.
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -25,7 +26,7 @@ class ConsoleMonitor:
             TimeRemainingColumn(),
             console=self._console,
             auto_refresh=False,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("study")
         self._done = self._total = 0
@@ -63,5 +64,5 @@ class ConsoleMonitor:
         self._bar.refresh()
 
     def _say(self, line: str) -> None:
-        if not self._console.is_terminal:
+        if self._plain:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
