@@ -290,7 +290,9 @@ def _run(arguments: list[str]) -> int:
     except UserError as error:
         return _complain(str(error))
     except (typer.Abort, KeyboardInterrupt):
-        return _complain("interrupted; the same command goes on where it stopped", code=130)
+        return _complain(
+            "interrupted; given again, the command goes on with a training or a study where it stopped", code=130
+        )
     return code if isinstance(code, int) else 0
 
 

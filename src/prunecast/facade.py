@@ -10,26 +10,32 @@ from pathlib import Path
 from prunecast import assess, environment
 from prunecast.data import catalog
 from prunecast.data.check import check_file
-from prunecast.data.locate import find, locate
+from prunecast.data.locate import fetch_verified, find
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.measure.latency import time_against
 from prunecast.models.disk import load_card, load_model
-from prunecast.opened import Row, forecast_table, open_source, prepared_for_card, runtime_of, sparsity
+from prunecast.opened import (
+    Row,
+    check_same_inputs,
+    forecast_table,
+    open_source,
+    prepared_for_card,
+    runtime_of,
+    sparsity,
+)
 from prunecast.recipe import ExportConfig, MeasureConfig
 from prunecast.recipe_io import load_recipe
 from prunecast.records import Scoring
 from prunecast.registry import ENGINES, METHODS, MODELS, RUNTIMES
 from prunecast.report.page import ReportFiles, write_report
-from prunecast.single import prune_one, recipe_of, train_one
+from prunecast.single import TRAINING_SECTIONS, check_settings, prune_one, recipe_of, train_one
 from prunecast.store import RECORD_FILE, new_file, read_record
 from prunecast.study.engine import Monitor, Outcome
 from prunecast.study.folder import open_study, run_study, status
 from prunecast.study.plan import plan
 from prunecast.train.evaluate import score
 from prunecast.train.progress import Reporter
-
-REPORT_FILE = "report.html"
 
 __all__ = [
     "Scoring",
@@ -83,6 +89,8 @@ def train(
         "data": {"name": data},
         "model": {"name": MODELS.check(model)} | {key: value for key, value in sizes.items() if value is not None},
     }
+    settings = tuple(settings)
+    check_settings(settings, TRAINING_SECTIONS)
     train_one(load_recipe(settings=settings, base=base), out, reporter)
     return summary(out)
 
@@ -119,7 +127,7 @@ def prune(
     if finetune_epochs:
         section["finetune"] = {"epochs": finetune_epochs}
     card = load_card(directory)
-    recipe = recipe_of(directory, section, settings)
+    recipe = recipe_of(directory, section, tuple(settings))
     prune_one(directory, recipe, prepared_for_card(card, data), out, reporter)
     return summary(out)
 
@@ -162,6 +170,7 @@ def measure(
     name = runtime or next((item.runtime for item in opened if item.path.is_file()), ExportConfig().runtime)
     RUNTIMES.check(name)
     config = MeasureConfig(threads=threads, batch=batch)
+    check_same_inputs(opened)
     inputs = assess.real_inputs(opened[0].card, prepared_for_card(opened[0].card, data), batch)
     with tempfile.TemporaryDirectory() as folder:
         paths = [item.shipped(name, Path(folder) / str(number)) for number, item in enumerate(opened)]
@@ -213,8 +222,13 @@ def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> Ro
     """
     table = forecast_table(open_source(source), data, fill)
     with new_file(out) as path:
-        table.to_csv(path, index=False)
+        table.rename(columns=inert).to_csv(path, index=False)
     return {"path": str(out), "rows": len(table), "start": str(table.iloc[0, 0]), "end": str(table.iloc[-1, 0])}
+
+
+def inert(name: str) -> str:
+    """Returns a column name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
 
 
 def summary(directory: Path) -> Row:
@@ -293,6 +307,8 @@ def report(directory: Path, *, out: Path | None = None) -> ReportFiles:
     Raises:
         UserError: when the folder is not a study's, or holds no records yet.
     """
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists; give another --out")
     study = open_study(directory)
     records, failures = study.results()
     return write_report(records, failures, out or directory / REPORT_FILE, title=study.title)
@@ -318,7 +334,10 @@ def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> list
         UserError: on an unknown name, a failed download or a wrong hash.
     """
     entries = [catalog.entry(name) for name in names]
-    return [{"name": entry.name, "path": str(locate(entry, accept_unverified=accept_unverified))} for entry in entries]
+    return [
+        {"name": entry.name, "path": str(fetch_verified(entry, accept_unverified=accept_unverified))}
+        for entry in entries
+    ]
 
 
 def data_check(file: Path, *, fill: str = "refuse") -> Row:

@@ -5,7 +5,7 @@ B batch, H horizon, O target channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from prunecast.data import catalog
 from prunecast.data.calendar import Times
 from prunecast.data.inputs import rows_for_forecast
 from prunecast.data.scaler import Scaler
-from prunecast.data.series import load_history, load_series
+from prunecast.data.series import Series, load_history, load_series
 from prunecast.data.windows import Prepared, WindowShape, prepare
 from prunecast.errors import UserError, near
 from prunecast.export.api import Predictor, Runtime
@@ -61,7 +61,7 @@ class Opened:
 
     def predictor(self) -> Callable[[Batch], Tensor]:
         """Returns a function from a batch to its forecast, both in standardised units."""
-        if self.path.is_dir():  # no detour by raw units, so that the scores of training come back to the last bit
+        if self.path.is_dir():  # no detour by raw units: on as many threads, the scores of training come back
             model = self.saved.model
             return lambda batch: cast("Tensor", model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF))
         return _standardised(self.load(threads=1), self.card)
@@ -143,6 +143,18 @@ def open_source(path: Path) -> Opened:
     return _opened(path, runtime)
 
 
+def check_same_inputs(opened: Sequence[Opened]) -> None:
+    """Sees to it that models can be timed in turn: on the same windows.
+
+    Raises:
+        UserError: when they take other channels, marks or lengths than the first.
+    """
+    first, *others = ((item.card.channels, item.card.model["marks"], window_shape(item.card)) for item in opened)
+    for item, inputs in zip(opened[1:], others, strict=True):
+        if inputs != first:
+            raise UserError(f"{item.path} takes other inputs than {opened[0].path}: channels, marks, or window lengths")
+
+
 def runtime_of(path: Path) -> str | None:
     """Returns the runtime whose artefacts end like this path; None when no runtime's do."""
     return _suffixes().get(path.suffix)
@@ -175,6 +187,7 @@ def prepared_for_card(card: Card, data: str | None) -> Prepared:
         raise UserError(
             f"{series.name}: no column {missing[0]!r}, which the model needs; {near(missing[0], series.channels)}"
         )
+    _check_step(series, card)
     shape = window_shape(card)
     return prepare(
         series.select(card.channels, card.targets),
@@ -219,6 +232,7 @@ def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
     """
     card = opened.card
     history = load_history(file, card.channels, card.covariates, time_column=card.data.time_column, fill=fill)
+    _check_step(history.series, card)
     rows = rows_for_forecast(
         history, window_shape(card), card.freq, _scaler(card.scaler), _scaler(card.covariate_scaler)
     )
@@ -226,6 +240,14 @@ def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
     return _table(rows.times, y_HO, card)
 
 
+def _check_step(series: Series, card: Card) -> None:
+    if card.frequency is not None and series.frequency != card.frequency:
+        raise UserError(f"{series.name}: expected the model's step {card.frequency!r}, found {series.frequency!r}")
+
+
 def _table(times: Times, y_HO: np.ndarray[Any, Any], card: Card) -> pd.DataFrame:
-    columns: Mapping[str, Any] = {"date": times} | {name: y_HO[:, number] for number, name in enumerate(card.targets)}
+    time_column = card.data.time_column or "date"
+    if time_column in card.targets:
+        raise UserError(f"a target is called {time_column!r}, like the column of times; rename it in the file")
+    columns: Mapping[str, Any] = {time_column: times} | {name: y_HO[:, n] for n, name in enumerate(card.targets)}
     return pd.DataFrame(columns)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from prunecast.study.monitor import ConsoleMonitor
@@ -35,7 +36,7 @@ class Output:
         tables = {name: value for name, value in facts.items() if _is_rows(value)}
         plain = Table(show_header=False, box=None)
         for name in (name for name in facts if name not in tables):
-            plain.add_row(name, _plain(facts[name]))
+            plain.add_row(Text(name), Text(_plain(facts[name])))
         _console().print(plain)
         for name, rows in tables.items():
             self.table(name, rows)
@@ -51,11 +52,11 @@ class Output:
         """Shows a table for people; nothing in JSON mode."""
         if self.as_json or not rows:
             return
-        table = Table(title=title, title_justify="left")
+        table = Table(title=Text(title), title_justify="left")
         for column, value in rows[0].items():
-            table.add_column(column, justify="right" if isinstance(value, int | float) else "left")
+            table.add_column(Text(column), justify="right" if isinstance(value, int | float) else "left")
         for row in rows:
-            table.add_row(*(_plain(value) for value in row.values()))
+            table.add_row(*(Text(_plain(value)) for value in row.values()))
         _console().print(table)
 
     def training(self, title: str) -> Reporter:

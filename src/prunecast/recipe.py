@@ -20,7 +20,7 @@ from prunecast.records import Scoring
 class Section(BaseModel):
     """Base of all sections: immutable, unknown keys fail."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -136,7 +136,7 @@ class StudyConfig(Section):
 class Recipe(Section):
     """All sections. `model` holds the raw difference until the config class of the model has checked it."""
 
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, le=10**12)
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(default_factory=lambda: {"name": "transformer"})
     train: FitConfig = FitConfig()

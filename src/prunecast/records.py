@@ -7,11 +7,11 @@ A record is JSON. Whatever may differ between two runs of the same recipe lies u
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Scoring = Literal["full", "paper"]
 Stage = Literal["train", "prune", "zero", "finetune", "export", "measure"]
@@ -206,7 +206,7 @@ class StageTiming(Record):
 class RunRecord(Record):
     """The record of one stage. `timing` and `environment` alone may differ between two runs."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     stage: Stage
     fingerprint: str
     parent: str | None = Field(default=None, description="fingerprint of the stage whose model this one took")
@@ -244,9 +244,3 @@ class Failure(Record):
 def to_json(record: Record) -> str:
     """Returns the record as stable, indented JSON with sorted keys and a final newline."""
     return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def same_but_timing(a: RunRecord, b: RunRecord) -> bool:
-    """Whether two records agree on everything outside `timing` and `environment`."""
-    volatile = {"timing", "environment"}
-    return a.model_dump(exclude=volatile) == b.model_dump(exclude=volatile)

@@ -40,11 +40,12 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
         update={
             "model": config_from(values).model_dump(mode="json"),
             "data": recipe.data.model_copy(update={"name": Path(recipe.data.name).name}),
-            "train": _with_rate(recipe.train, kind),
-            "finetune": _with_rate(recipe.finetune, kind),
+            "train": with_rate(recipe.train, kind),
+            "finetune": with_rate(recipe.finetune, kind),
         }
     )
 
 
-def _with_rate(config: FitConfig, kind: type[Forecaster]) -> FitConfig:
+def with_rate(config: FitConfig, kind: type[Forecaster]) -> FitConfig:
+    """Returns the training section with the model's own learning rate where it has none."""
     return config.model_copy(update={"learning_rate": config.learning_rate or kind.learning_rate})

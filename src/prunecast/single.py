@@ -13,17 +13,19 @@ from typing import Any
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
+from prunecast.models.api import Forecaster
+from prunecast.models.disk import load_card
 from prunecast.pipeline import RECIPE_FILE, Place, prepared_for, run
 from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe, merged, parse_setting, read_mapping
 from prunecast.registry import MODELS
-from prunecast.resolve import resolved
+from prunecast.resolve import resolved, with_rate
 from prunecast.stages import Job
 from prunecast.store import RECORD_FILE, new_directory, read_record
 from prunecast.train.progress import Reporter
 
-FIXED_SECTIONS = frozenset({"data", "model", "train", "study"})
-"""What a trained model has settled."""
+TRAINING_SECTIONS = frozenset({"seed", "data", "model", "train"})
+PRUNING_SECTIONS = frozenset({"seed", "prune", "finetune"})
 
 
 def train_one(recipe: Recipe, out: Path, reporter: Reporter | None = None) -> None:
@@ -76,28 +78,50 @@ def prune_one(directory: Path, recipe: Recipe, prepared: Prepared, out: Path, re
 def _checkpoints(out: Path, job: Job) -> Iterator[Path]:
     """Gives a place beside `out` that outlives an interruption: the same command goes on from it."""
     work = out.parent / f".{out.name}.{job.fingerprint}"
+    interrupted = False
     try:
         yield work
-    except UserError:
-        shutil.rmtree(work, ignore_errors=True)  # what cannot end well is not gone on with
+    except KeyboardInterrupt:
+        interrupted = True
         raise
-    shutil.rmtree(work, ignore_errors=True)
+    finally:
+        if not interrupted:  # what is done, or cannot end well, is not gone on with
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def recipe_of(directory: Path, section: Mapping[str, Any], settings: Iterable[str]) -> Recipe:
     """Returns the recipe that a model folder keeps, with other sections and settings laid over it.
 
     Raises:
-        UserError: when a setting touches what the trained model has settled.
+        UserError: when a setting touches what the trained model has settled, or the folder is damaged.
     """
-    values = merged(read_mapping(directory / RECIPE_FILE), section)
+    check_settings(settings, PRUNING_SECTIONS)
+    recipe = load_recipe(base=merged(read_mapping(directory / RECIPE_FILE), section), settings=settings)
+    if recipe.prune is None:
+        raise UserError("prune: expected its settings, found none")
+    card = load_card(directory)
+    kind: type[Forecaster] = MODELS.load(str(card.model["name"]))
+    return recipe.model_copy(
+        update={
+            "model": dict(card.model),
+            "train": with_rate(recipe.train, kind),
+            "finetune": with_rate(recipe.finetune, kind),
+        }
+    )
+
+
+def check_settings(settings: Iterable[str], sections: frozenset[str]) -> None:
+    """Refuses settings that a verb would not use.
+
+    Raises:
+        UserError: naming the section and those that can be set.
+    """
     for setting in settings:
-        difference = parse_setting(setting)
-        settled = difference.keys() & FIXED_SECTIONS
-        if settled:
-            raise UserError(f"--set {setting}: the {settled.pop()} section is the model's own; it cannot change here")
-        values = merged(values, difference)
-    return load_recipe(base=values)
+        foreign = parse_setting(setting).keys() & Recipe.model_fields.keys() - sections
+        if foreign:
+            raise UserError(
+                f"--set {setting}: {foreign.pop()!r} has no effect here; expected {', '.join(sorted(sections))}"
+            )
 
 
 def _nowhere(fingerprint: str) -> Path:

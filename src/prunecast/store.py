@@ -35,10 +35,7 @@ def new_directory(target: Path) -> Iterator[Path]:
     Raises:
         UserError: when the target exists, or cannot be written (the disk is full, say).
     """
-    if target.exists():
-        raise UserError(f"{target} exists; give another --out")
-    with _plain_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _plain_errors(target), _parents_of(target, refuse=True):
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             yield temporary
@@ -56,10 +53,7 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         UserError: when the target exists (unless `replace`), or cannot be written.
     """
-    if target.exists() and not replace:
-        raise UserError(f"{target} exists; give another --out")
-    with _plain_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _plain_errors(target), _parents_of(target, refuse=not replace):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent, suffix=target.suffix)
         os.close(handle)
         temporary = Path(name)
@@ -69,6 +63,22 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[Path]:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _parents_of(target: Path, *, refuse: bool) -> Iterator[None]:
+    """Makes the folders above a target; those that it made go again when the target does not come to be."""
+    if refuse and target.exists():
+        raise UserError(f"{target} exists; give another --out")
+    made = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if not target.exists():
+            for folder in made:
+                with suppress(OSError):  # somebody else has put something there meanwhile
+                    folder.rmdir()
 
 
 @contextmanager

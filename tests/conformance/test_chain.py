@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunecast.assess import export_one, some_batches
+from prunecast.assess import export_one, refusal, some_batches, training_inputs
 from prunecast.batch import Batch
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
@@ -263,6 +263,28 @@ def test_an_artefact_takes_any_batch(chain: Chain, model_name: str, runtime_name
     assert whole.shape == (WINDOWS, HORIZON, 3)
     alone = predict({name: values[2:3] for name, values in inputs.items()})
     np.testing.assert_allclose(alone[0], whole[2], rtol=1e-4, atol=1e-4)
+
+
+@for_models
+@for_runtimes
+def test_8_bits_forecast_nearly_what_the_model_does(
+    chain: Chain, model_name: str, runtime_name: str, tmp_path: Path
+) -> None:
+    variant = chain.variant(model_name, DENSE)
+    kind = supported(runtime_name, variant.model)
+    reason = refusal(variant.model, ExportConfig(runtime=runtime_name, int8=True))
+    if reason is not None:
+        pytest.skip(reason)
+    path, inputs = tmp_path / f"model{kind.suffix}", training_inputs(variant.card, chain.prepared)
+    if not variant.model.prunable():
+        with pytest.raises(UserError, match="no weight"):
+            kind.export_int8(variant, path, inputs)
+        return
+    kind.export_int8(variant, path, inputs)
+    seen = chain.prepared.train.batch(torch.arange(WINDOWS))
+    parity = check_parity(variant, runtime_name, path, [seen], int8=True)
+    assert 1e-4 < parity.max_deviation < 0.2
+    assert kind.read(path).card == load_model(chain.saved(model_name, DENSE)).card
 
 
 def test_every_runtime_has_its_tolerance() -> None:

@@ -230,7 +230,7 @@ def test_bad_files(content: bytes, hint: str, tmp_path: Path, capsys: pytest.Cap
         (["--method", "magnitude", "--sparsity", "0.999", "--of", "model"], "cannot"),
         (["--method", "structured-magnitude", "--sparsity", "0.999"], "at most"),
         (["--method", "magnitude", "--sparsity", "0.5", "--of", "weights"], "prune.of"),
-        (["--method", "magnitude", "--sparsity", "0.5", "--set", "model.d_model=4"], "model's own"),
+        (["--method", "magnitude", "--sparsity", "0.5", "--set", "model.d_model=4"], "has no effect here"),
     ],
 )
 def test_bad_pruning_requests(
@@ -350,3 +350,72 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "whole"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["seed=2020-13-45", "train.learning_rate=.inf", "data.split=[.nan,.1,.2]", "seed=1000000000000000"],
+)
+def test_odd_settings(setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request = ["train", "--model", "repeat", "--data", "synthetic-load", "--set", setting]
+    assert complaint(capsys, *request, "--out", str(tmp_path / "deep" / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_odd_outputs(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prune = ["prune", str(model), "--method", "magnitude", "--sparsity"]
+    assert "cannot write" in complaint(capsys, *prune, "0.5", "--out", str(tmp_path / ("x" * 300)))
+    assert complaint(capsys, *prune, "0.99999", "--out", str(tmp_path / "n1" / "n2" / "out"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "recipe.yaml").write_text("study: {}\n")
+    assert "not a study's folder" in complaint(
+        capsys, "study", "run", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path)
+    )
+    assert (tmp_path / "recipe.yaml").read_text() == "study: {}\n"
+
+
+def test_damaged_study_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in (b"[1]", b'[{"a": 1}]', b"3", b"\xff", b"{}"):
+        (tmp_path / "stages.json").write_bytes(content)
+        assert "not a study's folder" in complaint(capsys, "study", "status", str(tmp_path))
+
+
+def test_paper_scoring_needs_a_batch(table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table.iloc[:200].to_csv(tmp_path / "own.csv", index=False)
+    request = ["train", "--model", "repeat", "--data", str(tmp_path / "own.csv"), *SMALL]
+    facts(capsys, *request, "--set", "data.split=[0.5,0.3,0.2]", "--out", str(tmp_path / "m"))
+    scored = ["evaluate", str(tmp_path / "m"), "--data", str(tmp_path / "own.csv"), "--scoring", "paper"]
+    table.iloc[:100].to_csv(tmp_path / "own.csv", index=False)
+    assert "needs 32 windows" in complaint(capsys, *scored)
+
+
+def test_names_from_files_are_shown_as_they_are(
+    table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.rename(columns={"a": "[/a]", "b": "=1+1"}).to_csv(tmp_path / "odd.csv", index=False)
+    capsys.readouterr()
+    assert main(["data", "check", str(tmp_path / "odd.csv")]) == 0
+    assert "[/a]" in capsys.readouterr().out
+    data = ["--data", str(tmp_path / "odd.csv")]
+    facts(capsys, "train", "--model", "repeat", *data, *SMALL, "--out", str(tmp_path / "m"))
+    facts(capsys, "forecast", str(tmp_path / "m"), *data, "--out", str(tmp_path / "f.csv"))
+    assert (tmp_path / "f.csv").read_text().splitlines()[0] == "date,[/a],'=1+1"
+
+
+def test_another_step_than_the_models_is_refused(
+    table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.to_csv(tmp_path / "own.csv", index=False)
+    own = ["--data", str(tmp_path / "own.csv")]
+    facts(capsys, "train", "--model", "repeat", *own, *SMALL, "--out", str(tmp_path / "m"))
+    table["date"] = pd.date_range("2024-01-01", periods=400, freq="15min")
+    table.to_csv(tmp_path / "own.csv", index=False)
+    assert "found '15min'" in complaint(capsys, "forecast", str(tmp_path / "m"), *own, "--out", str(tmp_path / "f.csv"))
+
+
+def test_models_with_other_inputs_are_not_timed_in_turn(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = ["--lookback", "36", "--horizon", "6", "--out", str(tmp_path / "m")]
+    facts(capsys, "train", "--model", "repeat", "--data", "synthetic-load", *other)
+    assert "other inputs" in complaint(capsys, "measure", str(model), str(tmp_path / "m"))

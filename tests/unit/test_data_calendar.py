@@ -80,3 +80,18 @@ def test_one_time_has_no_frequency() -> None:
 )
 def test_season_follows_from_the_step(frequency: str, season: int) -> None:
     assert season_of(frequency) == season
+
+
+@pytest.mark.parametrize("frequency", ["D", "7D", "MS", "ME"])
+def test_one_gap_in_many_times_leaves_no_frequency(frequency: str) -> None:
+    times = pd.date_range("2016-01-31", periods=401, freq=frequency).to_numpy().astype("datetime64[ns]")
+    assert frequency_of(times) == frequency
+    assert frequency_of(np.delete(times, 200)) is None
+
+
+@pytest.mark.parametrize(("frequency", "last"), [("B", "2262-04-10"), ("MS", "2262-04-01"), ("YE", "2261-12-31")])
+def test_frequency_is_found_up_to_the_last_time_there_is(frequency: str, last: str) -> None:
+    times = pd.date_range("2200-01-01", last, freq=frequency, unit="us").to_numpy().astype("datetime64[ns]")
+    assert times[-1] == np.datetime64(last)
+    assert frequency_of(times) == frequency
+    assert frequency_of(np.delete(times, 20)) is None

@@ -16,7 +16,7 @@ import pytest
 from prunecast.data import catalog
 from prunecast.data.catalog import Entry
 from prunecast.data.fetch import download, https_client
-from prunecast.data.locate import find, locate
+from prunecast.data.locate import fetch_verified, find, locate
 from prunecast.data.series import load_series
 from prunecast.data.verify import git_blob_id, hash_file, verified
 from prunecast.errors import UserError
@@ -177,3 +177,26 @@ def test_unhashed_set_is_checked_by_its_shape(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "electricity.csv").write_bytes(CONTENT)
     with pytest.raises(UserError, match="expected 26304 rows of 321 channels, found 3 of 1"):
         load_series(DataConfig(name="ECL"))
+
+
+def test_file_that_is_there_is_verified_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNECAST_DATA", str(tmp_path))
+    entry = entry_at("https://example.org/x.csv")
+    (tmp_path / "x.csv").write_bytes(CONTENT)
+    assert fetch_verified(entry) == tmp_path / "x.csv"
+    (tmp_path / "x.csv").write_bytes(CONTENT[:20])
+    with pytest.raises(UserError, match=r"x\.csv is not x as published: expected hash .* fetch it again"):
+        fetch_verified(entry)
+
+
+def test_generated_set_cannot_be_fetched() -> None:
+    with pytest.raises(UserError, match=r"^synthetic-load is generated; there is nothing to fetch$"):
+        fetch_verified(catalog.entry("synthetic-load"))
+
+
+def test_download_off_a_terminal_prints_nothing(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="404"):
+        download(entry_at(f"{server}/absent"), tmp_path, client=httpx.Client(trust_env=False))
+    assert capsys.readouterr().err == ""

@@ -216,3 +216,26 @@ def test_unfolding_of_a_parquet_file_is_capped(tmp_path: Path, monkeypatch: pyte
 def test_own_split_overrides_the_published_one() -> None:
     series = load_series(DataConfig(name="synthetic-load", split=(0.5, 0.25, 0.25)))
     assert tuple(series.split.lengths(1000, "h")) == (500, 250, 250)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        pa.array([1, 2, 2**63 + 10**9], pa.uint64()),
+        pa.array([1, 2, 9 * 10**10], pa.int64()),
+        pa.array(["2200-01-01", "2200-01-02", "2300-01-03"]),
+    ],
+    ids=["nanoseconds", "seconds", "text"],
+)
+def test_time_past_the_last_there_is_is_one_clear_line(tmp_path: Path, last: pa.Array) -> None:
+    pq.write_table(pa.table({"time": last, "x": [1.0, 2.0, 3.0]}), tmp_path / "own.parquet")
+    with pytest.raises(UserError, match="column 'time', row 3: expected a date or time, found") as raised:
+        load_series(DataConfig(name=str(tmp_path / "own.parquet")))
+    assert "\n" not in str(raised.value)
+
+
+def test_times_of_late_years_are_read_from_text(tmp_path: Path) -> None:
+    times = pd.date_range("2200-01-31", "2261-12-31", freq="ME", unit="s").strftime("%Y-%m-%d").tolist()
+    late = "".join(f"{time},{row}\n" for row, time in enumerate(times))
+    series = load(tmp_path, "date,x\n" + late)
+    assert (series.frequency, series.times[-1]) == ("ME", np.datetime64("2261-12-31"))

@@ -26,7 +26,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_a_recipe_is_a_difference_over_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, "train: {epochs: 3}\n"), ["train.batch_size=8", "data.targets=[OT]"])
-    assert (recipe.train.epochs, recipe.train.batch_size, recipe.train.learning_rate) == (3, 8, 1e-4)
+    assert (recipe.train.epochs, recipe.train.batch_size, recipe.train.learning_rate) == (3, 8, None)
     assert recipe.data.targets == ("OT",)
 
 

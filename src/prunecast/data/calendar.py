@@ -78,7 +78,9 @@ def frequency_of(times: Times) -> str | None:
 
 
 def _follows(times: Times, step: str) -> bool:
-    return np.array_equal(pd.date_range(times[0], periods=len(times), freq=step).to_numpy(), times)
+    # microseconds, as looking for the last step runs past 2262, where nanoseconds end
+    first, last = times[[0, -1]].astype("datetime64[us]")
+    return np.array_equal(pd.date_range(first, last, freq=step, unit="us").to_numpy(), times)
 
 
 def _name_of(step: np.timedelta64) -> str:

@@ -28,6 +28,8 @@ _EPOCH_UNITS: tuple[tuple[float, float, Literal["s", "ms", "us", "ns"]], ...] = 
     (1e17, 1e20, "ns"),
 )
 
+_FIRST_DAY, _LAST_DAY = np.datetime64("1677-09-22"), np.datetime64("2262-04-11")  # whole days within nanoseconds
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -179,7 +181,7 @@ def _disorder(times: Times) -> tuple[int, int, bool]:
 
 def _read_as(texts: pd.Series[str], form: str) -> Times:
     read = pd.to_datetime(texts, format=form, utc=True, errors="coerce")
-    return read.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+    return _nanoseconds(read.dt.tz_localize(None).to_numpy())
 
 
 def _epoch(numbers: NDArray[np.float64]) -> Times:
@@ -187,7 +189,13 @@ def _epoch(numbers: NDArray[np.float64]) -> Times:
     unit = next((unit for low, high, unit in _EPOCH_UNITS if low <= largest < high), None)
     if unit is None:
         return np.full(len(numbers), "NaT", dtype="datetime64[ns]")
-    return np.asarray(pd.to_datetime(numbers, unit=unit), dtype="datetime64[ns]")
+    return _nanoseconds(pd.to_datetime(numbers, unit=unit, errors="coerce").to_numpy())
+
+
+def _nanoseconds(times: Times) -> Times:
+    """Returns times of any unit in nanoseconds, NaT for those that nanoseconds cannot hold."""
+    held = (times >= _FIRST_DAY) & (times < _LAST_DAY)
+    return np.where(held, times, np.datetime64("NaT")).astype("datetime64[ns]")
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -44,18 +44,19 @@ def download(
     """Downloads the file of a catalogue set into a folder and returns its path.
 
     Args:
-        entry: of a set that has an address.
+        entry: of a published set.
         folder: made when it is not there.
         accept_unverified: download even where no hash is known; the hash found is printed and kept beside the file.
         quiet: without a progress bar.
         client: what to ask with; an HTTPS-only one when absent.
 
     Raises:
-        UserError: when no hash is known and that was not accepted, on a failed, broken or too large transfer, on a
-            wrong hash, and when the folder cannot be written. Nothing is left behind.
+        UserError: when the set is generated, when no hash is known and that was not accepted, on a failed, broken or
+            too large transfer, on a wrong hash, and when the folder cannot be written. Nothing is left behind.
     """
+    if entry.file is None:
+        raise UserError(f"{entry.name} is generated; there is nothing to fetch")
     assert entry.url is not None, f"{entry.name} has no address"
-    assert entry.file is not None, f"{entry.name} has no file"
     if not entry.verifiable and not accept_unverified:
         raise UserError(
             f"{entry.name}: no hash is known to check {entry.url} by; "
@@ -110,7 +111,10 @@ def _chunks(client: httpx.Client, entry: Entry, quiet: bool) -> Iterator[bytes]:
 
 def _progress(quiet: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet, transient=True)
+    console = Console(stderr=True)
+    # off a terminal rich ends even a transient bar with an empty line
+    hidden = quiet or not console.is_terminal
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden, transient=True)
 
 
 def _keep_hash(path: Path, digest: str) -> None:

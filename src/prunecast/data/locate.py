@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from prunecast.data.catalog import Entry
+from prunecast.data.verify import verified
+from prunecast.errors import UserError
 
 
 def cache_dir() -> Path:
@@ -40,3 +42,23 @@ def locate(entry: Entry, *, accept_unverified: bool = False, quiet: bool = False
     from prunecast.data.fetch import download  # brings an HTTP client along, which most runs never need
 
     return download(entry, cache_dir(), accept_unverified=accept_unverified, quiet=quiet)
+
+
+def fetch_verified(entry: Entry, *, accept_unverified: bool = False) -> Path:
+    """Returns the set's file after checking its content, also where it was on this machine already.
+
+    Args:
+        entry: of any set.
+        accept_unverified: download even where no hash is known.
+
+    Raises:
+        UserError: when the set has no file, the download fails or is refused, or the file cannot be read or is not
+            what was published.
+    """
+    path = locate(entry, accept_unverified=accept_unverified)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    verified(entry, content, path)
+    return path

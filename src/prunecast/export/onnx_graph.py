@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from prunecast.errors import UserError
 from prunecast.export.units import RawForecaster, raw_forecaster
 from prunecast.models.api import Forecaster, ForecasterConfig, build, config_from, example_inputs
-from prunecast.models.disk import Card, SavedModel
-from prunecast.recipe_io import checked
+from prunecast.models.disk import Card, SavedModel, card_from, filled
 
 INPUTS = ("history", "x_mark", "y_mark")
 OUTPUT = "forecast"
@@ -37,6 +36,12 @@ MODEL = "model."
 
 TRANSPOSED, QUANTISED, SCALE = ".T", "_quantized", "_scale"
 """What `int8` adds to the name of a weight: `weight.T_quantized` (inputs, outputs) and `weight.T_scale` (outputs,)."""
+
+
+def warm_up() -> None:
+    """Traces the smallest graph there is: the exporter builds its tables, which takes seconds, on its first call."""
+    smallest = {"name": "repeat", "lookback": 1, "label_len": 0, "horizon": 1, "channels": 1, "marks": 0}
+    _graph(config_from(smallest).model_dump_json())
 
 
 def onnx_bytes(saved: SavedModel) -> bytes:
@@ -54,19 +59,14 @@ def onnx_bytes(saved: SavedModel) -> bytes:
 
 
 def read_model(path: Path) -> SavedModel:
-    """Returns the model inside an ONNX file; weights that cannot reach the output are not in it and come as zeros.
+    """Returns the model inside an ONNX file.
 
     Raises:
         UserError: when it is not an ONNX file, none that Prunecast wrote, or one that was changed since.
     """
     file = _read(path)
     card = _card(file, path)
-    model = _built(config_from(card.model))
-    state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
-    for name, value in _weights(file, path):
-        if name in state:
-            state[name] = _fitting(value, state[name].shape, f"{path}: {name}")
-    model.load_state_dict(state)
+    model = filled(config_from(card.model), dict(_weights(file, path)), path, "its model card")
     return SavedModel(model.eval(), card)
 
 
@@ -83,12 +83,6 @@ def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:
         if scale is None:
             raise UserError(f"{path}: {transposed}: found 8 bits without their scale; export it again")
         yield transposed, (value * _tensor(scale, path)).T
-
-
-def _fitting(value: Tensor, shape: torch.Size, what: str) -> Tensor:
-    if value.shape != shape:
-        raise UserError(f"{what}: its model card says {tuple(shape)}, found {tuple(value.shape)}")
-    return value
 
 
 def _tensor(entry: onnx.TensorProto, path: Path) -> Tensor:
@@ -113,10 +107,7 @@ def _card(file: onnx.ModelProto, path: Path) -> Card:
     cards = [entry.value for entry in file.metadata_props if entry.key == CARD_KEY]
     if not cards:
         raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model card in it")
-    try:
-        return checked(Card, json.loads(cards[0]), str(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: its model card is not valid JSON: {error}") from None
+    return card_from(cards[0], f"{path}: its model card")
 
 
 @lru_cache(maxsize=32)

@@ -6,7 +6,7 @@ B batch, L look-back, H horizon, C channels, F calendar features and known covar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -128,10 +128,6 @@ class Forecaster(nn.Module, ABC):
         if self.config.targets is None:
             return y_BHC
         return y_BHC[..., list(self.config.targets)]
-
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(forecast, truth) -> scalar."""
 
 
 class TrainingHook(Protocol):

@@ -8,20 +8,22 @@ config, so it is loaded the same way.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.models.api import Forecaster, ForecasterConfig, build, config_from
+from prunecast.recipe import DataConfig
 from prunecast.recipe_io import checked
 
 SCHEMA_VERSION = 1
@@ -39,6 +41,24 @@ class ScalerFacts(_CardPart):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
+            raise ValueError("scaler: expected finite means and positive deviations, found others; take an intact copy")
+        return self
+
+    def check_count(self, count: int, what: str) -> None:
+        """Checks that there is one mean and one deviation for each of so many columns.
+
+        Raises:
+            UserError: when there are more or fewer.
+        """
+        found = len(self.mean), len(self.std)
+        if found != (count, count):
+            raise UserError(
+                f"{what}: expected {count} means and deviations, found {found[0]} and {found[1]}; take an intact copy"
+            )
 
 
 class DataSource(_CardPart):
@@ -75,9 +95,25 @@ class Card(_CardPart):
     freq: str = "h"
     scaler: ScalerFacts
     covariate_scaler: ScalerFacts = ScalerFacts(mean=(), std=())
-    dense_parameters: int
+    dense_parameters: int = Field(ge=0)
     frequency: str | None = None
     data: DataSource
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        count = len(self.channels)
+        if self.model.get("channels", count) != count:
+            raise ValueError(
+                f"channels: expected {self.model['channels']!r} names, as model.channels, found {count}; "
+                "take an intact copy"
+            )
+        if not self.targets or len(set(self.targets)) < len(self.targets) or not set(self.targets) <= {*self.channels}:
+            raise ValueError(f"targets: expected some of the channels, each once, found {list(self.targets)}")
+        self.scaler.check_count(count, "scaler")
+        self.covariate_scaler.check_count(len(self.covariates), "covariate_scaler")
+        recipe_values = {"freq": self.freq, "fill": self.data.fill, "split": self.data.split}
+        checked(DataConfig, {"name": self.data.name} | recipe_values, "data")
+        return self
 
 
 @dataclass(frozen=True)
@@ -92,7 +128,7 @@ class SavedModel:
 def save_model(saved: SavedModel, directory: Path) -> None:
     """Writes `config.json` and `model.safetensors` into an existing directory.
 
-    The caller makes the whole directory appear at once (see `store.publish`).
+    The caller makes the whole directory appear at once (see `store.new_directory`).
     """
     values = saved.card.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
     (directory / CONFIG_FILE).write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n")
@@ -107,16 +143,12 @@ def load_model(directory: Path) -> SavedModel:
     Raises:
         UserError: when it is not a model directory, a file is truncated or foreign, or widths do not fit weights.
     """
-    card = load_card(directory)
-    config = config_from(card.model)
-    tensors = _read_tensors(directory / WEIGHTS_FILE)
+    card, path = load_card(directory), directory / WEIGHTS_FILE
+    tensors = _read_tensors(path)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(MASK_PREFIX)}
-    model = _filled(config, weights, directory)
-    masks = {
-        name.removeprefix(MASK_PREFIX): unpack_mask(tensor, weights[name.removeprefix(MASK_PREFIX)].shape)
-        for name, tensor in tensors.items()
-        if name.startswith(MASK_PREFIX) and name.removeprefix(MASK_PREFIX) in weights
-    }
+    packed = {name.removeprefix(MASK_PREFIX): tensors[name] for name in tensors.keys() - weights.keys()}
+    model = filled(config_from(card.model), weights, path, CONFIG_FILE)
+    masks = {name: _mask(name, packed[name], model, path) for name in sorted(packed)}
     return SavedModel(model.eval(), card, masks)
 
 
@@ -139,12 +171,41 @@ def load_card(directory: Path) -> Card:
     if not path.is_file():
         raise UserError(f"{directory} is not a model directory: expected {CONFIG_FILE} in it")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return card_from(content, str(path))
+
+
+def card_from(content: str | bytes, source: str) -> Card:
+    """Returns the checked card in a JSON text, every default of its `model` spelled out; `source` names it in errors.
+
+    Raises:
+        UserError: when it is no JSON, no card of this version, or one whose parts contradict each other.
+    """
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets, thousands of them
+        raise UserError(
+            f"{source}: expected a model card, found not valid JSON: {error}; take an intact copy"
+        ) from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: expected a Prunecast model card of schema version {SCHEMA_VERSION}")
-    return checked(Card, values, "config.json")
+        raise UserError(f"{source}: expected a Prunecast model card of schema version {SCHEMA_VERSION}")
+    try:
+        return _whole(checked(Card, values, "card"))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _whole(card: Card) -> Card:
+    config = config_from(card.model)
+    if config.channels != len(card.channels):
+        raise UserError(f"channels: expected {config.channels} names, as model.channels, found {len(card.channels)}")
+    forecast = range(config.channels) if config.targets is None else config.targets
+    expected = tuple(card.channels[target] for target in forecast)
+    if card.targets != expected:
+        raise UserError(f"targets: expected {list(expected)}, as model.targets, found {list(card.targets)}")
+    return card.model_copy(update={"model": config.model_dump(mode="json")})
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -153,26 +214,72 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a model directory: expected {WEIGHTS_FILE} in it") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except SafetensorError as error:
         raise UserError(f"{path}: truncated or not a safetensors file: {error}") from None
 
 
-def _filled(config: ForecasterConfig, weights: Mapping[str, Tensor], directory: Path) -> Forecaster:
-    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
-        model = build(config)
-    expected = model.state_dict()
+def filled(config: ForecasterConfig, weights: Mapping[str, Tensor], source: Path, card: str) -> Forecaster:
+    """Returns the model of a config with the given weights, once they are known to be the config's.
+
+    Args:
+        config: what was read; nothing of its size is allocated before the weights bear it out.
+        weights: every tensor of the state dict.
+        source: the file that they come from, for errors.
+        card: what the config comes from, for errors.
+
+    Raises:
+        UserError: naming the first tensor whose name, shape or type is not the config's.
+    """
+    expected = _outline(config, len(weights), f"{source}: tensors do not fit {card}")
     missing, foreign = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if missing or foreign:
-        wrong = f"{sorted(missing)[0]!r} is missing" if missing else f"{sorted(foreign)[0]!r} is not in the model"
-        raise UserError(f"{directory / WEIGHTS_FILE}: tensors do not fit {CONFIG_FILE}: {wrong}")
+        wrong = f"{min(missing)!r} is missing" if missing else f"{min(foreign)!r} is not in the model"
+        raise UserError(f"{source}: tensors do not fit {card}: {wrong}; take an intact copy")
     for name, tensor in expected.items():
-        if tensor.shape != weights[name].shape:
-            raise UserError(
-                f"{directory / WEIGHTS_FILE}: {name}: {CONFIG_FILE} says {tuple(tensor.shape)}, "
-                f"found {tuple(weights[name].shape)}"
-            )
+        says, found = _kind(tensor), _kind(weights[name])
+        if says != found:
+            raise UserError(f"{source}: {name}: {card} says {says}, found {found}; take an intact copy")
+    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
+        model = build(config)
     model.load_state_dict(dict(weights))
     return model
+
+
+def _outline(config: ForecasterConfig, tensors: int, mistake: str) -> dict[str, Tensor]:
+    """Returns the state dict of a config without values: on the meta device no width takes memory."""
+    for key, value in config:
+        if key.endswith("_layers") and value > tensors:
+            raise UserError(f"{mistake}: {key} is {value}, found {tensors} tensors; take an intact copy")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return build(config).state_dict()
+    except (RuntimeError, OverflowError, TypeError):  # what torch raises for sizes beyond 64 bits
+        raise UserError(f"{mistake}: its widths are beyond what a tensor can have; take an intact copy") from None
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _mask(name: str, packed: Tensor, model: Forecaster, source: Path) -> Tensor:
+    """Returns the held mask of a parameter, once it is known to be one."""
+    weight = dict(model.named_parameters(remove_duplicate=False)).get(name)
+    if weight is None:
+        raise UserError(f"{source}: {MASK_PREFIX}{name}: expected a parameter of the model; take an intact copy")
+    size = -(-weight.numel() // 8)
+    if packed.dtype != torch.uint8 or packed.shape != (size,):
+        raise UserError(
+            f"{source}: {MASK_PREFIX}{name}: expected ({size},) uint8, found {_kind(packed)}; take an intact copy"
+        )
+    mask = unpack_mask(packed, weight.shape)
+    masked = int(weight[~mask].count_nonzero())
+    if masked:
+        raise UserError(
+            f"{source}: {name}: expected zeros where masked, found {masked} other weights; take an intact copy"
+        )
+    return mask
 
 
 def pack_mask(mask: Tensor) -> Tensor:

@@ -100,7 +100,10 @@ class _Run:
     def start(self, job: Job) -> None:
         if self.pool is None:
             spawn = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=start_worker)
+            exports = any(waiting.stage == "export" for waiting in self.waiting.values())
+            self.pool = ProcessPoolExecutor(
+                self.workers, mp_context=spawn, initializer=start_worker, initargs=(exports,)
+            )
         try:
             future = self.pool.submit(execute, job, self.store.root)
         except BrokenProcessPool:  # a worker died with nothing left to settle: the stage takes the next pool

@@ -7,7 +7,6 @@ STUDY/store/          the records (see `store`)
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from prunecast.errors import UserError
 from prunecast.pipeline import RECIPE_FILE
 from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe, write_recipe
-from prunecast.records import Failure, RunRecord
+from prunecast.records import Failure, Record, RunRecord
 from prunecast.stages import Job
 from prunecast.store import Store, new_file, sweep
 from prunecast.study.engine import Monitor, Outcome, run_plan
@@ -28,18 +29,29 @@ STAGES_FILE = "stages.json"
 STORE_FOLDER = "store"
 
 
+class PlannedStage(Record):
+    """A stage of the plan, as `stages.json` lists it."""
+
+    fingerprint: str
+    stage: str
+    label: str
+
+
+_PLAN = TypeAdapter(tuple[PlannedStage, ...])
+
+
 @dataclass(frozen=True)
 class Study:
     """A study's folder, opened for reading.
 
     Attributes:
         title: of the report.
-        stages: "fingerprint", "stage" and "label" of each stage of the plan.
+        stages: of the plan.
         store: where the records are.
     """
 
     title: str
-    stages: Sequence[dict[str, str]]
+    stages: Sequence[PlannedStage]
     store: Store
 
     def results(self) -> tuple[list[RunRecord], list[Failure]]:
@@ -48,12 +60,12 @@ class Study:
         Raises:
             UserError: when a record is damaged.
         """
-        names = [stage["fingerprint"] for stage in self.stages]
+        names = [stage.fingerprint for stage in self.stages]
         return [self.store.record(name) for name in names if self.store.has(name)], self.failures()
 
     def failures(self) -> list[Failure]:
         """Returns the failures of the plan's stages."""
-        planned = {stage["fingerprint"] for stage in self.stages}
+        planned = {stage.fingerprint for stage in self.stages}
         return [failure for failure in self.store.failures() if failure.fingerprint in planned]
 
 
@@ -64,9 +76,9 @@ def open_study(directory: Path) -> Study:
         UserError: when it is not one.
     """
     try:
-        stages = json.loads((directory / STAGES_FILE).read_text())
-    except (OSError, json.JSONDecodeError):
-        raise UserError(f"{directory} is not a study's folder: expected {STAGES_FILE} in it") from None
+        stages = _PLAN.validate_json((directory / STAGES_FILE).read_bytes())
+    except (OSError, ValidationError):
+        raise UserError(f"{directory} is not a study's folder: expected a whole {STAGES_FILE} in it") from None
     study = load_recipe(directory / RECIPE_FILE).study
     return Study((study and study.title) or directory.name, stages, Store(directory / STORE_FOLDER))
 
@@ -84,6 +96,8 @@ def run_study(directory: Path, recipe: Recipe, jobs: Sequence[Job], workers: int
     Raises:
         UserError: when the folder cannot be written, or another run holds it.
     """
+    if directory.exists() and any(directory.iterdir()) and not (directory / STORE_FOLDER).is_dir():
+        raise UserError(f"{directory} exists and is not a study's folder; give another --out")
     store = Store(directory / STORE_FOLDER)
     with store.writer():
         for name in (RECIPE_FILE, STAGES_FILE):
@@ -91,8 +105,8 @@ def run_study(directory: Path, recipe: Recipe, jobs: Sequence[Job], workers: int
         with new_file(directory / RECIPE_FILE, replace=True) as path:
             write_recipe(recipe, path)
         with new_file(directory / STAGES_FILE, replace=True) as path:
-            stages = [{"fingerprint": job.fingerprint, "stage": job.stage, "label": job.label} for job in jobs]
-            path.write_text(json.dumps(stages, indent=1) + "\n")
+            stages = [PlannedStage(fingerprint=job.fingerprint, stage=job.stage, label=job.label) for job in jobs]
+            path.write_bytes(_PLAN.dump_json(tuple(stages), indent=1) + b"\n")
         processes = workers or max(1, (os.cpu_count() or 1) // recipe.train.threads)
         return run_plan(jobs, store, processes, monitor)
 
@@ -104,8 +118,8 @@ def status(directory: Path) -> dict[str, Any]:
         UserError: when the folder is not a study's.
     """
     study = open_study(directory)
-    planned = Counter(stage["stage"] for stage in study.stages)
-    done = Counter(stage["stage"] for stage in study.stages if study.store.has(stage["fingerprint"]))
+    planned = Counter(stage.stage for stage in study.stages)
+    done = Counter(stage.stage for stage in study.stages if study.store.has(stage.fingerprint))
     return {
         "stages": planned.total(),
         "done": done.total(),

@@ -19,7 +19,7 @@ class ConsoleMonitor:
         self._plain = not (quiet or self._console.is_terminal)
         # No refreshing from a thread: while a stage is timed the parent must sleep.
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -16,12 +16,20 @@ from prunecast.stages import Job
 from prunecast.store import Store, new_directory
 
 
-def start_worker() -> None:
-    """Prepares a fresh worker process: it ends when its parent dies or Ctrl-C is pressed, whatever it is doing."""
+def start_worker(exports: bool) -> None:
+    """Prepares a fresh worker process: it ends when its parent dies or Ctrl-C is pressed, whatever it is doing.
+
+    Args:
+        exports: whether there are models to export: the exporter's first call is slow, and is made here.
+    """
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # without a word: the parent says what has to be said
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from prunecast import pipeline  # noqa: F401 - slow imports, before the first stage's clock runs
-    from prunecast.export import onnx_graph  # noqa: F401
+
+    if exports:
+        from prunecast.export.onnx_graph import warm_up
+
+        warm_up()
 
 
 def _end_with_parent() -> None:
@@ -38,6 +46,8 @@ def execute(job: Job, root: Path) -> str:
     store = Store(root)
     if store.has(job.fingerprint):
         return job.fingerprint
+    # Made before the stage's own folder is: two workers may begin under one pair of digits, and one of them may fail.
+    store.directory(job.fingerprint).parent.mkdir(parents=True, exist_ok=True)
     with new_directory(store.directory(job.fingerprint)) as directory:
         work = store.work(job.fingerprint)
         run(job, prepared_for(job), Place(directory=directory, found=store.directory, work=work))

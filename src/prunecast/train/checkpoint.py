@@ -57,6 +57,8 @@ class RunState:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         save_file(tensors, temporary, metadata={"counters": self.counters.model_dump_json()})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
 
     def load(self, path: Path) -> None:

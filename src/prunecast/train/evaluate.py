@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prunecast.batch import Batch
 from prunecast.data.windows import Windows
+from prunecast.errors import UserError
 from prunecast.records import Accuracy, Blocks, Scoring
 
 PAPER_BATCH = 32
@@ -50,9 +51,16 @@ def score(
     """Scores whatever forecasts, an exported artefact too.
 
     Sums run in float64, so the order of batches does not show.
+
+    Raises:
+        UserError: when there is no window to score, or a forecast is not a finite number.
     """
     count = scored_windows(len(windows), scoring)
+    if count == 0:
+        raise UserError(f"paper scoring needs {PAPER_BATCH} windows, the {split} part has {len(windows)}; use full")
     squared, absolute = window_errors(predict, windows, count)
+    if not np.isfinite(squared).all():
+        raise UserError(f"the forecasts of the {split} part are not finite; expected the weights of a sound training")
     return Accuracy(
         split=split,
         scoring=scoring,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -50,7 +49,7 @@ class ConsoleReporter:
         self._title = title
         self._console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -59,12 +58,6 @@ class ConsoleReporter:
             transient=True,
         )
         self._task = self._bar.add_task(title)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
     def start(self, total_steps: int, done_steps: int) -> None:
         """Shows the bar."""
@@ -81,6 +74,7 @@ class ConsoleReporter:
             f"{self._title}: epoch {epoch.epoch}, {epoch.steps} steps, train {epoch.train_loss:.4f}, "
             f"validation {epoch.validation_loss:.4f}, learning rate {epoch.learning_rate:.2e}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
 
