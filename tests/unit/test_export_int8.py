@@ -16,7 +16,7 @@ import pytest
 import torch
 from tests.unit.export_models import TRANSFORMER, saved_model, windows
 
-from prunecast.assess import refusal
+from prunecast.assess import export_all, refusal
 from prunecast.batch import Batch
 from prunecast.cli import main
 from prunecast.errors import UserError
@@ -27,8 +27,10 @@ from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.parity import EIGHT_BITS, check_parity
 from prunecast.export.units import raw_inputs
 from prunecast.measure.size import measure_size
-from prunecast.models.disk import SavedModel
+from prunecast.models.disk import SavedModel, load_model
+from prunecast.opened import prepared_for_card
 from prunecast.recipe import ExportConfig
+from prunecast.recipe_io import load_recipe
 from prunecast.registry import RUNTIMES
 
 MODELS = {
@@ -200,6 +202,12 @@ def test_the_whole_chain_of_commands(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert exported["bytes"] == Path(small).stat().st_size
     assert 1e-4 < exported["max_deviation"] < 0.2
     assert exported["mse_change"] != 0
+    recipe = load_recipe(base={"export": {"int8": True}})
+    saved = load_model(Path(model))
+    artefacts, unsupported = export_all(saved, prepared_for_card(saved.card, data[1]), recipe, tmp_path)
+    assert [artefact.bytes for artefact in artefacts] == [exported["bytes"]]
+    assert (tmp_path / "model.onnx").read_bytes() == Path(small).read_bytes()
+    assert "no 8-bit export" in unsupported["eager"]
     dense, scored = facts("evaluate", model, *data), facts("evaluate", small, *data)
     assert scored["mse"] == pytest.approx(dense["mse"], rel=0.02)
     assert scored["parameters"] == dense["parameters"]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from prunecast.errors import UserError
 from prunecast.export.units import RawForecaster, raw_forecaster
 from prunecast.models.api import Forecaster, ForecasterConfig, build, config_from, example_inputs
-from prunecast.models.disk import Card, SavedModel, card_from, filled
+from prunecast.models.disk import Card, SavedModel, card_from, filled, parse_card
 
 INPUTS = ("history", "x_mark", "y_mark")
 OUTPUT = "forecast"
@@ -74,15 +74,24 @@ def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:
     """Yields the model's tensors by name; one in 8 bits comes as the numbers that it stands for."""
     stored = {entry.name: entry for entry in file.graph.initializer if entry.name.startswith(MODEL)}
     for full, entry in stored.items():
-        name, value = full.removeprefix(MODEL), _tensor(entry, path)
-        transposed = name.removesuffix(TRANSPOSED + QUANTISED)
-        if transposed == name:
-            yield name, value
-            continue
-        scale = stored.get(MODEL + transposed + TRANSPOSED + SCALE)
-        if scale is None:
-            raise UserError(f"{path}: {transposed}: found 8 bits without their scale; export it again")
-        yield transposed, (value * _tensor(scale, path)).T
+        name, mark, part = full.removeprefix(MODEL).partition(TRANSPOSED + "_")
+        if not mark:
+            yield name, _tensor(entry, path)
+        elif f"_{part}" == QUANTISED:
+            yield name, _in_full(entry, stored.get(MODEL + name + TRANSPOSED + SCALE), name, path)
+
+
+def _in_full(entry: onnx.TensorProto, scales: onnx.TensorProto | None, name: str, path: Path) -> Tensor:
+    """Returns the weight (outputs, inputs) that 8 bits and their scales stand for."""
+    if scales is None:
+        raise UserError(f"{path}: {name}: found 8 bits without their scale; export it again")
+    value, scale = _tensor(entry, path), _tensor(scales, path)
+    if value.ndim != 2 or scale.shape != value.shape[1:]:
+        raise UserError(
+            f"{path}: {name}: expected a scale per output of {tuple(value.shape)}, found {tuple(scale.shape)}; "
+            "export it again"
+        )
+    return (value * scale).T
 
 
 def _tensor(entry: onnx.TensorProto, path: Path) -> Tensor:
@@ -90,7 +99,7 @@ def _tensor(entry: onnx.TensorProto, path: Path) -> Tensor:
         raise UserError(f"{path}: expected all weights inside the file, found {entry.name!r} outside; export it again")
     try:
         return torch.from_numpy(onnx.numpy_helper.to_array(entry).copy())
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # TypeError: a type of numbers that torch does not have
         raise UserError(f"{path}: {entry.name}: {error}; export it again") from None
 
 
@@ -107,7 +116,8 @@ def _card(file: onnx.ModelProto, path: Path) -> Card:
     cards = [entry.value for entry in file.metadata_props if entry.key == CARD_KEY]
     if not cards:
         raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model card in it")
-    return card_from(cards[0], f"{path}: its model card")
+    source = f"{path}: its model card"
+    return card_from(parse_card(cards[0], source), source)
 
 
 @lru_cache(maxsize=32)

@@ -174,21 +174,30 @@ def load_card(directory: Path) -> Card:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return card_from(content, str(path))
+    return card_from(parse_card(content, str(path)), str(path))
 
 
-def card_from(content: str | bytes, source: str) -> Card:
-    """Returns the checked card in a JSON text, every default of its `model` spelled out; `source` names it in errors.
+def parse_card(content: str | bytes, source: str) -> object:
+    """Returns what a JSON text holds; `source` names it in errors.
 
     Raises:
-        UserError: when it is no JSON, no card of this version, or one whose parts contradict each other.
+        UserError: when it is no JSON.
     """
     try:
-        values = json.loads(content)
+        value: object = json.loads(content)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets, thousands of them
         raise UserError(
             f"{source}: expected a model card, found not valid JSON: {error}; take an intact copy"
         ) from None
+    return value
+
+
+def card_from(values: object, source: str) -> Card:
+    """Returns the checked card in what `parse_card` found, every default of its `model` spelled out.
+
+    Raises:
+        UserError: when it is no card of this version, or one whose parts contradict each other.
+    """
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{source}: expected a Prunecast model card of schema version {SCHEMA_VERSION}")
     try:
