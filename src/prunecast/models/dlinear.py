@@ -21,7 +21,7 @@ class DLinearConfig(ForecasterConfig):
     """Published default: a moving average over 25 steps."""
 
     name: Literal["dlinear"] = "dlinear"
-    moving_avg: int = Field(25, ge=1, le=100_001, description="steps of the moving average that gives the trend")
+    moving_avg: int = Field(25, ge=1, le=10_001, description="steps of the moving average that gives the trend")
 
     @model_validator(mode="after")
     def _odd(self) -> Self:
