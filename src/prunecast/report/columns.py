@@ -155,15 +155,19 @@ def to_latex(rows: Rows, main: str | None) -> str:
 
 
 def to_texts(rows: Rows, main: str | None) -> list[dict[str, Any]]:
-    """Returns the table for a terminal, without intervals: a star marks a difference whose interval leaves out 0."""
+    """Returns the table for a terminal: of the intervals only that of the speed-up, else a star where 0 is outside."""
     _, *numbers = (column for column in _narrow(rows, main) if column.header not in _TOO_MUCH_IN_A_TERMINAL)
     several_cases = len({key.case for key in rows}) > 1
     return [
         ({"case": key.case.title} if several_cases else {})
         | {"model": row["model"], "variant": row["variant"]}
-        | {_short(column): f"{cell.text}{_star(cell)}" for column in numbers for cell in [column.cell(row)]}
+        | {_short(column): _shown(column, column.cell(row)) for column in numbers}
         for key, row in rows.items()
     ]
+
+
+def _shown(column: Column, cell: Cell) -> str:
+    return _one_line(cell) if column.header == "speed-up" else f"{cell.text}{_star(cell)}"
 
 
 def _short(column: Column) -> str:
@@ -175,7 +179,7 @@ def _narrow(rows: Rows, main: str | None) -> list[Column]:
 
 
 _TOO_MUCH_ON_PAPER = ("seeds", "MAE", "small dense", "zip", "file, RAM")
-_TOO_MUCH_IN_A_TERMINAL = ("multiply-adds", "time")
+_TOO_MUCH_IN_A_TERMINAL = ("multiply-adds",)
 _LATEX_SIGNS = str.maketrans({"−": "$-$", "±": "$\\pm$", "×": "$\\times$", "…": "\\dots{}"})
 """Signs that we write ourselves and plain LaTeX does not know."""
 
