@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import threading
+from contextlib import suppress
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def execute(job: Job, root: Path) -> str:
     if store.has(job.fingerprint):
         return job.fingerprint
     # Made before the stage's own folder is: two workers may begin under one pair of digits, and one of them may fail.
-    store.directory(job.fingerprint).parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # said in a better way by what comes next
+        store.directory(job.fingerprint).parent.mkdir(parents=True, exist_ok=True)
     with new_directory(store.directory(job.fingerprint)) as directory:
         work = store.work(job.fingerprint)
         run(job, prepared_for(job), Place(directory=directory, found=store.directory, work=work))
