@@ -31,7 +31,7 @@ from prunecast.registry import ENGINES, METHODS, MODELS, RUNTIMES
 from prunecast.report.page import ReportFiles, write_report
 from prunecast.single import TRAINING_SECTIONS, check_settings, prune_one, recipe_of, train_one
 from prunecast.store import RECORD_FILE, new_file, read_record
-from prunecast.study.engine import Monitor, Outcome
+from prunecast.study.engine import Engine, Monitor, Outcome
 from prunecast.study.folder import open_study, run_study, status
 from prunecast.study.plan import plan
 from prunecast.train.evaluate import score
@@ -275,11 +275,11 @@ def study_run(
     Raises:
         UserError: when the recipe does not fit, or another run holds the study's folder.
     """
-    ENGINES.check(engine)
+    run_plan: Engine = ENGINES.load(engine)
     whole = load_recipe(recipe, settings)
     directory = out or Path("runs") / recipe.stem
     jobs = plan(whole, load_series, environment.describe().machine)
-    outcome = run_study(directory, whole, jobs, workers, monitor)
+    outcome = run_study(directory, whole, jobs, workers, monitor, run_plan)
     return StudyResult(outcome, len(jobs), report(directory))
 
 

@@ -181,7 +181,8 @@ def prepared_for_card(card: Card, data: str | None) -> Prepared:
     Raises:
         UserError: when the data is not to be found, or lacks one of the model's channels.
     """
-    series = load_series(data_config(card, data))
+    config = data_config(card, data)
+    series = load_series(config)
     missing = [name for name in card.channels if name not in series.channels]
     if missing:
         raise UserError(
@@ -191,7 +192,7 @@ def prepared_for_card(card: Card, data: str | None) -> Prepared:
     shape = window_shape(card)
     return prepare(
         series.select(card.channels, card.targets),
-        data_config(card, data),
+        config,
         lookback=shape.lookback,
         horizon=shape.horizon,
         label_len=shape.label_len,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import floor
 from typing import Literal
 
 from prunecast.errors import UserError
+from prunecast.records import Pruning
 
 Of = Literal["prunable", "model", "operations"]
 Unit = Literal["weights", "parameters", "MACs"]
@@ -46,6 +47,26 @@ class Budget:
         """
         if self.requested < gone:
             raise UserError(f"{self} cannot be met: {gone:.0f} are gone already, as masks hold them; ask for more")
+
+    def outcome(
+        self,
+        method: str,
+        realised: int,
+        *,
+        removed_weights: Mapping[str, int] | None = None,
+        kept_units: Mapping[str, tuple[int, int]] | None = None,
+    ) -> Pruning:
+        """Returns what a record says of a pruning that was asked for this and removed `realised` units."""
+        return Pruning(
+            method=method,
+            of=self.of,
+            unit=self.unit,
+            total=self.total,
+            requested=self.requested,
+            realised=realised,
+            removed_weights=dict(removed_weights or {}),
+            kept_units=dict(kept_units or {}),
+        )
 
     def __str__(self) -> str:
         return f"removing {self.requested} of {self.total} {self.unit}"

@@ -15,7 +15,6 @@ from prunecast.prune.allocate import ElementAllocation
 from prunecast.prune.api import Masks, Pruned, Scores, Task
 from prunecast.prune.budget import Budget, budget_for, nearest_count
 from prunecast.prune.masks import apply_masks
-from prunecast.records import Pruning
 from prunecast.registry import ALLOCATIONS, SCORES
 
 Prices = Mapping[str, float]
@@ -38,7 +37,8 @@ def prune_elements(task: Task) -> Pruned:
     masks = allocate(scores, _count(budget, scores, _savings(budget, scores, prices, allocate)))
     model = copy.deepcopy(task.model)
     apply_masks(model, masks)
-    return Pruned(model, masks, _outcome(task, budget, _worth(masks, prices), masks))
+    realised = round(_worth(masks, prices))
+    return Pruned(model, masks, budget.outcome(task.method.name, realised, removed_weights=zeros_in(masks)))
 
 
 def candidates(task: Task) -> tuple[str, ...]:
@@ -110,15 +110,3 @@ def zeros_in(masks: Masks) -> dict[str, int]:
 
 def _size(scores: Scores) -> int:
     return sum(score.numel() for score in scores.values())
-
-
-def _outcome(task: Task, budget: Budget, realised: float, masks: Masks) -> Pruning:
-    return Pruning(
-        method=task.method.name,
-        of=budget.of,
-        unit=budget.unit,
-        total=budget.total,
-        requested=budget.requested,
-        realised=round(realised),
-        removed_weights=zeros_in(masks),
-    )

@@ -8,9 +8,8 @@ from prunecast.errors import UserError
 from prunecast.models.api import ForecasterConfig, Group, Keep
 from prunecast.prune.allocate import Order, UnitAllocation, removal_order
 from prunecast.prune.api import Cost, Pruned, Scores, Task
-from prunecast.prune.budget import Budget, budget_for, nearest_count
+from prunecast.prune.budget import budget_for, nearest_count
 from prunecast.prune.shrink import shrink, shrink_masks, skeleton
-from prunecast.records import Pruning
 from prunecast.registry import ALLOCATIONS, SCORES
 
 
@@ -34,7 +33,7 @@ def prune_units(task: Task) -> Pruned:
     budget.refuse_above(saved(len(order)))
     count = nearest_count(saved, 1, len(order), budget.requested)
     keep = order.keep(count)
-    outcome = _outcome(task, budget, saved(count), _kept_units(groups, keep))
+    outcome = budget.outcome(task.method.name, saved(count), kept_units=_kept_units(groups, keep))
     return Pruned(shrink(task.model, keep), shrink_masks(task.model, keep, task.masks), outcome)
 
 
@@ -74,15 +73,3 @@ def _prunable_weights(config: ForecasterConfig) -> int:
 
 def _kept_units(groups: tuple[Group, ...], keep: Keep) -> dict[str, tuple[int, int]]:
     return {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
-
-
-def _outcome(task: Task, budget: Budget, realised: int, kept: dict[str, tuple[int, int]]) -> Pruning:
-    return Pruning(
-        method=task.method.name,
-        of=budget.of,
-        unit=budget.unit,
-        total=budget.total,
-        requested=budget.requested,
-        realised=realised,
-        kept_units=kept,
-    )

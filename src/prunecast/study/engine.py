@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -46,6 +46,10 @@ class Outcome:
     present: int = 0
     ran: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+
+
+Engine = Callable[[Iterable[Job], Store, int, Monitor], Outcome]
+"""What runs a plan: stages, the store they go into (held for writing), processes, and who hears of progress."""
 
 
 def run_plan(jobs: Iterable[Job], store: Store, workers: int, monitor: Monitor) -> Outcome:

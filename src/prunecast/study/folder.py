@@ -23,7 +23,7 @@ from prunecast.recipe_io import load_recipe, write_recipe
 from prunecast.records import Failure, Record, RunRecord
 from prunecast.stages import Job
 from prunecast.store import Store, new_file, sweep
-from prunecast.study.engine import Monitor, Outcome, run_plan
+from prunecast.study.engine import Engine, Monitor, Outcome, run_plan
 
 STAGES_FILE = "stages.json"
 STORE_FOLDER = "store"
@@ -83,7 +83,14 @@ def open_study(directory: Path) -> Study:
     return Study((study and study.title) or directory.name, stages, Store(directory / STORE_FOLDER))
 
 
-def run_study(directory: Path, recipe: Recipe, jobs: Sequence[Job], workers: int | None, monitor: Monitor) -> Outcome:
+def run_study(  # noqa: PLR0917
+    directory: Path,
+    recipe: Recipe,
+    jobs: Sequence[Job],
+    workers: int | None,
+    monitor: Monitor,
+    engine: Engine = run_plan,
+) -> Outcome:
     """Runs what is not done yet of a plan, in the study's folder.
 
     Args:
@@ -92,6 +99,7 @@ def run_study(directory: Path, recipe: Recipe, jobs: Sequence[Job], workers: int
         jobs: the plan.
         workers: processes; as many as the recipe's threads leave room for when None.
         monitor: hears of progress.
+        engine: runs the stages.
 
     Raises:
         UserError: when the folder cannot be written, or another run holds it.
@@ -108,7 +116,7 @@ def run_study(directory: Path, recipe: Recipe, jobs: Sequence[Job], workers: int
             stages = [PlannedStage(fingerprint=job.fingerprint, stage=job.stage, label=job.label) for job in jobs]
             path.write_bytes(_PLAN.dump_json(tuple(stages), indent=1) + b"\n")
         processes = workers or max(1, (os.cpu_count() or 1) // recipe.train.threads)
-        return run_plan(jobs, store, processes, monitor)
+        return engine(jobs, store, processes, monitor)
 
 
 def status(directory: Path) -> dict[str, Any]:
