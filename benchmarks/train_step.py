@@ -1,6 +1,6 @@
 """Times a training step of ours and of Time-Series-Library in one run, step by step in turn.
 
-    python benchmarks/train_step.py --against DIR             # DIR: a checkout of Time-Series-Library
+    python benchmarks/train_step.py --against DIR --model informer             # DIR: a checkout of Time-Series-Library
     python benchmarks/train_step.py --against DIR --epoch     # also trains both for one epoch of ETTh1
 
 A step is forward, backward and Adam. Both models start from the same weights and see the same batches; only the
@@ -11,38 +11,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from prunecast.batch import Batch
 from prunecast.data.series import load_series
 from prunecast.data.windows import prepare
 from prunecast.measure.operations import dense_macs
-from prunecast.models.api import ForecasterConfig, build, config_from
-from prunecast.models.imports import tslib_state
+from prunecast.models.api import ForecasterConfig
 from prunecast.recipe import DataConfig, FitConfig
 from prunecast.train.fit import adam
-
-PUBLISHED = {"transformer": "models.Transformer"}
-"""Our model -> the module of Time-Series-Library."""
-
-NOT_NEEDED = ("reformer_pytorch", "einops")
-"""Packages that Time-Series-Library imports beside the model that is timed."""
+from published import MODULES, add_sizes, call_published, config_of, median_ratio, pair, peak_gmacs_per_s, random_batch
 
 CHUNKS = 16
-RESAMPLES = 2000
 WARM_UP = 3
 
 Step = Callable[[Batch], float]
@@ -60,7 +47,7 @@ def main() -> None:
     """Runs the comparison that the command line asks for."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    config = _config(arguments)
+    config = config_of(arguments.model, arguments)
     ours, theirs = _contestants(config, arguments)
     print(f"{config.name}: {_settings(arguments)}; load average {os.getloadavg()[0]:.1f}")
     _compare_steps(ours, theirs, config, arguments)
@@ -70,19 +57,13 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--model", choices=PUBLISHED, default="transformer")
-    sizes = {"d-model": 64, "d-ff": 256, "n-heads": 8, "lookback": 96, "label-len": 48, "horizon": 96}
-    for name, default in (sizes | {"batch": 32, "threads": 2, "steps": 40, "seed": 1}).items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--model", choices=MODULES, default="transformer")
+    add_sizes(parser, d_model=64, d_ff=256, batch=32)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--epoch", action="store_true", help="compare the loss curves over one epoch of ETTh1")
-    arguments = parser.parse_args()
-    module = arguments.against / (PUBLISHED[arguments.model].replace(".", "/") + ".py")
-    if not module.is_file():
-        parser.error(f"--against: expected a checkout of Time-Series-Library, found no {module}")
-    return arguments
+    return parser.parse_args()
 
 
 def _settings(arguments: argparse.Namespace) -> str:
@@ -90,26 +71,16 @@ def _settings(arguments: argparse.Namespace) -> str:
     return ", ".join(f"{name} {getattr(arguments, name)}" for name in names)
 
 
-def _config(arguments: argparse.Namespace) -> ForecasterConfig:
-    names = ("d_model", "d_ff", "n_heads", "lookback", "label_len", "horizon", "dropout")
-    return config_from({"name": arguments.model, "channels": 7} | {name: getattr(arguments, name) for name in names})
-
-
 def _contestants(config: ForecasterConfig, arguments: argparse.Namespace) -> tuple[Contestant, Contestant]:
     """Returns ours and the published, with the same weights."""
-    torch.manual_seed(arguments.seed)
-    published = _published_model(config, arguments.against)
-    ours = build(config)
-    ours.load_state_dict(tslib_state(ours, published.state_dict()))
+    ours, published = pair(config, arguments.against, arguments.seed)
     ours.train()
     published.train()
     our_optimizer = adam(ours, FitConfig(learning_rate=arguments.learning_rate))
     their_optimizer = torch.optim.Adam(published.parameters(), lr=arguments.learning_rate)
 
     def their_forecast(batch: Batch) -> Tensor:
-        known = batch.x_BLC[:, config.lookback - config.label_len :]
-        decoder_input = torch.cat([known, torch.zeros_like(batch.y_BHC)], dim=1)
-        return published(batch.x_BLC, batch.x_mark_BLF, decoder_input, batch.y_mark_BTF)
+        return call_published(published, config, batch)
 
     def our_forecast(batch: Batch) -> Tensor:
         return ours(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
@@ -118,31 +89,6 @@ def _contestants(config: ForecasterConfig, arguments: argparse.Namespace) -> tup
         Contestant("ours", _step(our_forecast, our_optimizer)),
         Contestant("published", _step(their_forecast, their_optimizer)),
     )
-
-
-def _published_model(config: ForecasterConfig, checkout: Path) -> nn.Module:
-    values = config.model_dump()
-    same = {key: values[key] for key in ("label_len", "d_model", "n_heads", "d_ff", "dropout", "activation")}
-    channels = dict.fromkeys(("enc_in", "dec_in", "c_out"), config.channels)
-    layers = {"e_layers": values["encoder_layers"], "d_layers": values["decoder_layers"]}
-    lengths = {"seq_len": config.lookback, "pred_len": config.horizon}
-    fixed = {"task_name": "long_term_forecast", "embed": "timeF", "freq": "h", "factor": 3}
-    for package in NOT_NEEDED:
-        if package not in sys.modules and find_spec(package) is None:
-            sys.modules[package] = _StandIn(package)
-    if str(checkout) not in sys.path:
-        sys.path.insert(0, str(checkout))
-    module = import_module(PUBLISHED[config.name])
-    return module.Model(SimpleNamespace(**same, **channels, **layers, **lengths, **fixed))
-
-
-class _StandIn(ModuleType):
-    """In the place of a package that is not installed: names can be imported from it, not used."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return object
 
 
 def _step(forecast: Callable[[Batch], Tensor], optimizer: torch.optim.Optimizer) -> Step:
@@ -159,7 +105,7 @@ def _step(forecast: Callable[[Batch], Tensor], optimizer: torch.optim.Optimizer)
 def _compare_steps(
     ours: Contestant, theirs: Contestant, config: ForecasterConfig, arguments: argparse.Namespace
 ) -> None:
-    batch = _random_batch(config, arguments.batch)
+    batch = random_batch(config, arguments.batch)
     our_ms, their_ms, peaks = [], [], []
     for turn in range(WARM_UP + arguments.steps):
         first, second = (ours, theirs) if turn % 2 else (theirs, ours)
@@ -167,31 +113,21 @@ def _compare_steps(
         our_ms.append(times["ours"])
         their_ms.append(times["published"])
         if turn % 8 == 0:
-            peaks.append(_peak_gmacs_per_s())
+            peaks.append(peak_gmacs_per_s())
     gmacs = 3 * arguments.batch * dense_macs(config) / 1e9
     _report_steps(np.array(our_ms[WARM_UP:]), np.array(their_ms[WARM_UP:]), gmacs, max(peaks))
 
 
 def _report_steps(our_ms: np.ndarray, their_ms: np.ndarray, gmacs: float, peak: float) -> None:
-    ratio, low, high = _median_ratio(their_ms, our_ms)
+    ratio, low, high = median_ratio(their_ms, our_ms)
     print(f"published  {np.median(their_ms):8.1f} ms a step (median of {len(their_ms)}; fastest {their_ms.min():.1f})")
     print(f"ours       {np.median(our_ms):8.1f} ms a step (median of {len(our_ms)}; fastest {our_ms.min():.1f})")
     print(f"ratio      {ratio:8.2f}    (95 % interval {low:.2f} to {high:.2f})")
     limit_ms = gmacs / peak * 1e3
     print(
         f"limit      {limit_ms:8.1f} ms: {gmacs:.2f} GMAC (three times the forward's) at {peak:.0f} GMAC/s, "
-        f"a large matrix product's rate here; ours reaches {limit_ms / np.median(our_ms):.0%} of it, "
+        f"the rate of a large matrix product here; ours reaches {limit_ms / np.median(our_ms):.0%} of it, "
         f"the published {limit_ms / np.median(their_ms):.0%}"
-    )
-
-
-def _random_batch(config: ForecasterConfig, size: int) -> Batch:
-    known = config.label_len + config.horizon
-    return Batch(
-        torch.randn(size, config.lookback, config.channels),
-        torch.randn(size, config.horizon, config.outputs),
-        torch.rand(size, config.lookback, config.marks) - 0.5,
-        torch.rand(size, known, config.marks) - 0.5,
     )
 
 
@@ -199,26 +135,6 @@ def _elapsed_ms(step: Step, batch: Batch) -> float:
     started = time.perf_counter()
     step(batch)
     return (time.perf_counter() - started) * 1e3
-
-
-def _peak_gmacs_per_s(size: int = 1024) -> float:
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    elapsed_s = []
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.mm(left, right)
-        elapsed_s.append(time.perf_counter() - started)
-    return size**3 / min(elapsed_s) / 1e9
-
-
-def _median_ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float, float]:
-    """Returns the ratio of medians with its 95 % bootstrap interval; turns are drawn together, in short blocks."""
-    turns, length = len(numerator), max(1, int(len(numerator) ** 0.5))
-    starts = np.random.default_rng(1).integers(turns, size=(RESAMPLES, -(-turns // length), 1))
-    drawn = ((starts + np.arange(length)) % turns).reshape(RESAMPLES, -1)[:, :turns]
-    ratios = np.median(numerator[drawn], axis=1) / np.median(denominator[drawn], axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(np.median(numerator) / np.median(denominator)), float(low), float(high)
 
 
 def _compare_epoch(

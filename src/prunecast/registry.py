@@ -55,6 +55,15 @@ MODELS = Registry(
     },
 )
 
+PUBLISHED = Registry(
+    "published model",
+    {
+        "transformer/tslib": "prunecast.models.published.transformer:TSLIB",
+        "dlinear/tslib": "prunecast.models.published.dlinear:TSLIB",
+    },
+)
+"""Our model / whose implementation; what an import, the reference tests and the benchmarks need of it."""
+
 RUNTIMES = Registry(
     "runtime",
     {

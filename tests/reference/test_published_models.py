@@ -15,10 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prunecast.models.api import Forecaster, build, config_from
-from prunecast.models.imports import tslib_state, tslib_tensors
+from prunecast.models.imports import published as published_model
+from prunecast.models.imports import published_state
 
-CASES = ("transformer-24-16", "transformer-48-20", "dlinear-24-16", "dlinear-48-20")
+CASES = (
+    "transformer-24-16",
+    "transformer-48-20",
+    "dlinear-24-16",
+    "dlinear-48-20",
+)
 DOUBLE, SINGLE = torch.float64, torch.float32
+
+Tensors = Mapping[str, Tensor]
+BUFFERS: dict[str, Callable[[Forecaster, Tensors], dict[str, Tensor]]] = {}
+"""Model -> our buffers from what a file holds under `aux/`, where the published state dict lacks them."""
 
 
 @dataclass(frozen=True)
@@ -32,32 +42,28 @@ class Published:
         found = {name: torch.from_numpy(array) for name, array in self.arrays.items() if name.startswith(f"{kind}/")}
         return {name.removeprefix(f"{kind}/"): tensor for name, tensor in found.items()}
 
+    @property
+    def name(self) -> str:
+        return str(self.config["model"]).lower()
+
+    @property
+    def source(self) -> str:
+        return "original" if self.config["source"].startswith("original") else "tslib"
+
+    @property
+    def was_double(self) -> bool:
+        return bool(self.arrays["output/eval"].dtype == np.float64)
+
     def model(self, dtype: torch.dtype) -> Forecaster:
-        model = build(config_from(CONFIGS[self.config["model"]](self.config))).to(dtype)
-        model.load_state_dict(tslib_state(model, self.tensors("state")))
+        values = published_model(self.name, self.source).config(self.config)
+        model = build(config_from({"name": self.name} | values)).to(dtype)
+        buffers = BUFFERS.get(self.name, lambda *_: {})(model, self.tensors("aux"))
+        model.load_state_dict(published_state(model, self.tensors("state"), self.source, buffers))
         return model.eval()
 
-    def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
         values = self.tensors("input")
-        return values["x"].to(dtype), values["x_mark"].to(dtype), values["y_mark"].to(dtype)
-
-
-def _sizes(config: dict[str, Any]) -> dict[str, Any]:
-    theirs = {"lookback": "seq_len", "horizon": "pred_len", "label_len": "label_len", "channels": "enc_in"}
-    return {ours: config[name] for ours, name in theirs.items()}
-
-
-def _transformer(config: dict[str, Any]) -> dict[str, Any]:
-    same = {key: config[key] for key in ("d_model", "n_heads", "d_ff", "dropout", "activation")}
-    layers = {"encoder_layers": config["e_layers"], "decoder_layers": config["d_layers"]}
-    return {"name": "transformer"} | _sizes(config) | same | layers
-
-
-def _dlinear(config: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "dlinear", "moving_avg": config["moving_avg"]} | _sizes(config)
-
-
-CONFIGS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"Transformer": _transformer, "DLinear": _dlinear}
+        return tuple(values[name].to(dtype) if name in values else None for name in ("x", "x_mark", "y_mark"))
 
 
 @pytest.fixture(params=CASES)
@@ -72,42 +78,49 @@ def _assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     assert (found.detach().double() - expected.double()).abs().max().item() <= tolerance
 
 
-def _tolerance(expected: Tensor, dtype: torch.dtype) -> float:
-    return 1e-8 if dtype == DOUBLE else 1e-4 * expected.abs().max().item()
+def _tolerance(published: Published, expected: Tensor, dtype: torch.dtype) -> float:
+    exact = dtype == DOUBLE and published.was_double
+    return 1e-8 if exact else 1e-4 * expected.abs().max().item()
 
 
-def test_every_file_of_these_models_is_a_case(reference_dir: Path) -> None:
-    files = {path.stem for name in ("transformer", "dlinear") for path in reference_dir.glob(f"{name}-*.npz")}
-    assert files == set(CASES)
+def test_every_file_is_a_case(reference_dir: Path) -> None:
+    assert {path.stem for path in reference_dir.glob("*.npz")} == set(CASES)
 
 
 def test_parameters_are_as_many(published: Published) -> None:
     model = published.model(SINGLE)
-    assert sum(parameter.numel() for parameter in model.parameters()) == published.config["parameters"]
+    complex_twice = sum(parameter.numel() for parameter in model.parameters())
+    theirs = published.tensors("state")
+    pairs = sum(tensor.numel() for tensor in theirs.values() if tensor.is_complex())
+    assert complex_twice == published.config["parameters"] + pairs
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE])
 def test_forecasts(published: Published, dtype: torch.dtype) -> None:
     model, expected = published.model(dtype), published.tensors("output")
-    _assert_close(model(*published.inputs(dtype)), expected["eval"], _tolerance(expected["eval"], dtype))
-    found = model.train()(*published.inputs(dtype))
-    _assert_close(found, expected["train_dropout0"], _tolerance(expected["train_dropout0"], dtype))
+    for train, name in ((False, "eval"), (True, "train_dropout0")):
+        found = model.train(train)(*published.inputs(dtype))
+        _assert_close(found, expected[name], _tolerance(published, expected[name], dtype))
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE])
-@pytest.mark.parametrize("train", [True, False])
-def test_loss_and_every_gradient(published: Published, dtype: torch.dtype, train: bool) -> None:
-    model = published.model(dtype).train(train)
+def test_loss_and_every_gradient(published: Published, dtype: torch.dtype) -> None:
+    model = published.model(dtype).train()
     loss = F.mse_loss(model(*published.inputs(dtype)), published.tensors("input")["target"].to(dtype))
     loss.backward()
     expected_loss = published.tensors("output")["loss_train"]
-    _assert_close(loss, expected_loss, _tolerance(expected_loss, dtype))
+    _assert_close(loss, expected_loss, _tolerance(published, expected_loss, dtype))
 
-    expected = tslib_tensors(model.config.name, published.tensors("grad"))
+    expected = published_model(published.name, published.source).tensors(published.tensors("grad"))
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert found.keys() == expected.keys()
+    assert expected.keys() <= found.keys()
+    assert all(found[name] is None for name in found.keys() - expected.keys())
+    assert set(model.dead()) == found.keys() - {name for name, gradient in expected.items() if gradient.any()}
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in expected.items():
+        if name in model.dead():
+            continue
         # the files hold gradients of a float64 run rounded to float32: half a unit in the last place is theirs
         rounding = np.spacing(gradient.abs().max().numpy()).item() / 2
-        _assert_close(found[name], gradient, 1e-8 + rounding if dtype == DOUBLE else 1e-4 * largest)
+        exact = dtype == DOUBLE and published.was_double
+        _assert_close(found[name], gradient, 1e-8 + rounding if exact else 1e-4 * largest)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.models.api import Forecaster, build, config_from
-from prunecast.models.imports import tslib_state, tslib_tensors
+from prunecast.models.imports import published, published_state
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.embedding import TokenConvolution, sinusoids
@@ -192,9 +192,9 @@ def test_import_says_what_does_not_fit() -> None:
     model = _model()
     foreign = {"encoder.norm.weight": torch.ones(8), "nothing.weight": torch.ones(2)}
     with pytest.raises(UserError, match=r"missing \['decoder.embedding.calendar.weight'.*not in the model \['nothing"):
-        tslib_state(model, foreign)
+        published_state(model, foreign)
     state = dict(model.named_parameters()) | {"encoder.norm.weight": torch.ones(9)}
     with pytest.raises(UserError, match=r"encoder.norm.weight: expected shape \(8,\) from the config, found \(9,\)"):
-        tslib_state(model, state)
-    with pytest.raises(UserError, match="'repeat'"):
-        tslib_tensors("repeat", {})
+        published_state(model, state)
+    with pytest.raises(UserError, match="unknown published model 'repeat/tslib'"):
+        published("repeat")

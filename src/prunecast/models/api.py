@@ -114,6 +114,10 @@ class Forecaster(nn.Module, ABC):
         """Names among `prunable` that make up the output layer; `candidates: body` leaves them alone."""
         return ()
 
+    def dead(self) -> tuple[str, ...]:
+        """Names of the parameters that never reach the forecast: kept, since the published model has them."""
+        return ()
+
     def groups(self) -> tuple[Group, ...]:
         """The prunable structure; every group can be cut without touching another."""
         return ()

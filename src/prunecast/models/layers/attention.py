@@ -6,7 +6,7 @@ B batch, Q queries, S memory steps, H heads, E head size, N = B * H.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
+from prunecast.models.layers.linear import Linear
+from prunecast.models.layers.widths import EncoderConfig
 
 PIECE = 2**20
 """Attention weights that are worked on at a time in training, at most: 4 MB stay in the cache."""
@@ -29,10 +31,15 @@ class Attention(nn.Module):
     def __init__(self, width: int, memory_width: int, heads: int, head_size: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.head_size, self.dropout = heads, head_size, Dropout(dropout)
-        self.query = nn.Linear(width, heads * head_size)
-        self.key = nn.Linear(memory_width, heads * head_size)
-        self.value = nn.Linear(memory_width, heads * head_size)
-        self.out = nn.Linear(heads * head_size, width)
+        self.query = Linear(width, heads * head_size)
+        self.key = Linear(memory_width, heads * head_size)
+        self.value = Linear(memory_width, heads * head_size)
+        self.out = Linear(heads * head_size, width)
+
+    @classmethod
+    def of(cls, config: EncoderConfig, width: int, heads: int, memory_width: int | None = None) -> Self:
+        """Returns the attention of a stream to a memory, or to itself, with the config's head size and dropout."""
+        return cls(width, memory_width or width, heads, config.size_per_head, config.dropout)
 
     def forward(self, x_BQD: Tensor, memory_BSD: Tensor, causal: bool = False) -> Tensor:
         """Returns (B, Q, width). Causal: x are the last Q steps of the memory, and none sees a later one."""

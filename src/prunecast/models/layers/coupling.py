@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunecast.models.api import Member
 
@@ -27,3 +27,8 @@ def inputs(layer: str, index: Tensor) -> tuple[Member, ...]:
 def norms(*layers: str, size: int) -> tuple[Member, ...]:
     """Returns what the `size` units own of normalisations over them."""
     return tuple(member for layer in layers for member in outputs(layer, unit_index(size)))
+
+
+def weights_of(model: nn.Module, *kinds: type[nn.Module]) -> tuple[str, ...]:
+    """Returns the names of the weights of all modules of some kinds; no bias."""
+    return tuple(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, kinds))

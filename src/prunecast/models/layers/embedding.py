@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from prunecast.models.api import Member
 from prunecast.models.layers.coupling import outputs, unit_index
+from prunecast.models.layers.linear import linear
 
 
 class DataEmbedding(nn.Module):
@@ -35,7 +36,8 @@ class DataEmbedding(nn.Module):
         if self.calendar is not None and mark_BLF is not None:  # one product over both kinds of features
             features = torch.cat([features, mark_BLF], dim=2)
             weights = torch.cat([weights, self.calendar.weight], dim=1)
-        return F.linear(features, weights) + self.position
+        product = linear if self.training else F.linear
+        return product(features, weights) + self.position
 
     def width_members(self, name: str) -> tuple[Member, ...]:
         """Returns what each unit of the stream owns here."""

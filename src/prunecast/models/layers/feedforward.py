@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout
+from prunecast.models.layers.linear import Linear
 
 Activation = Literal["gelu", "relu"]
 
@@ -19,8 +20,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, activation: Activation, dropout: float) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = Linear(width, hidden)
+        self.down = Linear(hidden, width)
         self.dropout = Dropout(dropout)
         self.activation = F.gelu if activation == "gelu" else F.relu
 

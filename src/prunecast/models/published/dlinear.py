@@ -1,0 +1,23 @@
+"""DLinear of Time-Series-Library, all channels through the same maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from prunecast.models.published.api import SIZES, Published, Tensors, renamed
+
+
+def tensors(published: Tensors) -> dict[str, Tensor]:
+    """Returns the tensors under our names."""
+    return renamed(published, (("Linear_Seasonal.", "seasonal."), ("Linear_Trend.", "trend.")))
+
+
+def sizes(published: Tensors) -> dict[str, Any]:
+    """Returns what the tensors show of the config."""
+    horizon, lookback = published["Linear_Seasonal.weight"].shape
+    return {"lookback": lookback, "horizon": horizon}
+
+
+TSLIB = Published({**SIZES, "moving_avg": "moving_avg"}, tensors, sizes, ("channels", "moving_avg"))
