@@ -23,7 +23,7 @@ from prunecast.recipe import ExportConfig, MeasureConfig, Recipe
 from prunecast.records import Artefact, Example, Scoring, Timing
 from prunecast.registry import RUNTIMES
 from prunecast.store import RECORD_FILE, read_record
-from prunecast.train.evaluate import evaluate
+from prunecast.train.evaluate import evaluate, evaluate_both
 
 EXAMPLES = 3
 """Forecasts kept for drawing, spread evenly over the test part."""
@@ -34,9 +34,14 @@ CALIBRATION_WINDOWS, CALIBRATION_BATCH = 256, 32
 
 def facts(saved: SavedModel, prepared: Prepared, scoring: Scoring) -> dict[str, Any]:
     """Returns validation and test error, size, operations and example forecasts, by the record's field names."""
+    if scoring == "full":
+        test, test_paper = evaluate_both(saved.model, prepared.test, "test")
+    else:
+        test, test_paper = evaluate(saved.model, prepared.test, "test", scoring), None
     return {
         "validation": evaluate(saved.model, prepared.validation, "validation", scoring),
-        "test": evaluate(saved.model, prepared.test, "test", scoring),
+        "test": test,
+        "test_paper": test_paper,
         "size": measure_size(saved),
         "operations": count_operations(saved),
         "examples": draw_examples(saved, prepared),

@@ -73,7 +73,13 @@ class PruneConfig(Section):
     kinds: tuple[Literal["head", "ffn", "width", "layer", "mode"], ...] = Field(
         ("head", "ffn", "width"), description="structured: which kinds of unit may go"
     )
-    candidates: Literal["body", "all"] = Field("body", description="unstructured: leave the output layer alone, or not")
+    candidates: Literal["body", "all", "study"] = Field(
+        "body",
+        description="unstructured: without the output layer, with it, or those that the study of arXiv 2412.12883 took",
+    )
+    step: float | None = Field(
+        None, gt=0, lt=1, description="share removed at a time, scores renewed in between; all at once when absent"
+    )
 
 
 class MeasureConfig(Section):
@@ -112,11 +118,21 @@ class ModelEntry(Section):
     finetune: dict[str, Any] = Field(default_factory=dict)
 
 
+class DatasetEntry(Section):
+    """One data set of a study, as differences from the recipe's own sections, for every model on it."""
+
+    data: dict[str, Any]
+    horizons: tuple[int, ...] = Field((), description="instead of the study's")
+    model: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    finetune: dict[str, Any] = Field(default_factory=dict)
+
+
 Control = Literal["naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense"]
 
 
 class StudyConfig(Section):
-    """A grid of pipelines that share their dense parents; `datasets` are differences from the data section.
+    """A grid of pipelines that share their dense parents.
 
     Controls are always on unless they are named one by one: the naive forecasts, DLinear, random pruning of the
     same amounts, the model with its body zeroed, the dense model trained on for as long as fine-tuning takes, and
@@ -125,7 +141,8 @@ class StudyConfig(Section):
 
     title: str = ""
     seeds: tuple[int, ...] = Field((1,), min_length=1)
-    datasets: tuple[dict[str, Any], ...] = ()
+    timed: tuple[int, ...] = Field((), description="seeds whose models are exported and timed; all when empty")
+    datasets: tuple[DatasetEntry, ...] = ()
     horizons: tuple[int, ...] = ()
     models: tuple[ModelEntry, ...] = ()
     prune: tuple[PruneGrid, ...] = ()

@@ -220,6 +220,7 @@ class RunRecord(Record):
     data: DataFacts
     validation: Accuracy | None = None
     test: Accuracy | None = None
+    test_paper: Accuracy | None = Field(None, description="the same forecasts in paper scoring, where `test` is full")
     size: Size | None = None
     operations: Operations | None = None
     pruning: Pruning | None = None

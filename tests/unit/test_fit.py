@@ -17,7 +17,7 @@ from prunecast.models.api import Forecaster, build, config_from
 from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import DataConfig, FitConfig
 from prunecast.records import Epoch
-from prunecast.train.evaluate import evaluate, scored_windows
+from prunecast.train.evaluate import evaluate, evaluate_both, scored_windows
 from prunecast.train.fit import DivergedError, fit, learning_rate
 from prunecast.train.progress import Silent
 
@@ -170,3 +170,12 @@ def test_scores_do_not_depend_on_the_mode_and_blocks_add_up(prepared: Prepared) 
 
 def test_paper_scoring_leaves_out_the_last_incomplete_batch() -> None:
     assert [scored_windows(100, scoring) for scoring in ("full", "paper")] == [100, 96]
+
+
+def test_both_scorings_come_from_the_same_forecasts(prepared: Prepared) -> None:
+    model = transformer(prepared)
+    full, paper = evaluate_both(model, prepared.test, "test")
+    assert full == evaluate(model, prepared.test, "test")
+    assert paper == evaluate(model, prepared.test, "test", "paper").model_copy(update={"blocks": None})
+    assert paper is not None
+    assert paper.windows < full.windows

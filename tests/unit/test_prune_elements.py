@@ -147,6 +147,15 @@ def test_a_model_that_diverged_is_refused() -> None:
         _prune(model)
 
 
+def test_the_study_spared_layers_of_seven_outputs_whatever_they_are() -> None:
+    model = coupled()
+    outputs = {name: model.get_parameter(name).shape[0] for name in model.prunable()}
+    assert set(model.studied()) == {name for name, count in outputs.items() if count != 7}
+    assert "head.weight" in model.studied()  # it forecasts another number of steps
+    masks = _prune(model, candidates="study").masks
+    assert masks.keys() == set(model.studied())
+
+
 def test_options_without_meaning_are_refused() -> None:
     with pytest.raises(UserError, match=r"method 'magnitude' has no use for prune\.kinds"):
         _prune(coupled(), kinds=("ffn",))

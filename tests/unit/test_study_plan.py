@@ -169,13 +169,31 @@ def test_a_grid_of_horizons_seeds_and_data_multiplies(table: Path, tmp_path: Pat
                 **dense,
                 "horizons": [3, 6],
                 "seeds": [1, 2, 3],
-                "datasets": [{"name": str(table)}, {"name": str(other)}],
+                "datasets": [{"data": {"name": str(table)}}, {"data": {"name": str(other)}}],
             }
         },
     )
     cells = {(job.source, job.recipe.model["horizon"], job.recipe.seed) for job in jobs}
     assert len(cells) == 12
     assert sum(job.stage == "train" for job in jobs) == 12
+
+
+def test_a_data_set_brings_its_own_horizons_and_sizes(table: Path) -> None:
+    own = {"data": {"name": str(table)}, "horizons": [2], "model": {"lookback": 12}, "train": {"batch_size": 8}}
+    jobs = grid(table, {"study": {"horizons": [3, 6], "datasets": [{"data": {"name": str(table)}}, own]}})
+    cells = {
+        (job.recipe.model["lookback"], job.recipe.model["horizon"], job.recipe.train.batch_size)
+        for job in jobs
+        if job.stage == "train"
+    }
+    assert cells == {(24, 3, 32), (24, 6, 32), (12, 2, 8)}
+
+
+def test_only_some_seeds_may_be_timed(table: Path) -> None:
+    jobs = grid(table, {"study": {"seeds": [1, 2, 3], "timed": [2]}})
+    clocked = {job.recipe.seed for job in jobs if job.stage in ("export", "measure")}
+    assert clocked == {2}
+    assert {job.recipe.seed for job in jobs if job.stage == "finetune"} == {1, 2, 3}
 
 
 # What names a stage
@@ -269,8 +287,8 @@ def test_the_version_of_the_code_counts(
         (prune_lines({"methods": ["magnitude"], "sparsities": [1.0]}), "prune.sparsity"),
         (prune_lines({"methods": ["magnitude"], "sparsities": [0.5], "settings": {"off": "model"}}), "did you mean"),
         (prune_lines({"methods": ["magnitude"], "sparsities": [0.5], "models": ["transfomer"]}), "did you mean"),
-        ({"study": {"datasets": [{"nam": "ETTh1"}]}}, "did you mean 'name'"),
-        ({"study": {"datasets": [{"name": "ETTh7"}]}}, "did you mean 'ETTh"),
+        ({"study": {"datasets": [{"data": {"nam": "ETTh1"}}]}}, "did you mean 'name'"),
+        ({"study": {"datasets": [{"data": {"name": "ETTh7"}}]}}, "did you mean 'ETTh"),
         ({"study": {"controls": ["naiv"]}}, "study.controls"),
         ({"study": {"horizons": [0]}}, "model.horizon"),
         ({"model": {"lookback": "long"}}, "model.lookback"),

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from prunecast.batch import Batch
 
+STUDIED_OUTPUTS = 7
+"""The number of outputs by which the study's code tells an output layer."""
+
 GroupKind = Literal["head", "ffn", "width", "layer", "mode"]
 
 
@@ -113,6 +116,13 @@ class Forecaster(nn.Module, ABC):
     def output_layer(self) -> tuple[str, ...]:
         """Names among `prunable` that make up the output layer; `candidates: body` leaves them alone."""
         return ()
+
+    def studied(self) -> tuple[str, ...]:
+        """Names among `prunable` that arXiv 2412.12883 pruned: linear layers and convolutions but those of 7 outputs.
+
+        Its code tells output layers by that number, so it spares them on data of 7 channels and on no other.
+        """
+        return tuple(name for name in self.prunable() if self.get_parameter(name).shape[0] != STUDIED_OUTPUTS)
 
     def dead(self) -> tuple[str, ...]:
         """Names of the parameters that never reach the forecast: kept, since the published model has them."""

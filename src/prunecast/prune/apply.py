@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from prunecast.batch import Batch
 from prunecast.models.api import Forecaster
 from prunecast.prune.api import Cost, Masks, Pruned, Statistics, Task, WeightCost
 from prunecast.prune.masks import check_masks
 from prunecast.prune.methods import Method
+from prunecast.prune.steps import Granularity, in_steps
 from prunecast.recipe import PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS
 
@@ -38,7 +39,6 @@ def prune(
         UserError: on an unknown method, a budget that cannot be met, or masks that do not fit the model.
     """
     method: Method = METHODS.load(config.method)
-    granularity: Callable[[Task], Pruned] = GRANULARITIES.load(method.granularity)
     held = {} if masks is None else masks
     check_masks(model, held)
     task = Task(
@@ -50,4 +50,5 @@ def prune(
         weight_cost=weight_cost,
         masks=held,
     )
-    return granularity(task)
+    granularity: Granularity = GRANULARITIES.load(method.granularity)
+    return granularity(task) if config.step is None else in_steps(task, granularity)

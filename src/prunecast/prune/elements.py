@@ -47,10 +47,14 @@ def candidates(task: Task) -> tuple[str, ...]:
     Raises:
         UserError: when there are none, or when masks hold a parameter that is not among them.
     """
-    spared = task.model.output_layer() if task.config.candidates == "body" else ()
-    names = tuple(name for name in task.model.prunable() if name not in spared)
+    model = task.model
+    if task.config.candidates == "study":
+        names = model.studied()
+    else:
+        spared = model.output_layer() if task.config.candidates == "body" else ()
+        names = tuple(name for name in model.prunable() if name not in spared)
     if not names:
-        raise UserError(f"model {task.model.config.name!r} has no weights to prune")
+        raise UserError(f"model {model.config.name!r} has no weights to prune")
     foreign = sorted(task.masks.keys() - set(names))
     if foreign:
         raise UserError(f"masks hold {foreign[0]!r}, which is no candidate; use prune.candidates=all, as before")

@@ -9,7 +9,7 @@ from typing import Any
 from prunecast.data.series import Series
 from prunecast.errors import UserError, near
 from prunecast.models.api import Forecaster, ForecasterConfig
-from prunecast.recipe import DataConfig, ModelEntry, PruneGrid, Recipe, StudyConfig
+from prunecast.recipe import DataConfig, DatasetEntry, ModelEntry, PruneGrid, Recipe, StudyConfig
 from prunecast.recipe_io import checked, merged
 from prunecast.records import Role
 from prunecast.registry import METHODS, MODELS, RUNTIMES
@@ -46,23 +46,24 @@ def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
 
 
 def _cells(recipe: Recipe, study: StudyConfig, describe: Describe, machine: str) -> Iterator[_Cell]:
-    for difference in study.datasets or ({},):
-        data = checked(DataConfig, merged(recipe.data.model_dump(), difference), "study.datasets")
+    for dataset in study.datasets or (DatasetEntry(data={}),):
+        data = checked(DataConfig, merged(recipe.data.model_dump(), dataset.data), "study.datasets")
         series = describe(data)
-        for horizon in study.horizons or (None,):
-            for entry in _entries(recipe, study, series):
+        for horizon in dataset.horizons or study.horizons or (None,):
+            for entry in _entries(recipe, study, dataset, series):
                 for seed in study.seeds:
-                    single = resolved(_single(recipe, data, horizon, entry, seed), series)
+                    single = resolved(_single(recipe, data, dataset, entry, horizon=horizon, seed=seed), series)
                     yield _Cell(study, single, series.sha256, data.name, machine)
 
 
-def _entries(recipe: Recipe, study: StudyConfig, series: Series) -> list[ModelEntry]:
+def _entries(recipe: Recipe, study: StudyConfig, dataset: DatasetEntry, series: Series) -> list[ModelEntry]:
     entries = list(study.models) or [ModelEntry(model=recipe.model)]
     names = {entry.model.get("name") for entry in entries}
     if "dlinear" in study.controls and "dlinear" not in names:
         entries.append(ModelEntry(model={"name": "dlinear"}))
     if "naive" in study.controls:
-        lookback = recipe.model.get("lookback", ForecasterConfig.model_fields["lookback"].default)
+        default = recipe.model.get("lookback", ForecasterConfig.model_fields["lookback"].default)
+        lookback = dataset.model.get("lookback", default)
         # where no window holds a season there is none to repeat; what is no number is named when the model is checked
         seasonless = isinstance(lookback, int) and lookback < series.season
         naive = ["repeat"] if seasonless else ["repeat", "seasonal_naive"]
@@ -76,15 +77,21 @@ def _check_lines(study: StudyConfig, models: set[str]) -> None:
         raise UserError(f"study.prune: the study has no model {name!r}; {near(name, models)}")
 
 
-def _single(recipe: Recipe, data: DataConfig, horizon: int | None, entry: ModelEntry, seed: int) -> Recipe:
+def _single(
+    recipe: Recipe, data: DataConfig, dataset: DatasetEntry, entry: ModelEntry, *, horizon: int | None, seed: int
+) -> Recipe:
     values = recipe.model_dump(exclude={"study", "prune"})
     shared: dict[str, Any] = {
         key: recipe.model[key] for key in ("lookback", "horizon", "label_len") if key in recipe.model
     }
-    model = merged(shared, entry.model) | ({} if horizon is None else {"horizon": horizon})
-    values |= {"data": data.model_dump(), "model": model, "seed": seed}
-    values["train"] = merged(values["train"], entry.train)
-    values["finetune"] = merged(values["finetune"], entry.finetune)
+    model: dict[str, Any] = merged(merged(shared, dataset.model), entry.model)
+    values |= {
+        "data": data.model_dump(),
+        "seed": seed,
+        "model": model | ({} if horizon is None else {"horizon": horizon}),
+    }
+    for section in ("train", "finetune"):
+        values[section] = merged(merged(values[section], getattr(dataset, section)), getattr(entry, section))
     return checked(Recipe, values, "recipe")
 
 
@@ -146,7 +153,7 @@ class _Cell:
 
     def shipped(self, job: Job, what: str, dense: Job | None) -> Iterator[Job]:
         """Yields the export of a model and its timing, in turn with the dense one's."""
-        if not self.recipe.measure.runtimes:
+        if not self.recipe.measure.runtimes or (self.study.timed and self.recipe.seed not in self.study.timed):
             return
         export = self.job("export", job.role, f"export of {what}", parent=job.fingerprint)
         exports = [export.fingerprint]
