@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
+from io import StringIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -22,11 +25,17 @@ from prunecast.models.layers.linear import linear
 
 MODULES = {
     "transformer": "models.Transformer",
+    "informer": "models.Informer",
+    "autoformer": "models.Autoformer",
+    "fedformer": "models.FEDformer",
+    "crossformer": "models.Crossformer",
+    "patchtst": "models.PatchTST",
+    "itransformer": "models.iTransformer",
     "dlinear": "models.DLinear",
 }
 """Our model -> the module of Time-Series-Library."""
 
-NOT_NEEDED = ("reformer_pytorch", "einops", "matplotlib", "sympy", "scipy")
+NOT_NEEDED = ("reformer_pytorch", "einops", "matplotlib", "matplotlib.pyplot", "sympy", "scipy", "scipy.special")
 """Packages that Time-Series-Library imports beside the model that is timed."""
 
 RESAMPLES = 2000
@@ -49,17 +58,19 @@ def add_sizes(parser: argparse.ArgumentParser, d_model: int, d_ff: int, batch: i
     parser.add_argument("--d-model", type=int, default=d_model)
     parser.add_argument("--d-ff", type=int, default=d_ff)
     parser.add_argument("--batch", type=int, default=batch)
-    for name, default in {"n-heads": 8, "lookback": 96, "label-len": 48, "horizon": 96, "seed": 1}.items():
+    sizes = {"n-heads": 8, "lookback": 96, "label-len": 48, "horizon": 96, "modes": 64, "seed": 1}
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dropout", type=float, default=0.05)
 
 
 def config_of(model: str, arguments: argparse.Namespace) -> ForecasterConfig:
     """Returns our config of the sizes that were asked for, two encoder layers everywhere."""
-    names = ("d_model", "d_ff", "n_heads", "lookback", "label_len", "horizon", "dropout")
+    names = ("d_model", "d_ff", "n_heads", "lookback", "label_len", "horizon", "dropout", "modes")
     asked = {name: getattr(arguments, name) for name in names} | {"encoder_layers": 2, "factor": 3}
-    known = set(published(model).arguments) & asked.keys()
-    return config_from({"name": model, "channels": 7} | {name: asked[name] for name in known})
+    theirs = published(model)
+    known = {name: asked[name] for name in theirs.arguments.keys() & asked.keys()}
+    return config_from({"name": model, "channels": 7} | known | dict(theirs.constants))
 
 
 def pair(config: ForecasterConfig, checkout: Path, seed: int) -> tuple[Forecaster, nn.Module]:
@@ -67,8 +78,20 @@ def pair(config: ForecasterConfig, checkout: Path, seed: int) -> tuple[Forecaste
     torch.manual_seed(seed)
     theirs = _published_model(config, checkout)
     ours = build(config)
-    ours.load_state_dict(published_state(ours, theirs.state_dict()))
+    modes = published(config.name).modes
+    buffers = None if modes is None else modes(config, _kept_modes(theirs))
+    ours.load_state_dict(published_state(ours, theirs.state_dict(), buffers=buffers))
     return ours, theirs
+
+
+def _kept_modes(model: nn.Module) -> dict[str, list[int]]:
+    """Returns the Fourier modes of a published model, which are no part of its state: attribute -> indices."""
+    return {
+        f"{name}.{attribute}": getattr(module, attribute)
+        for name, module in model.named_modules()
+        for attribute in ("index", "index_q", "index_kv")
+        if hasattr(module, attribute)
+    }
 
 
 def call_published(model: nn.Module, config: ForecasterConfig, batch: Batch) -> Tensor:
@@ -128,12 +151,16 @@ def _published_model(config: ForecasterConfig, checkout: Path) -> nn.Module:
     same = {theirs: values[ours] for ours, theirs in published(config.name).arguments.items()}
     channels = dict.fromkeys(("enc_in", "dec_in", "c_out"), config.channels)
     module = import_module(MODULES[config.name])
-    model: nn.Module = module.Model(SimpleNamespace(**(FIXED | channels | same)))
+    beside = {name: same[name] for name in signature(module.Model).parameters if name in same}
+    with redirect_stdout(StringIO()):  # some tell what they are made of
+        model: nn.Module = module.Model(SimpleNamespace(**(FIXED | channels | same)), **beside)
     return model
 
 
 class _StandIn(ModuleType):
     """In the place of a package that is not installed: names can be imported from it, not used."""
+
+    __path__: tuple[str, ...] = ()  # a package, so that its modules can be looked for
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

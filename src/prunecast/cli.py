@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunecast.cli_study import SetOption, study_app
 from prunecast.errors import UserError
-from prunecast.output import Output
+from prunecast.output import Output, output_of
 
 if TYPE_CHECKING:
     from prunecast.facade import Scoring
@@ -25,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Find, download and check data.")
-study_app = typer.Typer(help="Run a grid of pipelines, and ask how it stands.")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 
@@ -35,7 +35,6 @@ _USAGE_ERROR: Any = typer.BadParameter.__base__
 GLOBAL_FLAGS = ("--json", "--quiet")
 
 DataOption = Annotated[str | None, typer.Option("--data", help="Catalogue name, or a CSV or Parquet file.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Where the result goes; must not exist.")]
 SourceArgument = Annotated[Path, typer.Argument(metavar="DIR|ARTIFACT", help="A model folder or an exported file.")]
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
@@ -56,7 +55,7 @@ def data_list(context: typer.Context) -> None:
     """List the data sets of the catalogue and where each would come from."""
     from prunecast import facade
 
-    _output(context).rows("datasets", facade.data_list())
+    output_of(context).rows("datasets", facade.data_list())
 
 
 @data_app.command("fetch")
@@ -70,7 +69,7 @@ def data_fetch(
     """Download data sets into the user cache and verify them."""
     from prunecast import facade
 
-    _output(context).rows("datasets", facade.data_fetch(names, accept_unverified=accept_unverified))
+    output_of(context).rows("datasets", facade.data_fetch(names, accept_unverified=accept_unverified))
 
 
 @data_app.command("check")
@@ -80,7 +79,7 @@ def data_check(
     """Say what a file holds and what stands in the way of using it."""
     from prunecast import facade
 
-    _output(context).facts(facade.data_check(file, fill=fill))
+    output_of(context).facts(facade.data_check(file, fill=fill))
 
 
 @app.command()
@@ -97,7 +96,7 @@ def train(
     """Train a forecaster and score it."""
     from prunecast import facade
 
-    output = _output(context)
+    output = output_of(context)
     facts = facade.train(
         model,
         data,
@@ -109,6 +108,38 @@ def train(
         reporter=output.training(f"train {model}"),
     )
     output.facts(facts)
+
+
+@app.command("import")
+def import_checkpoint(
+    context: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A state dict that torch.save wrote.")],
+    source: Annotated[str, typer.Option("--from", metavar="tslib|original", help="Whose implementation wrote it.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="See: prunecast list models.")],
+    out: OutOption,
+    modes: Annotated[
+        Path | None, typer.Option("--modes", metavar="FILE.json", help="FEDformer: module name -> its Fourier modes.")
+    ] = None,
+    modes_seed: Annotated[
+        int | None, typer.Option("--modes-seed", metavar="N", help="FEDformer: draw them anew from this NumPy seed.")
+    ] = None,
+    data: DataOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Turn a checkpoint of Time-Series-Library or of a model's own repository into a model folder."""
+    from prunecast import facade
+
+    facts = facade.import_checkpoint(
+        checkpoint,
+        model,
+        source=source,
+        out=out,
+        data=data,
+        modes=modes,
+        modes_seed=modes_seed,
+        settings=settings or (),
+    )
+    output_of(context).facts(facts)
 
 
 @app.command()
@@ -126,7 +157,7 @@ def prune(
     """Prune a model, fine-tune it if asked, and score it."""
     from prunecast import facade
 
-    output = _output(context)
+    output = output_of(context)
     facts = facade.prune(
         directory,
         method,
@@ -151,7 +182,7 @@ def evaluate(
     """Score a model or an exported artefact on the test part."""
     from prunecast import facade
 
-    _output(context).facts(facade.evaluate(source, data=data, scoring=_scoring(scoring)))
+    output_of(context).facts(facade.evaluate(source, data=data, scoring=_scoring(scoring)))
 
 
 @app.command()
@@ -167,7 +198,7 @@ def measure(
     from prunecast import facade
 
     rows = facade.measure(sources, runtime=runtime, threads=threads, batch=batch, data=data)
-    _output(context).rows("models", rows)
+    output_of(context).rows("models", rows)
 
 
 @app.command()
@@ -182,7 +213,7 @@ def export(
     """Write a model for a runtime and hold it against PyTorch on real windows."""
     from prunecast import facade
 
-    _output(context).facts(facade.export(directory, runtime, int8=int8, data=data, out=out))
+    output_of(context).facts(facade.export(directory, runtime, int8=int8, data=data, out=out))
 
 
 @app.command()
@@ -196,45 +227,7 @@ def forecast(
     """Forecast what follows a file's last row, into a CSV file, in the file's own units."""
     from prunecast import facade
 
-    _output(context).facts(facade.forecast(source, data, out=out, fill=fill))
-
-
-@study_app.command("run")
-def study_run(
-    context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
-    out: Annotated[Path | None, typer.Option("--out", help="Study folder [default: runs/<recipe's name>].")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes [default: cores / threads].")] = None,
-    engine: Annotated[str, typer.Option(help="local")] = "local",
-    settings: SetOption = None,
-) -> None:
-    """Run a study, or go on with it, and write its report."""
-    from prunecast import facade
-
-    output = _output(context)
-    result = facade.study_run(
-        recipe, out=out, workers=workers, engine=engine, settings=settings or (), monitor=output.monitor()
-    )
-    output.table("Results", result.files.rows)
-    output.facts(
-        {
-            "stages": result.stages,
-            "done_before": result.outcome.present,
-            "ran": result.outcome.ran,
-            "failed": list(result.outcome.failed),
-            "report": str(result.files.page),
-        }
-    )
-    if result.outcome.failed:
-        raise typer.Exit(1)
-
-
-@study_app.command("status")
-def study_status(context: typer.Context, directory: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Say how far a study is, also while it runs."""
-    from prunecast import facade
-
-    _output(context).facts(facade.study_status(directory))
+    output_of(context).facts(facade.forecast(source, data, out=out, fill=fill))
 
 
 @app.command()
@@ -246,7 +239,7 @@ def report(
     """Write a study's report: one HTML page that works offline, with its charts and tables beside it."""
     from prunecast import facade
 
-    _output(context).facts({"report": str(facade.report(directory, out=out).page)})
+    output_of(context).facts({"report": str(facade.report(directory, out=out).page)})
 
 
 @app.command("list")
@@ -256,13 +249,7 @@ def list_things(
     """List what can be named."""
     from prunecast import listing
 
-    _output(context).rows(kind, listing.rows(kind))
-
-
-def _output(context: typer.Context) -> Output:
-    output = context.obj
-    assert isinstance(output, Output)
-    return output
+    output_of(context).rows(kind, listing.rows(kind))
 
 
 def _scoring(value: str) -> Scoring:

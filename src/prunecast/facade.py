@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from prunecast import assess, environment
-from prunecast.data import catalog
-from prunecast.data.check import check_file
-from prunecast.data.locate import fetch_verified, find
-from prunecast.data.series import load_series
+from prunecast import assess
+from prunecast.data.sets import data_check, data_fetch, data_list
 from prunecast.errors import UserError
+from prunecast.imported import Request, folder_with_data, import_one
 from prunecast.measure.latency import time_against
 from prunecast.models.disk import load_card, load_model
+from prunecast.models.imports import ModeChoice
 from prunecast.opened import (
     Row,
     check_same_inputs,
@@ -22,18 +20,16 @@ from prunecast.opened import (
     open_source,
     prepared_for_card,
     runtime_of,
-    sparsity,
+    summary,
+    with_data,
 )
 from prunecast.recipe import ExportConfig, MeasureConfig
 from prunecast.recipe_io import load_recipe
 from prunecast.records import Scoring
-from prunecast.registry import ENGINES, METHODS, MODELS, RUNTIMES
-from prunecast.report.page import ReportFiles, write_report
+from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.single import TRAINING_SECTIONS, check_settings, prune_one, recipe_of, train_one
 from prunecast.store import RECORD_FILE, new_file, read_record
-from prunecast.study.engine import Engine, Monitor, Outcome
-from prunecast.study.folder import open_study, run_study, status
-from prunecast.study.plan import plan
+from prunecast.studies import report, study_export, study_run, study_status
 from prunecast.train.evaluate import score
 from prunecast.train.progress import Reporter
 
@@ -45,16 +41,16 @@ __all__ = [
     "evaluate",
     "export",
     "forecast",
+    "import_checkpoint",
     "measure",
     "prune",
     "report",
+    "study_export",
     "study_run",
     "study_status",
     "summary",
     "train",
 ]
-
-REPORT_FILE = "report.html"
 
 
 def train(
@@ -95,6 +91,51 @@ def train(
     return summary(out)
 
 
+def import_checkpoint(
+    checkpoint: Path,
+    model: str,
+    *,
+    source: str,
+    out: Path,
+    data: str | None = None,
+    modes: Path | None = None,
+    modes_seed: int | None = None,
+    settings: Iterable[str] = (),
+) -> Row:
+    """Turns a checkpoint of a published implementation into a model folder, and scores it where its data is named.
+
+    It is the verb `import`, which Python keeps for itself, and so `--from`, here `source`. Sizes come from the
+    tensors. What no tensor shows comes from `settings`, else from the model's defaults; the answer says which is which.
+
+    Args:
+        checkpoint: a `.pth` or `.pt` file with a state dict; objects in it are never loaded.
+        model: name of our model.
+        source: whose implementation: tslib (Time-Series-Library), or original (the model's own repository).
+        out: folder of the result; must not exist.
+        data: catalogue name or file that the model was trained on: names of channels, scaler, scores. Without, the
+            folder learns them from what the next verb is told.
+        modes: FEDformer: JSON file, name of the published module -> indices of its Fourier modes.
+        modes_seed: FEDformer: the seed of NumPy from which the published code drew its modes.
+        settings: "section.key=value" texts of the sections data, model and seed.
+
+    Raises:
+        UserError: when a name, a setting, the file or the data does not fit; nothing is written then.
+    """
+    choice = ModeChoice(modes, modes_seed)
+    request = Request(
+        checkpoint=checkpoint,
+        model=MODELS.check(model),
+        source=source,
+        data=data,
+        modes=choice,
+        settings=tuple(settings),
+    )
+    import_one(request, out)
+    imported = read_record(out / RECORD_FILE).imported
+    assert imported is not None
+    return summary(out) | imported.model_dump(mode="json", exclude={"sha256"})
+
+
 def prune(
     directory: Path,
     method: str,
@@ -116,7 +157,7 @@ def prune(
         out: folder of the result; must not exist.
         of: prunable, model or operations; the method's own when None.
         finetune_epochs: epochs of training afterwards, with masks held.
-        data: where the data is, when the model was trained on a file.
+        data: where the data is, when the model was trained on a file or imported without data.
         settings: "section.key=value" texts.
         reporter: hears of progress.
 
@@ -126,9 +167,9 @@ def prune(
     section: Row = {"prune": {"method": METHODS.check(method), "sparsity": sparsity, "of": of}}
     if finetune_epochs:
         section["finetune"] = {"epochs": finetune_epochs}
-    card = load_card(directory)
-    recipe = recipe_of(directory, section, tuple(settings))
-    prune_one(directory, recipe, prepared_for_card(card, data), out, reporter)
+    with folder_with_data(directory, data) as parent:
+        recipe = recipe_of(parent, section, tuple(settings))
+        prune_one(parent, recipe, prepared_for_card(load_card(parent), data), out, reporter)
     return summary(out)
 
 
@@ -138,7 +179,7 @@ def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full"
     Raises:
         UserError: when the source or the data does not fit.
     """
-    opened = open_source(source)
+    opened = open_source(source).with_data(data)
     prepared = prepared_for_card(opened.card, data)
     predict = opened.predictor()
     test = score(predict, prepared.test, "test", scoring)
@@ -166,7 +207,7 @@ def measure(
     Raises:
         UserError: when a source, the runtime or the data does not fit.
     """
-    opened = [open_source(source) for source in sources]
+    opened = [open_source(source).with_data(data) for source in sources]
     name = runtime or next((item.runtime for item in opened if item.path.is_file()), ExportConfig().runtime)
     RUNTIMES.check(name)
     config = MeasureConfig(threads=threads, batch=batch)
@@ -198,7 +239,7 @@ def export(directory: Path, runtime: str, *, out: Path, int8: bool = False, data
         raise UserError(f"runtime {runtime!r} runs the model folder itself: there is nothing to export")
     if runtime_of(out) not in (runtime, None):
         raise UserError(f"{out}: expected a name that ends in {kind.suffix}, found another runtime's {out.suffix}")
-    saved, config = load_model(directory), ExportConfig(runtime=runtime, int8=int8)
+    saved, config = with_data(load_model(directory), data), ExportConfig(runtime=runtime, int8=int8)
     reason = assess.refusal(saved.model, config)
     if reason is not None:
         raise UserError(f"runtime {runtime!r} cannot run this model: {reason}")
@@ -229,121 +270,3 @@ def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> Ro
 def inert(name: str) -> str:
     """Returns a column name that no spreadsheet takes for a formula."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
-
-
-def summary(directory: Path) -> Row:
-    """Returns the main numbers of a model folder under the keys that the command line promises."""
-    record, card = read_record(directory / RECORD_FILE), load_card(directory)
-    assert record.test is not None
-    assert record.validation is not None
-    assert record.size is not None
-    numbers: Row = {
-        "path": str(directory),
-        "mse": record.test.mse,
-        "mae": record.test.mae,
-        "val_mse": record.validation.mse,
-        "windows": record.test.windows,
-        "scoring": record.test.scoring,
-        "parameters": record.size.parameters,
-        "nonzero": record.size.nonzero,
-        "sparsity": sparsity(record.size.nonzero, card.dense_parameters),
-    }
-    if record.pruning is not None:
-        numbers |= record.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
-    return numbers
-
-
-def study_run(
-    recipe: Path,
-    *,
-    monitor: Monitor,
-    out: Path | None = None,
-    workers: int | None = None,
-    engine: str = "local",
-    settings: Iterable[str] = (),
-) -> StudyResult:
-    """Runs a study or goes on with it, and writes its report.
-
-    Args:
-        recipe: a YAML file with a study section.
-        monitor: hears of progress.
-        out: folder of the study; `runs/<name of the recipe>` when absent.
-        workers: processes; as many as the recipe's threads leave room for when absent.
-        engine: how stages are run.
-        settings: "section.key=value" texts.
-
-    Raises:
-        UserError: when the recipe does not fit, or another run holds the study's folder.
-    """
-    run_plan: Engine = ENGINES.load(engine)
-    whole = load_recipe(recipe, settings)
-    directory = out or Path("runs") / recipe.stem
-    jobs = plan(whole, load_series, environment.describe().machine)
-    outcome = run_study(directory, whole, jobs, workers, monitor, run_plan)
-    return StudyResult(outcome, len(jobs), report(directory))
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """How a study went, and the files of its report."""
-
-    outcome: Outcome
-    stages: int
-    files: ReportFiles
-
-
-def study_status(directory: Path) -> Row:
-    """Says how far a study is; reads only, so a running one may be asked.
-
-    Raises:
-        UserError: when the folder is not a study's.
-    """
-    return status(directory)
-
-
-def report(directory: Path, *, out: Path | None = None) -> ReportFiles:
-    """Writes a study's report from its records.
-
-    Raises:
-        UserError: when the folder is not a study's, or holds no records yet.
-    """
-    if out is not None and out.exists():
-        raise UserError(f"{out} exists; give another --out")
-    study = open_study(directory)
-    records, failures = study.results()
-    return write_report(records, failures, out or directory / REPORT_FILE, title=study.title)
-
-
-def data_list() -> list[Row]:
-    """Returns the catalogue: name, what it is, and where it is found on this machine."""
-    entries = [catalog.entry(name) for name in catalog.names()]
-    return [{"name": entry.name, "about": entry.about, "found": _where(entry)} for entry in entries]
-
-
-def _where(entry: catalog.Entry) -> str | None:
-    if entry.file is None:
-        return "generated"
-    found = find(entry)
-    return None if found is None else str(found)
-
-
-def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> list[Row]:
-    """Downloads data sets into the user cache and verifies them; what is there already is only verified.
-
-    Raises:
-        UserError: on an unknown name, a failed download or a wrong hash.
-    """
-    entries = [catalog.entry(name) for name in names]
-    return [
-        {"name": entry.name, "path": str(fetch_verified(entry, accept_unverified=accept_unverified))}
-        for entry in entries
-    ]
-
-
-def data_check(file: Path, *, fill: str = "refuse") -> Row:
-    """Says what a file holds and what stands in the way of using it.
-
-    Raises:
-        UserError: when the file cannot be read.
-    """
-    return check_file(file, fill=fill).model_dump(mode="json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prunecast.errors import UserError, near
-from prunecast.registry import METHODS, MODELS, RUNTIMES
+from prunecast.registry import METHODS, MODELS, PUBLISHED, RUNTIMES
 
 KINDS = ("models", "methods", "runtimes", "datasets")
 
@@ -17,7 +17,7 @@ def rows(kind: str) -> list[dict[str, Any]]:
         UserError: when the kind is none of models, methods, runtimes, datasets.
     """
     if kind == "models":
-        return [{"name": name} for name in MODELS.names()]
+        return [{"name": name, "imports": _sources(name)} for name in MODELS.names()]
     if kind == "runtimes":
         return [{"name": name} for name in RUNTIMES.names()]
     if kind == "methods":
@@ -27,6 +27,12 @@ def rows(kind: str) -> list[dict[str, Any]]:
 
         return [{"name": name} for name in catalog.names()]
     raise UserError(f"unknown kind {kind!r}; {near(kind, KINDS)}")
+
+
+def _sources(model: str) -> list[str]:
+    """Returns whose checkpoints of a model can be imported."""
+    parts = [name.partition("/") for name in PUBLISHED.names()]
+    return [source for name, _, source in parts if name == model]
 
 
 def _method(name: str) -> dict[str, Any]:

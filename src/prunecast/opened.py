@@ -6,7 +6,7 @@ B batch, H horizon, O target channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,10 +27,12 @@ from prunecast.export.api import Predictor, Runtime
 from prunecast.export.units import raw_inputs
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import measure_size
-from prunecast.models.disk import Card, SavedModel, ScalerFacts
+from prunecast.models.disk import Card, SavedModel, ScalerFacts, load_card
 from prunecast.recipe import DataConfig
 from prunecast.records import Timing
 from prunecast.registry import RUNTIMES
+from prunecast.resolve import card_of
+from prunecast.store import RECORD_FILE, read_record
 
 Row = dict[str, Any]
 
@@ -53,6 +55,10 @@ class Opened:
     def card(self) -> Card:
         """What is known about the model but its tensors."""
         return self.saved.card
+
+    def with_data(self, data: str | None) -> Opened:
+        """Returns this model, which learns what its data says of it where it was imported without; see `with_data`."""
+        return replace(self, saved=with_data(self.saved, data))
 
     def load(self, threads: int) -> Predictor:
         """Returns the callable of its runtime."""
@@ -124,6 +130,30 @@ def _standardised(predict: Predictor, card: Card) -> Callable[[Batch], Tensor]:
         return ((raw_BHO.double() - mean_O) / std_O).float()
 
     return forecast
+
+
+def summary(directory: Path) -> Row:
+    """Returns the main numbers of a model folder under the keys that the command line promises.
+
+    Errors are None for a model that was imported without data.
+    """
+    record, card = read_record(directory / RECORD_FILE), load_card(directory)
+    test, validation = record.test, record.validation
+    assert record.size is not None
+    numbers: Row = {
+        "path": str(directory),
+        "mse": None if test is None else test.mse,
+        "mae": None if test is None else test.mae,
+        "val_mse": None if validation is None else validation.mse,
+        "windows": None if test is None else test.windows,
+        "scoring": None if test is None else test.scoring,
+        "parameters": record.size.parameters,
+        "nonzero": record.size.nonzero,
+        "sparsity": sparsity(record.size.nonzero, card.dense_parameters),
+    }
+    if record.pruning is not None:
+        numbers |= record.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
+    return numbers
 
 
 def open_source(path: Path) -> Opened:
@@ -200,8 +230,36 @@ def prepared_for_card(card: Card, data: str | None) -> Prepared:
     )
 
 
+def with_data(saved: SavedModel, data: str | None) -> SavedModel:
+    """Returns a model whose card knows its data: itself, unless it was imported without.
+
+    Such a model takes the channels of `data` in their order, and the scaler that its training part gives.
+
+    Args:
+        saved: the model.
+        data: catalogue name or file.
+
+    Raises:
+        UserError: when the data is needed and not named, not to be found, or has not as many channels.
+    """
+    card = saved.card
+    if card.data is not None:
+        return saved
+    if data is None:
+        raise UserError("the model was imported without data; say what it was trained on with --data NAME|FILE")
+    config = DataConfig(name=data, freq=card.freq)
+    series = load_series(config)
+    if len(series.channels) != len(card.channels):
+        found = len(series.channels)
+        raise UserError(f"{series.name}: expected {len(card.channels)} channels, as the model has, found {found}")
+    shape = window_shape(card)
+    prepared = prepare(series, config, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)
+    return replace(saved, card=card_of(saved.model.config, prepared, config, card.dense_parameters))
+
+
 def data_config(card: Card, data: str | None) -> DataConfig:
-    """Returns the data section that fits a model."""
+    """Returns the data section that fits a model that knows its data."""
+    assert card.data is not None
     if data is None and card.data.name not in catalog.names():
         raise UserError(f"the model was trained on the file {card.data.name!r}; say where it is with --data FILE")
     name = card.data.name if data is None else data
@@ -232,13 +290,18 @@ def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
         UserError: when the file does not fit the model.
     """
     card = opened.card
+    if card.data is None:
+        raise UserError(
+            f"{opened.path} was imported without data, so that its scaler is not known; "
+            "import the checkpoint with --data NAME|FILE to forecast"
+        )
     history = load_history(file, card.channels, card.covariates, time_column=card.data.time_column, fill=fill)
     _check_step(history.series, card)
     rows = rows_for_forecast(
         history, window_shape(card), card.freq, _scaler(card.scaler), _scaler(card.covariate_scaler)
     )
     y_HO = opened.load(threads=1)(raw_inputs(card, rows))[0]
-    return _table(rows.times, y_HO, card)
+    return _table(rows.times, y_HO, card.targets, card.data.time_column or "date")
 
 
 def _check_step(series: Series, card: Card) -> None:
@@ -246,9 +309,8 @@ def _check_step(series: Series, card: Card) -> None:
         raise UserError(f"{series.name}: expected the model's step {card.frequency!r}, found {series.frequency!r}")
 
 
-def _table(times: Times, y_HO: np.ndarray[Any, Any], card: Card) -> pd.DataFrame:
-    time_column = card.data.time_column or "date"
-    if time_column in card.targets:
+def _table(times: Times, y_HO: np.ndarray[Any, Any], targets: Sequence[str], time_column: str) -> pd.DataFrame:
+    if time_column in targets:
         raise UserError(f"a target is called {time_column!r}, like the column of times; rename it in the file")
-    columns: Mapping[str, Any] = {time_column: times} | {name: y_HO[:, n] for n, name in enumerate(card.targets)}
+    columns: Mapping[str, Any] = {time_column: times} | {name: y_HO[:, n] for n, name in enumerate(targets)}
     return pd.DataFrame(columns)

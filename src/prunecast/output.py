@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    import typer
+
     from prunecast.study.monitor import ConsoleMonitor
     from prunecast.train.progress import Reporter
 
@@ -70,6 +72,13 @@ class Output:
         from prunecast.study.monitor import ConsoleMonitor
 
         return ConsoleMonitor(quiet=self.quiet)
+
+
+def output_of(context: typer.Context) -> Output:
+    """Returns where the results of a verb go, as the global options said."""
+    output = context.obj
+    assert isinstance(output, Output)
+    return output
 
 
 def _console() -> Console:

@@ -16,17 +16,20 @@ from typing import Any
 import torch
 
 from prunecast import assess, environment
-from prunecast.data.series import load_series
+from prunecast.data.series import Series, load_series
 from prunecast.data.windows import Prepared, prepare
+from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.api import Forecaster, build, config_from
-from prunecast.models.disk import Card, DataSource, SavedModel, ScalerFacts, load_card, load_model, save_model
+from prunecast.models.disk import Card, SavedModel, load_card, load_model, save_model
 from prunecast.prune.apply import prune
 from prunecast.prune.masks import HeldMasks
 from prunecast.prune.zero import zero_body
 from prunecast.recipe import DataConfig, FitConfig, Recipe
 from prunecast.recipe_io import write_recipe
-from prunecast.records import RunRecord, StageTiming, to_json
+from prunecast.records import RunRecord, StageTiming
+from prunecast.resolve import card_of
+from prunecast.sealed import write_record
 from prunecast.stages import Job
 from prunecast.store import RECORD_FILE, read_record
 from prunecast.train.fit import fit
@@ -80,20 +83,32 @@ def run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
         **fields,
     )
     write_recipe(job.recipe, place.directory / RECIPE_FILE)
-    (place.directory / RECORD_FILE).write_text(to_json(record))
-    return record
+    return write_record(record, place.directory)
 
 
-def prepared_for(job: Job) -> Prepared:
-    """Returns the windows of a job's data; the last few are kept, for most jobs share them."""
+def data_of(job: Job) -> DataConfig:
+    """Returns the data section of a job, which finds the series."""
+    return job.recipe.data.model_copy(update={"name": job.source})
+
+
+def prepared_for(job: Job, load: Callable[[DataConfig], Series] = load_series) -> Prepared:
+    """Returns the windows of a job's data; the last few are kept, for most jobs share them.
+
+    Raises:
+        UserError: when the data is not what the job was planned for.
+    """
     model = job.recipe.model
-    data = job.recipe.data.model_copy(update={"name": job.source})
-    return _prepared(data, int(model["lookback"]), int(model["horizon"]), int(model["label_len"]))
+    prepared = _prepared(data_of(job), int(model["lookback"]), int(model["horizon"]), int(model["label_len"]), load)
+    if prepared.facts.sha256 != job.data_sha256:
+        raise UserError(f"{prepared.facts.name} is not as it was when the stage was planned; run the study again")
+    return prepared
 
 
 @lru_cache(maxsize=4)
-def _prepared(data: DataConfig, lookback: int, horizon: int, label_len: int) -> Prepared:
-    return prepare(load_series(data), data, lookback=lookback, horizon=horizon, label_len=label_len)
+def _prepared(
+    data: DataConfig, lookback: int, horizon: int, label_len: int, load: Callable[[DataConfig], Series]
+) -> Prepared:
+    return prepare(load(data), data, lookback=lookback, horizon=horizon, label_len=label_len)
 
 
 def _train(job: Job, prepared: Prepared, place: Place) -> Fields:
@@ -161,28 +176,8 @@ _STAGES: Mapping[str, Callable[[Job, Prepared, Place], Fields]] = {
 
 def card(model: Forecaster, prepared: Prepared, recipe: Recipe) -> Card:
     """Returns the card of a model trained on prepared data."""
-    channels = prepared.facts.channels
-    targets = model.config.targets or range(len(channels))
-    return Card(
-        model=model.config.model_dump(mode="json"),
-        channels=channels,
-        targets=tuple(channels[target] for target in targets),
-        covariates=recipe.data.covariates,
-        freq=recipe.data.freq,
-        dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        scaler=ScalerFacts(mean=tuple(prepared.scaler.mean), std=tuple(prepared.scaler.std)),
-        covariate_scaler=ScalerFacts(
-            mean=tuple(prepared.covariate_scaler.mean), std=tuple(prepared.covariate_scaler.std)
-        ),
-        frequency=prepared.series.frequency,
-        data=DataSource(
-            name=prepared.facts.name,
-            sha256=prepared.facts.sha256,
-            time_column=recipe.data.time_column,
-            fill=recipe.data.fill,
-            split=recipe.data.split,
-        ),
-    )
+    dense_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return card_of(model.config, prepared, recipe.data, dense_parameters)
 
 
 def _parent(job: Job, place: Place) -> Path:

@@ -70,7 +70,7 @@ class PruneConfig(Section):
     method: str = "magnitude"
     sparsity: float = Field(0.5, gt=0, lt=1, description="share removed, of what `of` says")
     of: Literal["prunable", "model", "operations"] | None = Field(None, description="the method's own when absent")
-    kinds: tuple[Literal["head", "ffn", "width", "layer", "mode"], ...] = Field(
+    kinds: tuple[Literal["head", "ffn", "width", "layer", "mode", "router"], ...] = Field(
         ("head", "ffn", "width"), description="structured: which kinds of unit may go"
     )
     candidates: Literal["body", "all", "study"] = Field(
@@ -148,6 +148,8 @@ class StudyConfig(Section):
     prune: tuple[PruneGrid, ...] = ()
     finetune: tuple[bool, ...] = Field((False, True), description="without, with fine-tuning, or both")
     controls: tuple[Control, ...] = ("naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense")
+    stage_memory_gib: float = Field(2.0, gt=0, description="memory that a stage is promised; changes no result")
+    stage_gpus: float = Field(1.0, gt=0, le=1, description="share of a GPU that such a stage takes; changes no result")
 
 
 class Recipe(Section):

@@ -50,6 +50,7 @@ class Size(Record):
     parameters: int
     nonzero: int
     prunable: int
+    dead: int = Field(0, description="of the parameters, those that the published model has and never uses")
     raw_bytes: int = Field(description="tensors of model.safetensors without masks, header included")
     zip_bytes: int = Field(description="the same bytes, DEFLATE level 9")
 
@@ -171,7 +172,7 @@ class Example(Record):
 
 
 class DataFacts(Record):
-    """Which data a stage saw: by content, never by path."""
+    """Which data a stage saw: by content, never by path; no name and no rows for an import without data."""
 
     name: str
     sha256: str
@@ -196,18 +197,41 @@ class Environment(Record):
 
 
 class StageTiming(Record):
-    """Everything about a stage that a clock said."""
+    """Everything about a stage that a clock said, and the hash of the whole record, which is another each time."""
 
     started_at: str
     elapsed_s: float
     runtimes: tuple[Timing, ...] = ()
+    record_sha256: str | None = Field(None, description="of the record's text, with null in this place; see `sealed`")
+
+
+class FileFacts(Record):
+    """What a file beside a record has to be."""
+
+    bytes: int
+    sha256: str
+
+
+class Imported(Record):
+    """A foreign checkpoint, and where each value of its model's config comes from."""
+
+    source: str = Field(description="whose implementation: tslib or original")
+    checkpoint: str = Field(description="name of the file")
+    sha256: str = Field(description="of the file")
+    modes: str | None = Field(None, description="where Fourier modes come from that are not in the file")
+    from_tensors: dict[str, Any]
+    from_source: dict[str, Any] = Field(description="what makes this implementation out of several")
+    from_data: dict[str, Any]
+    from_user: dict[str, Any]
+    defaults: dict[str, Any] = Field(description="no tensor shows them, and nobody gave them")
+    notes: tuple[str, ...]
 
 
 class RunRecord(Record):
     """The record of one stage. `timing` and `environment` alone may differ between two runs."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    stage: Stage
+    stage: Stage | Literal["import"]
     fingerprint: str
     parent: str | None = Field(default=None, description="fingerprint of the stage whose model this one took")
     reference: str | None = Field(default=None, description="measure: the stage whose model it was timed against")
@@ -225,9 +249,11 @@ class RunRecord(Record):
     operations: Operations | None = None
     pruning: Pruning | None = None
     fit: Fit | None = None
+    imported: Imported | None = None
     artefacts: tuple[Artefact, ...] = ()
     unsupported: dict[str, str] = Field(default_factory=dict, description="runtime -> why it cannot run this model")
     examples: tuple[Example, ...] = ()
+    files: dict[str, FileFacts] = Field(default_factory=dict, description="what lies beside the record, by name")
     timing: StageTiming
     environment: Environment
 

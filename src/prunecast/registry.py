@@ -49,7 +49,16 @@ MODELS = Registry(
     "model",
     {
         "transformer": "prunecast.models.transformer:Transformer",
+        "informer": "prunecast.models.informer:Informer",
+        "autoformer": "prunecast.models.autoformer:Autoformer",
+        "fedformer": "prunecast.models.fedformer:FEDformer",
+        "crossformer": "prunecast.models.crossformer:Crossformer",
+        "patchtst": "prunecast.models.patchtst:PatchTST",
+        "itransformer": "prunecast.models.itransformer:ITransformer",
         "dlinear": "prunecast.models.dlinear:DLinear",
+        "fits": "prunecast.models.fits:FITS",
+        "sparsetsf": "prunecast.models.sparsetsf:SparseTSF",
+        "lstm": "prunecast.models.lstm:LSTM",
         "repeat": "prunecast.models.baselines:Repeat",
         "seasonal_naive": "prunecast.models.baselines:SeasonalNaive",
     },
@@ -59,7 +68,22 @@ PUBLISHED = Registry(
     "published model",
     {
         "transformer/tslib": "prunecast.models.published.transformer:TSLIB",
+        "transformer/original": "prunecast.models.published.transformer:TSLIB",
+        "informer/tslib": "prunecast.models.published.informer:TSLIB",
+        "informer/original": "prunecast.models.published.informer:ORIGINAL",
+        "autoformer/tslib": "prunecast.models.published.autoformer:TSLIB",
+        "autoformer/original": "prunecast.models.published.autoformer:ORIGINAL",
+        "fedformer/tslib": "prunecast.models.published.fedformer:TSLIB",
+        "fedformer/original": "prunecast.models.published.fedformer:ORIGINAL",
+        "crossformer/tslib": "prunecast.models.published.crossformer:TSLIB",
+        "crossformer/original": "prunecast.models.published.crossformer:ORIGINAL",
+        "patchtst/tslib": "prunecast.models.published.patchtst:TSLIB",
+        "itransformer/tslib": "prunecast.models.published.itransformer:TSLIB",
+        "itransformer/original": "prunecast.models.published.itransformer:ORIGINAL",
         "dlinear/tslib": "prunecast.models.published.dlinear:TSLIB",
+        "fits/original": "prunecast.models.published.fits:ORIGINAL",
+        "sparsetsf/original": "prunecast.models.published.sparsetsf:ORIGINAL",
+        "dlinear/original": "prunecast.models.published.dlinear:ORIGINAL",
     },
 )
 """Our model / whose implementation; what an import, the reference tests and the benchmarks need of it."""
@@ -112,4 +136,14 @@ GRANULARITIES = Registry(
     },
 )
 
-ENGINES = Registry("engine", {"local": "prunecast.study.engine:run_plan"})
+ENGINES = Registry("engine", {"local": "prunecast.study.local:ENGINE", "ray": "prunecast.study.cluster:ENGINE"})
+
+TRACKERS = Registry(
+    "tracker",
+    {
+        "parquet": "prunecast.study.trackers:to_parquet",
+        "mlflow": "prunecast.study.trackers:to_mlflow",
+        "wandb": "prunecast.study.trackers:to_wandb",
+    },
+)
+"""Where a study's records can be handed to."""

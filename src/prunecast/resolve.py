@@ -1,4 +1,4 @@
-"""A recipe meets its data: the model section becomes whole, with what only the series can tell."""
+"""A recipe meets its data: the model section becomes whole, and a model's card says what the data is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 
 from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series
+from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
 from prunecast.models.api import Forecaster, ForecasterConfig, config_from
-from prunecast.recipe import FitConfig, Recipe
+from prunecast.models.disk import Card, DataSource, ScalerFacts
+from prunecast.recipe import DataConfig, FitConfig, Recipe
 from prunecast.registry import MODELS
 
 
@@ -49,3 +51,35 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
 def with_rate(config: FitConfig, kind: type[Forecaster]) -> FitConfig:
     """Returns the training section with the model's own learning rate where it has none."""
     return config.model_copy(update={"learning_rate": config.learning_rate or kind.learning_rate})
+
+
+def card_of(config: ForecasterConfig, prepared: Prepared, data: DataConfig, dense_parameters: int) -> Card:
+    """Returns the card of a model of a config on prepared data.
+
+    Args:
+        config: of the model.
+        prepared: its data; the scaler is what a forecast goes through.
+        data: the data section that it was prepared by.
+        dense_parameters: how many the dense parent has.
+    """
+    channels = prepared.facts.channels
+    targets = range(len(channels)) if config.targets is None else config.targets
+    scaler, covariate_scaler = prepared.scaler, prepared.covariate_scaler
+    return Card(
+        model=config.model_dump(mode="json"),
+        channels=channels,
+        targets=tuple(channels[target] for target in targets),
+        covariates=data.covariates,
+        freq=data.freq,
+        dense_parameters=dense_parameters,
+        scaler=ScalerFacts(mean=tuple(scaler.mean), std=tuple(scaler.std)),
+        covariate_scaler=ScalerFacts(mean=tuple(covariate_scaler.mean), std=tuple(covariate_scaler.std)),
+        frequency=prepared.series.frequency,
+        data=DataSource(
+            name=prepared.facts.name,
+            sha256=prepared.facts.sha256,
+            time_column=data.time_column,
+            fill=data.fill,
+            split=data.split,
+        ),
+    )

@@ -2,20 +2,26 @@
 
 A stage's fingerprint covers everything that determines its result: its part of the recipe, the data by content,
 its parents, the code version of the stage, and for timings the machine. Commit and library versions are recorded,
-not hashed.
+not hashed. The machine of a timing is not hashed either: its name follows the hash, so that the timings of all
+machines are found under one hash.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
-from prunecast.recipe import Recipe, fingerprint
+from prunecast.recipe import Recipe, Section
 from prunecast.records import Role, Stage
 
 CODE_VERSIONS: dict[Stage, int] = {"train": 1, "prune": 1, "zero": 1, "finetune": 1, "export": 1, "measure": 1}
 """Raised when a stage's numbers change; a golden record holds that it is not forgotten."""
+
+
+FINGERPRINT_DIGITS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +38,7 @@ class Job:
         reference: measure only: the model that is timed in turn with the parent's.
         exports: measure only: the export stages of parent and reference.
         compared_with: small-dense only: the pruned model whose size it is given.
-        machine: measure only: hash of the machine.
+        machine: measure only: hash of the machine that it is timed on.
         label: for people.
     """
 
@@ -51,16 +57,11 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """Names the stage's result."""
-        return fingerprint(
-            {
-                "stage": self.stage,
-                "version": CODE_VERSIONS[self.stage],
-                "data": self.data_sha256,
-                "recipe": _determining(self.stage, self.recipe),
-                "parents": [self.parent, self.reference, self.compared_with, *self.exports],
-                "machine": self.machine,
-            }
-        )
+        parents = (self.parent, self.reference, self.compared_with, *self.exports)
+        version = str(CODE_VERSIONS[self.stage])
+        lines = (self.stage, version, self.data_sha256, *map(str, parents), *_determining(self.stage, self.recipe))
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+        return digest if self.machine is None else f"{digest}-{self.machine}"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -74,18 +75,33 @@ class Job:
         return self.stage == "measure"
 
 
-def _determining(stage: Stage, recipe: Recipe) -> dict[str, Any]:
+def what_is_timed(fingerprint: str) -> str:
+    """Returns a timing's fingerprint without the machine: what it has in common with those of other machines."""
+    return fingerprint.partition("-")[0]
+
+
+def _determining(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
     """Returns the parts of the recipe that the stage reads; its parents' parts are in their fingerprints."""
-    values = recipe.model_dump(mode="json")
-    data = {key: value for key, value in values["data"].items() if key != "name"}  # data counts by content
+    data, seed = _text(recipe.data, "name"), str(recipe.seed)  # data counts by content, not by name
     if stage == "train":
-        return {"data": data, "model": values["model"], "fit": values["train"], "seed": recipe.seed}
+        return data, _canonical(recipe.model), _text(recipe.train), seed
     if stage == "prune":
-        return {"data": data, "prune": values["prune"], "seed": recipe.seed}
+        assert recipe.prune is not None
+        return data, _text(recipe.prune), seed
     if stage == "finetune":
-        return {"data": data, "fit": values["finetune"], "seed": recipe.seed}
+        return data, _text(recipe.finetune), seed
     if stage == "export":
-        return {"export": values["export"], "runtimes": values["measure"]["runtimes"]}
+        return _text(recipe.export), *recipe.measure.runtimes
     if stage == "measure":
-        return {"measure": values["measure"]}
-    return {"data": data}
+        return (_text(recipe.measure),)
+    return (data,)
+
+
+@lru_cache(maxsize=4096)
+def _text(section: Section, *left_out: str) -> str:
+    """Returns a section's canonical text; a large plan asks for few different ones, but for each of them often."""
+    return _canonical(section.model_dump(mode="json", exclude=set(left_out)))
+
+
+def _canonical(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)

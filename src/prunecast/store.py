@@ -1,9 +1,12 @@
 """Records and artefacts by fingerprint: a stage's folder is whole or absent, and present means done.
 
 STORE/<2 digits>/<fingerprint>/record.json      and the stage's files beside it
-STORE/work/<fingerprint>/                       checkpoints of what is under way
+STORE/work/<fingerprint>/result/                what a stage under way has written so far; checkpoints beside it
 STORE/failures/<fingerprint>.json               why a stage failed last time
+STORE/damaged/<fingerprint>/                    what was found not to be whole, and set aside
 STORE/lock                                      held by the one writer
+
+No file names a place outside its folder and no file lists others' folders, so stores are moved and merged by copying.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from prunecast import sealed
 from prunecast.errors import UserError
 from prunecast.records import Failure, RunRecord, to_json
+from prunecast.sealed import RECORD_FILE, read_record
 
-RECORD_FILE = "record.json"
+__all__ = ["RECORD_FILE", "Store", "new_directory", "new_file", "read_record", "sweep", "sync"]
 
 LOCK_PATIENCE_S = 1.0
 """Whoever asks whether a store is held holds it for an instant; that is no other run."""
@@ -39,7 +44,7 @@ def new_directory(target: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             temporary.chmod(0o755)
             temporary.rename(target)
         finally:
@@ -100,10 +105,11 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):  # the latter where a file stands for a folder above it
+            path.unlink()
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Brings the files to the disk before the folder gets its name, so that a power cut leaves no empty ones."""
     for path in directory.rglob("*"):
         if path.is_file():
@@ -125,9 +131,37 @@ class Store:
         """Where a stage may keep checkpoints while it runs."""
         return self.root / "work" / fingerprint
 
+    def result(self, fingerprint: str) -> Path:
+        """Where a stage's files lie while it runs."""
+        return self.work(fingerprint) / "result"
+
     def has(self, fingerprint: str) -> bool:
         """Whether the stage is done."""
         return (self.directory(fingerprint) / RECORD_FILE).is_file()
+
+    def finished(self) -> frozenset[str]:
+        """Returns the fingerprints of all stages that are done, of whatever study."""
+        found: list[str] = []
+        for folder in self.root.glob("[0-9a-f][0-9a-f]"):
+            with suppress(OSError):  # something else in its place, which whoever writes there will meet
+                found += os.listdir(folder)  # noqa: PTH208 - names are enough, and there are tens of thousands
+        return frozenset(found)
+
+    def condition(self, fingerprint: str, *, thorough: bool = False) -> sealed.Condition:
+        """Says whether a finished stage is whole; see `sealed.condition`."""
+        return sealed.condition(self.directory(fingerprint), thorough=thorough)
+
+    def checked(self, fingerprint: str) -> Path:
+        """Returns the folder of a finished stage, every byte of which was checked.
+
+        Raises:
+            Damaged: when it is not whole.
+        """
+        return sealed.check(self.directory(fingerprint))
+
+    def trust(self, fingerprint: str) -> None:
+        """Takes note that files which are newer than their record were found whole; see `sealed.condition`."""
+        sealed.trust(self.directory(fingerprint))
 
     def record(self, fingerprint: str) -> RunRecord:
         """Returns a finished stage's record.
@@ -166,40 +200,68 @@ class Store:
                 return False
         except Timeout:
             return True
+        except OSError:  # whoever may only read cannot ask
+            return False
 
     def _sweep(self) -> None:
         """Removes what a killed writer left half-written, and checkpoints that it had no time to remove."""
         finished = [work for work in self.root.glob("work/*") if self.has(work.name)]
-        for leftover in (*self.root.glob("??/.*"), *self.root.glob("failures/.*"), *finished):
+        for leftover in (*finished, *self.root.glob("work/*/result"), *self.root.glob("failures/.*")):
             _remove(leftover)
 
+    def begin(self, fingerprint: str) -> Path:
+        """Forgets how a stage failed, and gives the empty folder that it is to fill.
+
+        Raises:
+            UserError: when there is no place for it.
+        """
+        (self.root / "failures" / f"{fingerprint}.json").unlink(missing_ok=True)
+        result = self.result(fingerprint)
+        with _plain_errors(result):
+            _remove(result)
+            result.mkdir(parents=True)
+        return result
+
+    def commit(self, fingerprint: str) -> None:
+        """Makes what a stage has written its result, in one step; what lay there before goes.
+
+        Raises:
+            UserError: when it cannot be moved there.
+        """
+        target = self.directory(fingerprint)
+        with _plain_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                before = self.work(fingerprint) / "before"
+                _remove(before)
+                target.rename(before)
+            self.result(fingerprint).rename(target)
+        _remove(self.work(fingerprint))
+
+    def under_way(self) -> frozenset[str]:
+        """Returns the fingerprints of the stages that run now."""
+        held = self.is_held()
+        return frozenset(path.parent.name for path in self.root.glob("work/*/result") if held)
+
+    def set_aside(self, fingerprint: str) -> Path:
+        """Moves a damaged stage out of the way and returns where it lies now; what was set aside before it goes."""
+        aside = self.root / "damaged" / fingerprint
+        with _plain_errors(aside):
+            _remove(aside)
+            aside.parent.mkdir(exist_ok=True)
+            self.directory(fingerprint).rename(aside)
+        return aside
+
     def fail(self, failure: Failure) -> None:
-        """Notes why a stage failed."""
+        """Notes why a stage failed; its checkpoints stay."""
+        _remove(self.result(failure.fingerprint))
         with new_file(self.root / "failures" / f"{failure.fingerprint}.json", replace=True) as path:
             path.write_text(to_json(failure))
 
-    def forgive(self, fingerprint: str) -> None:
-        """Forgets a stage's failure, before it is tried again."""
-        (self.root / "failures" / f"{fingerprint}.json").unlink(missing_ok=True)
-
     def failures(self) -> list[Failure]:
-        """Returns the stages that failed, by fingerprint."""
+        """Returns the stages that failed and are not done, by fingerprint."""
         found = []
         for path in sorted((self.root / "failures").glob("[!.]*.json")):  # hidden ones are half-written
-            with suppress(FileNotFoundError):  # forgiven meanwhile
+            with suppress(FileNotFoundError, ValidationError):  # begun again meanwhile; half-copied
                 found.append(Failure.model_validate_json(path.read_text()))
-        return found
-
-
-def read_record(path: Path) -> RunRecord:
-    """Returns the record in a file.
-
-    Raises:
-        UserError: when it is absent, damaged or of another schema.
-    """
-    try:
-        return RunRecord.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read the record {path}: {error.strerror}") from None
-    except ValidationError as error:
-        raise UserError(f"{path} is not a whole record: {error.errors()[0]['msg']}") from None
+        return [failure for failure in found if not self.has(failure.fingerprint)]

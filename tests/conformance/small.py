@@ -12,7 +12,24 @@ from prunecast.registry import MODELS
 
 SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "decoder_layers": 2},
+    "informer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "decoder_layers": 2, "factor": 2},
+    "autoformer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "decoder_layers": 2, "moving_avg": 5},
+    "fedformer": {
+        "d_model": 24,
+        "n_heads": 4,
+        "d_ff": 20,
+        "encoder_layers": 3,
+        "decoder_layers": 2,
+        "moving_avg": 5,
+        "modes": 5,
+    },
+    "crossformer": {"d_model": 12, "n_heads": 3, "d_ff": 10, "encoder_layers": 3, "factor": 3, "seg_len": 3},
+    "patchtst": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "patch_len": 5, "stride": 3},
+    "itransformer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3},
     "dlinear": {"moving_avg": 7},
+    "fits": {"base_T": 8, "H_order": 1, "cut_freq": 7},
+    "sparsetsf": {"period_len": 5, "model_type": "mlp", "d_model": 10},
+    "lstm": {"d_model": 12, "encoder_layers": 2},
     "repeat": {},
     "seasonal_naive": {"period": 5},
 }

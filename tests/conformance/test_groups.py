@@ -34,6 +34,18 @@ class KeptNorm(nn.Module):
         return result
 
 
+class KeptMemory(nn.Module):
+    """Attention weights over the kept memory steps alone, in the place of their dropout."""
+
+    def __init__(self, gone: Tensor) -> None:
+        super().__init__()
+        self.gone = gone
+
+    def forward(self, weights: Tensor) -> Tensor:
+        stays = weights.masked_fill(self.gone, 0)
+        return stays / stays.sum(-1, keepdim=True)
+
+
 class PassThrough(nn.Module):
     """A layer that adds nothing."""
 
@@ -55,11 +67,16 @@ def _silence(model: Forecaster, group: Group, kept: Tensor) -> None:
     gone = torch.tensor([unit not in kept for unit in range(group.size)])
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     for member in group.members:
-        state[member.name].detach().index_fill_(member.dim, member.index[gone].flatten(), 0)
+        tensor = state[member.name].detach()
+        silence = 0 if tensor.is_floating_point() else -1  # of what is counted, 0 is the first
+        tensor.index_fill_(member.dim, member.index[gone].flatten(), silence)
     if group.normalised:
-        for name in {member.name.rpartition(".")[0] for member in group.members}:
+        for member in group.members:
+            name = member.name.rpartition(".")[0]
             if isinstance(norm := model.get_submodule(name), nn.LayerNorm):
-                model.set_submodule(name, KeptNorm(norm, kept))
+                model.set_submodule(name, KeptNorm(norm, member.index[kept].flatten()))
+    if group.attended is not None:
+        model.set_submodule(f"{group.attended}.dropout", KeptMemory(gone))
     if group.stack is not None:
         for unit in gone.nonzero().flatten().tolist():
             model.set_submodule(f"{group.stack}.{unit}", PassThrough())

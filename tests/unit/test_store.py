@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.unit.made_up_results import FILES, put_result
 
 from prunecast.errors import UserError
 from prunecast.records import Failure
@@ -79,17 +80,17 @@ def test_one_writer_at_a_time_and_the_lock_dies_with_its_process(tmp_path: Path)
 
 def test_a_writer_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    (tmp_path / "ab" / ".abcd.x1").mkdir(parents=True)
     (tmp_path / "failures").mkdir()
     (tmp_path / "failures" / ".ab12.json.x1.json").write_text("")
     for fingerprint in ("ab12", "ab34"):
-        store.work(fingerprint).mkdir(parents=True)
-    store.directory("ab12").mkdir()
-    (store.directory("ab12") / "record.json").write_text("{}")
+        (store.begin(fingerprint) / "half.json").write_text("{")
+        (store.work(fingerprint) / "checkpoint").write_text("x")
+    put_result(store.directory("ab12"))
     with store.writer():
         assert not leftovers(tmp_path)
         assert not store.work("ab12").exists(), "it is done"
-        assert store.work("ab34").exists(), "it can go on from its checkpoint"
+        assert not store.result("ab34").exists()
+        assert (store.work("ab34") / "checkpoint").exists(), "it can go on from there"
 
 
 def test_what_is_left_of_one_target_is_swept_and_no_more(tmp_path: Path) -> None:
@@ -99,7 +100,65 @@ def test_what_is_left_of_one_target_is_swept_and_no_more(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {".stages.yaml", ".git", "stages.json"}
 
 
-def test_failures_are_kept_and_forgiven(tmp_path: Path) -> None:
+# Stages under way
+
+
+def test_a_stage_is_under_way_until_it_is_done(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.finished() == frozenset()
+    with store.writer():
+        (store.begin("ab12") / "record.json").write_text("{}")
+        assert (store.under_way(), store.finished(), store.has("ab12")) == ({"ab12"}, frozenset(), False)
+        store.commit("ab12")
+        assert (store.under_way(), store.finished(), store.has("ab12")) == (frozenset(), {"ab12"}, True)
+        store.begin("ab34")
+    assert store.under_way() == frozenset(), "left by a writer that is gone"
+    assert not store.work("ab12").exists()
+
+
+def test_a_stage_begins_empty(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (store.begin("ab12") / "half").write_text("x")
+    assert not list(store.begin("ab12").iterdir())
+
+
+def test_a_result_takes_the_place_of_a_bare_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put_result(store.directory("ab12"))
+    for name in FILES:
+        (store.directory("ab12") / name).unlink()
+    put_result(store.begin("ab12"), "ab12")
+    store.commit("ab12")
+    assert store.checked("ab12") == store.directory("ab12")
+    assert not store.work("ab12").exists()
+
+
+def test_a_result_that_cannot_be_moved_to_its_place_is_one_line(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.begin("ab12")
+    (tmp_path / "ab").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        store.commit("ab12")
+    assert store.finished() == frozenset()
+
+
+def test_what_is_damaged_is_set_aside_once_and_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for content in ("first", "second"):
+        store.directory("ab12").mkdir(parents=True)
+        (store.directory("ab12") / "record.json").write_text(content)
+        aside = store.set_aside("ab12")
+        assert aside == tmp_path / "damaged" / "ab12"
+        assert (aside / "record.json").read_text() == content
+        assert not store.has("ab12")
+
+
+def test_a_reader_without_the_right_to_write_finds_no_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lock").mkdir()  # what cannot be opened for writing, also for root
+    assert not Store(tmp_path).is_held()
+
+
+def test_failures_are_kept_and_forgotten(tmp_path: Path) -> None:
     store = Store(tmp_path)
     failure = Failure(stage="train", fingerprint="ab12", label="train x", reason="diverged")
     store.fail(failure)
@@ -107,8 +166,11 @@ def test_failures_are_kept_and_forgiven(tmp_path: Path) -> None:
     assert store.failures() == [failure]
     (tmp_path / "failures" / ".ab34.json.x1.json").write_text("")  # half-written
     assert store.failures() == [failure]
-    store.forgive("ab12")
+    store.begin("ab12")
     assert store.failures() == []
+    store.fail(failure)
+    put_result(store.directory("ab12"))
+    assert store.failures() == [], "done in a store that was copied here"
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
@@ -117,3 +179,4 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (store.directory("ab12") / "record.json").write_text('{"stage": "tr')
     with pytest.raises(UserError, match="not a whole record"):
         store.record("ab12")
+    assert "not a whole record" in (store.condition("ab12").damage or "")

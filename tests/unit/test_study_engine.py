@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import yaml
-from tests.unit.own_series import write_table
+from tests.unit.micro_study import Micro, Watch
 from tools.kill_study import (
     Reader,
     contents,
@@ -26,88 +20,16 @@ from tools.kill_study import (
     moments,
     run_to_the_end,
     start,
-    timeline,
     wait_for,
 )
 
 from prunecast import environment, facade
-from prunecast.data.series import load_series
 from prunecast.errors import UserError
-from prunecast.recipe import Recipe
-from prunecast.recipe_io import load_recipe
 from prunecast.stages import Job
 from prunecast.store import Store
 from prunecast.study.engine import Outcome
-from prunecast.study.folder import run_study, status
+from prunecast.study.folder import status
 from prunecast.study.monitor import ConsoleMonitor
-from prunecast.study.plan import plan
-
-MICRO: dict[str, Any] = {
-    "model": {"lookback": 24, "horizon": 6},
-    "train": {"epochs": 3, "learning_rate": 0.01, "threads": 1},
-    "finetune": {"epochs": 2, "learning_rate": 0.01, "threads": 1},
-    "measure": {"runtimes": ["onnxruntime"], "warmup": 1, "min_count": 5, "min_time_s": 0.01},
-    "export": {"parity_windows": 4},
-    "study": {
-        "controls": ["naive"],
-        "models": [{"model": {"name": "transformer", "d_model": 8, "n_heads": 2, "d_ff": 8, "encoder_layers": 1}}],
-        "prune": [{"methods": ["magnitude"], "sparsities": [0.5]}],
-    },
-}
-
-
-@dataclass
-class Watch:
-    """A monitor that writes down what it hears, and does something when a stage begins."""
-
-    heard: list[str] = field(default_factory=list)
-
-    def start(self, total: int, present: int) -> None:
-        self.heard.append(f"start {total} {present}")
-
-    def begin(self, job: Job) -> None:
-        self.heard.append("begin")
-
-    def done(self, job: Job) -> None:
-        self.heard.append("done")
-
-    def failed(self, job: Job, reason: str) -> None:
-        self.heard.append(f"failed {reason}")
-
-    def stop(self) -> None:
-        self.heard.append("stop")
-
-
-@dataclass(frozen=True)
-class Micro:
-    """A study of ten stages or so: its recipe file, its plan, and a folder in which it ran without interruption."""
-
-    file: Path
-    recipe: Recipe
-    jobs: Sequence[Job]
-    whole: Path
-    outcome: Outcome
-    times: Sequence[float]
-
-    def run(self, out: Path, watch: Watch | None = None, jobs: Sequence[Job] | None = None) -> Outcome:
-        return run_study(out, self.recipe, self.jobs if jobs is None else jobs, 1, watch or Watch())
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory: pytest.TempPathFactory) -> Micro:
-    folder = tmp_path_factory.mktemp("study")
-    table = write_table(folder / "own.csv", rows=400)
-    (folder / "micro.yaml").write_text(yaml.safe_dump(MICRO | {"data": {"name": str(table)}}))
-    recipe = load_recipe(folder / "micro.yaml")
-    jobs = plan(recipe, load_series, environment.describe().machine)
-    started_at = time.time()
-    outcome = run_study(folder / "whole", recipe, jobs, 1, Watch())
-    return Micro(folder / "micro.yaml", recipe, jobs, folder / "whole", outcome, timeline(folder / "whole", started_at))
-
-
-def the_only(jobs: Sequence[Job], stage: str, model: str) -> Job:
-    [job] = [job for job in jobs if (job.stage, job.recipe.model["name"]) == (stage, model)]
-    return job
 
 
 def test_every_stage_runs_once(micro: Micro) -> None:
@@ -135,37 +57,22 @@ def test_status_before_and_after(micro: Micro, tmp_path: Path) -> None:
         facade.study_status(tmp_path)
     found = facade.study_status(micro.whole)
     assert (found["stages"], found["done"], found["running"]) == (len(micro.jobs), len(micro.jobs), False)
-    assert found["failed"] == []
-    assert found["by_stage"]["prune"] == "1 of 1"
-
-
-def test_another_seed_finds_the_first_one_done(micro: Micro) -> None:
-    two = load_recipe(micro.file, ["study.seeds=[1,2]"])
-    jobs = plan(two, load_series, environment.describe().machine)
-    store = Store(micro.whole / "store")
-    assert sum(store.has(job.fingerprint) for job in jobs) == len(micro.jobs)
-
-
-def copied(micro: Micro, out: Path, *gone: Job) -> Path:
-    """Returns a copy of the finished study in which some stages, and what rests on them, are not done."""
-    shutil.copytree(micro.whole, out)
-    lost = {job.fingerprint for job in gone}
-    for job in micro.jobs:  # parents come first
-        if lost.intersection({job.fingerprint, *job.needs}):
-            lost.add(job.fingerprint)
-            shutil.rmtree(Store(out / "store").directory(job.fingerprint))
-    return out
+    assert (found["waiting"], found["failed"], found["damaged"], found["now"]) == (0, [], [], [])
+    assert found["timed_on"] == {environment.describe().machine: 3}
+    [pruning] = [row for row in found["by_stage"] if row["stage"] == "prune"]
+    places = {"done": 1, "running": 0, "waiting": 0, "failed": 0, "damaged": 0}
+    assert pruning == {"stage": "prune", "planned": 1} | places
 
 
 def test_what_fails_is_noted_the_rest_goes_on_and_it_is_tried_again(micro: Micro, tmp_path: Path) -> None:
-    pruned, naive = the_only(micro.jobs, "prune", "transformer"), the_only(micro.jobs, "train", "repeat")
-    out = copied(micro, tmp_path / "out", pruned, naive)
+    pruned, naive = micro.the("prune"), micro.the("train", "repeat")
+    out = micro.copied(tmp_path / "out", pruned, naive)
     place = Store(out / "store").directory(pruned.fingerprint).parent
     assert not list(place.iterdir()), "another stage's fingerprint begins alike"
     place.rmdir()
     place.write_text("in the way")
     models = [job for job in micro.jobs if job.stage not in ("export", "measure")]
-    tuned = the_only(models, "finetune", "transformer")
+    tuned = micro.the("finetune")
     first = micro.run(out, jobs=models)
     assert (first.present, first.ran) == (2, 1)  # the other models; the naive forecast
     assert list(first.failed) == [pruned.label, tuned.label]
@@ -180,8 +87,8 @@ def test_what_fails_is_noted_the_rest_goes_on_and_it_is_tried_again(micro: Micro
 
 def test_a_stage_whose_worker_is_killed_is_tried_again(micro: Micro, tmp_path: Path) -> None:
     """And given up when that happens each time."""
-    naive = the_only(micro.jobs, "train", "repeat")
-    out = copied(micro, tmp_path / "out", naive)
+    naive = micro.the("train", "repeat")
+    out = micro.copied(tmp_path / "out", naive)
 
     class Kills(Watch):
         def __init__(self, times: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -66,8 +66,14 @@ def read_model(path: Path) -> SavedModel:
     """
     file = _read(path)
     card = _card(file, path)
-    model = filled(config_from(card.model), dict(_weights(file, path)), path, "its model card")
+    weights, read = dict(_weights(file, path)), {name for node in file.graph.node for name in node.input}
+    model = filled(config_from(card.model), weights, path, "its model card", lambda model: _unread(model, read))
     return SavedModel(model.eval(), card)
+
+
+def _unread(model: Forecaster, read: Collection[str]) -> Collection[str]:
+    """Returns the names that a file may lack: dead parameters, and buffers that no node of its graph reads."""
+    return {*model.dead(), *(name for name, _ in model.named_buffers() if MODEL + name not in read)}
 
 
 def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:

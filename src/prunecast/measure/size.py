@@ -22,6 +22,7 @@ def measure_size(saved: SavedModel) -> Size:
         parameters=sum(map(real_numbers, parameters.values())),
         nonzero=count_nonzero(parameters.values()),
         prunable=sum(real_numbers(parameters[name]) for name in model.prunable()),
+        dead=sum(real_numbers(parameters[name]) for name in model.dead()),
         raw_bytes=len(content),
         zip_bytes=compressed_bytes(content),
     )

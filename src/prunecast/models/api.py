@@ -19,7 +19,7 @@ from prunecast.batch import Batch
 STUDIED_OUTPUTS = 7
 """The number of outputs by which the study's code tells an output layer."""
 
-GroupKind = Literal["head", "ffn", "width", "layer", "mode"]
+GroupKind = Literal["head", "ffn", "width", "layer", "mode", "router"]
 
 
 class ForecasterConfig(BaseModel):
@@ -70,12 +70,13 @@ class Group:
 
     Attributes:
         name: unique in the model, for instance "encoder.layers.0.ffn".
-        kind: head, ffn, width, layer or mode.
+        kind: head, ffn, width, layer, mode or router.
         size: number of units.
         members: what a unit owns; for a layer group empty, see `stack`.
         normalised: the units pass a normalisation over themselves, so that removing one changes its statistics.
         minimum: how many units must stay.
         stack: layer groups only: the module list whose entries are the units.
+        attended: the attention whose memory the units are: its softmax goes over those that stay. None elsewhere.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Group:
     normalised: bool = False
     minimum: int = 1
     stack: str | None = None
+    attended: str | None = None
 
 
 Keep = Mapping[str, Tensor]

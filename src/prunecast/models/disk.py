@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -84,7 +84,7 @@ class Card(_CardPart):
         covariate_scaler: for the covariates; empty without.
         dense_parameters: how many the dense parent had; what `sparsity` is a share of.
         frequency: the series' own step, as pandas writes it (for instance "h", "10min"), if regular.
-        data: what it was trained on.
+        data: what it was trained on; None for a model imported without data, whose names and scaler mean nothing.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -97,7 +97,7 @@ class Card(_CardPart):
     covariate_scaler: ScalerFacts = ScalerFacts(mean=(), std=())
     dense_parameters: int = Field(ge=0)
     frequency: str | None = None
-    data: DataSource
+    data: DataSource | None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -111,8 +111,8 @@ class Card(_CardPart):
             raise ValueError(f"targets: expected some of the channels, each once, found {list(self.targets)}")
         self.scaler.check_count(count, "scaler")
         self.covariate_scaler.check_count(len(self.covariates), "covariate_scaler")
-        recipe_values = {"freq": self.freq, "fill": self.data.fill, "split": self.data.split}
-        checked(DataConfig, {"name": self.data.name} | recipe_values, "data")
+        source = {} if self.data is None else self.data.model_dump(include={"name", "fill", "split"})
+        checked(DataConfig, source | {"freq": self.freq}, "data")
         return self
 
 
@@ -229,7 +229,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: truncated or not a safetensors file: {error}") from None
 
 
-def filled(config: ForecasterConfig, weights: Mapping[str, Tensor], source: Path, card: str) -> Forecaster:
+def filled(
+    config: ForecasterConfig,
+    weights: Mapping[str, Tensor],
+    source: Path,
+    card: str,
+    may_lack: Callable[[Forecaster], Collection[str]] = lambda _: (),
+) -> Forecaster:
     """Returns the model of a config with the given weights, once they are known to be the config's.
 
     Args:
@@ -237,33 +243,39 @@ def filled(config: ForecasterConfig, weights: Mapping[str, Tensor], source: Path
         weights: every tensor of the state dict.
         source: the file that they come from, for errors.
         card: what the config comes from, for errors.
+        may_lack: the names of tensors that may be missing: parameters become zero, buffers stay as the config has them.
 
     Raises:
         UserError: naming the first tensor whose name, shape or type is not the config's.
     """
-    expected = _outline(config, len(weights), f"{source}: tensors do not fit {card}")
-    missing, foreign = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    outline = _outline(config, len(weights), f"{source}: tensors do not fit {card}")
+    expected = outline.state_dict()
+    lacking, foreign = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    missing = lacking - set(may_lack(outline)) if lacking else lacking
     if missing or foreign:
         wrong = f"{min(missing)!r} is missing" if missing else f"{min(foreign)!r} is not in the model"
         raise UserError(f"{source}: tensors do not fit {card}: {wrong}; take an intact copy")
-    for name, tensor in expected.items():
-        says, found = _kind(tensor), _kind(weights[name])
+    for name in (name for name in expected if name in weights):
+        says, found = _kind(expected[name]), _kind(weights[name])
         if says != found:
             raise UserError(f"{source}: {name}: {card} says {says}, found {found}; take an intact copy")
     with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
         model = build(config)
-    model.load_state_dict(dict(weights))
+    dead = {
+        name: torch.zeros_like(model.get_parameter(name)) for name in lacking & dict(model.named_parameters()).keys()
+    }
+    model.load_state_dict({**weights, **dead}, strict=False)
     return model
 
 
-def _outline(config: ForecasterConfig, tensors: int, mistake: str) -> dict[str, Tensor]:
-    """Returns the state dict of a config without values: on the meta device no width takes memory."""
+def _outline(config: ForecasterConfig, tensors: int, mistake: str) -> Forecaster:
+    """Returns the model of a config without values: on the meta device no width takes memory."""
     for key, value in config:
         if key.endswith("_layers") and value > tensors:
             raise UserError(f"{mistake}: {key} is {value}, found {tensors} tensors; take an intact copy")
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return build(config).state_dict()
+            return build(config)
     except (RuntimeError, OverflowError, TypeError):  # what torch raises for sizes beyond 64 bits
         raise UserError(f"{mistake}: its widths are beyond what a tensor can have; take an intact copy") from None
 

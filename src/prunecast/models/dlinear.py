@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Literal, Self, cast
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.models.api import Forecaster, ForecasterConfig
+from prunecast.models.layers.decomposition import window_counts
 
 
 class DLinearConfig(ForecasterConfig):
@@ -57,13 +57,3 @@ class DLinear(Forecaster):
     def prunable(self) -> tuple[str, ...]:
         """Both linear maps; there is no layer behind them, so all of it is body."""
         return ("seasonal.weight", "trend.weight")
-
-
-def window_counts(length: int, window: int) -> Tensor:
-    """Returns (L, L): how often step i stands in the centred window around step j, ends repeated beyond the edges.
-
-    Whole numbers, so that the moving average is exact in every precision: divide by `window` afterwards.
-    """
-    offsets = torch.arange(window) - window // 2
-    steps = (torch.arange(length).unsqueeze(1) + offsets).clamp(0, length - 1)
-    return nn.functional.one_hot(steps, length).sum(1).T.to(torch.get_default_dtype())

@@ -29,7 +29,9 @@ def unit_magnitude(model: Forecaster, statistics: Statistics) -> Scores:
     The norm is taken per weight (root mean square), then divided by the mean of its group: 1 is a unit as
     strong as its neighbours, whatever its kind.
     """
-    weights = {name: weight.detach() for name, weight in model.named_parameters(remove_duplicate=False)}
+    dead = set(model.dead())  # what they hold says nothing about a unit
+    every = model.named_parameters(remove_duplicate=False)
+    weights = {name: weight.detach() for name, weight in every if name not in dead}
     return {group.name: _relative_to_mean(_root_mean_square(group, weights)) for group in model.groups()}
 
 
@@ -46,7 +48,7 @@ def _relative_to_mean(strength: Tensor) -> Tensor:
 def _root_mean_square(group: Group, weights: Mapping[str, Tensor]) -> Tensor:
     """Returns (size of the group,) in float64: sums over a wide unit lose digits in float32."""
     squares, counts = _entry_sums(group.stack, group.size, weights) if group.stack else _unit_sums(group, weights)
-    return (squares / counts).sqrt()
+    return torch.where(counts > 0, squares / counts, 1).sqrt()  # units without weights are worth the same
 
 
 def _unit_sums(group: Group, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

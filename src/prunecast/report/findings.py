@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prunecast.report.compare import Comparison
+from prunecast.report.compare import Compared, Comparison
 from prunecast.report.format import missing, percent, runtime_name, signed_percent, three_digits
+from prunecast.report.headline import change, is_control
+from prunecast.report.reach import Ladder, Ladders
+from prunecast.report.speeds import mean_speedup
+from prunecast.report.statistics import Interval
 from prunecast.report.tables import Rows
+from prunecast.report.variants import Case
 
 
 @dataclass(frozen=True)
@@ -21,16 +26,6 @@ class Tile:
     good: bool = True
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How far one method can prune one model before a loss shows, without and with fine-tuning."""
-
-    model: str
-    method: str
-    without: str
-    finetuned: str
-
-
 def subject(rows: Rows) -> str | None:
     """Returns the model that a case is mostly about: the largest one pruned, else the largest dense one."""
     for roles in (("pruned", "pruned+finetuned"), ("dense",)):
@@ -38,50 +33,6 @@ def subject(rows: Rows) -> str | None:
         if found:
             return max(found, key=lambda entry: entry[0])[1]
     return None
-
-
-def without_loss(compared: Sequence[Comparison], model: str, method: str, finetuned: bool) -> Comparison | None:
-    """Returns the highest sparsity of a method up to which no loss is shown, or None where the lowest shows one.
-
-    Fine-tuned variants are held against the dense model trained on, where the study has it.
-    """
-    best = None
-    for comparison in _ladder(compared, model, method, finetuned):
-        if comparison.verdict in ("worse", "no interval"):
-            break
-        best = comparison
-    return best
-
-
-def _ladder(compared: Sequence[Comparison], model: str, method: str, finetuned: bool) -> list[Comparison]:
-    role = "pruned+finetuned" if finetuned else "pruned"
-    own = [c for c in compared if (c.variant.model, c.variant.method, c.variant.role) == (model, method, role)]
-    fair = [c for c in own if c.against == "trained-on"] or [c for c in own if c.against == "dense"]
-    return sorted(fair, key=lambda comparison: comparison.variant.requested or 0.0)
-
-
-def reaches(compared: Sequence[Comparison]) -> list[Reach]:
-    """Returns a case's methods and how far each one goes."""
-    pairs = dict.fromkeys(
-        (c.variant.model, c.variant.method) for c in compared if c.variant.method and c.variant.role != "small-dense"
-    )
-    return [
-        Reach(model, method, _reach(compared, model, method, False), _reach(compared, model, method, True))
-        for model, method in pairs
-        if method is not None
-    ]
-
-
-def _reach(compared: Sequence[Comparison], model: str, method: str, finetuned: bool) -> str:
-    ladder = _ladder(compared, model, method, finetuned)
-    if not ladder:
-        return "not run"
-    if ladder[0].verdict == "no interval":
-        return "cannot be said: no interval"
-    best = without_loss(compared, model, method, finetuned)
-    if best is None:
-        return f"loses at {percent(ladder[0].variant.requested or 0)} already: {relative_text(ladder[0])}"
-    return f"up to {percent(best.variant.requested or 0)}: {relative_text(best)}"
 
 
 def relative_text(comparison: Comparison) -> str:
@@ -93,19 +44,22 @@ def relative_text(comparison: Comparison) -> str:
     return f"MSE {signed_percent(relative.value)} ({ends})"
 
 
-def tiles(rows: Rows, compared: Sequence[Comparison], runtime: str | None) -> list[Tile]:
+def tiles(rows: Rows, compared: Compared, ladders: Ladders, case: Case, runtime: str | None) -> list[Tile]:
     """Returns a case's main findings about its subject, those that can be said."""
     model = subject(rows)
-    own = [c for c in compared if c.variant.model == model]
-    good = [reach for reach in _all_reaches(own) if reach is not None]
+    own = [c for c in compared.every if c.variant.case == case and c.variant.model == model]
+    good = list(_harmless(ladders, own, case))
     found = [_sparsity_tile(good), _speed_tile(rows, own, runtime), _bytes_tile(rows, good), _naive_tile(own)]
     return [tile for tile in found if tile is not None]
 
 
-def _all_reaches(own: Sequence[Comparison]) -> Iterator[Comparison | None]:
-    for model, method in dict.fromkeys((c.variant.model, c.variant.method) for c in own if c.variant.method):
+def _harmless(ladders: Ladders, own: Sequence[Comparison], case: Case) -> Iterator[Comparison]:
+    """Yields, of each method with and without fine-tuning, the variant that goes furthest without a loss."""
+    for model, method in dict.fromkeys((c.variant.model, c.variant.method) for c in own if c.variant.pruned):
         for finetuned in (False, True):
-            yield without_loss(own, model, method or "", finetuned)
+            ladder = ladders.fair(model, method or "", finetuned, case)
+            if ladder is not None and ladder.no_loss is not None:
+                yield from ladder.no_loss.comparisons
 
 
 def _sparsity_tile(good: Sequence[Comparison]) -> Tile | None:
@@ -121,7 +75,7 @@ def _sparsity_tile(good: Sequence[Comparison]) -> Tile | None:
 
 def _speed_tile(rows: Rows, own: Sequence[Comparison], runtime: str | None) -> Tile | None:
     """The fastest variant that loses nothing; when all fast ones lose, the fastest with what it loses."""
-    fair = {c.variant: c for c in own if c.against == "dense" and c.variant.role in ("pruned", "pruned+finetuned")}
+    fair = {c.variant: c for c in own if c.against == "dense" and c.variant.pruned}
     fair |= {c.variant: c for c in own if c.against == "trained-on"}
     timed = [c for c in fair.values() if not missing(rows[c.variant].get(f"{runtime}_speedup"))]
     if runtime is None or not timed:
@@ -150,7 +104,7 @@ def _bytes_tile(rows: Rows, good: Sequence[Comparison]) -> Tile | None:
 
 def _naive_tile(own: Sequence[Comparison]) -> Tile | None:
     """Against the better of the naive forecasts: beating the worse one is no merit."""
-    naive = [c for c in own if c.against == "naive"]
+    naive = [c for c in own if c.against == "naive" and c.variant.role == "dense"]
     if not naive:
         return None
     hardest = min(naive, key=lambda c: c.reference_mse)
@@ -161,29 +115,129 @@ def _naive_tile(own: Sequence[Comparison]) -> Tile | None:
     return Tile(value, what, detail, good=hardest.verdict == "better")
 
 
-def sentences(compared: Sequence[Comparison]) -> list[str]:
+def sentences(compared: Compared, case: Case) -> list[str]:
     """Returns what the controls say of a case."""
-    return [*_naive_sentences(compared), *_zeroed_sentences(compared), *_small_sentences(compared)]
+    own = [comparison for comparison in compared.every if comparison.variant.case == case]
+    found = [*_naive_sentences(own), *_zeroed_sentences(own), *_saturated_sentences(compared, own)]
+    return [*found, *_small_sentences(own)]
 
 
-def _naive_sentences(compared: Sequence[Comparison]) -> Iterator[str]:
-    for c in compared:
-        if c.against == "naive":
+def _naive_sentences(own: Sequence[Comparison]) -> Iterator[str]:
+    for c in own:
+        if c.against == "naive" and c.variant.role == "dense":
             verb = {"better": "beats", "worse": "loses to"}.get(c.verdict, "is not told apart from")
             yield f"{c.variant.model}, dense, {verb} {c.other.model}: {relative_text(c)}."
 
 
-def _zeroed_sentences(compared: Sequence[Comparison]) -> Iterator[str]:
-    for c in compared:
+def _zeroed_sentences(own: Sequence[Comparison]) -> Iterator[str]:
+    for c in own:
         if c.variant.role == "zeroed-body" and c.against == "dense":
             earned = "that much the body earns" if c.verdict == "worse" else "the body earns nothing that shows"
             yield f"{c.variant.model} with its body zeroed: {relative_text(c)} against dense; {earned}."
 
 
-def _small_sentences(compared: Sequence[Comparison]) -> Iterator[str]:
+def _saturated_sentences(compared: Compared, own: Sequence[Comparison]) -> Iterator[str]:
+    """Counts the pruned variants that are no better than what learned nothing."""
+    pruned = dict.fromkeys(c.variant for c in own if c.variant.pruned)
+    for model in dict.fromkeys(variant.model for variant in pruned):
+        of_model = [variant for variant in pruned if variant.model == model]
+        floors = [variant for variant in of_model if compared.saturated(variant)]
+        if floors:
+            controls = ", ".join(dict.fromkeys(name for v in floors for name in compared.floor_names(v)))
+            yield (
+                f"{model}: {len(floors)} of {len(of_model)} pruned variants are saturated, not shown to be better than "
+                f"{controls}."
+            )
+
+
+def _small_sentences(own: Sequence[Comparison]) -> Iterator[str]:
     """Counts how pruning fares against training a small model in the first place."""
-    found = [c for c in compared if c.against == "small-dense" and c.variant.role == "pruned+finetuned"]
+    found = [c for c in own if c.against == "small-dense" and c.variant.role == "pruned+finetuned"]
     for model in dict.fromkeys(c.variant.model for c in found):
         verdicts = Counter(c.verdict for c in found if c.variant.model == model)
         said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
         yield f"{model}, pruned and fine-tuned, against dense models of the same size trained from scratch: {said}."
+
+
+def headline(ladders: Ladders, rows: Rows, runtime: str | None, budgets: Mapping[str, str]) -> list[str]:
+    """Returns the study's answer: for each method how far it goes, what fine-tuning buys, and what time it saves."""
+    found: dict[str, list[str]] = {}
+    for model, method in ladders.methods:
+        if not is_control(method):
+            found.setdefault(method, []).append(model)
+    return [
+        f"{_method_text(method, budgets)}: {_reach_text(ladders, method, models)}"
+        f"{_time_text(ladders, rows, method, models, runtime)}"
+        for method, models in found.items()
+    ]
+
+
+def _method_text(method: str, budgets: Mapping[str, str]) -> str:
+    return f"{method} (share of {budgets[method]})" if method in budgets else method
+
+
+def _reach_text(ladders: Ladders, method: str, models: Sequence[str]) -> str:
+    """Returns how far a method goes without fine-tuning, and how far with it."""
+    said = []
+    for finetuned in (False, True):
+        climbed = {model: ladders.fair(model, method, finetuned) for model in models}
+        reached = {model: _reached(ladder) for model, ladder in climbed.items() if ladder is not None}
+        if reached:
+            said.append(f"{'fine-tuned, ' if finetuned else 'without fine-tuning '}{_shown(reached)}")
+    opponents = {ladder.line.against for model in models if (ladder := ladders.fair(model, method, True)) is not None}
+    against = ", held against the dense model trained on for as long" if "trained-on" in opponents else ""
+    return f"{'; '.join(said)}{against}."
+
+
+def _shown(reached: Mapping[str, str | None]) -> str:
+    if not any(reached.values()):
+        return "a loss shows at the lowest sparsity tried"
+    return f"no loss shows up to {_listed({model: share or 'none tried' for model, share in reached.items()})}"
+
+
+def _reached(ladder: Ladder) -> str | None:
+    if not ladder.rungs[0].known:
+        return "an unknown sparsity"
+    return None if ladder.no_loss is None else percent(ladder.no_loss.sparsity)
+
+
+def _listed(said: Mapping[str, str]) -> str:
+    """Returns "80 % for all 3 models", or each value with its models."""
+    models: dict[str, list[str]] = {}
+    for model, value in said.items():
+        models.setdefault(value, []).append(model)
+    if len(models) == 1 and len(said) > 1:
+        return f"{next(iter(models))} for {'both' if len(said) == 2 else f'all {len(said)}'} models"
+    return ", ".join(f"{value} ({', '.join(found)})" for value, found in models.items())
+
+
+def _time_text(ladders: Ladders, rows: Rows, method: str, models: Sequence[str], runtime: str | None) -> str:
+    if runtime is None:
+        return ""
+    timed = {model: ratio for model in models if (ratio := reached_speedup(ladders, rows, model, method, runtime))}
+    if not timed:
+        return ""
+    faster = {model: f"{ratio.value:.2f} ×" for model, ratio in timed.items() if ratio.low > 1}
+    name = runtime_name(runtime)
+    if not faster:
+        return f" In {name} that saves no time that shows."
+    rest = len(timed) - len(faster)
+    others = f"; none shown for {rest} other{'s' if rest > 1 else ''}" if rest else ""
+    return f" Speed-up in {name} there: {_listed(faster)}{others}."
+
+
+def reached_speedup(ladders: Ladders, rows: Rows, model: str, method: str, runtime: str) -> Interval | None:
+    """Returns the speed-up at the sparsity up to which no loss is shown, where one is reached and was timed."""
+    ladder = ladders.best(model, method)
+    if ladder is None or ladder.no_loss is None:
+        return None
+    return mean_speedup([rows[comparison.variant] for comparison in ladder.no_loss.comparisons], runtime)
+
+
+def reach_text(ladder: Ladder) -> str:
+    """Returns how far a ladder was climbed, in words."""
+    if not ladder.rungs[0].known:
+        return "cannot be said: no interval"
+    if ladder.no_loss is None:
+        return f"loses at {percent(ladder.rungs[0].sparsity)} already: MSE {change(ladder.rungs[0].ratio)}"
+    return f"up to {percent(ladder.no_loss.sparsity)}: MSE {change(ladder.no_loss.ratio)}"

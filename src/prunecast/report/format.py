@@ -51,8 +51,8 @@ def _scaled(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Returns a share in per cent: 90 %, 97.5 %."""
-    return f"{100 * share:.4g} %"
+    """Returns a share in per cent, three digits: 90 %, 97.5 %."""
+    return f"{100 * share:.3g} %"
 
 
 def signed(value: float, decimals: int = 4) -> str:

@@ -1,6 +1,6 @@
 """Tables of a study: one row per variant and seed, one row per variant, and both as CSV files.
 
-A runtime's columns start with its name: `onnxruntime_ms`, `onnxruntime_speedup`, `onnxruntime_speedup_low`,
+A runtime's columns start with its label: `onnxruntime_ms`, `onnxruntime_speedup`, `onnxruntime_speedup_low`,
 `onnxruntime_speedup_high`, `onnxruntime_bytes` and `onnxruntime_zip_bytes` of its file, `onnxruntime_peak_bytes` of
 the process, of which `onnxruntime_memory_bytes` came with the model, `onnxruntime_parity`.
 """
@@ -8,61 +8,21 @@ the process, of which `onnxruntime_memory_bytes` came with the model, `onnxrunti
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from prunecast.records import RunRecord, Timing
-from prunecast.report.compare import Comparison
-from prunecast.report.variants import Study, Variant
+from prunecast.report.clocks import Clocks
+from prunecast.report.compare import FLOORS, Compared, Comparison
+from prunecast.report.variants import Study, Variant, accuracies
 
 Frame = pd.DataFrame
 Row = Mapping[str, Any]
 Rows = Mapping[Variant, Row]
 """Rows of the summary, by variant."""
-
-
-class Clocks:
-    """The timings of one machine: those of others lie in the records too, but are never mixed with them."""
-
-    def __init__(self, study: Study) -> None:
-        timed = [record for found in study.taken.values() for record in found if record.timing.runtimes]
-        machines = Counter(record.environment.machine for record in timed)
-        self.machine = machines.most_common(1)[0][0] if machines else None
-        self.left_out = sum(machines.values()) - machines[self.machine or ""]
-        self._taken = study.taken
-        settings: dict[str, dict[tuple[int, int], None]] = {}
-        for record in timed:
-            for timing in self._of(record):
-                settings.setdefault(timing.runtime, {})[timing.threads, timing.batch] = None
-        self._settings = settings
-
-    @property
-    def runtimes(self) -> tuple[str, ...]:
-        """Labels of what was timed: runtimes, told apart by threads and batch where one was timed in several ways."""
-        return tuple(self._label(*key) for name, keys in self._settings.items() for key in ((name, *k) for k in keys))
-
-    @property
-    def main(self) -> str | None:
-        """The runtime that charts show: ONNX Runtime where it was timed, else the first one."""
-        labels = self.runtimes
-        return next((label for label in labels if label.startswith("onnxruntime")), labels[0] if labels else None)
-
-    def timings(self, record: RunRecord) -> dict[str, Timing]:
-        """Returns the timings of a model, by label."""
-        found = [timing for taken in self._taken.get(record.fingerprint, ()) for timing in self._of(taken)]
-        return {self._label(timing.runtime, timing.threads, timing.batch): timing for timing in found}
-
-    def _of(self, record: RunRecord) -> tuple[Timing, ...]:
-        return record.timing.runtimes if record.environment.machine == self.machine else ()
-
-    def _label(self, runtime: str, threads: int, batch: int) -> str:
-        if len(self._settings[runtime]) == 1:
-            return runtime
-        return f"{runtime} ({threads} threads, batch {batch})"
 
 
 def runs_table(study: Study, clocks: Clocks) -> Frame:
@@ -81,7 +41,7 @@ def runs_table(study: Study, clocks: Clocks) -> Frame:
 
 def _run(study: Study, clocks: Clocks, variant: Variant, record: RunRecord) -> dict[str, Any]:
     row = _names(variant) | {"seed": record.seed, "fingerprint": record.fingerprint}
-    row |= _accuracy(record) | _size(study, record) | _operations(record)
+    row |= _accuracy(study, record) | _size(study, record) | _operations(study, record)
     for runtime, timing in clocks.timings(record).items():
         row |= {f"{runtime}_{key}": value for key, value in _timing(timing).items()}
     return row | _artefacts(study, record)
@@ -100,13 +60,16 @@ def _names(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _accuracy(record: RunRecord) -> dict[str, Any]:
-    assert record.test is not None, "only scored stages are variants"
+def _accuracy(study: Study, record: RunRecord) -> dict[str, Any]:
+    test = study.accuracy(record)
+    paper = accuracies(record).get("paper")
     return {
-        "scoring": record.test.scoring,
-        "windows": record.test.windows,
-        "mse": record.test.mse,
-        "mae": record.test.mae,
+        "scoring": test.scoring,
+        "windows": test.windows,
+        "mse": test.mse,
+        "mae": test.mae,
+        "paper_mse": np.nan if paper is None else paper.mse,
+        "paper_mae": np.nan if paper is None else paper.mae,
         "val_mse": np.nan if record.validation is None else record.validation.mse,
     }
 
@@ -126,8 +89,14 @@ def _size(study: Study, record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _operations(record: RunRecord) -> dict[str, Any]:
-    return {} if record.operations is None else record.operations.model_dump()
+def _operations(study: Study, record: RunRecord) -> dict[str, Any]:
+    """Returns the counts, and the speed-up that they promise: the dense parent's products over the non-zero ones."""
+    if record.operations is None:
+        return {}
+    dense = study.dense(record)
+    whole = dense.operations.dense_macs if dense is not None and dense.operations is not None else np.nan
+    left = record.operations.effective_macs
+    return record.operations.model_dump() | {"promised_speedup": whole / left if left else np.nan}
 
 
 def _timing(timing: Timing) -> dict[str, Any]:
@@ -157,7 +126,7 @@ def _artefacts(study: Study, record: RunRecord) -> dict[str, Any]:
     return row
 
 
-def summary_table(runs: Frame, compared: Sequence[Comparison]) -> Frame:
+def summary_table(runs: Frame, compared: Compared) -> Frame:
     """Returns one row per variant: means over its seeds, their spread, and what it was compared with.
 
     `mse_sd` and `mae_sd` are standard deviations over seeds, missing for one seed. A speed-up is the geometric mean;
@@ -176,7 +145,7 @@ def summary_table(runs: Frame, compared: Sequence[Comparison]) -> Frame:
 
 def _over_seeds(values: Any, column: str) -> Any:
     if column.endswith("_speedup"):
-        return np.exp(values.agg(lambda ratios: np.log(ratios).mean()))
+        return np.exp(np.log(values.obj).groupby(level="key", sort=False).mean())
     if column.endswith("_speedup_low"):
         return values.min()
     if column.endswith("_speedup_high"):
@@ -190,14 +159,17 @@ def by_variant(summary: Frame) -> Rows:
     return dict(zip(summary.index, found, strict=True))
 
 
-def _comparison_columns(compared: Sequence[Comparison]) -> Frame:
+def _comparison_columns(compared: Compared) -> Frame:
     rows: dict[Variant, dict[str, Any]] = {}
-    for comparison in compared:
-        if comparison.against == "naive":
-            continue  # one variant has several; they stand in the table of comparisons
-        name = f"vs_{comparison.against.replace('-', '_')}"
-        rows.setdefault(comparison.variant, {}).update(_comparison_row(comparison, name))
+    for comparison in compared.every:
+        row = rows.setdefault(comparison.variant, {"saturated": _floors(compared, comparison.variant)})
+        if comparison.against not in FLOORS:  # of naive forecasts there are several; comparisons.csv has them
+            row |= _comparison_row(comparison, f"vs_{comparison.against.replace('-', '_')}")
     return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), dtype=object, name="key"))
+
+
+def _floors(compared: Compared, variant: Variant) -> str:
+    return ", ".join(compared.floor_names(variant))
 
 
 def _comparison_row(comparison: Comparison, name: str) -> dict[str, Any]:
@@ -210,14 +182,18 @@ def _comparison_row(comparison: Comparison, name: str) -> dict[str, Any]:
     }
 
 
-def comparison_table(compared: Sequence[Comparison]) -> Frame:
-    """Returns one row per comparison: the difference of test MSE, its 95 % interval and the verdict."""
+def comparison_table(compared: Compared) -> Frame:
+    """Returns one row per comparison: the difference of test MSE, its 95 % interval, the verdict and the records."""
     rows = [
         _names(comparison.variant)
         | {"against": comparison.against, "other": comparison.other.full_name}
         | {"seeds": comparison.seeds, "reference_mse": comparison.reference_mse}
         | _comparison_row(comparison, "difference")
-        for comparison in compared
+        | {
+            "records": " ".join(own for own, _ in comparison.fingerprints),
+            "other_records": " ".join(other for _, other in comparison.fingerprints),
+        }
+        for comparison in compared.every
     ]
     return pd.DataFrame(rows)
 
@@ -226,11 +202,12 @@ def to_csv(table: Frame) -> str:
     """Returns the table as CSV; text that a spreadsheet would take for a formula gets a leading apostrophe."""
     safe = table.convert_dtypes()
     for column in safe.select_dtypes(["string", "object"]):
-        safe[column] = safe[column].map(_inert, na_action="ignore")
-    return safe.rename(columns=_inert).to_csv(index=False, lineterminator="\n")
+        safe[column] = safe[column].map(inert, na_action="ignore")
+    return safe.rename(columns=inert).to_csv(index=False, lineterminator="\n")
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
+    """Returns a text that no spreadsheet takes for a formula; other values as they are."""
     if not isinstance(value, str):
         return value
     line = _CONTROL.sub(" ", value)  # a lone carriage return would start a new row
@@ -240,7 +217,7 @@ def _inert(value: Any) -> Any:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def tables(runs: Frame, summary: Frame, compared: Sequence[Comparison]) -> Mapping[str, str]:
+def tables(runs: Frame, summary: Frame, compared: Compared) -> Mapping[str, str]:
     """Returns file name -> CSV text of everything that a report is made of."""
     return {
         "summary.csv": to_csv(summary),

@@ -1,56 +1,61 @@
-"""The house look of charts: one colour per method, the same in every chart and in the table."""
+"""The house look of charts: a colour and a shape for each method and each model, the same in every chart and table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import NamedTuple
 
 INK = "#1f2933"
 MUTED = "#616e7c"
-GRID = "#eef0f3"
+GRID = "#e9ecf0"
 PALE = "#cbd2d9"
 PAPER = "#ffffff"
 FONT = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
-COLOURS: Mapping[str, str] = {
-    "magnitude": "#0072b2",
-    "magnitude-layer": "#56b4e9",
-    "random": "#e69f00",
-    "structured-magnitude": "#d55e00",
-    "structured-random": "#cc79a7",
-    "dense": INK,
-    "trained on": MUTED,
-    "small dense": "#009e73",
-    "zeroed body": "#9aa5b1",
-    "naive": "#9aa5b1",
+
+class Look(NamedTuple):
+    """How a series is drawn; the shape tells it apart where colours are not seen."""
+
+    colour: str
+    shape: str
+
+
+LOOKS: Mapping[str, Look] = {
+    "magnitude": Look("#0072b2", "circle"),
+    "magnitude-layer": Look("#56b4e9", "pentagon"),
+    "random": Look("#b07d00", "cross"),
+    "structured-magnitude": Look("#d55e00", "square"),
+    "structured-random": Look("#c05a95", "wedge"),
+    "dense": Look(INK, "diamond"),
+    "trained on": Look(MUTED, "diamond"),
+    "small dense": Look("#00805e", "triangle"),
+    "zeroed body": Look("#7b8794", "cross"),
+    "naive": Look("#7b8794", "wedge"),
 }
-"""After Okabe and Ito's palette, which the colour-blind can tell apart; controls are greys and one green."""
+"""After Okabe and Ito's palette, which the colour-blind can tell apart; light ones darkened to be seen on paper."""
 
-SPARE_COLOURS = ("#7b5ea7", "#8c6d1f", "#2f9fa3", "#b3446c", "#5b8c2a", "#4c6ef5")
-"""For methods that have no colour of their own yet, in the order of their names."""
+MODEL_LOOKS: Mapping[str, Look] = {
+    "Transformer": Look("#0072b2", "circle"),
+    "Informer": Look("#d55e00", "square"),
+    "Autoformer": Look("#00805e", "triangle"),
+    "FEDformer": Look("#c05a95", "diamond"),
+    "Crossformer": Look("#b07d00", "wedge"),
+    "PatchTST": Look("#7b5ea7", "pentagon"),
+    "iTransformer": Look("#2f8f94", "cross"),
+    "DLinear": Look(INK, "diamond"),
+}
+
+_SPARE_COLOURS = ("#7b5ea7", "#8c6d1f", "#2f8f94", "#b3446c", "#5b8c2a", "#4c6ef5")
+_SPARE_SHAPES = ("pentagon", "diamond", "triangle", "cross", "wedge", "square", "circle")
 
 
-def colours(series: Iterable[str]) -> dict[str, str]:
-    """Returns a colour for each series; those of a known name never change."""
-    names = list(dict.fromkeys(series))
-    spare = iter(SPARE_COLOURS * len(names))
-    chosen = {name: COLOURS[name] if name in COLOURS else next(spare) for name in sorted(names)}
-    return {name: chosen[name] for name in names}
+def looks(names: Iterable[str], known: Mapping[str, Look] = LOOKS) -> dict[str, Look]:
+    """Returns a look for each name; that of a known one never changes, others get theirs in alphabetical order."""
+    every = list(dict.fromkeys(names))
+    spare = (Look(_pick(_SPARE_COLOURS, i), _pick(_SPARE_SHAPES, i)) for i in range(len(every)))
+    chosen = {name: known[name] if name in known else next(spare) for name in sorted(every)}
+    return {name: chosen[name] for name in every}
 
 
-def config() -> dict[str, Any]:
-    """Returns the Vega-Lite config of all charts."""
-    text = {"labelFont": FONT, "titleFont": FONT, "labelColor": MUTED, "titleColor": INK}
-    axis = text | {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500, "titlePadding": 8}
-    lines = {"domainColor": PALE, "tickColor": PALE, "gridColor": GRID, "tickSize": 4}
-    legend = text | {"labelColor": INK, "labelFontSize": 11, "labelLimit": 260, "symbolSize": 70}
-    stacked = {"layout": {"top": {"direction": "vertical", "anchor": "start", "margin": 4}}, "columnPadding": 14}
-    return {
-        "background": PAPER,
-        "font": FONT,
-        "view": {"stroke": None},
-        "axis": axis | lines,
-        "legend": legend | stacked,
-        "title": {"font": FONT, "color": INK, "fontSize": 14, "fontWeight": 600, "anchor": "start", "offset": 12},
-        "text": {"font": FONT, "fontSize": 11, "color": MUTED},
-    }
+def _pick(choices: tuple[str, ...], number: int) -> str:
+    return choices[number % len(choices)]

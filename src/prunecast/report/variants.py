@@ -5,38 +5,16 @@ A variant is what a row of the table is: a model after a method at a sparsity, o
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, get_args
 
 from prunecast.errors import UserError
 from prunecast.recipe import fingerprint
-from prunecast.records import Pruning, Role, RunRecord
-
-MODEL_NAMES: Mapping[str, str] = {
-    "transformer": "Transformer",
-    "informer": "Informer",
-    "autoformer": "Autoformer",
-    "fedformer": "FEDformer",
-    "crossformer": "Crossformer",
-    "patchtst": "PatchTST",
-    "itransformer": "iTransformer",
-    "dlinear": "DLinear",
-    "repeat": "last value",
-    "seasonal_naive": "seasonal naive",
-}
-"""Registered name -> the name that people know; others are shown as they are."""
-
-_SECTIONS: Mapping[Role, tuple[str, ...]] = {
-    "dense": ("data", "model", "train"),
-    "naive": ("data", "model"),
-    "small-dense": ("data", "model", "train"),
-    "zeroed-body": ("data", "model", "train"),
-    "trained-on": ("data", "model", "train", "finetune"),
-    "pruned": ("data", "model", "train", "prune"),
-    "pruned+finetuned": ("data", "model", "train", "prune", "finetune"),
-}
-"""What of a recipe makes two seeds the same variant."""
+from prunecast.records import Accuracy, Pruning, Role, RunRecord, Scoring
+from prunecast.report.format import percent
+from prunecast.report.naming import MODEL_NAMES, Labels, identity
 
 _ROLE_ORDER: tuple[Role, ...] = (
     "dense",
@@ -81,6 +59,11 @@ class Variant:
     key: str
 
     @property
+    def pruned(self) -> bool:
+        """Whether something was removed, fine-tuned afterwards or not."""
+        return self.role in ("pruned", "pruned+finetuned")
+
+    @property
     def finetuned(self) -> bool:
         """Whether training went on after the dense model was done."""
         return self.role in ("trained-on", "pruned+finetuned")
@@ -88,7 +71,7 @@ class Variant:
     @property
     def series(self) -> str:
         """What it is coloured by: the method of a pruned variant, the role of a control."""
-        if self.role in ("pruned", "pruned+finetuned"):
+        if self.pruned:
             assert self.method is not None, "a pruned variant has a method"
             return self.method
         return {"small-dense": "small dense", "zeroed-body": "zeroed body", "trained-on": "trained on"}.get(
@@ -98,12 +81,12 @@ class Variant:
     @property
     def name(self) -> str:
         """The variant within its model, in a few words."""
-        percent = "" if self.requested is None else f" {100 * self.requested:.4g} %"
+        share = "" if self.requested is None else f" {percent(self.requested)}"
         if self.role == "naive":
             return "naive forecast"
         if self.role == "small-dense":
-            return f"small dense, as {self.method}{percent}" if self.method else "small dense"
-        return f"{self.series}{percent}" + (", fine-tuned" if self.role == "pruned+finetuned" else "")
+            return f"small dense, as {self.method}{share}" if self.method else "small dense"
+        return f"{self.series}{share}" + (", fine-tuned" if self.role == "pruned+finetuned" else "")
 
     @property
     def full_name(self) -> str:
@@ -124,11 +107,33 @@ class Study:
     @property
     def cases(self) -> tuple[Case, ...]:
         """All cases, in the order of the table."""
-        return tuple(dict.fromkeys(variant.case for variant in self.runs))
+        return tuple(self._by_case)
 
     def of(self, case: Case) -> tuple[Variant, ...]:
         """Returns a case's variants in the order of a table."""
-        return tuple(variant for variant in self.runs if variant.case == case)
+        return self._by_case.get(case, ())
+
+    @cached_property
+    def _by_case(self) -> dict[Case, tuple[Variant, ...]]:
+        found: dict[Case, list[Variant]] = {}
+        for variant in self.runs:
+            found.setdefault(variant.case, []).append(variant)
+        return {case: tuple(variants) for case, variants in found.items()}
+
+    def accuracy(self, record: RunRecord) -> Accuracy:
+        """Returns the test error in the scoring that all records of its case have: full where there is a choice."""
+        found = accuracies(record)
+        return found.get(self._scorings[self.variant_of[record.fingerprint].case]) or next(iter(found.values()))
+
+    @cached_property
+    def _scorings(self) -> dict[Case, Scoring]:
+        """The scoring of each case; where none is common, that of its first record: `check_comparable` refuses it."""
+        chosen: dict[Case, Scoring] = {}
+        for case, variants in self._by_case.items():
+            have = [accuracies(record).keys() for variant in variants for record in self.runs[variant].values()]
+            shared = [scoring for scoring in get_args(Scoring) if all(scoring in found for found in have)]
+            chosen[case] = shared[0] if shared else next(iter(have[0]))
+        return chosen
 
     def dense(self, record: RunRecord) -> RunRecord | None:
         """Returns the dense model that a variant is held against: itself for a dense one, None for a naive one."""
@@ -139,20 +144,36 @@ class Study:
         dense = self.dense(record)
         if record.role != "pruned+finetuned" or dense is None:
             return None
-        wanted = record.recipe.get("finetune")
-        for other in self.by_fingerprint.values():
-            is_control = other.role == "trained-on" and other.stage == "finetune"
-            if is_control and other.parent == dense.fingerprint and other.recipe.get("finetune") == wanted:
-                return other
-        return None
+        return self._tuned.get((dense.fingerprint, _tuning(record)))
 
     def small_dense(self, record: RunRecord) -> RunRecord | None:
         """Returns the dense model of a pruned variant's size, trained from scratch, where the study has it."""
-        own = {record.fingerprint, record.parent}
-        for other in self.by_fingerprint.values():
-            if other.role == "small-dense" and other.stage == "train" and other.compared_with in own:
-                return other
-        return None
+        return self._small.get(record.fingerprint) or self._small.get(record.parent)
+
+    def zeroed_body(self, record: RunRecord) -> RunRecord | None:
+        """Returns the dense parent with its body zeroed, where the study has it."""
+        dense = self.dense(record)
+        return None if dense is None else self._zeroed.get(dense.fingerprint)
+
+    @cached_property
+    def _tuned(self) -> dict[tuple[str | None, str], RunRecord]:
+        found = (r for r in self.by_fingerprint.values() if r.role == "trained-on" and r.stage == "finetune")
+        return {(record.parent, _tuning(record)): record for record in found}
+
+    @cached_property
+    def _small(self) -> dict[str | None, RunRecord]:
+        found = (r for r in self.by_fingerprint.values() if r.role == "small-dense" and r.stage == "train")
+        return {record.compared_with: record for record in found if record.compared_with is not None}
+
+    @cached_property
+    def _zeroed(self) -> dict[str | None, RunRecord]:
+        found = (r for r in self.by_fingerprint.values() if r.role == "zeroed-body" and r.stage == "zero")
+        return {record.parent: record for record in found}
+
+
+def accuracies(record: RunRecord) -> dict[Scoring, Accuracy]:
+    """Returns the test errors of a record, by scoring: the same forecasts may have been scored in both ways."""
+    return {found.scoring: found for found in (record.test, record.test_paper) if found is not None}
 
 
 def collect(records: Sequence[RunRecord]) -> Study:
@@ -184,11 +205,15 @@ def _is_model(record: RunRecord) -> bool:
 
 
 def _taken(records: Iterable[RunRecord]) -> dict[str, tuple[RunRecord, ...]]:
-    taken: dict[str, tuple[RunRecord, ...]] = {}
+    taken: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.stage in ("export", "measure") and record.parent is not None:
-            taken[record.parent] = (*taken.get(record.parent, ()), record)
-    return taken
+            taken.setdefault(record.parent, []).append(record)
+    return {fingerprint: tuple(found) for fingerprint, found in taken.items()}
+
+
+def _tuning(record: RunRecord) -> str:
+    return fingerprint(record.recipe.get("finetune") or {})
 
 
 class _Rank:
@@ -228,15 +253,15 @@ def _dense(record: RunRecord, by_fingerprint: Mapping[str, RunRecord]) -> RunRec
 
 
 class _Namer:
-    """Names variants so that two which differ in their settings never read the same."""
+    """Finds the variant of a record, named so that it is not taken for another."""
 
     def __init__(self, models: Sequence[RunRecord], by_fingerprint: Mapping[str, RunRecord]) -> None:
         self.by_fingerprint = by_fingerprint
-        self.datasets = _Labels(((r.data.name, r.recipe["data"]) for r in models), ignore={"name", "scoring"})
+        self.datasets = Labels(((r.data.name, r.recipe["data"]) for r in models), ignore={"name", "scoring"})
         roots = [r for r in models if r.role in ("dense", "naive")]
-        self.models = _Labels((((self._case(r), r.model), r.recipe["model"]) for r in roots), ignore={"name"})
+        self.models = Labels((((self._case(r), r.model), r.recipe["model"]) for r in roots), ignore={"name"})
         pruned = [r for r in models if self._method(r) is not None and r.role != "small-dense"]
-        self.methods = _Labels(
+        self.methods = Labels(
             (((self._case(r), self._method(r)), r.recipe.get("prune") or {}) for r in pruned),
             ignore={"method", "sparsity"},
         )
@@ -254,7 +279,7 @@ class _Namer:
             role=record.role,
             method=method and self.methods.name((case, method), method, source.recipe.get("prune") or {}),
             requested=self._requested(source),
-            key=_identity(source) if record.role != "small-dense" else f"small {_identity(source)}",
+            key=identity(source) if record.role != "small-dense" else f"small {identity(source)}",
         )
 
     def _case(self, record: RunRecord) -> Case:
@@ -277,30 +302,3 @@ class _Namer:
 
     def _requested(self, record: RunRecord) -> float | None:
         return None if self._pruning(record) is None else float(record.recipe["prune"]["sparsity"])
-
-
-class _Labels:
-    """Adds to a name the settings in which the configurations of that name differ."""
-
-    def __init__(self, entries: Iterable[tuple[Hashable, Mapping[str, Any]]], ignore: set[str]) -> None:
-        sections: dict[Hashable, list[Mapping[str, Any]]] = {}
-        for group, section in entries:
-            sections.setdefault(group, []).append(section)
-        self.keys = {group: _differing(found, ignore) for group, found in sections.items()}
-
-    def name(self, group: Hashable, name: str, section: Mapping[str, Any]) -> str:
-        """Returns the name, with "(key=value, ...)" where it alone would not do."""
-        differing = self.keys.get(group, ())
-        settings = ", ".join(f"{key}={section.get(key)}" for key in differing)
-        return f"{name} ({settings})" if settings else name
-
-
-def _differing(sections: Sequence[Mapping[str, Any]], ignore: set[str]) -> tuple[str, ...]:
-    keys = sorted({key for section in sections for key in section} - ignore)
-    return tuple(key for key in keys if len({repr(section.get(key)) for section in sections}) > 1)
-
-
-def _identity(record: RunRecord) -> str:
-    """Returns what the seeds of a variant share; a small dense model without its original stands alone."""
-    sections = {name: record.recipe.get(name) for name in _SECTIONS[record.role]}
-    return fingerprint({"role": record.role, "model": record.model, "of": record.compared_with, **sections})

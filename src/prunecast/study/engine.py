@@ -1,23 +1,26 @@
-"""Runs a plan on local worker processes: what is present is not repeated, what fails is noted, the rest goes on."""
+"""Runs a plan: what fails is noted, what is lost is tried again, the rest goes on; who runs the stages is open here.
+
+Workers fill a folder in the store's `work`; this process alone moves it to its place.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from prunecast.errors import UserError
 from prunecast.records import Failure
+from prunecast.sealed import Damaged
 from prunecast.stages import Job
 from prunecast.store import Store
-from prunecast.study.worker import execute, start_worker
+from prunecast.study.resources import Resources, Shares, total
+from prunecast.study.schedule import Schedule
 
 ATTEMPTS = 3
-"""How often a stage is tried whose worker process dies (killed, or out of memory)."""
+"""How often a stage is tried whose worker is lost (killed, out of memory, its machine gone)."""
 
 
 class Monitor(Protocol):
@@ -25,6 +28,9 @@ class Monitor(Protocol):
 
     def start(self, total: int, present: int) -> None:
         """Called once: all stages, and how many were there already."""
+
+    def note(self, line: str) -> None:
+        """Called with what is worth knowing about the run as a whole."""
 
     def begin(self, job: Job) -> None:
         """Called when a stage begins."""
@@ -35,113 +41,185 @@ class Monitor(Protocol):
     def failed(self, job: Job, reason: str) -> None:
         """Called when a stage failed, or cannot run because one that it needs failed."""
 
+    def damaged(self, job: Job, reason: str) -> None:
+        """Called when a finished stage was found damaged, and set aside."""
+
     def stop(self) -> None:
         """Called at the end, also after an error."""
 
 
 @dataclass
 class Outcome:
-    """How many stages were there, were run, and failed (label -> reason)."""
+    """How many stages were there and were run; which failed (label -> reason) and which were damaged (likewise)."""
 
     present: int = 0
     ran: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
-Engine = Callable[[Iterable[Job], Store, int, Monitor], Outcome]
-"""What runs a plan: stages, the store they go into (held for writing), processes, and who hears of progress."""
+class WorkerLost(Exception):
+    """The worker of a stage is gone, and what it had done with it."""
 
 
-def run_plan(jobs: Iterable[Job], store: Store, workers: int, monitor: Monitor) -> Outcome:
-    """Runs all stages of a plan that are not in the store yet; the caller holds the store for writing."""
-    run = _Run(list(jobs), store, workers, monitor)
-    try:
-        return run.all()
-    finally:
-        run.close()
+@dataclass(frozen=True)
+class Settled:
+    """A stage that a worker is through with: its result lies in the store's `work`, or there is an error."""
+
+    job: Job
+    error: BaseException | None = None
+
+
+class Workers(Protocol):
+    """What runs stages, each in a process of its own."""
+
+    def fits(self, taken: Resources, needed: Resources) -> bool:
+        """Whether a stage can start beside those that run and take what is `taken`."""
+
+    def start(self, job: Job) -> None:
+        """Starts a stage.
+
+        Raises:
+            Damaged: when a stage that it needs is not whole.
+        """
+
+    def settled(self) -> Sequence[Settled]:
+        """Waits until a worker is through with a stage; returns all such."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What an engine is hired for.
+
+    Attributes:
+        jobs: the stages that are to be run.
+        store: where their results go, and where the stages that they need lie.
+        shares: what a stage takes.
+        at_once: the most stages that may run at once, or None.
+        monitor: hears of it.
+    """
+
+    jobs: Sequence[Job]
+    store: Store
+    shares: Shares
+    at_once: int | None
+    monitor: Monitor
+
+
+class Engine(Protocol):
+    """What hires workers. A new one is one file and one registry line."""
+
+    def check(self) -> None:
+        """Checks that stages can be run, before anything is written.
+
+        Raises:
+            UserError: when they cannot.
+        """
+
+    def hire(self, assignment: Assignment) -> AbstractContextManager[Workers]:
+        """Hires workers for as long as a block lasts.
+
+        Raises:
+            UserError: when the stages cannot be run by them.
+        """
+
+
+def run_plan(engine: Engine, assignment: Assignment, plan: Iterable[Job], outcome: Outcome) -> Outcome:
+    """Runs the assigned stages; the caller holds the store for writing.
+
+    Args:
+        engine: hires who runs them.
+        assignment: what is to be done.
+        plan: the whole plan, parents first: a stage that was done may turn out to be damaged.
+        outcome: as it stands before.
+    """
+    if not assignment.jobs:
+        return outcome
+    with engine.hire(assignment) as workers:
+        return _Run(workers, assignment, plan, outcome).all()
 
 
 class _Run:
-    def __init__(self, jobs: list[Job], store: Store, workers: int, monitor: Monitor) -> None:
-        self.store, self.workers, self.monitor = store, workers, monitor
-        self.waiting = {job.fingerprint: job for job in jobs if not store.has(job.fingerprint)}
-        self.outcome = Outcome(present=len(jobs) - len(self.waiting))
-        self.running: dict[Future[str], Job] = {}
+    def __init__(self, workers: Workers, assignment: Assignment, plan: Iterable[Job], outcome: Outcome) -> None:
+        self.workers, self.store, self.monitor = workers, assignment.store, assignment.monitor
+        self.shares, self.at_once = assignment.shares, assignment.at_once
+        self.schedule = Schedule(plan, self.shares.needed)
+        self.running: dict[str, Job] = {}
         self.lost: Counter[str] = Counter()
-        self.bad: set[str] = set()
-        self.pool: ProcessPoolExecutor | None = None
-        monitor.start(len(jobs), self.outcome.present)
+        self.outcome = outcome
+        for job in assignment.jobs:
+            self.schedule.add(job)
 
     def all(self) -> Outcome:
-        while self.waiting or self.running:
-            self.submit()
-            if not self.running:
-                continue
-            finished, _ = wait(self.running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                self.settle(self.running.pop(future), future)
+        while self.schedule.unfinished:
+            while job := self.next():
+                self.start(job)
+            if self.running:
+                for settled in self.workers.settled():
+                    del self.running[settled.job.fingerprint]
+                    self.settle(settled.job, settled.error)
         return self.outcome
 
-    def close(self) -> None:
-        self.monitor.stop()
-        if self.pool is not None:
-            self.pool.shutdown(wait=True, cancel_futures=True)
-
-    def submit(self) -> None:
-        """Starts what can start. A stage with a clock in it runs alone, and so comes after all others."""
-        self.drop_orphans()
-        under_way = {job.fingerprint for job in self.running.values()} | self.waiting.keys()
-        ready = [job for job in self.waiting.values() if not under_way.intersection(job.needs)]
-        shared = [job for job in ready if not job.exclusive]
-        if any(job.exclusive for job in self.running.values()):
-            return
-        for job in shared[: self.workers - len(self.running)]:
-            self.start(job)
-        if not self.running and ready and not shared:
-            self.start(ready[0])
-        assert ready or self.running or not self.waiting, "stages that wait for each other"
+    def next(self) -> Job | None:
+        if len(self.running) == self.at_once or any(job.exclusive for job in self.running.values()):
+            return None
+        taken = total(map(self.shares.needed, self.running.values()))
+        return self.schedule.next(lambda needed: self.workers.fits(taken, needed), idle=not self.running)
 
     def start(self, job: Job) -> None:
-        if self.pool is None:
-            spawn = multiprocessing.get_context("spawn")
-            exports = any(waiting.stage == "export" for waiting in self.waiting.values())
-            self.pool = ProcessPoolExecutor(
-                self.workers, mp_context=spawn, initializer=start_worker, initargs=(exports,)
-            )
         try:
-            future = self.pool.submit(execute, job, self.store.root)
-        except BrokenProcessPool:  # a worker died with nothing left to settle: the stage takes the next pool
-            self.pool = None
+            self.store.begin(job.fingerprint)
+            self.workers.start(job)
+        except UserError as error:
+            self.settle(job, error)
             return
-        del self.waiting[job.fingerprint]
-        self.store.forgive(job.fingerprint)
+        self.running[job.fingerprint] = job
         self.monitor.begin(job)
-        self.running[future] = job
 
-    def settle(self, job: Job, future: Future[str]) -> None:
-        error = future.exception()
+    def settle(self, job: Job, error: BaseException | None) -> None:
         if error is None:
+            error = self.commit(job)
+        if error is None:
+            self.schedule.done(job)
             self.outcome.ran += 1
             self.monitor.done(job)
-        elif isinstance(error, BrokenProcessPool):
-            self.pool = None  # its other futures come back broken as well, each to its own settling
+        elif isinstance(error, Damaged | WorkerLost) and self.lost[job.fingerprint] < ATTEMPTS - 1:
             self.lost[job.fingerprint] += 1
-            if self.lost[job.fingerprint] < ATTEMPTS:
-                self.waiting[job.fingerprint] = job
-            else:
-                self.fail(job, "its worker process died (killed, or out of memory)")
+            if isinstance(error, Damaged):
+                self.renew(error)
+            self.schedule.add(job)
         else:
-            self.fail(job, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+            self.fail(job, _reason(error))
+
+    def commit(self, job: Job) -> UserError | None:
+        try:
+            self.store.commit(job.fingerprint)
+        except UserError as error:
+            return error
+        return None
+
+    def renew(self, found: Damaged) -> None:
+        """Has a finished stage computed again that turned out to be damaged."""
+        job = self.schedule.job(found.directory.name)
+        if job is None or self.schedule.is_open(job.fingerprint):
+            return
+        if self.store.directory(job.fingerprint).exists():
+            self.store.set_aside(job.fingerprint)
+        self.outcome.damaged[job.label] = found.reason
+        self.monitor.damaged(job, found.reason)
+        self.schedule.add(job)
 
     def fail(self, job: Job, reason: str) -> None:
-        self.bad.add(job.fingerprint)
+        self.note_failure(job, reason)
+        for orphan in self.schedule.failed(job):
+            self.note_failure(orphan, "a stage that it needs failed")
+
+    def note_failure(self, job: Job, reason: str) -> None:
         self.outcome.failed[job.label] = reason
         self.store.fail(Failure(stage=job.stage, fingerprint=job.fingerprint, label=job.label, reason=reason))
         self.monitor.failed(job, reason)
 
-    def drop_orphans(self) -> None:
-        """Fails what rests on a failed stage, and what rests on that."""
-        while orphans := [job for job in self.waiting.values() if self.bad.intersection(job.needs)]:
-            for job in orphans:
-                del self.waiting[job.fingerprint]
-                self.fail(job, "a stage that it needs failed")
+
+def _reason(error: BaseException) -> str:
+    plain = isinstance(error, UserError | WorkerLost)
+    return str(error) if plain else f"{type(error).__name__}: {error}"

@@ -7,9 +7,8 @@ STUDY/store/          the records (see `store`)
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,15 @@ from prunecast.errors import UserError
 from prunecast.pipeline import RECIPE_FILE
 from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe, write_recipe
-from prunecast.records import Failure, Record, RunRecord
-from prunecast.stages import Job
+from prunecast.records import Failure, Record, RunRecord, Stage
+from prunecast.sealed import Damaged
+from prunecast.stages import Job, what_is_timed
 from prunecast.store import Store, new_file, sweep
-from prunecast.study.engine import Engine, Monitor, Outcome, run_plan
+from prunecast.study.engine import Assignment, Engine, Monitor, Outcome, run_plan
+from prunecast.study.local import ENGINE as LOCAL
+from prunecast.study.ready import refuse_what_cannot_end
+from prunecast.study.resources import Shares
+from prunecast.study.stock import Stock, standing_for, take_stock, to_run
 
 STAGES_FILE = "stages.json"
 STORE_FOLDER = "store"
@@ -33,7 +37,7 @@ class PlannedStage(Record):
     """A stage of the plan, as `stages.json` lists it."""
 
     fingerprint: str
-    stage: str
+    stage: Stage
     label: str
 
 
@@ -57,16 +61,27 @@ class Study:
     def results(self) -> tuple[list[RunRecord], list[Failure]]:
         """Returns the records of the plan's finished stages, in its order, and its failures.
 
-        Raises:
-            UserError: when a record is damaged.
+        A timing that was taken on several machines has several. A damaged record counts as a failure.
         """
-        names = [stage.fingerprint for stage in self.stages]
-        return [self.store.record(name) for name in names if self.store.has(name)], self.failures()
+        records, failures = [], self.failures()
+        names = standing_for(self.stages, self.store)
+        for stage in self.stages:
+            for name in names[stage.fingerprint]:
+                try:
+                    records.append(self.store.record(name))
+                except Damaged as error:
+                    failures.append(_damage(stage, name, error.reason))
+        return records, failures
 
     def failures(self) -> list[Failure]:
         """Returns the failures of the plan's stages."""
         planned = {stage.fingerprint for stage in self.stages}
         return [failure for failure in self.store.failures() if failure.fingerprint in planned]
+
+
+def _damage(stage: PlannedStage, name: str, reason: str) -> Failure:
+    why = f"damaged: {reason}; `study run` computes it again"
+    return Failure(stage=stage.stage, fingerprint=name, label=stage.label, reason=why)
 
 
 def open_study(directory: Path) -> Study:
@@ -83,13 +98,15 @@ def open_study(directory: Path) -> Study:
     return Study((study and study.title) or directory.name, stages, Store(directory / STORE_FOLDER))
 
 
-def run_study(  # noqa: PLR0917
+def run_study(
     directory: Path,
     recipe: Recipe,
     jobs: Sequence[Job],
     workers: int | None,
     monitor: Monitor,
-    engine: Engine = run_plan,
+    *,
+    engine: Engine = LOCAL,
+    own_timings: bool = False,
 ) -> Outcome:
     """Runs what is not done yet of a plan, in the study's folder.
 
@@ -97,41 +114,111 @@ def run_study(  # noqa: PLR0917
         directory: of the study; made when absent.
         recipe: kept beside the results.
         jobs: the plan.
-        workers: processes; as many as the recipe's threads leave room for when None.
+        workers: stages at once; as many as there is room for when None.
         monitor: hears of progress.
         engine: runs the stages.
+        own_timings: timings are taken on this machine even where another one's are there.
 
     Raises:
-        UserError: when the folder cannot be written, or another run holds it.
+        UserError: when the folder cannot be written, another run holds it, or a package or device is missing.
     """
     if directory.exists() and any(directory.iterdir()) and not (directory / STORE_FOLDER).is_dir():
         raise UserError(f"{directory} exists and is not a study's folder; give another --out")
+    engine.check()
     store = Store(directory / STORE_FOLDER)
+    refuse_what_cannot_end(jobs, store, own_timings=own_timings)
     with store.writer():
-        for name in (RECIPE_FILE, STAGES_FILE):
-            sweep(directory / name)
-        with new_file(directory / RECIPE_FILE, replace=True) as path:
-            write_recipe(recipe, path)
-        with new_file(directory / STAGES_FILE, replace=True) as path:
-            stages = [PlannedStage(fingerprint=job.fingerprint, stage=job.stage, label=job.label) for job in jobs]
-            path.write_bytes(_PLAN.dump_json(tuple(stages), indent=1) + b"\n")
-        processes = workers or max(1, (os.cpu_count() or 1) // recipe.train.threads)
-        return engine(jobs, store, processes, monitor)
+        _write_plan(directory, recipe, jobs)
+        stock = take_stock(jobs, store, own_timings=own_timings)
+        waiting = to_run(jobs, stock)
+        outcome = Outcome(present=len(jobs) - len(waiting))
+        monitor.start(len(jobs), outcome.present)
+        try:
+            _put_right(stock, store, jobs, outcome, monitor)
+            assignment = Assignment(waiting, store, Shares.of(recipe.study), workers, monitor)
+            return run_plan(engine, assignment, jobs, outcome)
+        finally:
+            monitor.stop()
 
 
-def status(directory: Path) -> dict[str, Any]:
-    """Says how far a study is: stages, done, failed with reasons, whether it runs, and the count of each kind.
+def _write_plan(directory: Path, recipe: Recipe, jobs: Sequence[Job]) -> None:
+    for name in (RECIPE_FILE, STAGES_FILE):
+        sweep(directory / name)
+    with new_file(directory / RECIPE_FILE, replace=True) as path:
+        write_recipe(recipe, path)
+    with new_file(directory / STAGES_FILE, replace=True) as path:
+        stages = [PlannedStage(fingerprint=job.fingerprint, stage=job.stage, label=job.label) for job in jobs]
+        path.write_bytes(_PLAN.dump_json(tuple(stages), indent=1) + b"\n")
+
+
+def _put_right(stock: Stock, store: Store, jobs: Sequence[Job], outcome: Outcome, monitor: Monitor) -> None:
+    """Sets aside what is damaged, and takes note that files which are newer than their record are whole."""
+    for name in stock.hashed:
+        store.trust(name)
+    by_name = {what_is_timed(job.fingerprint): job for job in jobs}
+    for name, reason in stock.damaged.items():
+        store.set_aside(name)
+        job = by_name[what_is_timed(name)]
+        outcome.damaged[job.label] = reason
+        monitor.damaged(job, reason)
+
+
+def status(directory: Path, *, thorough: bool = False) -> dict[str, Any]:
+    """Says how far a study is; reads only, so a running one may be asked.
+
+    Args:
+        directory: of the study.
+        thorough: hash every file; else sizes have to do for those that are older than their record.
+
+    Returns:
+        stages, done, running (whether a run is at work), waiting, failed and damaged with reasons, the labels of the
+        stages that run now, the timings of each machine, and the counts of each kind of stage.
 
     Raises:
         UserError: when the folder is not a study's.
     """
     study = open_study(directory)
-    planned = Counter(stage.stage for stage in study.stages)
-    done = Counter(stage.stage for stage in study.stages if study.store.has(stage.fingerprint))
+    stock = take_stock(study.stages, study.store, thorough=thorough)
+    failures = {failure.fingerprint: failure for failure in study.failures()}
+    under_way = study.store.under_way()
+    places = {stage.fingerprint: _place(stage.fingerprint, stock, under_way, failures.keys()) for stage in study.stages}
+    labels = {stage.fingerprint: stage.label for stage in study.stages}
+    counts = Counter(places.values())
     return {
-        "stages": planned.total(),
-        "done": done.total(),
+        "stages": len(study.stages),
+        "done": counts["done"],
         "running": study.store.is_held(),
-        "failed": [f"{failure.label}: {failure.reason}" for failure in study.failures()],
-        "by_stage": {kind: f"{done[kind]} of {count}" for kind, count in planned.items()},
+        "waiting": counts["waiting"],
+        "failed": [f"{failure.label}: {failure.reason}" for failure in failures.values()],
+        "damaged": [f"{study.store.directory(name)}: {reason}" for name, reason in stock.damaged.items()],
+        "now": [labels[name] for name, place in places.items() if place == "running"],
+        "timed_on": _machines(stock),
+        "by_stage": _by_stage(study.stages, places),
     }
+
+
+PLACES = ("done", "running", "waiting", "failed", "damaged")
+
+
+def _place(name: str, stock: Stock, under_way: frozenset[str], failed: Any) -> str:
+    if name in stock.done:
+        return "done"
+    if name in under_way:
+        return "running"
+    if name in failed:
+        return "failed"
+    return "damaged" if name in stock.damaged else "waiting"
+
+
+def _machines(stock: Stock) -> dict[str, int]:
+    names = (name for results in stock.done.values() for name in results)
+    return dict(Counter(name.partition("-")[2] for name in names if "-" in name))
+
+
+def _by_stage(stages: Sequence[PlannedStage], places: Mapping[str, str]) -> list[dict[str, Any]]:
+    counts = Counter((stage.stage, places[stage.fingerprint]) for stage in stages)
+    kinds = Counter(stage.stage for stage in stages)
+    return [
+        {"stage": kind, "planned": planned} | {place: counts[kind, place] for place in PLACES}
+        for kind, planned in kinds.items()
+    ]

@@ -12,11 +12,11 @@ PLAIN_EVERY = 10
 
 
 class ConsoleMonitor:
-    """Writes to stderr; failures are named even where no progress is wanted."""
+    """Writes to stderr; failures and damage are named even where no progress is wanted."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
-        self._plain = not (quiet or self._console.is_terminal)
+        self._quiet, self._plain = quiet, not (quiet or self._console.is_terminal)
         # No refreshing from a thread: while a stage is timed the parent must sleep.
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -38,6 +38,11 @@ class ConsoleMonitor:
         self._bar.reset(self._task, total=total - present)
         self._say(f"{total} stages, {present} of them done before")
 
+    def note(self, line: str) -> None:
+        """Says what concerns the run as a whole."""
+        if not self._quiet:
+            self._print(line)
+
     def begin(self, job: Job) -> None:
         """Names the stage that begins."""
         self._bar.update(self._task, description=job.label)
@@ -52,7 +57,11 @@ class ConsoleMonitor:
     def failed(self, job: Job, reason: str) -> None:
         """Names the failure."""
         self._advance()
-        self._console.print(f"failed: {job.label}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        self._print(f"failed: {job.label}: {reason}")
+
+    def damaged(self, job: Job, reason: str) -> None:
+        """Names what was set aside."""
+        self._print(f"damaged, set aside and computed again: {job.label}: {reason}")
 
     def stop(self) -> None:
         """Takes the bar away."""
@@ -65,4 +74,7 @@ class ConsoleMonitor:
 
     def _say(self, line: str) -> None:
         if self._plain:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

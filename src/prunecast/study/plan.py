@@ -9,7 +9,7 @@ from typing import Any
 from prunecast.data.series import Series
 from prunecast.errors import UserError, near
 from prunecast.models.api import Forecaster, ForecasterConfig
-from prunecast.recipe import DataConfig, DatasetEntry, ModelEntry, PruneGrid, Recipe, StudyConfig
+from prunecast.recipe import DataConfig, DatasetEntry, ModelEntry, PruneConfig, PruneGrid, Recipe, StudyConfig
 from prunecast.recipe_io import checked, merged
 from prunecast.records import Role
 from prunecast.registry import METHODS, MODELS, RUNTIMES
@@ -131,9 +131,10 @@ class _Cell:
                 yield from self.variant(dense, method, sparsity, grid.settings)
 
     def variant(self, dense: Job, method: str, sparsity: float, settings: dict[str, Any]) -> Iterator[Job]:
-        values = {"prune": settings | {"method": method, "sparsity": sparsity}}
-        recipe = checked(Recipe, merged(self.recipe.model_dump(), values), "study")
-        cell = replace(self, recipe=recipe)
+        values = settings | {"method": method, "sparsity": sparsity}
+        cell = replace(
+            self, recipe=self.recipe.model_copy(update={"prune": checked(PruneConfig, values, "study.prune")})
+        )
         name = f"{method} {sparsity:g}"
         pruned = cell.job("prune", "pruned", name, parent=dense.fingerprint)
         tuned = cell.job("finetune", "pruned+finetuned", f"{name}, fine-tuned", parent=pruned.fingerprint)

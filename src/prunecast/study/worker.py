@@ -1,4 +1,4 @@
-"""What a worker process does: one stage at a time, from the store into the store.
+"""What a worker process does: one stage at a time, from the store into the store's `work`.
 
 What takes long to import waits until the process keeps watch over its parent.
 """
@@ -6,27 +6,45 @@ What takes long to import waits until the process keeps watch over its parent.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
+from prunecast.errors import UserError
+from prunecast.sealed import Damaged
 from prunecast.stages import Job
-from prunecast.store import Store, new_directory
+from prunecast.store import Store, sync
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-def start_worker(exports: bool) -> None:
+def start_worker(threads: int, visible_gpus: str, exports: bool) -> None:
     """Prepares a fresh worker process: it ends when its parent dies or Ctrl-C is pressed, whatever it is doing.
 
     Args:
+        threads: the most that a stage takes; what counts its threads by itself gets no more.
+        visible_gpus: those that it may use, as CUDA_VISIBLE_DEVICES names them.
         exports: whether there are models to export: the exporter's first call is slow, and is made here.
     """
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # without a word: the parent says what has to be said
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from prunecast import pipeline  # noqa: F401 - slow imports, before the first stage's clock runs
+    os.environ |= dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"CUDA_VISIBLE_DEVICES": visible_gpus}
+    prepare(exports)
 
+
+@cache
+def prepare(exports: bool) -> None:
+    """Imports what stages need, before the first one's clock runs; once in a process."""
+    import torch
+
+    from prunecast import pipeline  # noqa: F401 - slow imports
+
+    if torch.get_num_interop_threads() > 1:  # no stage has operators side by side; it can be said once in a process
+        torch.set_num_interop_threads(1)
     if exports:
         from prunecast.export.onnx_graph import warm_up
 
@@ -40,18 +58,28 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def execute(job: Job, root: Path) -> str:
-    """Runs one stage into the store and returns its fingerprint; a stage that is there is left alone."""
+def execute(job: Job, root: str) -> None:
+    """Runs one stage into its folder in the store's `work`.
+
+    Raises:
+        Damaged: when a stage that it needs is not whole.
+    """
     from prunecast.pipeline import Place, prepared_for, run
 
-    store = Store(root)
-    if store.has(job.fingerprint):
-        return job.fingerprint
-    # Made before the stage's own folder is: two workers may begin under one pair of digits, and one of them may fail.
-    with suppress(OSError):  # said in a better way by what comes next
-        store.directory(job.fingerprint).parent.mkdir(parents=True, exist_ok=True)
-    with new_directory(store.directory(job.fingerprint)) as directory:
-        work = store.work(job.fingerprint)
-        run(job, prepared_for(job), Place(directory=directory, found=store.directory, work=work))
-    shutil.rmtree(work, ignore_errors=True)
-    return job.fingerprint
+    store = Store(Path(root))
+    directory = store.result(job.fingerprint)
+    place = Place(directory=directory, found=cache(store.checked), work=store.work(job.fingerprint))
+    with plain_errors():
+        run(job, prepared_for(job), place)
+        sync(directory)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Makes a user's mistake one that can travel to another process, whatever it was made of."""
+    try:
+        yield
+    except Damaged:
+        raise
+    except UserError as error:
+        raise UserError(str(error)) from None

@@ -78,9 +78,7 @@ def score(predict: Predict, windows: Windows, split: Split, scoring: Scoring = "
     return accuracy(*window_errors(predict, windows, count), windows, split, scoring)
 
 
-def accuracy(
-    squared: Errors, absolute: Errors, windows: Windows, split: Split, scoring: Scoring
-) -> Accuracy:
+def accuracy(squared: Errors, absolute: Errors, windows: Windows, split: Split, scoring: Scoring) -> Accuracy:
     """Returns the result in the errors of single windows.
 
     Sums run in float64, so the order of batches does not show.

@@ -1,6 +1,7 @@
 """Multi-head attention: plain operators that every runtime takes, and a fast training path on the processor.
 
 B batch, Q queries, S memory steps, H heads, E head size, N = B * H.
+Steps may lie along another dimension than 1: what is said of (B, Q, D) holds for (B, C, Q, D) too.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ from torch.autograd.function import once_differentiable
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
-from prunecast.models.layers.linear import Linear
+from prunecast.models.layers.linear import Linear, is_batch
 from prunecast.models.layers.widths import EncoderConfig
+
+MANY = 16
+"""Memory steps from which the fast path pays: with fewer, its transposes cost more than its products save."""
 
 PIECE = 2**20
 """Attention weights that are worked on at a time in training, at most: 4 MB stay in the cache."""
+
+VECTOR = 16
+"""Memory steps below which torch's softmax leaves vector instructions unused: 12 steps take five times as long."""
 
 
 class Attention(nn.Module):
@@ -41,24 +48,43 @@ class Attention(nn.Module):
         """Returns the attention of a stream to a memory, or to itself, with the config's head size and dropout."""
         return cls(width, memory_width or width, heads, config.size_per_head, config.dropout)
 
-    def forward(self, x_BQD: Tensor, memory_BSD: Tensor, causal: bool = False) -> Tensor:
-        """Returns (B, Q, width). Causal: x are the last Q steps of the memory, and none sees a later one."""
+    def forward(self, x_BQD: Tensor, memory_BSD: Tensor, causal: bool = False, dim: int = 1) -> Tensor:
+        """Returns (B, Q, width).
+
+        Args:
+            x_BQD: what asks.
+            memory_BSD: what is looked at.
+            causal: x are the last Q steps of the memory, and none sees a later one.
+            dim: along which the steps lie. All dimensions but it and the last are a batch; where x has one entry and
+                the memory many (or the other way round), it is repeated, without being computed again.
+        """
         q, k, v = self.query(x_BQD) * self.head_size**-0.5, self.key(memory_BSD), self.value(memory_BSD)
-        bias_QS = causal_bias(q, k) if causal else None
-        mixing = self._mix_fast if self.training and q.is_cpu else self._mix
-        return cast("Tensor", self.out(mixing(q, k, v, bias_QS)))
+        bias_QS = causal_bias(q, k, dim) if causal else None
+        fast = k.shape[dim] >= MANY and (is_batch(q) or (self.training and q.is_cpu))
+        return cast("Tensor", self.out((self._mix_fast if fast else self._mix)(q, k, v, bias_QS, dim)))
 
-    def _mix(self, q_BQD: Tensor, k_BSD: Tensor, v_BSD: Tensor, bias_QS: Tensor | None) -> Tensor:
-        q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q_BQD, k_BSD, v_BSD))
+    def _mix(self, q_BQD: Tensor, k_BSD: Tensor, v_BSD: Tensor, bias_QS: Tensor | None, dim: int) -> Tensor:
+        q, k, v = (self._heads(x).movedim(dim, -2) for x in (q_BQD, k_BSD, v_BSD))
         scores = q @ k.mT if bias_QS is None else q @ k.mT + bias_QS
-        return cast("Tensor", self.dropout(scores.softmax(dim=3)) @ v).transpose(1, 2).flatten(2)
+        return cast("Tensor", self.dropout(self._softmax(scores)) @ v).movedim(-2, dim).flatten(-2)
 
-    def _mix_fast(self, q_BQD: Tensor, k_BSD: Tensor, v_BSD: Tensor, bias_QS: Tensor | None) -> Tensor:
+    def _softmax(self, scores: Tensor) -> Tensor:
+        few = scores.shape[-1] < VECTOR and (is_batch(scores) or (self.training and scores.is_cpu))
+        weights: Tensor = _FewSoftmax.apply(scores) if few else scores.softmax(dim=-1)  # type: ignore[no-untyped-call]
+        return weights
+
+    def _mix_fast(self, q_BQD: Tensor, k_BSD: Tensor, v_BSD: Tensor, bias_QS: Tensor | None, dim: int) -> Tensor:
         # Feature-major heads (N, E, steps): the long dimension is contiguous in all five batched products of a step,
         # 0.4 ms each instead of 1.5 ms for those that would have 8 contiguous columns (256 x 96 x 96, 2 threads).
-        q, k, v = (x.transpose(1, 2).contiguous().view(-1, self.head_size, x.shape[1]) for x in (q_BQD, k_BSD, v_BSD))
-        mixed = _TrainingAttention.apply(q, k, v, bias_QS, self.dropout.p)  # type: ignore[no-untyped-call]
-        return cast("Tensor", mixed).view(len(q_BQD), -1, q_BQD.shape[1]).transpose(1, 2)
+        heads = [self._heads(x).movedim(dim, -1) for x in (q_BQD, k_BSD, v_BSD)]
+        batch = torch.broadcast_shapes(*(x.shape[:-1] for x in heads))  # type: ignore[no-untyped-call]
+        q, k, v = (x.expand(*batch, -1).reshape(-1, self.head_size, x.shape[-1]).contiguous() for x in heads)
+        p = self.dropout.p if self.training else 0.0
+        mixed = _TrainingAttention.apply(q, k, v, bias_QS, p)  # type: ignore[no-untyped-call]
+        return cast("Tensor", mixed).view(*batch, -1).movedim(-1, dim).flatten(-2)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, -1)
 
     def head_group(self, name: str) -> Group:
         """Returns the group of this layer's heads."""
@@ -77,10 +103,28 @@ class Attention(nn.Module):
         return (*inputs(f"{name}.key", index), *inputs(f"{name}.value", index))
 
 
-def causal_bias(q_BQD: Tensor, k_BSD: Tensor) -> Tensor:
+def causal_bias(q_BQD: Tensor, k_BSD: Tensor, dim: int = 1) -> Tensor:
     """Returns (Q, S) to add to scores: -inf where a query may not look; the queries are the last of the steps."""
-    queries, steps = q_BQD.shape[1], k_BSD.shape[1]
+    queries, steps = q_BQD.shape[dim], k_BSD.shape[dim]
     return torch.full((queries, steps), -torch.inf, dtype=q_BQD.dtype, device=q_BQD.device).triu(steps - queries + 1)
+
+
+class _FewSoftmax(torch.autograd.Function):
+    """The softmax over few steps by whole-tensor operators, which use vector instructions whatever the size."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        weights = (scores - scores.amax(-1, keepdim=True)).exp_()
+        weights /= weights.sum(-1, keepdim=True)
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors
+        d_scores = gradient * weights
+        return d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1)
 
 
 class _TrainingAttention(torch.autograd.Function):

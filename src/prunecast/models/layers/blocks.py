@@ -32,10 +32,11 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Returns (B, L, D)."""
-        x_BLD = self.norm1(x_BLD + self.dropout(self.attention(x_BLD, x_BLD)))
-        return cast("Tensor", self.norm2(x_BLD + self.dropout(self.feed_forward(x_BLD))))
+    def forward(self, x_BLD: Tensor, steps: int | None = None) -> Tensor:
+        """Returns (B, L, D), or only its first `steps` steps; no work is done for those after them."""
+        first_BSD = x_BLD[:, :steps]
+        first_BSD = self.norm1(first_BSD + self.dropout(self.attention(first_BSD, x_BLD)))
+        return cast("Tensor", self.norm2(first_BSD + self.dropout(self.feed_forward(first_BSD))))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""

@@ -13,53 +13,61 @@ from torch.nn import functional as F
 
 from prunecast.models.api import Member
 from prunecast.models.layers.coupling import outputs, unit_index
-from prunecast.models.layers.linear import linear
+from prunecast.models.layers.linear import is_batch, linear
 
 
 class DataEmbedding(nn.Module):
-    """Token convolution + calendar features + fixed position table.
+    """Token convolution + calendar features + fixed position table, where there is one.
 
     The table is stored, since pruning keeps some of its columns.
     """
 
-    position: Tensor
+    position: Tensor | None
 
-    def __init__(self, channels: int, marks: int, length: int, width: int) -> None:
+    def __init__(
+        self, channels: int, marks: int, length: int, width: int, *, position: bool = True, bias: bool = False
+    ) -> None:
         super().__init__()
-        self.value = TokenConvolution(channels, width)
-        self.calendar = nn.Linear(marks, width, bias=False) if marks else None
-        self.register_buffer("position", sinusoids(length, width))
+        self.value = TokenConvolution(channels, width, bias=bias)
+        self.calendar = nn.Linear(marks, width, bias=bias) if marks else None
+        self.register_buffer("position", sinusoids(length, width) if position else None)
 
     def forward(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
         """Returns tokens (B, L, D)."""
         features, weights = self.value.unfold(x_BLC), self.value.matrix()
+        bias: Tensor | None = self.value.bias
         if self.calendar is not None and mark_BLF is not None:  # one product over both kinds of features
             features = torch.cat([features, mark_BLF], dim=2)
             weights = torch.cat([weights, self.calendar.weight], dim=1)
-        product = linear if self.training else F.linear
-        return product(features, weights) + self.position
+            bias = bias if bias is None else bias + self.calendar.bias
+        product = linear if self.training or is_batch(features) else F.linear
+        x_BLD = product(features, weights, bias)
+        return x_BLD if self.position is None else x_BLD + self.position
 
     def width_members(self, name: str) -> tuple[Member, ...]:
         """Returns what each unit of the stream owns here."""
-        index = unit_index(self.position.shape[1])
-        calendar = outputs(f"{name}.calendar", index, bias=False) if self.calendar is not None else ()
-        return (*outputs(f"{name}.value", index, bias=False), *calendar, Member(f"{name}.position", 1, index))
+        index, bias = unit_index(self.value.weight.shape[0]), self.value.bias is not None
+        calendar = outputs(f"{name}.calendar", index, bias=bias) if self.calendar is not None else ()
+        position = () if self.position is None else (Member(f"{name}.position", 1, index),)
+        return (*outputs(f"{name}.value", index, bias=bias), *calendar, *position)
 
 
 class TokenConvolution(nn.Module):
-    """Convolution over three neighbouring steps, circular at the ends, without bias.
+    """Convolution over three neighbouring steps, circular at the ends.
 
     Written as a product with shifted copies: every runtime has cat and slice, not every one a circular pad.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, *, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width, channels, 3))
         nn.init.kaiming_normal_(self.weight, nonlinearity="leaky_relu")
+        limit = (3 * channels) ** -0.5
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-limit, limit)) if bias else None
 
     def forward(self, x_BLC: Tensor) -> Tensor:
         """Returns (B, L, D)."""
-        return F.linear(self.unfold(x_BLC), self.matrix())
+        return F.linear(self.unfold(x_BLC), self.matrix(), self.bias)
 
     def unfold(self, x_BLC: Tensor) -> Tensor:
         """Returns each step beside its neighbours, (B, L, 3C)."""

@@ -18,10 +18,10 @@ Activation = Literal["gelu", "relu"]
 class FeedForward(nn.Module):
     """Linear, activation, dropout, linear: what the published models write as convolutions of width one."""
 
-    def __init__(self, width: int, hidden: int, activation: Activation, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation, dropout: float, *, bias: bool = True) -> None:
         super().__init__()
-        self.up = Linear(width, hidden)
-        self.down = Linear(hidden, width)
+        self.up = Linear(width, hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
         self.dropout = Dropout(dropout)
         self.activation = F.gelu if activation == "gelu" else F.relu
 
@@ -32,10 +32,14 @@ class FeedForward(nn.Module):
     def unit_group(self, name: str) -> Group:
         """Returns the group of hidden units."""
         index = unit_index(self.up.out_features)
-        members = (*outputs(f"{name}.up", index), *inputs(f"{name}.down", index))
+        members = (*outputs(f"{name}.up", index, bias=self._biased), *inputs(f"{name}.down", index))
         return Group(f"{name}.units", "ffn", self.up.out_features, members)
 
     def width_members(self, name: str) -> tuple[Member, ...]:
         """Returns what each unit of the stream owns here."""
         index = unit_index(self.up.in_features)
-        return (*inputs(f"{name}.up", index), *outputs(f"{name}.down", index))
+        return (*inputs(f"{name}.up", index), *outputs(f"{name}.down", index, bias=self._biased))
+
+    @property
+    def _biased(self) -> bool:
+        return self.up.bias is not None

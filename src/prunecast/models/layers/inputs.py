@@ -23,6 +23,16 @@ def check_inputs(config: ForecasterConfig, x_BLC: Tensor, x_mark_BLF: Tensor | N
     _check("y_mark", y_mark_BTF, config.label_len + config.horizon, config.marks)
 
 
+def check_lookback(config: ForecasterConfig, x_BLC: Tensor, x_mark_BLF: Tensor | None) -> None:
+    """Checks the inputs of a model that needs the marks of the look-back and none of the horizon.
+
+    Raises:
+        UserError: when a shape is not the one of the config; marks may be left out only where it has none.
+    """
+    _check("x", x_BLC, config.lookback, config.channels)
+    _check("x_mark", x_mark_BLF, config.lookback, config.marks)
+
+
 def check_history(config: ForecasterConfig, x_BLC: Tensor) -> None:
     """Checks the input of a model that uses no marks.
 

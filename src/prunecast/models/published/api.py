@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from prunecast.models.api import ForecasterConfig
+
 Tensors = Mapping[str, Tensor]
+Modes = Mapping[str, Sequence[int]]
 
 SIZES: Mapping[str, str] = {
     "lookback": "seq_len",
@@ -44,6 +47,10 @@ class Published:
         sizes: the values of our config that its tensors show.
         unseen: config keys that change the forecast and that no tensor shows; they come from the user or the defaults.
         constants: values of our config that make this variant out of several.
+        modes: from a config and the Fourier modes that the implementation keeps outside its state dict (name of its
+            module and attribute -> indices) to our buffers; a UserError says what is wrong with them. None without.
+        drawn_modes: from a config and the seed that NumPy had when the implementation built its model to the modes that
+            it drew, by the same names. None without.
     """
 
     arguments: Mapping[str, str]
@@ -51,6 +58,8 @@ class Published:
     sizes: Callable[[Tensors], dict[str, Any]]
     unseen: tuple[str, ...]
     constants: Mapping[str, Any] = field(default_factory=dict)
+    modes: Callable[[ForecasterConfig, Modes], dict[str, Tensor]] | None = None
+    drawn_modes: Callable[[ForecasterConfig, int], Modes] | None = None
 
     def config(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the values of our config for the arguments of the implementation; one it does not have is left."""

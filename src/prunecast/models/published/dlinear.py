@@ -1,4 +1,4 @@
-"""DLinear of Time-Series-Library, all channels through the same maps."""
+"""DLinear of Time-Series-Library and the original, all channels through the same maps."""
 
 from __future__ import annotations
 
@@ -21,3 +21,6 @@ def sizes(published: Tensors) -> dict[str, Any]:
 
 
 TSLIB = Published({**SIZES, "moving_avg": "moving_avg"}, tensors, sizes, ("channels", "moving_avg"))
+
+ORIGINAL = Published(SIZES, tensors, sizes, ("channels",), {"moving_avg": 25})
+"""Its moving average is fixed."""

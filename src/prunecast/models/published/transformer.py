@@ -1,4 +1,4 @@
-"""The Transformer of Time-Series-Library; those of the Autoformer and FEDformer repositories have the same names."""
+"""The Transformer of Time-Series-Library, and of the Autoformer and FEDformer repositories: names and sums alike."""
 
 from __future__ import annotations
 

@@ -1,0 +1,137 @@
+"""FITS: the low frequencies of the look-back, interpolated by one complex linear layer to those of a longer series.
+
+Xu, Zeng and Xu 2024, "FITS: Modeling Time Series with 10k Parameters", section 3; numerically equal to the authors'
+code, whose complex numbers are pairs of real ones here. The longer series is the look-back and the horizon; only the
+horizon is returned and trained on, which is one of the paper's two ways (the other also asks for the look-back back).
+Calendar features do not reach the forecast.
+
+B batch, L look-back, H horizon, C channels, O targets, I bins that are read, W bins that are written,
+P = 2 real and imaginary part.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.models.layers.coupling import unit_index
+from prunecast.models.layers.inputs import check_history
+from prunecast.models.layers.instance import standardised
+from prunecast.models.layers.linear import linear
+from prunecast.models.layers.spectrum import FourierTransform
+from prunecast.models.layers.widths import kept
+
+
+class FITSConfig(ForecasterConfig):
+    """Defaults are those of the published script for hourly data."""
+
+    name: Literal["fits"] = "fits"
+    base_T: int = Field(24, ge=1, description="steps of the base period")
+    H_order: int = Field(6, ge=1, description="harmonics of the base period below the cut-off")
+    cut_freq: int | None = Field(None, ge=1, description="bins that are read; from the two above when absent")
+    individual: bool = Field(False, description="a layer for each channel instead of one for all")
+    read_modes: int | None = Field(None, ge=1, description="after pruning; cut_freq when absent")
+    written_modes: int | None = Field(None, ge=1, description="after pruning; from cut_freq when absent")
+
+    @model_validator(mode="after")
+    def _has_such_frequencies(self) -> Self:
+        if self.lookback < 2:
+            raise ValueError(f"lookback: expected at least 2 steps, found {self.lookback}")
+        if self.cut_freq is not None and self.cut_freq > self.lookback // 2 + 1:
+            most = self.lookback // 2 + 1
+            raise ValueError(f"cut_freq: expected at most lookback // 2 + 1 ({most}), found {self.cut_freq}")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of the series that is written."""
+        return self.lookback + self.horizon
+
+    @property
+    def dense_reads(self) -> int:
+        """How many bins are below the cut-off, as the published command line derives it, and as there are."""
+        derived = (self.lookback // self.base_T + 1) * self.H_order + 10
+        return self.cut_freq or min(derived, self.lookback // 2 + 1)
+
+    @property
+    def dense_writes(self) -> int:
+        """How many bins of the longer series lie below the same frequency."""
+        return min(int(self.dense_reads * (self.steps / self.lookback)), self.steps // 2 + 1)
+
+
+class FITS(Forecaster):
+    """Complex interpolation between two real Fourier transforms, in units of each window's deviation."""
+
+    Config = FITSConfig
+    learning_rate = 5e-4
+    config: FITSConfig
+    read_bins: Tensor
+    written_bins: Tensor
+
+    def __init__(self, config: FITSConfig) -> None:
+        super().__init__()
+        self.config = config
+        reads, writes = config.read_modes or config.dense_reads, config.written_modes or config.dense_writes
+        layers = (config.outputs,) if config.individual else ()
+        self.real, self.imaginary = (nn.Parameter(torch.zeros(*layers, writes, reads)) for _ in range(2))
+        self.real_bias, self.imaginary_bias = (nn.Parameter(torch.zeros(*layers, writes)) for _ in range(2))
+        for part in (self.real, self.real_bias):  # the published start: a real layer that was made complex
+            nn.init.uniform_(part, -1 / math.sqrt(reads), 1 / math.sqrt(reads))
+        self.register_buffer("read_bins", torch.arange(reads))
+        self.register_buffer("written_bins", torch.arange(writes))
+        self.analysis = FourierTransform(config.lookback, config.dense_reads)
+        self.synthesis = FourierTransform(config.steps, config.dense_writes, gain=config.steps / config.lookback)
+
+    def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
+        """Returns the forecast (B, H, O); the marks are not used.
+
+        Raises:
+            UserError: when the look-back's shape is not the one of the config.
+        """
+        check_history(self.config, x_BLC)
+        x_BLO, mean_B1O, std_B1O = standardised(self.select(x_BLC), correction=1)
+        spectrum_BOPI = (x_BLO.transpose(1, 2) @ self.analysis.forth(self.read_bins).T).unflatten(2, (2, -1))
+        written_BOR = self._interpolated(spectrum_BOPI)
+        y_BOH = written_BOR @ self.synthesis.back(self.written_bins)[:, self.config.lookback :]
+        return y_BOH.transpose(1, 2) * std_B1O + mean_B1O
+
+    def _interpolated(self, x_BOPI: Tensor) -> Tensor:
+        """Returns (B, O, 2W): the real parts of the bins, then their imaginary parts."""
+        by_real, by_imaginary = self._product(x_BOPI, self.real), self._product(x_BOPI, self.imaginary)
+        real_BOW = by_real[:, :, 0] - by_imaginary[:, :, 1] + self.real_bias
+        imaginary_BOW = by_real[:, :, 1] + by_imaginary[:, :, 0] + self.imaginary_bias
+        return torch.cat([real_BOW, imaginary_BOW], dim=2)
+
+    def _product(self, x_BOPI: Tensor, weight: Tensor) -> Tensor:
+        """Returns (B, O, P, W)."""
+        if not self.config.individual:
+            return linear(x_BOPI, weight) if self.training else F.linear(x_BOPI, weight)
+        by_channel = x_BOPI.transpose(0, 1).flatten(1, 2) @ weight.mT
+        return cast("Tensor", by_channel.unflatten(1, (-1, 2))).transpose(0, 1)
+
+    def prunable(self) -> tuple[str, ...]:
+        """Both parts of the layer; there is no layer behind it, so all of it is body."""
+        return ("real", "imaginary")
+
+    def groups(self) -> tuple[Group, ...]:
+        """The bins that are read, and those that are written."""
+        writes, reads = self.real.shape[-2:]
+        weights, biases = ("real", "imaginary"), ("real_bias", "imaginary_bias")
+        read = (*(Member(name, -1, unit_index(reads)) for name in weights), Member("read_bins", 0, unit_index(reads)))
+        written = (
+            *(Member(name, -2, unit_index(writes)) for name in weights),
+            *(Member(name, -1, unit_index(writes)) for name in (*biases, "written_bins")),
+        )
+        return (Group("read", "mode", reads, read), Group("written", "mode", writes, written))
+
+    def shrunk_config(self, keep: Keep) -> FITSConfig:
+        """Returns the config with as many bins as `keep` leaves; which ones is in the state dict."""
+        writes, reads = self.real.shape[-2:]
+        changes = {"read_modes": kept(keep, "read", reads), "written_modes": kept(keep, "written", writes)}
+        return self.config.model_copy(update=changes)

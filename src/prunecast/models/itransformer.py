@@ -1,0 +1,127 @@
+"""iTransformer: each channel's whole look-back is one token, and attention relates channels instead of steps.
+
+Liu et al. 2024, "iTransformer: Inverted Transformers Are Effective for Time Series Forecasting", section 3; numerically
+equal to Time-Series-Library's `iTransformer` and to the authors' own. The calendar features of the look-back are tokens
+too; those of the horizon are not used.
+
+B batch, L look-back, H horizon, C channels, O targets, F calendar features and known covariates, N tokens (C + F),
+D width of the stream.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from prunecast.models.api import Forecaster, Group, Keep
+from prunecast.models.layers.attention import Attention
+from prunecast.models.layers.blocks import EncoderLayer, named
+from prunecast.models.layers.coupling import inputs, norms, outputs, unit_index, weights_of
+from prunecast.models.layers.dropout import Dropout
+from prunecast.models.layers.inputs import check_lookback
+from prunecast.models.layers.instance import standardised
+from prunecast.models.layers.linear import Linear
+from prunecast.models.layers.widths import EncoderConfig
+
+
+class ITransformerConfig(EncoderConfig):
+    """Defaults are those of the published command line.
+
+    The authors' scripts take d_model = d_ff = 256 on ETTh1, 128 on ETTh2 and Exchange, and 512 on the wider sets.
+    """
+
+    name: Literal["itransformer"] = "itransformer"
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class InvertedEncoder(nn.Module):
+    """Embeds whole series as tokens and relates them layer by layer."""
+
+    def __init__(self, config: ITransformerConfig) -> None:
+        super().__init__()
+        widths = config.encoder_widths
+        self.read = config.outputs
+        self.embedding = Linear(config.lookback, widths.width)
+        self.layers = nn.ModuleList(
+            EncoderLayer(config, Attention.of(config, widths.width, layer.heads), layer.d_ff) for layer in widths.layers
+        )
+        self.norm = nn.LayerNorm(widths.width)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, series_BNL: Tensor) -> Tensor:
+        """Returns the tokens of the targets, which are the first of the series, (B, O, D)."""
+        x_BND = self.dropout(self.embedding(series_BNL))
+        *layers, last = self.layers
+        for layer in layers:
+            x_BND = layer(x_BND)
+        # After the last attention nothing reads the other channels and the calendar: no work is done for them.
+        return cast("Tensor", self.norm(last(x_BND, self.read)[:, : self.read]))
+
+    def width_group(self, name: str, readers: tuple[str, ...]) -> Group:
+        """Returns the group of the stream's units; `readers` are the layers outside that read it."""
+        width = self.norm.normalized_shape[0]
+        members = (
+            *outputs(f"{name}.embedding", unit_index(width)),
+            *(member for layer, block in named(self.layers, f"{name}.layers") for member in block.width_members(layer)),
+            *norms(f"{name}.norm", size=width),
+            *(member for reader in readers for member in inputs(reader, unit_index(width))),
+        )
+        return Group(f"{name}.width", "width", width, members, normalised=True)
+
+
+class ITransformer(Forecaster):
+    """Inverted encoder and a linear map from each channel's token to its horizon."""
+
+    Config = ITransformerConfig
+    uses_marks = True
+    config: ITransformerConfig
+
+    def __init__(self, config: ITransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = InvertedEncoder(config)
+        self.projection = Linear(config.encoder_widths.width, config.horizon)
+
+    def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
+        """Returns the forecast (B, H, O); the marks of the horizon are not used.
+
+        Raises:
+            UserError: when a shape is not the one of the config; marks may be left out only where it has none.
+        """
+        check_lookback(self.config, x_BLC, x_mark_BLF)
+        x_BLC, mean_B1C, std_B1C = standardised(self._targets_first(x_BLC))
+        series_BLN = x_BLC if x_mark_BLF is None else torch.cat([x_BLC, x_mark_BLF], dim=2)
+        y_BOH = self.projection(self.encoder(series_BLN.transpose(1, 2)))
+        mean_B1O, std_B1O = (part[..., : self.config.outputs] for part in (mean_B1C, std_B1C))
+        return cast("Tensor", y_BOH.transpose(1, 2) * std_B1O + mean_B1O)
+
+    def _targets_first(self, x_BLC: Tensor) -> Tensor:
+        """Returns the channels with the targets before the others: attention does not care for their order."""
+        targets = self.config.targets
+        if targets is None:
+            return x_BLC
+        return x_BLC[..., [*targets, *(channel for channel in range(self.config.channels) if channel not in targets)]]
+
+    def prunable(self) -> tuple[str, ...]:
+        """The weights of all linear layers; no bias, no normalisation."""
+        return weights_of(self, nn.Linear)
+
+    def output_layer(self) -> tuple[str, ...]:
+        """The map from tokens to the horizon."""
+        return ("projection.weight",)
+
+    def groups(self) -> tuple[Group, ...]:
+        """Heads and feed-forward units of each layer, the width of the stream, whole layers."""
+        layers = self.encoder.layers
+        return (
+            *(group for name, layer in named(layers, "encoder.layers") for group in layer.groups(name)),
+            self.encoder.width_group("encoder", readers=("projection",)),
+            Group("encoder.layers", "layer", len(layers), stack="encoder.layers"),
+        )
+
+    def shrunk_config(self, keep: Keep) -> ITransformerConfig:
+        """Returns the config with the widths that `keep` leaves."""
+        return self.config.shrunk(keep)

@@ -1,0 +1,157 @@
+"""A small LSTM: it reads the look-back step by step, and its last state gives the whole horizon at once.
+
+Hochreiter and Schmidhuber 1997, "Long Short-Term Memory", with the forget gates of Gers et al. 2000, "Learning to
+Forget", section 3; the direct forecast of all steps from the last state is the usual baseline of the field. Windows are
+forecast in units of their own deviation (Kim et al. 2022, "Reversible Instance Normalization") unless told otherwise.
+The calendar features of the look-back are read beside the channels; those of the horizon are not used.
+
+B batch, L look-back, H horizon, C channels, O targets, F calendar features and known covariates,
+I inputs of a layer, U units of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.models.layers.coupling import inputs, outputs, unit_index
+from prunecast.models.layers.dropout import Dropout
+from prunecast.models.layers.inputs import check_lookback
+from prunecast.models.layers.instance import standardised
+from prunecast.models.layers.linear import Linear
+from prunecast.models.layers.widths import kept
+
+GATES = 4
+"""Input, forget, cell and output, in this order."""
+
+
+class LSTMConfig(ForecasterConfig):
+    """Defaults make a model of about 80,000 weights for 7 channels and 96 steps."""
+
+    name: Literal["lstm"] = "lstm"
+    d_model: int = Field(64, ge=1, description="width of the embedding and units of each layer")
+    encoder_layers: int = Field(1, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1, description="of the embedding and of what each layer hands on")
+    instance_norm: bool = Field(True, description="forecast each window in units of its own deviation")
+    embedding: int | None = Field(None, ge=1, description="width after pruning; d_model when absent")
+    units: tuple[int, ...] | None = Field(None, description="of each layer after pruning; d_model when absent")
+
+    @model_validator(mode="after")
+    def _units_fit(self) -> Self:
+        if self.units is not None and len(self.units) != self.encoder_layers:
+            raise ValueError(f"encoder_layers: expected {len(self.units)}, as units, found {self.encoder_layers}")
+        if min(self.layer_units) < 1:
+            raise ValueError(f"units: expected at least 1 in each layer, found {list(self.layer_units)}")
+        return self
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embedding, given or derived."""
+        return self.embedding or self.d_model
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        """Units of each layer, given or derived."""
+        return self.units or (self.d_model,) * self.encoder_layers
+
+
+class LSTMLayer(nn.Module):
+    """One layer of cells, from the first step to the last, starting from zeros."""
+
+    no_bias: Tensor
+
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__()
+        self.input_weight = nn.Parameter(torch.empty(GATES * units, width))
+        self.recurrent_weight = nn.Parameter(torch.empty(GATES * units, units))
+        self.bias = nn.Parameter(torch.empty(GATES * units))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -1 / math.sqrt(units), 1 / math.sqrt(units))
+        # torch's operator adds a second bias, which would say nothing new
+        self.register_buffer("no_bias", torch.zeros(GATES * units), persistent=False)
+
+    def forward(self, x_BLI: Tensor) -> Tensor:
+        """Returns the state after each step, (B, L, U)."""
+        zeros_1BU = x_BLI.new_zeros(1, x_BLI.shape[0], self.recurrent_weight.shape[1])
+        weights = [self.input_weight, self.recurrent_weight, self.bias, self.no_bias]
+        states_BLU, _, _ = torch.lstm(x_BLI, (zeros_1BU, zeros_1BU), weights, True, 1, 0.0, self.training, False, True)
+        return states_BLU
+
+    def written(self, name: str) -> tuple[Member, ...]:
+        """Returns what each unit owns here: its row in every gate, its column of the recurrence."""
+        units = self.recurrent_weight.shape[1]
+        rows = unit_index(GATES, units).T
+        gates = (Member(f"{name}.{part}", 0, rows) for part in ("input_weight", "recurrent_weight", "bias"))
+        return (*gates, Member(f"{name}.recurrent_weight", 1, unit_index(units)))
+
+    def read(self, name: str) -> tuple[Member, ...]:
+        """Returns what each unit of the layer below owns here."""
+        return (Member(f"{name}.input_weight", 1, unit_index(self.input_weight.shape[1])),)
+
+
+class LSTM(Forecaster):
+    """Embedding of each step, layers of cells, linear map from the last state to the whole horizon."""
+
+    Config = LSTMConfig
+    uses_marks = True
+    learning_rate = 1e-3
+    config: LSTMConfig
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = (config.embedding_width, *config.layer_units)
+        self.embedding = Linear(config.channels + config.marks, widths[0])
+        self.layers = nn.ModuleList(LSTMLayer(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.head = Linear(widths[-1], config.horizon * config.outputs)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
+        """Returns the forecast (B, H, O); the marks of the horizon are not used.
+
+        Raises:
+            UserError: when a shape is not the one of the config; marks may be left out only where it has none.
+        """
+        check_lookback(self.config, x_BLC, x_mark_BLF)
+        if not self.config.instance_norm:
+            return self._forecast(x_BLC, x_mark_BLF)
+        x_BLC, mean_B1C, std_B1C = standardised(x_BLC)
+        return self._forecast(x_BLC, x_mark_BLF) * self.select(std_B1C) + self.select(mean_B1C)
+
+    def _forecast(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
+        features = x_BLC if mark_BLF is None else torch.cat([x_BLC, mark_BLF], dim=2)
+        x_BLU = self.embedding(features)
+        for layer in self.layers:
+            x_BLU = layer(self.dropout(x_BLU))
+        return cast("Tensor", self.head(self.dropout(x_BLU[:, -1])).unflatten(1, (self.config.horizon, -1)))
+
+    def prunable(self) -> tuple[str, ...]:
+        """The weights of the embedding, of all gates and of the head; no bias."""
+        return tuple(name for name, parameter in self.named_parameters() if parameter.dim() > 1)
+
+    def output_layer(self) -> tuple[str, ...]:
+        """The map from the last state to the horizon."""
+        return ("head.weight",)
+
+    def groups(self) -> tuple[Group, ...]:
+        """The width of the embedding and the units of each layer; a unit without weights stays at zero."""
+        config, names = self.config, [f"layers.{i}" for i in range(len(self.layers))]
+        written = [outputs("embedding", unit_index(config.embedding_width))]
+        written += [layer.written(name) for name, layer in zip(names, self.layers, strict=True)]
+        read = [layer.read(name) for name, layer in zip(names, self.layers, strict=True)]
+        read += [inputs("head", unit_index(config.layer_units[-1]))]
+        sizes = {"embedding.width": config.embedding_width}
+        sizes |= {f"{name}.units": units for name, units in zip(names, config.layer_units, strict=True)}
+        members = (here + above for here, above in zip(written, read, strict=True))
+        return tuple(Group(name, "width", size, m) for (name, size), m in zip(sizes.items(), members, strict=True))
+
+    def shrunk_config(self, keep: Keep) -> LSTMConfig:
+        """Returns the config with the widths that `keep` leaves."""
+        units = tuple(kept(keep, f"layers.{i}.units", size) for i, size in enumerate(self.config.layer_units))
+        embedding = kept(keep, "embedding.width", self.config.embedding_width)
+        return self.config.model_copy(update={"embedding": embedding, "units": units})

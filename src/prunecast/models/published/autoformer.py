@@ -1,0 +1,30 @@
+"""The Autoformer of Time-Series-Library and the original; both name their tensors alike."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prunecast.models.published import transformer
+from prunecast.models.published.api import ENCODER_DECODER, Published, Tensors, renamed
+
+NAMES = (
+    *transformer.NAMES,
+    ("norm.layernorm.", "norm.norm."),
+    (".projection.", ".trend."),
+    ("decoder.trend.", "decoder.projection."),
+)
+"""A layer's projection is that of its trend; the decoder's own is that of the season."""
+
+ARGUMENTS = {**ENCODER_DECODER, "factor": "factor", "moving_avg": "moving_avg"}
+UNSEEN = (*transformer.UNSEEN, "factor", "moving_avg")
+
+sizes = transformer.sizes
+
+
+def tensors(published: Tensors) -> dict[str, Tensor]:
+    """Returns the tensors under our names."""
+    return renamed(published, NAMES)
+
+
+TSLIB = Published(ARGUMENTS, tensors, sizes, UNSEEN, {"odd_lengths": "resampled"})
+ORIGINAL = Published(ARGUMENTS, tensors, sizes, UNSEEN, {"odd_lengths": "exact"})

@@ -1,0 +1,59 @@
+"""The numbers behind the page of fronts, where a reader picks models, data sets, methods and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prunecast.report.format import missing
+from prunecast.report.fronts import costs
+from prunecast.report.material import Material
+from prunecast.report.tables import Row
+from prunecast.report.variants import Case, Variant
+
+DIGITS = 5
+"""Of every number: more than can be seen in a chart."""
+
+_TUNING = {"pruned": 0, "pruned+finetuned": 1}
+OTHER = 2
+
+
+def explorer_data(material: Material) -> dict[str, Any]:
+    """Returns the variants as rows of numbers, with the names that the numbers stand for.
+
+    A row is: case, model, series, tuning (0 without, 1 with fine-tuning, 2 neither), label, MSE, MSE of the dense
+    parent, then each cost and that of the dense parent; what is not known is null.
+    """
+    cases, models = list(material.study.cases), list(dict.fromkeys(v.model for v in material.study.runs))
+    series = list(material.looks)
+    columns = [cost.column for cost in costs(material.clocks)]
+    dense = _dense_rows(material.rows)
+    return {
+        "cases": [case.title for case in cases],
+        "models": models,
+        "series": [{"name": name, "colour": look.colour, "shape": look.shape} for name, look in material.looks.items()],
+        "costs": [{"name": cost.title, "axis": cost.axis} for cost in costs(material.clocks)],
+        "rows": [
+            [
+                cases.index(key.case),
+                models.index(key.model),
+                series.index(key.series),
+                _TUNING.get(key.role, OTHER),
+                key.full_name,
+                *_numbers(row, dense.get((key.case, key.model), row), columns),
+            ]
+            for key, row in material.rows.items()
+        ],
+    }
+
+
+def _dense_rows(rows: Mapping[Variant, Row]) -> dict[tuple[Case, str], Row]:
+    return {(key.case, key.model): row for key, row in rows.items() if key.role == "dense"}
+
+
+def _numbers(row: Row, dense: Row, columns: list[str]) -> list[float | None]:
+    return [_short(source.get(column)) for column in ("mse", *columns) for source in (row, dense)]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or missing(value) or value <= 0 else float(f"{value:.{DIGITS}g}")

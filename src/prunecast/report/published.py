@@ -1,0 +1,165 @@
+"""Published dense errors beside ours: only what was forecast, and scored, alike."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from prunecast.records import Accuracy, RunRecord, Scoring
+from prunecast.report.variants import Study, Variant, accuracies
+
+TOLERANCE, UNSTABLE_TOLERANCE = 0.05, 0.25
+"""A deviation of MSE within it is called one of training runs; some models' runs differ much on some data sets."""
+
+_UNSTABLE = {(model, data) for model in ("informer", "transformer") for data in ("ETTh2", "ETTm2", "Exchange")}
+
+CHANNELS: Mapping[str, int] = {
+    "ETTh1": 7,
+    "ETTh2": 7,
+    "ETTm1": 7,
+    "ETTm2": 7,
+    "Weather": 21,
+    "Exchange": 8,
+    "ECL": 321,
+    "Traffic": 862,
+    "ILI": 7,
+}
+"""Published errors are means over all channels of the published files."""
+
+
+class Place(NamedTuple):
+    """What a published error is of: data set, horizon, registered model name, look-back."""
+
+    dataset: str
+    horizon: int
+    model: str
+    lookback: int
+
+
+@dataclass(frozen=True)
+class PublishedError:
+    """A dense test error from the literature.
+
+    Attributes:
+        scoring: which windows its authors' loader scored: all, or whole batches of 32; unknown where it was not seen.
+        mse: in standardised units.
+        mae: in standardised units.
+        source: whose table.
+        confidence: whether that table was seen, a copy of it was, or it is recalled.
+    """
+
+    scoring: Literal["full", "paper", "unknown"]
+    mse: float
+    mae: float
+    source: str
+    confidence: str
+
+    @property
+    def compared_in(self) -> Scoring:
+        """The scoring of ours that is held against it."""
+        return "paper" if self.scoring == "paper" else "full"
+
+
+@cache
+def published_errors() -> Mapping[Place, PublishedError]:
+    """Returns the published errors that we know, from `published.csv` beside this module."""
+    text = resources.files("prunecast.report").joinpath("published.csv").read_text(encoding="utf-8")
+    return {
+        Place(row["dataset"], int(row["horizon"]), row["model"], int(row["lookback"])): PublishedError(
+            row["scoring"],  # type: ignore[arg-type]
+            float(row["mse"]),
+            float(row["mae"]),
+            row["source"],
+            row["confidence"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    }
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A dense variant of ours beside a published error.
+
+    Attributes:
+        variant: ours.
+        published: theirs.
+        mse: our mean over seeds, in the scoring of theirs.
+        mse_sd: standard deviation over seeds, where there are several.
+        mae: our mean over seeds.
+        parameters: of our model; a smaller one is not expected to agree.
+        steps: our model was trained for.
+        tolerance: of the relative deviation of MSE.
+    """
+
+    variant: Variant
+    published: PublishedError
+    mse: float
+    mse_sd: float | None
+    mae: float
+    parameters: int | None
+    steps: int | None
+    tolerance: float
+
+    @property
+    def of_mse(self) -> float:
+        """Our MSE minus theirs, as a share of theirs."""
+        return self.mse / self.published.mse - 1
+
+    @property
+    def of_mae(self) -> float:
+        """Our MAE minus theirs, as a share of theirs."""
+        return self.mae / self.published.mae - 1
+
+    @property
+    def within(self) -> bool:
+        """Whether the deviation of MSE is inside the tolerance, rounding of the published value included."""
+        return abs(self.mse - self.published.mse) <= self.tolerance * self.published.mse + 0.0005
+
+
+def deviations(study: Study) -> tuple[Deviation, ...]:
+    """Returns what the literature has of a study's dense variants, in their order."""
+    return tuple(_deviations(study))
+
+
+def _deviations(study: Study) -> Iterator[Deviation]:
+    for variant, runs in study.runs.items():
+        records = list(runs.values())
+        place = _place(records[0])
+        known = None if variant.role != "dense" or place is None else published_errors().get(place)
+        if known is None or place is None:
+            continue
+        ours = [accuracies(record).get(known.compared_in) for record in records]
+        found = [accuracy for accuracy in ours if accuracy is not None]
+        if found:
+            yield _deviation(variant, known, place, records[0], found)
+
+
+def _place(record: RunRecord) -> Place | None:
+    """Returns which published cell a record repeats; None where it forecasts or learns from anything else."""
+    data, model = record.recipe["data"], record.recipe["model"]
+    same_data = CHANNELS.get(record.data.name) == len(record.data.channels)
+    if not same_data or data.get("targets") or data.get("split") or "lookback" not in model:
+        return None
+    return Place(record.data.name, int(model["horizon"]), record.model, int(model["lookback"]))
+
+
+def _deviation(
+    variant: Variant, known: PublishedError, place: Place, record: RunRecord, ours: Sequence[Accuracy]
+) -> Deviation:
+    errors = [accuracy.mse for accuracy in ours]
+    return Deviation(
+        variant,
+        known,
+        mse=float(np.mean(errors)),
+        mse_sd=float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
+        mae=float(np.mean([accuracy.mae for accuracy in ours])),
+        parameters=None if record.size is None else record.size.parameters,
+        steps=None if record.fit is None else record.fit.steps,
+        tolerance=UNSTABLE_TOLERANCE if (place.model, place.dataset) in _UNSTABLE else TOLERANCE,
+    )

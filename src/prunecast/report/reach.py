@@ -1,0 +1,167 @@
+"""How far a method can prune a model before a loss shows: on one data set and horizon, and over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import isnan
+from typing import NamedTuple
+
+from prunecast.report.compare import Against, Compared, Comparison
+from prunecast.report.statistics import Interval, LogRatio, pooled_ratio
+from prunecast.report.variants import Case
+
+MARGIN = 0.05
+"""A loss is called small when the whole interval lies below this share of the reference's error."""
+
+
+class Line(NamedTuple):
+    """What changes along a ladder is the sparsity alone; all else is its line."""
+
+    model: str
+    method: str
+    finetuned: bool
+    against: Against
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One sparsity of a method: the error over the reference's, a geometric mean over cases.
+
+    Attributes:
+        sparsity: share that was to be removed, in the method's own budget.
+        ratio: 1 where nothing changed; ends are not numbers where a record has no errors by block.
+        comparisons: what it is the mean of, one for each case.
+        saturated: cases in which the variant is not shown to be better than a forecast that learned nothing.
+    """
+
+    sparsity: float
+    ratio: Interval
+    comparisons: tuple[Comparison, ...]
+    saturated: int
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval to judge by."""
+        return not isnan(self.ratio.low)
+
+    @property
+    def loses(self) -> bool:
+        """Whether a loss is shown: the interval lies above 1."""
+        return self.known and self.ratio.low > 1
+
+    @property
+    def small(self) -> bool:
+        """Whether the loss is shown to be small: the interval ends below 1 + MARGIN."""
+        return self.known and self.ratio.high <= 1 + MARGIN
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The sparsities of one line, ascending, all over the same cases."""
+
+    line: Line
+    cases: tuple[Case, ...]
+    rungs: tuple[Rung, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether every rung has an interval."""
+        return all(rung.known for rung in self.rungs)
+
+    @cached_property
+    def no_loss(self) -> Rung | None:
+        """The highest rung at which, and below which, no loss is shown; None where the lowest shows one."""
+        return self._climbed([rung.known and not rung.loses for rung in self.rungs])
+
+    @cached_property
+    def small_loss(self) -> Rung | None:
+        """The highest rung at which, and below which, the loss is shown to be small."""
+        return self._climbed([rung.small for rung in self.rungs])
+
+    def _climbed(self, held: list[bool]) -> Rung | None:
+        steps = held.index(False) if False in held else len(held)
+        return self.rungs[steps - 1] if steps else None
+
+
+class Ladders:
+    """All ladders of a study: by case, and over the cases of each line."""
+
+    def __init__(self, compared: Compared) -> None:
+        self._found: dict[Line, dict[Case, dict[float, Comparison]]] = {}
+        self._saturated = compared.saturated
+        for comparison in compared.every:
+            variant = comparison.variant
+            if variant.pruned and variant.requested is not None and comparison.against in ("dense", "trained-on"):
+                line = Line(variant.model, variant.method or "", variant.finetuned, comparison.against)
+                of_case = self._found.setdefault(line, {}).setdefault(variant.case, {})
+                of_case[round(variant.requested, 6)] = comparison
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """All lines, in the order of the table."""
+        return tuple(self._found)
+
+    @property
+    def methods(self) -> tuple[tuple[str, str], ...]:
+        """Every model and method that it was pruned by."""
+        return tuple(dict.fromkeys((line.model, line.method) for line in self._found))
+
+    def cases(self, line: Line) -> tuple[Case, ...]:
+        """Returns the cases in which a line was run."""
+        return tuple(self._found.get(line, ()))
+
+    def pooled(self, line: Line, among: Iterable[Case] | None = None) -> Ladder | None:
+        """Returns the ladder over all cases of a line, of the sparsities that all of them have; None without any.
+
+        Args:
+            line: model, method, fine-tuned or not, and what it is held against.
+            among: only these cases; all when absent.
+        """
+        found = self._found.get(line, {})
+        chosen = {case: found[case] for case in (found if among is None else among) if case in found}
+        if not chosen:
+            return None
+        shared = [sparsity for sparsity in next(iter(chosen.values())) if all(sparsity in of for of in chosen.values())]
+        rungs = [self._rung(sparsity, chosen) for sparsity in sorted(shared)]
+        return Ladder(line, tuple(chosen), tuple(rungs)) if rungs else None
+
+    def of(self, line: Line, case: Case) -> Ladder | None:
+        """Returns the ladder on one data set and horizon, or None where it was not run."""
+        return self.pooled(line, [case])
+
+    def each(self, ladder: Ladder) -> list[Ladder]:
+        """Returns a ladder's line on each of its cases by itself."""
+        found = (self.of(ladder.line, case) for case in ladder.cases)
+        return [one for one in found if one is not None]
+
+    def fair(self, model: str, method: str, finetuned: bool, case: Case | None = None) -> Ladder | None:
+        """Returns the ladder against the fair opponent: a fine-tuned variant's is the dense model trained on.
+
+        Args:
+            model: its name.
+            method: of pruning.
+            finetuned: or not.
+            case: a single one; over all of them when absent.
+        """
+        opponents: tuple[Against, ...] = ("trained-on", "dense") if finetuned else ("dense",)
+        lines = (Line(model, method, finetuned, against) for against in opponents)
+        ladders = (self.pooled(line, None if case is None else [case]) for line in lines)
+        return next((ladder for ladder in ladders if ladder is not None), None)
+
+    def best(self, model: str, method: str, case: Case | None = None) -> Ladder | None:
+        """Returns the fair ladder with fine-tuning where that was run, else the one without."""
+        return self.fair(model, method, True, case) or self.fair(model, method, False, case)
+
+    def _rung(self, sparsity: float, chosen: Mapping[Case, Mapping[float, Comparison]]) -> Rung:
+        comparisons = tuple(of_case[sparsity] for of_case in chosen.values())
+        return Rung(sparsity, pooled(comparisons), comparisons, sum(self._saturated(c.variant) for c in comparisons))
+
+
+def pooled(comparisons: Iterable[Comparison]) -> Interval:
+    """Returns the geometric mean of comparisons' error ratios, one of each case; a data set's horizons are kin."""
+    by_dataset: dict[str, list[LogRatio]] = {}
+    for comparison in comparisons:
+        by_dataset.setdefault(comparison.variant.case.dataset, []).append(comparison.log_ratio)
+    return pooled_ratio(list(by_dataset.values()))

@@ -1,0 +1,207 @@
+"""A table as people see it, and as CSV and LaTeX: cells with a number, its interval below it, and a mark."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from prunecast.report.tables import inert
+
+Mark = Literal["", "better", "worse", "faint"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: the number, or a word.
+        note: a smaller second line: its interval, say.
+        order: what it sorts by; in CSV files a number stands in full.
+        mark: better or worse where an interval says so.
+        flag: a sign behind the text, with what it means.
+        more: a third line.
+        records: fingerprints that the cell leads to, each with the text of its link.
+        page: the page and place in it that the cell leads to.
+    """
+
+    text: str = ""
+    note: str = ""
+    order: float | str | None = None
+    mark: Mark = ""
+    flag: tuple[str, str] | None = None
+    more: str = ""
+    records: tuple[tuple[str, str], ...] = ()
+    page: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a column, under a group of columns; `paper` says whether a printed table has room for it."""
+
+    group: str
+    header: str
+    numeric: bool = True
+    paper: bool = True
+
+    @property
+    def title(self) -> str:
+        """The heading with its group's, for tables of one heading line."""
+        return f"{self.group}: {self.header}" if self.group else self.header
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """A row: its cells, the series that its mark is drawn as, and what it is, for its look."""
+
+    cells: tuple[Cell, ...]
+    series: str = ""
+    kind: str = ""
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table. `name` is made by us and safe as a file's."""
+
+    name: str
+    title: str
+    heads: tuple[Head, ...]
+    rows: tuple[SheetRow, ...]
+    note: str = ""
+    sortable: bool = False
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The upper line of the head: each group of columns and how many it spans."""
+        return [(group, len(list(members))) for group, members in groupby(self.heads, key=lambda head: head.group)]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether there is an upper line at all."""
+        return any(head.group for head in self.heads)
+
+    def without_empty(self) -> Sheet:
+        """Returns the table without the columns that have nothing to show."""
+        kept = [i for i in range(len(self.heads)) if any(_filled(row.cells[i]) for row in self.rows)]
+        heads = tuple(self.heads[i] for i in kept)
+        rows = tuple(SheetRow(tuple(row.cells[i] for i in kept), row.series, row.kind, row.open) for row in self.rows)
+        return Sheet(self.name, self.title, heads, rows, self.note, self.sortable)
+
+    def files(self) -> dict[str, str]:
+        """Returns file name -> text of the table as CSV and as LaTeX."""
+        return {f"{self.name}.csv": to_csv(self), f"{self.name}.tex": to_latex(self)}
+
+
+def _filled(cell: Cell) -> bool:
+    return bool(cell.text or cell.records)
+
+
+def to_csv(sheet: Sheet) -> str:
+    """Returns the table as CSV: numbers in full, the second lines in columns of their own, records by fingerprint."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    noted = [any(row.cells[i].note for row in sheet.rows) for i in range(len(sheet.heads))]
+    writer.writerow(
+        _with_notes([inert(head.title) for head in sheet.heads], [f"{h.title}, note" for h in sheet.heads], noted)
+    )
+    for row in sheet.rows:
+        notes = [" ".join(part for part in (cell.note, cell.more) if part) for cell in row.cells]
+        writer.writerow(_with_notes([_csv_value(cell) for cell in row.cells], notes, noted))
+    return out.getvalue()
+
+
+def _with_notes(values: Sequence[Any], notes: Sequence[str], noted: Sequence[bool]) -> list[Any]:
+    line: list[Any] = []
+    for value, note, shown in zip(values, notes, noted, strict=True):
+        line += [value, inert(note)] if shown else [value]
+    return line
+
+
+def _csv_value(cell: Cell) -> Any:
+    if isinstance(cell.order, int | float):
+        return cell.order
+    if cell.records:
+        return " ".join(fingerprint for _, fingerprint in cell.records)
+    return inert(cell.text)
+
+
+def to_latex(sheet: Sheet) -> str:
+    """Returns the table as a LaTeX tabular (package booktabs), every text escaped; a star marks a difference shown."""
+    shown = [i for i, head in enumerate(sheet.heads) if head.paper]
+    heads = [sheet.heads[i] for i in shown]
+    body = [[one_line(row.cells[i]) for i in shown] for row in sheet.rows]
+    lines = [_latex_row([head.header for head in heads]), "\\midrule", *map(_latex_row, body)]
+    if sheet.grouped:
+        lines = [*_latex_groups(heads), *lines]
+    layout = "".join("r" if head.numeric else "l" for head in heads)
+    return "\n".join(["\\begin{tabular}{" + layout + "}", "\\toprule", *lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    return " & ".join(escape_latex(text) for text in texts) + r" \\"
+
+
+def _latex_groups(heads: Sequence[Head]) -> list[str]:
+    """Returns the upper line of the head, and a rule under each group of columns."""
+    cells, rules, first = [], [], 1
+    for group, members in groupby(heads, key=lambda head: head.group):
+        span = len(list(members))
+        cells.append(rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(group)}}}")
+        if group:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + span - 1}}}")
+        first += span
+    return [" & ".join(cells) + r" \\", "".join(rules)]
+
+
+def one_line(cell: Cell) -> str:
+    """Returns a cell in one line: its text, a star where a difference is shown, and its note in brackets."""
+    note = f" ({cell.note})" if cell.note else ""
+    return f"{cell.text}{star(cell)}{cell.flag[0] if cell.flag else ''}{note}"
+
+
+def star(cell: Cell) -> str:
+    """Returns a star where the cell is better or worse, by its interval."""
+    return "*" if cell.mark in ("better", "worse") else ""
+
+
+def escape_latex(text: str) -> str:
+    """Returns text that LaTeX sets as it stands, whatever a file called its columns."""
+    return _CONTROL.sub(" ", " ".join(text.split())).translate(_LATEX)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "$": r"\$",
+        "&": r"\&",
+        "%": r"\%",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "[": "{[}",  # after the end of a row either would be taken for an argument
+        "*": "{*}",
+        "−": "$-$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "…": r"\dots{}",
+        "◇": r"$\diamond$",
+        "≥": r"$\geq$",
+        "\u00a0": "~",
+    }
+)
+"""Signs that mean something to LaTeX, and those of ours that plain LaTeX does not know."""
