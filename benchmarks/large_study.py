@@ -1,14 +1,17 @@
 """How long a study of ten thousand cells takes to plan, and to go on with when all of it is done.
 
-    python benchmarks/large_study.py [--cells 10000] [--seeds 10]
+    python benchmarks/large_study.py [--cells 10000]
 
 A cell is a model that is scored: a data set, horizon, seed, and what was done to the model. Its exports and timings
 come on top. The store is filled with made-up results of a usual size: each with its record, sealed, and its files.
+`resume` is the whole of `study run` when all is there: the plan, a look at every result, and the report, which was
+written before (`report`).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 import tempfile
@@ -22,19 +25,19 @@ from typing import Any, TypeVar
 from prunecast import environment
 from prunecast.data.series import load_series
 from prunecast.recipe import Recipe
-from prunecast.recipe_io import load_recipe
-from prunecast.records import Accuracy, Blocks, DataFacts, Latency, RunRecord, Size, StageTiming, Timing
+from prunecast.recipe_io import load_recipe, write_recipe
+from prunecast.records import Accuracy, Blocks, DataFacts, Latency, Pruning, RunRecord, Size, StageTiming, Timing
 from prunecast.sealed import write_record
 from prunecast.stages import Job
 from prunecast.store import Store
-from prunecast.study.engine import Outcome
-from prunecast.study.folder import run_study, status
+from prunecast.studies import study_run
+from prunecast.study.folder import status
 from prunecast.study.monitor import ConsoleMonitor
 from prunecast.study.plan import plan
 
-PER_SEED = 250
-"""Cells of one seed, about: two models, four horizons, thirty variants each."""
-LIMITS_S = {"plan": 5.0, "go on": 10.0}
+PER_SEED = 288
+"""Cells of one seed: two models, four horizons, 35 variants of each, and the naive forecasts."""
+LIMITS_S = {"plan": 5.0, "resume": 10.0}
 BLOCKS, SAMPLES, WEIGHTS_BYTES = 15, 1000, 20_000
 
 Result = TypeVar("Result")
@@ -67,15 +70,23 @@ def timing() -> StageTiming:
     return StageTiming(started_at="2026-01-01T00:00:00+00:00", elapsed_s=1.0, runtimes=runtimes)
 
 
+def pruning(job: Job) -> Pruning | None:
+    """Returns what a made-up pruned model lost."""
+    if job.role not in ("pruned", "pruned+finetuned"):
+        return None
+    assert job.recipe.prune is not None
+    removed = round(1000 * job.recipe.prune.sparsity)
+    method = job.recipe.prune.method
+    return Pruning(method=method, of="prunable", unit="weights", total=1000, requested=removed, realised=removed)
+
+
 def made_up(job: Job) -> RunRecord:
     """Returns a record for a stage that never ran."""
     blocks = Blocks(length=192, windows=(192,) * BLOCKS, mse=(0.4,) * BLOCKS, mae=(0.4,) * BLOCKS)
     error = Accuracy(split="test", scoring="full", windows=2785, mse=0.4, mae=0.4, blocks=blocks)
     is_model = job.stage not in ("export", "measure")
-    results: dict[str, Any] = {
-        "test": error,
-        "size": Size(parameters=9, nonzero=9, prunable=9, raw_bytes=9, zip_bytes=9),
-    }
+    size = Size(parameters=9, nonzero=9, prunable=9, raw_bytes=9, zip_bytes=9)
+    results: dict[str, Any] = {"test": error, "validation": error, "size": size, "pruning": pruning(job)}
     plain = StageTiming(started_at="2026-01-01T00:00:00+00:00", elapsed_s=1.0)
     return RunRecord(
         stage=job.stage,
@@ -124,17 +135,20 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=10_000)
     grid = recipe(max(1, round(parser.parse_args().cells / PER_SEED)))
     machine = environment.describe().machine
+    print(f"load before: {os.getloadavg()[0]:.2f}")
     jobs = timed("plan", lambda: plan(grid, load_series, machine))
     kinds = Counter(job.stage for job in jobs)
     cells = sum(count for kind, count in kinds.items() if kind not in ("export", "measure"))
     print(f"{cells} cells, {len(jobs)} stages: {dict(kinds)}")
     folder = Path(tempfile.mkdtemp(prefix="large-study-"))
     try:
-        timed("fill", lambda: fill(Store(folder / "store"), jobs))
-        run: Callable[[], Outcome] = lambda: run_study(folder, grid, jobs, None, ConsoleMonitor(quiet=True))  # noqa: E731
-        outcome = timed("go on", run)
+        write_recipe(grid, folder / "recipe.yaml")
+        out, monitor = folder / "out", ConsoleMonitor(quiet=True)
+        timed("fill", lambda: fill(Store(out / "store"), jobs))
+        timed("report", lambda: study_run(folder / "recipe.yaml", monitor=monitor, out=out))
+        outcome = timed("resume", lambda: study_run(folder / "recipe.yaml", monitor=monitor, out=out)).outcome
         assert (outcome.present, outcome.ran) == (len(jobs), 0)
-        timed("status", lambda: status(folder))
+        timed("status", lambda: status(out))
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     finally:
         shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
     python tools/kill_study.py recipes/tiny.yaml --kills 20
     python tools/kill_study.py recipes/tiny.yaml --kills 5 --parent-alone
+    python tools/kill_study.py recipes/paper-small/all.yaml --kills 10 --engine ray --workers 2 --set study.seeds=[1]
 
 All processes of the study get SIGKILL at once, or the parent alone does; then its workers have to end by themselves.
 Meanwhile a reader loads every record that is there, again and again: none may ever be half-written. In the end every
@@ -39,20 +40,19 @@ WORKERS_END_WITHIN_S = 15.0
 POLL_S = 0.02
 
 
-def start(recipe: Path, out: Path, settings: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Starts `prunecast study run` in a process group of its own."""
-    command = [sys.executable, "-m", "prunecast", "--quiet", "study", "run", str(recipe), "--out", str(out)]
-    command += [part for setting in settings for part in ("--set", setting)]
+def start(recipe: Path, out: Path, options: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Starts `prunecast study run`, with other options of it, in a process group of its own."""
+    command = [sys.executable, "-m", "prunecast", "--quiet", "study", "run", str(recipe), "--out", str(out), *options]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def run_to_the_end(recipe: Path, out: Path, settings: Sequence[str] = ()) -> None:
+def run_to_the_end(recipe: Path, out: Path, options: Sequence[str] = ()) -> None:
     """Runs a study until it is done.
 
     Raises:
         RuntimeError: when it ends badly.
     """
-    process = start(recipe, out, settings)
+    process = start(recipe, out, options)
     _, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"the study ended with exit code {process.returncode}: {errors.decode()[-2000:]}")
@@ -196,7 +196,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="kill-study-"))
     print(f"in {folder}, seed {arguments.seed}")
     started_at = time.time()
-    run_to_the_end(arguments.recipe, folder / "whole", arguments.set)
+    options, plain = _options(arguments), _options(arguments, engine="local")
+    run_to_the_end(arguments.recipe, folder / "whole", plain)
     times = timeline(folder / "whole", started_at)
     print(f"uninterrupted: {len(times)} stages in {time.time() - started_at:.0f} s")
     draw = random.Random(arguments.seed)
@@ -204,7 +205,7 @@ def main() -> int:
     with reader.reading():
         for number, moment in enumerate(moments(times, arguments.kills, draw), start=1):
             print(f"kill {number}: {_start_and_kill(arguments, folder / 'killed', moment, times)}", flush=True)
-        run_to_the_end(arguments.recipe, folder / "killed", arguments.set)
+        run_to_the_end(arguments.recipe, folder / "killed", options)
     unequal = differences(folder / "whole", folder / "killed")
     print(f"read meanwhile: {reader.loaded} records, {len(reader.wrong)} damaged", *reader.wrong, sep="\n  ")
     files = len(contents(folder / "whole"))
@@ -217,13 +218,20 @@ def main() -> int:
 
 def _start_and_kill(arguments: argparse.Namespace, study: Path, moment: float, times: Sequence[float]) -> str:
     before, clock = len(done(study)), time.perf_counter()
-    process = start(arguments.recipe, study, arguments.set)
+    process = start(arguments.recipe, study, _options(arguments))
     if not wait_for(moment, times, study, process):
         process.communicate()
         return "it was done before"
     lived_s = time.perf_counter() - clock
     gone_s = kill_parent(process) if arguments.parent_alone else kill_group(process)
     return f"after {lived_s:.2f} s, {before} to {len(done(study))} of {len(times)} stages, all gone in {gone_s:.2f} s"
+
+
+def _options(arguments: argparse.Namespace, engine: str | None = None) -> list[str]:
+    """Returns the options of `study run`; the uninterrupted run is a local one, whatever the engine that is killed."""
+    options = [part for setting in arguments.set for part in ("--set", setting)]
+    options += ["--engine", engine or arguments.engine]
+    return options if arguments.workers is None else [*options, "--workers", str(arguments.workers)]
 
 
 def _arguments() -> argparse.Namespace:
@@ -233,6 +241,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--parent-alone", action="store_true", help="kill the parent and leave its workers to themselves"
     )
+    parser.add_argument("--engine", default="local", help="of the study that is killed")
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the moments")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the recipe")
     return parser.parse_args()

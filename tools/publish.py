@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prunecast import facade
 from prunecast.pipeline import RECIPE_FILE
+from prunecast.shown import SHOWN_FILE
 from prunecast.store import RECORD_FILE
 from prunecast.study.folder import STAGES_FILE, STORE_FOLDER, open_study
 
@@ -22,8 +23,9 @@ def publish(source: Path, target: Path) -> int:
     study = open_study(source)
     records, failures = study.results()
     dirty = [record.label for record in records if record.environment.dirty]
-    if failures or len(records) < len(study.stages) or dirty:
-        unfinished = len(study.stages) - len(records)
+    found = facade.study_status(source, verify=True)
+    unfinished = found["stages"] - found["done"]
+    if failures or unfinished or dirty:
         sys.exit(f"not published: {len(failures)} failures, {unfinished} unfinished, {len(dirty)} from changed sources")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -34,6 +36,7 @@ def publish(source: Path, target: Path) -> int:
         (target / folder).mkdir(parents=True)
         shutil.copy(source / folder / RECORD_FILE, target / folder / RECORD_FILE)
     facade.report(target)
+    (target / SHOWN_FILE).unlink()  # about times of files, which no copy keeps
     return len(records)
 
 

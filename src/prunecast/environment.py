@@ -26,9 +26,9 @@ def describe() -> Environment:
     """Returns what this process runs on; found once."""
     processor, cores = _processor(), os.cpu_count() or 1
     memory_bytes = int(psutil.virtual_memory().total)
-    system = f"{platform.system()} {platform.machine()}"
+    system, accelerator = f"{platform.system()} {platform.machine()}", _accelerator()
     return Environment(
-        machine=_machine(processor, cores, memory_bytes, system),
+        machine=_machine(processor, cores, memory_bytes, system, accelerator),
         processor=processor,
         cores=cores,
         memory_bytes=memory_bytes,
@@ -37,13 +37,15 @@ def describe() -> Environment:
         versions=_versions(),
         commit=_git("rev-parse", "HEAD"),
         dirty=_dirty(),
-        accelerator=_accelerator(),
+        accelerator=accelerator,
     )
 
 
-def _machine(processor: str, cores: int, memory_bytes: int, system: str) -> str:
+def _machine(processor: str, cores: int, memory_bytes: int, system: str, accelerator: str | None) -> str:
     """Returns 12 hexadecimal digits that name the kind of machine; memory counts in whole GiB."""
     profile = f"{processor}|{cores}|{round(memory_bytes / 2**30)}|{system}"
+    if accelerator is not None:
+        profile += f"|{accelerator}"
     return hashlib.sha256(profile.encode()).hexdigest()[:12]
 
 

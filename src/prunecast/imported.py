@@ -50,13 +50,16 @@ from prunecast.resolve import resolved, with_rate
 from prunecast.single import check_settings
 from prunecast.store import RECORD_FILE, new_directory
 
-SECTIONS = frozenset({"seed", "data", "model"})
+SECTIONS = frozenset({"seed", "data", "model", "train"})
 
 CODE_VERSION = 1
 """Part of the fingerprint: raised when an import's numbers change."""
 
 WITHOUT_DATA = frozenset({"freq"})
 """Keys of the data section that mean something before the data is known."""
+
+OF_TRAINING = frozenset({"threads"})
+"""Keys of the train section that mean something where nothing is trained: scores are computed on so many threads."""
 
 
 TRAINING_ONLY = frozenset({"dropout", "head_dropout"})
@@ -165,12 +168,19 @@ def _asked(request: Request) -> tuple[Recipe, Mapping[str, Any]]:
     recipe = load_recipe(settings=request.settings, base=base)
     if recipe.model.get("name") != request.model:
         raise UserError(f"--set model.name: expected {request.model!r}, as --model; leave it out")
-    needless = sorted(recipe.data.model_fields_set - WITHOUT_DATA)
-    if not _has_data(recipe) and needless:
-        raise UserError(f"--set data.{needless[0]} has no effect without data; give --data NAME|FILE too")
+    _check_effects(recipe)
     if _has_data(recipe) and "targets" in recipe.model:
         raise UserError("--set model.targets counts channels whose names the data has; name them with data.targets")
     return recipe, {key: value for key, value in recipe.model.items() if key != "name"}
+
+
+def _check_effects(recipe: Recipe) -> None:
+    trained = sorted(recipe.train.model_fields_set - OF_TRAINING)
+    if trained:
+        raise UserError(f"--set train.{trained[0]} has no effect here: nothing is trained")
+    needless = sorted(recipe.data.model_fields_set - WITHOUT_DATA)
+    if not _has_data(recipe) and needless:
+        raise UserError(f"--set data.{needless[0]} has no effect without data; give --data NAME|FILE too")
 
 
 def _has_data(recipe: Recipe) -> bool:
@@ -289,7 +299,8 @@ def _notes(request: Request, checkpoint: Checkpoint, found: _Found, model: Forec
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in checkpoint.tensors.values()}
     for kind in sorted(kinds & {"float64", "float16", "bfloat16", "complex128"}):
         yield f"numbers stored as {kind} became float32"
-    drawn = drawn_buffers(model) - found.modes.keys()
+    given = published(model.config.name, request.source).tensors(checkpoint.tensors).keys()
+    drawn = drawn_buffers(model) - found.modes.keys() - given
     if drawn:
         yield f"drawn with seed {found.recipe.seed}, as published code draws them in every forecast: {some(drawn)}"
     assumed = unclaimed(found.config, found.origins)

@@ -73,10 +73,11 @@ class Opened:
         return _standardised(self.load(threads=1), self.card)
 
     def sizes(self) -> Row:
-        """Returns parameters, non-zeros and the share that is gone from the dense parent."""
+        """Returns parameters, those that are never used, non-zeros and the share that is gone from the dense parent."""
         size = measure_size(self.saved)
         return {
             "parameters": size.parameters,
+            "dead": size.dead,
             "nonzero": size.nonzero,
             "sparsity": sparsity(size.nonzero, self.card.dense_parameters),
         }
@@ -102,6 +103,7 @@ class Opened:
             "path": str(self.path),
             "runtime": timing.runtime,
             "parameters": size.parameters,
+            "dead": size.dead,
             "nonzero": size.nonzero,
             "bytes": shipped.stat().st_size if shipped.is_file() else size.raw_bytes,
             "macs": operations.dense_macs,
@@ -148,6 +150,7 @@ def summary(directory: Path) -> Row:
         "windows": None if test is None else test.windows,
         "scoring": None if test is None else test.scoring,
         "parameters": record.size.parameters,
+        "dead": record.size.dead,
         "nonzero": record.size.nonzero,
         "sparsity": sparsity(record.size.nonzero, card.dense_parameters),
     }

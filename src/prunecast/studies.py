@@ -15,6 +15,7 @@ from prunecast.pipeline import RECIPE_FILE
 from prunecast.recipe_io import load_recipe
 from prunecast.registry import ENGINES, TRACKERS
 from prunecast.report.page import ReportFiles, write_report
+from prunecast.shown import remember, remembered, state_of
 from prunecast.study.devices import decided
 from prunecast.study.engine import Engine, Monitor, Outcome
 from prunecast.study.folder import open_study, run_study, status
@@ -101,13 +102,19 @@ def study_export(directory: Path, tracker: str, target: str) -> Row:
 
 
 def report(directory: Path, *, out: Path | None = None) -> ReportFiles:
-    """Writes a study's report from its records.
+    """Writes a study's report from its records; where it lies already and nothing has changed, they are not even read.
 
     Raises:
         UserError: when the folder is not a study's, or holds no records yet.
     """
     if out is not None and out.exists():
         raise UserError(f"{out} exists; give another --out")
-    study = open_study(directory)
-    records, failures = study.results()
-    return write_report(records, failures, out or directory / REPORT_FILE, title=study.title)
+    study, page = open_study(directory), out or directory / REPORT_FILE
+    state = state_of(study, page)
+    files = None if out is not None else remembered(directory, state)
+    if files is None:
+        records, failures = study.results()
+        files = write_report(records, failures, page, title=study.title, store=study.store)
+        if out is None:
+            remember(directory, state, files)
+    return files

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from tests.unit.foreign import transformer
 
 from prunecast.cli import main
 
@@ -27,6 +29,7 @@ EXAMPLES_RUN_ELSEWHERE = {
 TRAINING = ["train.epochs=1", "train.max_steps=3"]
 SHORTER = {
     "train": TRAINING,
+    "import": ["train.threads=1"],
     "prune": ["finetune.max_steps=3"],
     "study run": [
         *TRAINING,
@@ -67,7 +70,7 @@ def shortened(words: list[str]) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the recipes, and with the files that the pages speak of: a load with gaps, and new rows."""
+    """A folder with the recipes, and with the files that the pages speak of: a load with gaps, new rows, a checkpoint."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     hours = np.arange(2000)
     table = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=2000, freq="h")})
@@ -76,6 +79,7 @@ def workplace(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     table.iloc[-300:].to_csv(tmp_path / "new.csv", index=False)
     table.loc[[70, 71, 500], "load"] = None
     table.to_csv(tmp_path / "load.csv", index=False)
+    torch.save(transformer(channels=7, width=16, d_ff=32), tmp_path / "checkpoint.pth")
     monkeypatch.setenv("PRUNECAST_DATA", str(data_dir.absolute()))
     monkeypatch.chdir(tmp_path)
     return tmp_path

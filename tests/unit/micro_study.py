@@ -78,7 +78,7 @@ class Micro:
     outcome: Outcome
     times: Sequence[float]
 
-    def run(  # noqa: PLR0917
+    def run(
         self,
         out: Path,
         watch: Watch | None = None,
@@ -89,9 +89,7 @@ class Micro:
     ) -> Outcome:
         """Runs the study, or other stages, elsewhere."""
         asked = self.jobs if jobs is None else jobs
-        return run_study(
-            out, self.recipe, asked, workers, watch or Watch(), engine=engine, own_timings=own_timings
-        )
+        return run_study(out, self.recipe, asked, workers, watch or Watch(), engine=engine, own_timings=own_timings)
 
     def the(self, stage: str, model: str = "transformer", role: str | None = None) -> Job:
         """Returns the only stage of its kind."""

@@ -20,7 +20,8 @@ def test_it_describes_this_process() -> None:
     assert found.cores >= 1
     assert found.memory_bytes > 2**28
     assert len(found.machine) == 12
-    assert found.machine == environment._machine(found.processor, found.cores, found.memory_bytes, found.system)
+    profile = (found.processor, found.cores, found.memory_bytes, found.system, found.accelerator)
+    assert found.machine == environment._machine(*profile)
     assert environment.describe() is found
 
 
@@ -29,11 +30,11 @@ def test_it_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_machine_is_named_by_processor_cores_memory_and_system() -> None:
-    profile = ("cpu", 4, 8 * 2**30, "Linux x86_64")
+def test_a_machine_is_named_by_processor_cores_memory_system_and_gpus() -> None:
+    profile = ("cpu", 4, 8 * 2**30, "Linux x86_64", None)
     name = environment._machine(*profile)
-    assert environment._machine("cpu", 4, 8 * 2**30 + 2**25, "Linux x86_64") == name, "memory counts in whole GiB"
-    for index, other in enumerate(("other cpu", 8, 16 * 2**30, "Linux aarch64")):
+    assert environment._machine("cpu", 4, 8 * 2**30 + 2**25, "Linux x86_64", None) == name, "memory counts in whole GiB"
+    for index, other in enumerate(("other cpu", 8, 16 * 2**30, "Linux aarch64", "NVIDIA H200")):
         assert environment._machine(*profile[:index], other, *profile[index + 1 :]) != name
 
 

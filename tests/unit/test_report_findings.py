@@ -7,58 +7,38 @@ import pytest
 from tests.unit.report_records import study
 
 from prunecast.report import findings
-from prunecast.report.compare import Comparison, comparisons
+from prunecast.report.compare import Comparison
 from prunecast.report.format import count, percent, signed, size, three_digits
+from prunecast.report.material import Material
 from prunecast.report.statistics import Interval
-from prunecast.report.tables import Clocks, Rows, by_variant, runs_table, summary_table
-from prunecast.report.variants import Case, Variant, collect
-
-CASE = Case("ETTh1", 96)
-DENSE = Variant(CASE, "Transformer", "dense", None, None, "d")
+from prunecast.report.variants import Case, Variant
 
 
-def rung(sparsity: float, low: float, high: float, *, against: str = "trained-on") -> Comparison:
-    variant = Variant(CASE, "Transformer", "pruned+finetuned", "magnitude", sparsity, str(sparsity))
-    middle = (low + high) / 2
-    return Comparison(variant, DENSE, against, 3, 0.4, middle, Interval(middle, low, high))  # type: ignore[arg-type]
+def material(**arguments: object) -> Material:
+    return Material.of(study(**arguments))  # type: ignore[arg-type]
 
 
-def facts(**arguments: object) -> tuple[Rows, tuple[Comparison, ...], str | None]:
-    found = collect(study(**arguments))  # type: ignore[arg-type]
-    compared, clocks = comparisons(found), Clocks(found)
-    return by_variant(summary_table(runs_table(found, clocks), compared)), compared, clocks.main
-
-
-def test_the_reach_ends_before_the_first_loss() -> None:
-    ladder = [rung(0.9, -0.01, 0.02), rung(0.5, -0.02, 0.01), rung(0.8, 0.001, 0.02), rung(0.7, -0.01, 0.01)]
-    best = findings.without_loss(ladder, "Transformer", "magnitude", True)
-    assert best is not None
-    assert best.variant.requested == 0.7
-    assert findings.without_loss([rung(0.5, 0.01, 0.02)], "Transformer", "magnitude", True) is None
-
-
-def test_a_fine_tuned_model_is_judged_by_the_dense_one_trained_on() -> None:
-    ladder = [rung(0.5, -0.03, -0.01, against="dense"), rung(0.5, 0.01, 0.02)]
-    assert findings.without_loss(ladder, "Transformer", "magnitude", True) is None
-    assert findings.without_loss(ladder[:1], "Transformer", "magnitude", True) is not None
+def tiles(found: Material) -> list[findings.Tile]:
+    (case,) = found.study.cases
+    return findings.tiles(found.rows, found.compared, found.ladders, case, found.clocks.main)
 
 
 def test_relative_differences_are_of_the_reference() -> None:
-    assert findings.relative_text(rung(0.5, -0.004, 0.012)) == "MSE +1.0 % (−1.0 … +3.0)"
+    dense = Variant(Case("ETTh1", 96), "Transformer", "dense", None, None, "d")
+    found = Comparison(dense, dense, "trained-on", 3, 0.4, 0.004, Interval(0.004, -0.004, 0.012))
+    assert findings.relative_text(found) == "MSE +1.0 % (−1.0 … +3.0)"
 
 
 def test_the_subject_is_the_largest_pruned_model() -> None:
-    rows, _, _ = facts(seeds=(1,), unstructured=(0.5,), structured=(), measured=False)
+    rows = material(seeds=(1,), unstructured=(0.5,), structured=(), measured=False).rows
     assert findings.subject(rows) == "Transformer"
-    only_linear = {key: row for key, row in rows.items() if key.role != "pruned" or key.model == "DLinear"}
-    only_linear = {key: row for key, row in only_linear.items() if key.role != "pruned+finetuned"}
+    only_linear = {key: row for key, row in rows.items() if not key.pruned or key.model == "DLinear"}
     assert findings.subject(only_linear) == "DLinear"
     assert findings.subject({key: row for key, row in rows.items() if key.role == "naive"}) is None
 
 
 def test_tiles_say_size_speed_and_the_harder_naive_forecast() -> None:
-    rows, compared, main = facts()
-    sparsity, speed, size_tile, naive = findings.tiles(rows, compared, main)
+    sparsity, speed, size_tile, naive = tiles(material())
     assert sparsity.value == "95 %"
     assert speed.value.endswith("×")
     assert "no loss shown" in speed.what
@@ -68,9 +48,17 @@ def test_tiles_say_size_speed_and_the_harder_naive_forecast() -> None:
 
 
 def test_without_a_speed_up_none_is_claimed() -> None:
-    rows, compared, main = facts(seeds=(1,), structured=())
-    tile = next(tile for tile in findings.tiles(rows, compared, main) if "speed-up" in tile.what)
+    found = tiles(material(seeds=(1,), structured=()))
+    tile = next(tile for tile in found if "speed-up" in tile.what)
     assert (tile.value, tile.good) == ("none", False)
+
+
+def test_the_controls_are_told_of_dense_models_only() -> None:
+    found = material(seeds=(1, 2, 3), unstructured=(0.5,), structured=(0.75,), measured=False)
+    said = findings.sentences(found.compared, found.study.cases[0])
+    assert sum("seasonal naive:" in sentence for sentence in said) == 2
+    assert any(sentence.startswith("Transformer with its body zeroed: MSE +") for sentence in said)
+    assert any("of the same size trained from scratch" in sentence for sentence in said)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +71,7 @@ def test_without_a_speed_up_none_is_claimed() -> None:
         (count(999_600), "1.00 M"),
         (size(3_136_087), "3.14 MB"),
         (percent(0.975), "97.5 %"),
+        (percent(0.67232), "67.2 %"),
         (signed(-0.01234), "−0.0123"),
     ],
 )

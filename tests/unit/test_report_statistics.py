@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from prunecast.report.statistics import paired_difference, pareto_front
+from prunecast.report.statistics import (
+    Interval,
+    LogRatio,
+    difference,
+    geometric_mean,
+    paired_difference,
+    pareto_front,
+    pooled_ratio,
+)
 
 WINDOWS = np.array([192.0] * 11 + [57.0])
 
@@ -86,3 +94,69 @@ def test_the_front_is_what_no_point_beats(points_N2: np.ndarray) -> None:
     for index, point in enumerate(points_N2):
         beaten = any((other <= point).all() and (other < point).any() for other in points_N2)
         assert front[index] == (not beaten)
+
+
+def log_ratio(differences_SB: np.ndarray, reference_mse: float = 1.0) -> LogRatio:
+    return LogRatio.of(difference(differences_SB, np.zeros_like(differences_SB), WINDOWS), reference_mse)
+
+
+@pytest.mark.parametrize("draw", range(30))
+def test_a_ratio_leaves_out_1_exactly_where_the_difference_leaves_out_0(draw: int) -> None:
+    own = 1 + errors(3, 0.01, 0.06, 0.05, draw) + 0.02
+    other = np.ones_like(own)
+    of_difference = paired_difference(own, other, WINDOWS)
+    ratio = pooled_ratio([[LogRatio.of(difference(own, other, WINDOWS), 1.0)]])
+    assert of_difference is not None
+    assert ratio.value == pytest.approx(1 + of_difference.value)
+    assert (ratio.low > 1, ratio.high < 1) == (of_difference.low > 0, of_difference.high < 0)
+
+
+def test_the_pooled_ratio_is_the_geometric_mean_and_data_sets_weigh_the_same() -> None:
+    constant = [np.full((3, 12), value) for value in (0.1, 0.3, -0.2)]
+    of_two_horizons = [log_ratio(constant[0]), log_ratio(constant[1])]
+    ratio = pooled_ratio([of_two_horizons, [log_ratio(constant[2])]])
+    expected = np.sqrt(np.sqrt(1.1 * 1.3) * 0.8)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((expected, expected, expected))
+
+
+def test_data_sets_are_independent_and_horizons_are_not() -> None:
+    noise = [log_ratio(errors(3, 0.02, 0.05, 0.02, draw)) for draw in range(8)]
+    widths = [np.log(ratio.high / ratio.low) for ratio in (pooled_ratio([[one]]) for one in noise)]
+    apart, together = pooled_ratio([[one] for one in noise]), pooled_ratio([noise])
+    assert np.log(together.high / together.low) == pytest.approx(np.mean(widths), rel=0.02)
+    assert 0.5 < np.log(apart.high / apart.low) / (np.mean(widths) / np.sqrt(8)) < 0.9  # eight times the freedom, too
+
+
+def test_a_data_set_that_makes_all_the_doubt_lends_no_freedom_to_itself() -> None:
+    loud, quiet = errors(3, 0.05, 0.1, 0.02, 1), [errors(3, 5e-6, 1e-5, 2e-6, draw) for draw in range(2, 6)]
+    alone = pooled_ratio([[log_ratio(loud)]])
+    among = pooled_ratio([[log_ratio(loud)], *([log_ratio(one)] for one in quiet)])
+    assert np.log(among.high / among.low) == pytest.approx(np.log(alone.high / alone.low) / 5, rel=0.02)
+
+
+@pytest.mark.parametrize("datasets", [2, 5])
+def test_nineteen_in_twenty_pooled_intervals_hold_the_truth(datasets: int) -> None:
+    held = 0
+    for draw in range(150):
+        found = [[log_ratio(errors(3, 0.02, 0.05, 0.02, 1000 * draw + number))] for number in range(datasets)]
+        ratio = pooled_ratio(found)
+        held += ratio.low <= 1 <= ratio.high
+    assert held >= 138
+
+
+def test_one_ratio_without_an_interval_leaves_the_mean_without_one() -> None:
+    one_block = LogRatio.of(difference(np.array([[0.2]]), np.array([[0.1]]), np.array([10.0])), 0.1)
+    ratio = pooled_ratio([[one_block], [log_ratio(np.full((3, 12), 0.5))]])
+    assert ratio.value == pytest.approx(np.sqrt(2 * 1.5))
+    assert np.isnan(ratio.low)
+    assert np.isnan(ratio.high)
+
+
+def test_an_error_that_all_but_vanishes_has_a_ratio_still() -> None:
+    ratio = pooled_ratio([[log_ratio(-1 + 1e-9 * np.abs(errors(3, 0.1, 0.1, 0.1, 1)))]])
+    assert 0 < ratio.low <= ratio.value <= ratio.high < 0.1
+
+
+def test_a_mean_of_speed_ups_is_geometric_and_so_are_its_ends() -> None:
+    mean = geometric_mean([Interval(2.0, 1.0, 4.0), Interval(8.0, 4.0, 9.0)])
+    assert (mean.value, mean.low, mean.high) == pytest.approx((4.0, 2.0, 6.0))

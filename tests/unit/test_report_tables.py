@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +11,13 @@ import pytest
 from tests.unit.report_records import ENVIRONMENT, study
 
 from prunecast.records import Ratio, RunRecord
-from prunecast.report.columns import columns, to_latex, to_texts
+from prunecast.report.clocks import Clocks
+from prunecast.report.columns import columns, to_texts, variants_sheet
 from prunecast.report.compare import comparisons
-from prunecast.report.tables import Clocks, by_variant, runs_table, summary_table, tables, to_csv
+from prunecast.report.sheet import Cell, Head, Sheet, SheetRow, escape_latex, to_csv, to_latex
+from prunecast.report.speeds import speed_sheet, speeds
+from prunecast.report.tables import by_variant, runs_table, summary_table, tables
+from prunecast.report.tables import to_csv as frame_to_csv
 from prunecast.report.variants import collect
 
 SMALL = {"unstructured": (0.5,), "structured": (0.75,)}
@@ -26,7 +32,12 @@ class Tables:
         self.clocks = Clocks(self.study)
         self.runs = runs_table(self.study, self.clocks)
         self.summary = summary_table(self.runs, self.compared)
-        self.rows = {key.full_name: row for key, row in by_variant(self.summary).items()}
+        self.by_variant = by_variant(self.summary)
+        self.rows = {key.full_name: row for key, row in self.by_variant.items()}
+
+    @property
+    def sheet(self) -> Sheet:
+        return variants_sheet("name", self.study, self.by_variant, self.clocks.runtimes, self.clocks.main)
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +83,30 @@ def test_a_speed_up_is_called_one_only_when_its_interval_leaves_out_1(low: float
     records = [with_speedup(r, low=low, high=high) for r in study(seeds=(1,), **SMALL)]
     found = Tables(records)
     shown = columns(by_variant(found.summary), found.clocks.runtimes, found.clocks.main)
-    speedup = next(column for column in shown if column.header == "speed-up")
+    speedup = next(column for column in shown if column.head.header == "speed-up")
     assert speedup.cell(found.rows["Transformer magnitude 50 %, fine-tuned"]).text == text
 
 
-def test_timings_of_another_machine_are_left_out() -> None:
+def test_timings_of_another_machine_stand_in_columns_of_their_own() -> None:
     records = study(seeds=(1,), **SMALL)
     first = next(i for i, r in enumerate(records) if r.stage == "measure")
-    other = ENVIRONMENT.model_copy(update={"machine": "another"})
+    other = ENVIRONMENT.model_copy(update={"machine": "another", "accelerator": "NVIDIA H200"})
     records[first] = records[first].model_copy(update={"environment": other})
     found = Tables(records)
-    assert found.clocks.left_out == 1
+    assert found.clocks.main == "onnxruntime"
+    assert found.clocks.runtimes[:2] == ("eager", "onnxruntime")
+    assert "onnxruntime on NVIDIA H200" in found.clocks.runtimes
     assert math.isnan(found.rows["Transformer dense"]["onnxruntime_ms"])
+    assert found.rows["Transformer dense"]["onnxruntime on NVIDIA H200_ms"] > 0
     assert found.rows["DLinear dense"]["onnxruntime_ms"] > 0
+
+
+def test_machines_of_one_name_are_told_apart() -> None:
+    records = study(seeds=(1,), **SMALL)
+    first = next(i for i, r in enumerate(records) if r.stage == "measure")
+    twin = ENVIRONMENT.model_copy(update={"machine": "0123456789ab"})
+    records[first] = records[first].model_copy(update={"environment": twin})
+    assert "eager on AMD EPYC 9B14 96-Core Processor [012345]" in Tables(records).clocks.runtimes
 
 
 def test_a_runtime_timed_in_two_ways_is_two_runtimes() -> None:
@@ -108,7 +130,8 @@ def test_tables_survive_csv(small: Tables) -> None:
     for column in ("mse", "sparsity", "onnxruntime_ms", "zip_bytes"):
         np.testing.assert_allclose(runs[column], small.runs[column].astype(float), rtol=1e-12)
     compared = pd.read_csv(io.StringIO(files["comparisons.csv"]))
-    assert compared["difference"].tolist() == pytest.approx([c.difference for c in small.compared])
+    assert compared["difference"].tolist() == pytest.approx([c.difference for c in small.compared.every])
+    assert compared["records"].tolist() == [" ".join(own for own, _ in c.fingerprints) for c in small.compared.every]
 
 
 @pytest.mark.parametrize(
@@ -117,42 +140,118 @@ def test_tables_survive_csv(small: Tables) -> None:
 )
 def test_no_text_in_a_csv_is_a_formula(text: str, written: str) -> None:
     table = pd.DataFrame({text: [text, "plain"], "number": [-1.5, 2.0]})
-    back = pd.read_csv(io.StringIO(to_csv(table)))
+    back = pd.read_csv(io.StringIO(frame_to_csv(table)))
     assert back.columns[0] == back.iloc[0, 0] == written
     assert back["number"].tolist() == [-1.5, 2.0]
 
 
 def test_the_latex_table_has_every_variant_and_no_raw_character(small: Tables) -> None:
-    text = to_latex(by_variant(small.summary), small.clocks.main)
+    text = to_latex(small.sheet)
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    width = text.split(r"\toprule")[1].split(r"\\")[0].count("&")
+    head = text.split(r"\toprule")[1].split(r"\midrule")[0].strip().splitlines()
+    width = text.splitlines()[0].removeprefix(r"\begin{tabular}{").rstrip("}")
     assert len(body) == len(small.summary)
-    assert {line.replace(r"\&", "").count("&") for line in body} == {width}
+    assert {line.replace(r"\&", "").count("&") + 1 for line in body} == {len(width)}
+    assert head[-1].count("&") + 1 == len(width)
+    assert sum(int(span) for span in re.findall(r"\\multicolumn\{(\d+)\}", head[0])) == len(width)
     assert text.isascii()
 
 
 def test_names_in_latex_are_escaped() -> None:
     records = study("a_b%&#$", seeds=(1,), **SMALL)
     renamed = [r.model_copy(update={"model": "m_x%&#$"}) if r.model == "dlinear" else r for r in records]
-    found = Tables(renamed)
-    text = to_latex(by_variant(found.summary), found.clocks.main)
+    text = to_latex(Tables(renamed).sheet)
     assert r"m\_x\%\&\#\$" in text
     assert "m_x" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("\\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        ("[1ex]*", "{[}1ex]{*}"),
+        ("a\nb\x00c", "a b c"),
+        ("~^<>|", r"\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}"),
+    ],
+)
+def test_no_text_is_a_command_to_latex(text: str, written: str) -> None:
+    assert escape_latex(text) == written
+
+
+def made_up() -> Sheet:
+    heads = (Head("", "=name", numeric=False, name=True), Head("error", "MSE"), Head("", "records", paper=False))
+    cells = (
+        Cell("=cmd()", "-note"),
+        Cell("0.12 ±", "0.1 … 0.2", 0.123456789, "worse"),
+        Cell(records=(("1", "ab"), ("2", "cd"))),
+    )
+    return Sheet("s", "t", heads, (SheetRow(cells), SheetRow((Cell("b"), Cell(), Cell()))))
+
+
+def test_a_sheet_as_csv_has_numbers_in_full_notes_apart_and_no_formula() -> None:
+    back = pd.read_csv(io.StringIO(to_csv(made_up())))
+    assert list(back.columns) == ["'=name", "'=name, note", "error: MSE", "error: MSE, note", "records"]
+    first = back.iloc[0]
+    assert (first.iloc[0], first.iloc[1]) == ("'=cmd()", "'-note")
+    assert first["error: MSE"] == 0.123456789
+    assert first["error: MSE, note"] == "0.1 … 0.2"
+    assert first["records"] == "ab cd"
+
+
+def test_a_page_does_not_repeat_what_is_the_same_in_all_rows() -> None:
+    sheet = made_up()
+    same = replace(sheet, rows=(sheet.rows[0], sheet.rows[0]))
+    assert [head.header for head in sheet.narrowed.heads] == ["=name", "MSE", "records"]
+    assert [head.header for head in same.narrowed.heads] == ["=name", "MSE", "records"]
+    two = replace(
+        same,
+        heads=(Head("", "model", name=True), *same.heads),
+        rows=tuple(replace(row, cells=(Cell(text), *row.cells)) for text, row in zip("ab", same.rows, strict=True)),
+    )
+    assert [head.header for head in two.narrowed.heads] == ["model", "MSE", "records"]
+
+
+def test_each_row_leads_to_its_records(small: Tables) -> None:
+    by_name = {row.cells[0].order: row.cells[-1].records for row in small.sheet.rows}
+    records = by_name["Transformer magnitude 50 %, fine-tuned"]
+    assert [text for text, _ in records] == ["1", "2", "3", "t1", "t2", "t3"]
+    assert {small.study.by_fingerprint[fingerprint].stage for _, fingerprint in records} == {"finetune", "measure"}
+
+
+def test_promised_and_measured_speed_ups_are_means_over_cases() -> None:
+    found = Tables(study("ETTh1", **SMALL) + study("ETTh2", **SMALL))
+    timed = speeds(found.by_variant, found.clocks.runtimes)
+    speed = next(one for one in timed if one.method == "structured-magnitude")
+    assert (speed.model, speed.requested, speed.cases) == ("Transformer", 0.75, 2)
+    assert speed.promised == pytest.approx(4.0, rel=1e-4)
+    each = [
+        row["onnxruntime_speedup"]
+        for key, row in found.by_variant.items()
+        if key.method == "structured-magnitude" and key.pruned
+    ]
+    each = [ratio for ratio in each if not math.isnan(ratio)]
+    assert speed.measured["onnxruntime"].value == pytest.approx(np.exp(np.mean(np.log(each))))
+    sheet = speed_sheet("speeds", timed, found.clocks.runtimes)
+    assert len(sheet.rows) == len(timed)
+    zeros = next(row for row in sheet.rows if row.cells[1].text == "magnitude")
+    assert "none shown" in [cell.text for cell in zeros.cells]
 
 
 def test_seeds_are_shown_where_one_is_lacking() -> None:
     records = [r for r in study(**SMALL) if not (r.seed == 2 and r.role == "trained-on")]
     found = Tables(records)
-    shown = [column.header for column in columns(by_variant(found.summary), (), None)]
+    shown = [column.head.header for column in columns(by_variant(found.summary), (), None)]
     assert "seeds" in shown
     assert found.rows["Transformer trained on"]["seeds"] == 2
     whole = Tables(study(**SMALL))
-    assert "seeds" not in [column.header for column in columns(by_variant(whole.summary), (), None)]
+    assert "seeds" not in [column.head.header for column in columns(by_variant(whole.summary), (), None)]
 
 
 def test_columns_without_numbers_are_left_out() -> None:
     found = Tables(study(seeds=(1,), unstructured=(0.5,), structured=(), measured=False))
-    headers = {column.header for column in columns(by_variant(found.summary), found.clocks.runtimes, found.clocks.main)}
+    headers = {
+        column.head.header for column in columns(by_variant(found.summary), found.clocks.runtimes, found.clocks.main)
+    }
     assert found.clocks.main is None
     assert headers.isdisjoint({"small dense", "time", "speed-up"})
 

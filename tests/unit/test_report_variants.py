@@ -6,7 +6,7 @@ from tests.unit.report_records import Maker, study
 from prunecast.errors import UserError
 from prunecast.records import RunRecord
 from prunecast.report.compare import comparisons
-from prunecast.report.variants import collect
+from prunecast.report.variants import accuracies, collect
 
 SMALL = {"unstructured": (0.5,), "structured": (0.75,), "measured": False}
 
@@ -60,18 +60,21 @@ def test_a_control_trained_on_for_other_steps_is_no_fair_opponent() -> None:
 
 
 def test_each_variant_is_held_against_its_own_references() -> None:
-    found = {(c.variant.full_name, c.against): c for c in comparisons(collect(study(**SMALL)))}
+    found = {(c.variant.full_name, c.against): c for c in comparisons(collect(study(**SMALL))).every}
     assert found["Transformer structured-magnitude 75 %, fine-tuned", "trained-on"].other.full_name == (
         "Transformer trained on"
     )
     assert found["DLinear magnitude 50 %", "dense"].other.full_name == "DLinear dense"
     assert found["Transformer dense", "naive"].seeds == 3
+    assert found["Transformer magnitude 50 %", "naive"].seeds == 3
+    assert found["Transformer magnitude 50 %", "zeroed-body"].other.full_name == "Transformer zeroed body"
     assert ("Transformer dense", "dense") not in found
+    assert ("last value", "naive") not in found
     assert ("DLinear magnitude 50 %", "trained-on") not in found
 
 
 def test_only_an_interval_that_leaves_out_zero_is_a_verdict() -> None:
-    for comparison in comparisons(collect(study(**SMALL))):
+    for comparison in comparisons(collect(study(**SMALL))).every:
         assert comparison.interval is not None
         expected = (
             "worse" if comparison.interval.low > 0 else "better" if comparison.interval.high < 0 else "not told apart"
@@ -84,7 +87,8 @@ def test_without_blocks_there_is_a_difference_but_no_verdict() -> None:
     records = study(seeds=(1,), **SMALL)
     plain = [r if r.test is None else changed(r, test=r.test.model_copy(update={"blocks": None})) for r in records]
     found = comparisons(collect(plain))
-    assert {comparison.verdict for comparison in found} == {"no interval"}
+    assert {comparison.verdict for comparison in found.every} == {"no interval"}
+    assert not any(found.saturated(comparison.variant) for comparison in found.every)
 
 
 def test_configurations_of_one_name_are_told_apart() -> None:
@@ -125,3 +129,29 @@ def test_numbers_scored_differently_are_not_ranked(fault) -> None:
     records[index] = fault(records[index])
     with pytest.raises(UserError, match=r"scored on the same test windows, found .* trained on, seed 1"):
         comparisons(collect(records))
+
+
+def in_both_scorings(record: RunRecord) -> RunRecord:
+    if record.test is None:
+        return record
+    worse = record.test.model_copy(
+        update={"scoring": "paper", "mse": 2 * record.test.mse, "windows": 3000, "blocks": None}
+    )
+    return changed(record, test_paper=worse)
+
+
+def test_of_two_scorings_the_full_one_is_ranked() -> None:
+    records = [in_both_scorings(record) for record in study(seeds=(1,), **SMALL)]
+    found = collect(records)
+    comparisons(found)
+    model = next(r for r in records if r.role == "dense")
+    assert accuracies(model).keys() == {"full", "paper"}
+    assert found.accuracy(model) == model.test
+
+
+def test_the_scoring_that_all_have_is_ranked() -> None:
+    both = [in_both_scorings(record) for record in study(seeds=(1,), **SMALL)]
+    paper_only = [changed(r, test=r.test_paper, test_paper=None) if r.role == "naive" else r for r in both]
+    found = collect(paper_only)
+    assert {found.accuracy(r).scoring for r in paper_only if r.test is not None} == {"paper"}
+    assert {c.verdict for c in comparisons(found).every} == {"no interval"}

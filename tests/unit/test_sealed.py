@@ -99,7 +99,7 @@ def test_a_longer_file_and_a_missing_one_are_damage(whole: Path) -> None:
 
 
 def test_what_is_older_than_its_record_is_hashed_when_asked_for_or_used(whole: Path) -> None:
-    """A whole study is looked at in seconds; what was written to since, and what is gone on from, is read to the end."""
+    """A study is looked at in seconds; what was written to since, or is gone on from, is read to the end."""
     (whole / "model.safetensors").write_bytes(bytes(len(FILES["model.safetensors"])))
     make_older(whole)
     assert condition(whole) == Condition()

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _DisableTorchDispatch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunecast.measure.size import count_nonzero, real_numbers
@@ -58,25 +60,26 @@ def macs_per_weight(model: Forecaster) -> Mapping[str, float]:
     sizes = {name: real_numbers(parameter) for name, parameter in model.named_parameters()}
     total: Counter[str] = Counter()
     for product in _products(model, example_inputs(model.config)):
-        together = sum(sizes[name] for name in product.parameters)
-        for name in product.parameters:
-            total[name] += product.macs * sizes[name] // together
+        for _, parameters in product.weights:
+            together = sum(sizes[name] for name in parameters)
+            for name in parameters:
+                total[name] += product.macs * sizes[name] // together
     return {name: macs / sizes[name] for name, macs in total.items()}
 
 
 @dataclass(frozen=True)
 class _Product:
-    """One counted operation; `weight` is the operand that was computed from `parameters` alone, if there is one."""
+    """One counted operation; `weights` are the factors that were computed from parameters alone, and from which."""
 
     macs: int
-    weight: Tensor | None
-    parameters: frozenset[str]
+    weights: tuple[tuple[Tensor, frozenset[str]], ...]
 
     def effective_macs(self) -> int:
-        """Returns the multiply-adds whose weight is not zero; each number of a weight is used equally often."""
-        if self.weight is None:
-            return self.macs
-        return self.macs * count_nonzero([self.weight]) // real_numbers(self.weight)
+        """Returns the multiply-adds without a zero weight; each number of a weight is used equally often."""
+        macs = self.macs
+        for weight, _ in self.weights:  # two where no input takes part
+            macs = macs * count_nonzero([weight]) // real_numbers(weight)
+        return macs
 
 
 def _products(model: nn.Module, inputs: Iterable[Tensor]) -> list[_Product]:
@@ -84,7 +87,7 @@ def _products(model: nn.Module, inputs: Iterable[Tensor]) -> list[_Product]:
     counter = _Counter(model)
     try:
         # not inference mode: there, composite operators would reach the counter in one piece
-        with torch.no_grad(), counter:
+        with torch.no_grad(), counter, _Recurrence(counter):
             model.eval()(*inputs)
     finally:
         model.train(was_training)
@@ -95,7 +98,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every product, and follows which tensors come from parameters and constants alone.
 
     A weight often reaches its product as something computed from it: transposed, joined with others, converted.
-    `origins` knows such tensors by their memory: the parameters that went into them, none for constants.
+    `origins` knows such tensors by their memory: the parameters that went into them, none for constants. What a product
+    of parameters gives is no weight any more (queries of learned positions, say): no number of it goes when one goes.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -115,31 +119,62 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        shaped = _SHAPED.get(func.overloadpacket)
+        out = func(*args, **kwargs) if shaped is None or not args[0].is_meta else shaped(*args)
         macs = _MACS.get(func.overloadpacket)
         if macs is not None:
-            self._count(macs(args, out), [args[i] for i in _FACTORS.get(func.overloadpacket, ())])
-        self._follow(_tensors((*args, *kwargs.values())), _tensors(out))
+            self.count(macs(args, out), [args[i] for i in _FACTORS.get(func.overloadpacket, ())])
+        self.follow(_tensors((*args, *kwargs.values())), _tensors(out), product=macs is not None)
         return out
 
-    def _count(self, macs: int, factors: Sequence[Tensor]) -> None:
+    def count(self, macs: int, factors: Sequence[Tensor]) -> None:
+        """Writes down one product of some factors."""
         if any(factor.is_complex() for factor in factors):
             macs *= 4
-        for factor in factors:
-            parameters = self.origins.get(_memory(factor))
-            if parameters:
-                self.products.append(_Product(macs, factor, parameters))
-                return
-        self.products.append(_Product(macs, None, frozenset()))
+        origins = ((factor, self.origins.get(_memory(factor))) for factor in factors)
+        weights = tuple((factor, parameters) for factor, parameters in origins if parameters)
+        self.products.append(_Product(macs, weights))
 
-    def _follow(self, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+    def follow(self, operands: Sequence[Tensor], results: Sequence[Tensor], product: bool = False) -> None:
+        """Writes down what the results of an operator come from."""
         sources = [self.origins.get(_memory(operand)) for operand in operands]
         known = None if None in sources else frozenset[str]().union(*(names for names in sources if names))
+        if product and known:
+            known = None
         for result in results:
             if known is None:
                 self.origins.pop(_memory(result), None)  # written in place: no constant any more
             else:
                 self.origins[_memory(result)] = known
+
+
+class _Recurrence(TorchFunctionMode):
+    """Counts a whole recurrent layer at once, where it is called: dispatched it would be one unknown operator on the
+    processor, and thousands of small ones elsewhere.
+    """
+
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func != torch.lstm:
+            return func(*args, **(kwargs or {}))
+        rows, states, weights = args[0], args[1], args[2]
+        for weight in weights:
+            if weight.dim() == 2:  # biases are none
+                self.counter.count(rows.shape[0] * rows.shape[1] * weight.numel(), [weight])
+        with _DisableTorchDispatch():
+            results = _untouched(rows, states) if rows.is_meta else func(*args, **(kwargs or {}))
+        self.counter.follow([rows], _tensors(results))
+        return results
+
+
+def _untouched(rows: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Returns tensors of the shapes of a recurrent layer's results; of a layer in one direction."""
+    return (rows.new_empty(*rows.shape[:2], states[0].shape[2]), *(torch.empty_like(state) for state in states))
 
 
 def _memory(tensor: Tensor) -> StorageWeakRef:
@@ -178,6 +213,26 @@ def _fourier(args: tuple[Any, ...], out: Tensor) -> int:
     both_complex = args[0].is_complex() and out.is_complex()
     return round(longer.numel() * math.log2(points) * (2.5 if both_complex else 1.25))
 
+
+def _shape_of_product(_: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return left.new_empty(left.shape[0], right.shape[1])
+
+
+def _shapes_of_norm(x: Tensor, over: Sequence[int], *_: Any) -> tuple[Tensor, ...]:
+    rows = x.shape[: x.dim() - len(over)]
+    return x.new_empty(x.shape), *(x.new_empty(*rows, *(1 for _ in over)) for _ in range(2))
+
+
+def _shape_of_operand(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+_SHAPED: Mapping[Any, Callable[..., Any]] = {
+    _aten.addmm: _shape_of_product,
+    _aten.native_layer_norm: _shapes_of_norm,
+    _aten.gelu: _shape_of_operand,
+}
+"""Operators without values, by shape alone: torch's own way there is written in Python and takes a millisecond each."""
 
 _FACTORS: Mapping[Any, tuple[int, int]] = {
     _aten.mm: (0, 1),

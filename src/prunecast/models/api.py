@@ -77,6 +77,7 @@ class Group:
         minimum: how many units must stay.
         stack: layer groups only: the module list whose entries are the units.
         attended: the attention whose memory the units are: its softmax goes over those that stay. None elsewhere.
+        idle: units that never reach the forecast, whatever they hold: the first to go.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Group:
     minimum: int = 1
     stack: str | None = None
     attended: str | None = None
+    idle: tuple[int, ...] = ()
 
 
 Keep = Mapping[str, Tensor]

@@ -5,7 +5,7 @@ Forecasting", section 3; numerically equal to the authors' code and to Time-Seri
 features do not reach the forecast.
 
 B batch, L look-back, H horizon, C channels, S segments, P steps of a segment, D width of the encoder's stream at a
-scale, E width of the decoder's stream.
+scale, E width of the decoder's stream, T steps of the whole segments ahead.
 """
 
 from __future__ import annotations
@@ -241,9 +241,11 @@ class Crossformer(Forecaster):
         read = self.config.scales_read
         for scale in range(max(read, 1), self.config.encoder_layers):
             yield f"encoder.merging.{scale - 1}."
-        for layer, scale in enumerate(self.encoder.scale_of):
-            if scale >= read:
-                yield f"encoder.layers.{layer}."
+        for layer in self._unread_layers():
+            yield f"encoder.layers.{layer}."
+
+    def _unread_layers(self) -> tuple[int, ...]:
+        return tuple(i for i, scale in enumerate(self.encoder.scale_of) if scale >= self.config.scales_read)
 
     def _settled(self) -> Iterator[str]:
         """Yields prefixes of the names of what chooses among memory steps, for attentions to a single step."""
@@ -272,11 +274,12 @@ class Crossformer(Forecaster):
     def groups(self) -> tuple[Group, ...]:
         """Heads, routers and feed-forward units of each layer, the width of each stream, whole layers."""
         layers = [*named(self.encoder.layers, "encoder.layers"), *named(self.decoder.layers, "decoder.layers")]
+        unread, stack = self._unread_layers(), "encoder.layers"
         return (
             *(group for name, layer in layers for group in layer.groups(name)),
             *(self._encoder_width(stream) for stream in range(len(self.config.encoder_widths.widths))),
             self._decoder_width(),
-            Group("encoder.layers", "layer", len(self.encoder.layers), stack="encoder.layers"),
+            Group(stack, "layer", len(self.encoder.layers), stack=stack, idle=unread),
             Group("decoder.layers", "layer", len(self.decoder.layers), stack="decoder.layers"),
         )
 

@@ -100,13 +100,16 @@ class CrossformerConfig(ForecasterConfig):
     @model_validator(mode="after")
     def _widths_fit(self) -> Self:
         if self.encoder is not None:
-            streams, scales = len(self.encoder.widths), [layer.scale for layer in self.encoder.layers]
-            if streams != self.stream_of(self.encoder_layers - 1) + 1:
-                raise ValueError(f"encoder.widths: expected one for each of encoder_layers' scales, found {streams}")
+            scales = [layer.scale for layer in self.encoder.layers]
+            streams = self.stream_of(self.encoder_layers - 1) + 1
+            if len(self.encoder.widths) != streams:
+                raise ValueError(
+                    f"encoder.widths: expected {streams}, one for each scale, found {len(self.encoder.widths)}"
+                )
             if scales != sorted(scales) or scales[-1] >= self.encoder_layers:
                 raise ValueError(f"encoder.layers: expected rising scales below {self.encoder_layers}, found {scales}")
         if self.scales_read > self.encoder_layers:
-            raise ValueError(f"decoder.layers: expected memory up to {self.encoder_layers}, found {self.scales_read}")
+            raise ValueError(f"decoder.layers: expected memories up to {self.encoder_layers}, found {self.scales_read}")
         return self
 
     @property

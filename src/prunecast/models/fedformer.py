@@ -11,7 +11,7 @@ decoder's stream; the letters of the Fourier blocks stand in `layers/fourier.py`
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
@@ -24,7 +24,13 @@ from prunecast.models.layers.decomposition import (
     DecompositionEncoderLayer,
 )
 from prunecast.models.layers.decomposition_model import DecompositionForecaster, SeasonalDecoder, SeasonalEncoder
-from prunecast.models.layers.fourier import BlockSizes, FourierAttention, FourierBlock, FourierCrossBlock
+from prunecast.models.layers.fourier import (
+    BlockSizes,
+    FourierAttention,
+    FourierBlock,
+    FourierCrossBlock,
+    FourierWeights,
+)
 from prunecast.models.layers.spectrum import ModeSelect
 from prunecast.models.layers.widths import kept
 
@@ -185,8 +191,12 @@ class FEDformer(DecompositionForecaster):
             "decoder": [f"{name}.self_attention" for name, _ in named(self.decoder.layers, "decoder.layers")],
             "cross": [f"{name}.cross_attention" for name, _ in named(self.decoder.layers, "decoder.layers")],
         }
-        fourier = (self.fourier[block].groups(f"fourier.{block}", users) for block, users in blocks.items())
-        return (*(group for groups in fourier for group in groups), *super().groups())
+        fourier = (
+            group
+            for block, users in blocks.items()
+            for group in cast("FourierWeights", self.fourier[block]).groups(f"fourier.{block}", users)
+        )
+        return (*fourier, *super().groups())
 
 
 def _blocks(config: FEDformerConfig) -> Blocks:

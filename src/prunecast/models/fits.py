@@ -12,7 +12,7 @@ P = 2 real and imaginary part.
 from __future__ import annotations
 
 import math
-from typing import Literal, Self, cast
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -79,9 +79,9 @@ class FITS(Forecaster):
         self.config = config
         reads, writes = config.read_modes or config.dense_reads, config.written_modes or config.dense_writes
         layers = (config.outputs,) if config.individual else ()
-        self.real, self.imaginary = (nn.Parameter(torch.zeros(*layers, writes, reads)) for _ in range(2))
-        self.real_bias, self.imaginary_bias = (nn.Parameter(torch.zeros(*layers, writes)) for _ in range(2))
-        for part in (self.real, self.real_bias):  # the published start: a real layer that was made complex
+        self.real, self.imaginary = (nn.Parameter(torch.empty(*layers, writes, reads)) for _ in range(2))
+        self.real_bias, self.imaginary_bias = (nn.Parameter(torch.empty(*layers, writes)) for _ in range(2))
+        for part in self.parameters():  # the authors' imaginary parts start at zero; seeds make a larger difference
             nn.init.uniform_(part, -1 / math.sqrt(reads), 1 / math.sqrt(reads))
         self.register_buffer("read_bins", torch.arange(reads))
         self.register_buffer("written_bins", torch.arange(writes))
@@ -96,8 +96,8 @@ class FITS(Forecaster):
         """
         check_history(self.config, x_BLC)
         x_BLO, mean_B1O, std_B1O = standardised(self.select(x_BLC), correction=1)
-        spectrum_BOPI = (x_BLO.transpose(1, 2) @ self.analysis.forth(self.read_bins).T).unflatten(2, (2, -1))
-        written_BOR = self._interpolated(spectrum_BOPI)
+        spectrum_BOR = x_BLO.transpose(1, 2) @ self.analysis.forth(self.read_bins).T
+        written_BOR = self._interpolated(spectrum_BOR.view(*spectrum_BOR.shape[:2], 2, -1))
         y_BOH = written_BOR @ self.synthesis.back(self.written_bins)[:, self.config.lookback :]
         return y_BOH.transpose(1, 2) * std_B1O + mean_B1O
 
@@ -111,9 +111,11 @@ class FITS(Forecaster):
     def _product(self, x_BOPI: Tensor, weight: Tensor) -> Tensor:
         """Returns (B, O, P, W)."""
         if not self.config.individual:
-            return linear(x_BOPI, weight) if self.training else F.linear(x_BOPI, weight)
+            rows = x_BOPI.flatten(1, 2)  # three dimensions: OpenVINO turns the 8-bit weight of a product of four around
+            y_BRW = linear(rows, weight) if self.training else F.linear(rows, weight)
+            return y_BRW.view(*x_BOPI.shape[:-1], -1)
         by_channel = x_BOPI.transpose(0, 1).flatten(1, 2) @ weight.mT
-        return cast("Tensor", by_channel.unflatten(1, (-1, 2))).transpose(0, 1)
+        return by_channel.view(len(weight), -1, 2, weight.shape[1]).transpose(0, 1)
 
     def prunable(self) -> tuple[str, ...]:
         """Both parts of the layer; there is no layer behind it, so all of it is body."""

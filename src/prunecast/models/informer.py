@@ -52,10 +52,13 @@ def _streams(config: InformerConfig) -> list[Stream]:
     return [Stream(*pair) for pair in zip(config.encoder_widths.streams, config.segment_steps, strict=True)]
 
 
-def _prob_sparse(config: InformerConfig, stream: Stream, memory: Stream, places: Places, mixed: bool) -> ProbSparse:
-    heads = Heads(places, config.n_heads, config.size_per_head, mixed)
+def _prob_sparse(config: InformerConfig, stream: Stream, memory: Stream, heads: Heads) -> ProbSparse:
     sampling = Sampling(stream.steps, memory.steps, config.factor, config.resample)
     return ProbSparse(stream.width, memory.width, heads, sampling)
+
+
+def _heads(config: InformerConfig, places: Places, mixed: bool, read: int) -> Heads:
+    return Heads(places, config.n_heads, config.size_per_head, mixed, read)
 
 
 class Encoder(nn.Module):
@@ -93,8 +96,8 @@ class Encoder(nn.Module):
 
 
 def _encoder_layer(config: InformerConfig, layer: SegmentLayerWidths, stream: Stream) -> EncoderLayer:
-    attention = _prob_sparse(config, stream, stream, layer.places, config.mix_all)
-    return EncoderLayer(config, attention, layer.d_ff)
+    heads = _heads(config, layer.places, config.mix_all, stream.steps)
+    return EncoderLayer(config, _prob_sparse(config, stream, stream, heads), layer.d_ff)
 
 
 class InformerDecoderLayer(DecoderLayer):
@@ -102,21 +105,11 @@ class InformerDecoderLayer(DecoderLayer):
 
     def forward(self, x_BTE: Tensor, memory_BLD: Tensor, steps: int) -> Tensor:
         """Returns the last `steps` steps, (B, steps, E); for those before only what the choice of queries needs."""
-        first = x_BTE.shape[1] - steps
-        if isinstance(self.cross_attention, ProbSparse):  # its choice takes all queries
-            x_BTE = self._attended(x_BTE, x_BTE.shape[1])
-            crossed_BSE = self.cross_attention(x_BTE, memory_BLD, steps=steps)
-            last_BSE = x_BTE[:, first:]
-        else:
-            last_BSE = self._attended(x_BTE, steps)
-            crossed_BSE = self.cross_attention(last_BSE, memory_BLD)
-        last_BSE = self.norm2(last_BSE + self.dropout(crossed_BSE))
+        attended = self.dropout(self.self_attention(x_BTE, x_BTE, causal=True))
+        x_BTE = self.norm1(x_BTE[:, -attended.shape[1] :] + attended)  # all steps if cross attention chooses from them
+        crossed_BSE = self.dropout(self.cross_attention(x_BTE, memory_BLD))
+        last_BSE = self.norm2(x_BTE[:, -steps:] + crossed_BSE)
         return cast("Tensor", self.norm3(last_BSE + self.dropout(self.feed_forward(last_BSE))))
-
-    def _attended(self, x_BTE: Tensor, steps: int) -> Tensor:
-        last_BSE = x_BTE[:, x_BTE.shape[1] - steps :]
-        attended_BSE = self.self_attention(x_BTE, x_BTE, causal=True, steps=steps)
-        return cast("Tensor", self.norm1(last_BSE + self.dropout(attended_BSE)))
 
 
 class Decoder(nn.Module):
@@ -128,7 +121,8 @@ class Decoder(nn.Module):
         self.horizon = config.horizon
         bias = config.embedding_bias
         self.embedding = DataEmbedding(config.channels, config.marks, steps, widths.width, bias=bias)
-        self.layers = nn.ModuleList(_decoder_layer(config, layer) for layer in widths.layers)
+        read = [steps] * (len(widths.layers) - 1) + [config.horizon]
+        self.layers = nn.ModuleList(_decoder_layer(config, *pair) for pair in zip(widths.layers, read, strict=True))
         self.norm = nn.LayerNorm(widths.width)
         self.projection = Linear(widths.width, config.outputs)
         self.dropout = Dropout(config.dropout)
@@ -142,15 +136,17 @@ class Decoder(nn.Module):
         return cast("Tensor", self.projection(self.norm(x_BHE)))
 
 
-def _decoder_layer(config: InformerConfig, layer: InformerDecoderLayerWidths) -> InformerDecoderLayer:
+def _decoder_layer(config: InformerConfig, layer: InformerDecoderLayerWidths, steps: int) -> InformerDecoderLayer:
+    """Returns a layer of which the last `steps` steps are read."""
     stream, memory = Stream(config.decoder_widths.width, config.label_len + config.horizon), _streams(config)[-1]
-    self_attention = _prob_sparse(config, stream, stream, layer.places, config.mix)
-    cross_attention = (
-        Attention.of(config, stream.width, layer.cross_heads, memory.width)
-        if config.cross_attention == "full"
-        else _prob_sparse(config, stream, memory, layer.cross_places, config.mix_all)
-    )
-    return InformerDecoderLayer(config, self_attention, cross_attention, layer.d_ff)
+    if config.cross_attention == "full":
+        heads = _heads(config, layer.places, config.mix, steps)
+        cross_attention = Attention.of(config, stream.width, layer.cross_heads, memory.width)
+    else:
+        heads = _heads(config, layer.places, config.mix, stream.steps)
+        cross_heads = _heads(config, layer.cross_places, config.mix_all, steps)
+        cross_attention = _prob_sparse(config, stream, memory, cross_heads)
+    return InformerDecoderLayer(config, _prob_sparse(config, stream, stream, heads), cross_attention, layer.d_ff)
 
 
 class Informer(Forecaster):
@@ -177,12 +173,21 @@ class Informer(Forecaster):
         return cast("Tensor", self.decoder(decoder_input(self.config, x_BLC), y_mark_BTF, memory_BLD))
 
     def prunable(self) -> tuple[str, ...]:
-        """The weights of all linear layers and convolutions; no bias, no normalisation."""
-        return weights_of(self, nn.Linear, nn.Conv1d, TokenConvolution)
+        """The weights of all linear layers and convolutions that reach the forecast; no bias, no normalisation."""
+        dead = set(self.dead())
+        return tuple(name for name in weights_of(self, nn.Linear, nn.Conv1d, TokenConvolution) if name not in dead)
 
     def output_layer(self) -> tuple[str, ...]:
         """The final projection to channels."""
         return ("decoder.projection.weight",)
+
+    def dead(self) -> tuple[str, ...]:
+        """What attends without being read, once pruning left the last layer none but such heads."""
+        attentions = {name: module for name, module in self.named_modules() if isinstance(module, ProbSparse)}
+        last = attentions.get(f"decoder.layers.{len(self.decoder.layers) - 1}.cross_attention")
+        unseen = last is not None and last.silent and len(self.decoder.layers) == 1
+        encoder = [name for name, _ in self.named_parameters() if name.startswith("encoder.")] if unseen else []
+        return (*encoder, *(parameter for name, module in attentions.items() for parameter in module.dead(name)))
 
     def groups(self) -> tuple[Group, ...]:
         """Heads and feed-forward units of each layer, the width of each segment and of the decoder, whole layers.

@@ -12,6 +12,7 @@ I inputs of a layer, U units of a layer.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal, Self, cast
 
 import torch
@@ -19,6 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.models.layers.blocks import named
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.inputs import check_lookback
@@ -107,7 +109,7 @@ class LSTM(Forecaster):
         self.config = config
         widths = (config.embedding_width, *config.layer_units)
         self.embedding = Linear(config.channels + config.marks, widths[0])
-        self.layers = nn.ModuleList(LSTMLayer(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(LSTMLayer(*pair) for pair in pairwise(widths))
         self.head = Linear(widths[-1], config.horizon * config.outputs)
         self.dropout = Dropout(config.dropout)
 
@@ -140,15 +142,15 @@ class LSTM(Forecaster):
 
     def groups(self) -> tuple[Group, ...]:
         """The width of the embedding and the units of each layer; a unit without weights stays at zero."""
-        config, names = self.config, [f"layers.{i}" for i in range(len(self.layers))]
-        written = [outputs("embedding", unit_index(config.embedding_width))]
-        written += [layer.written(name) for name, layer in zip(names, self.layers, strict=True)]
-        read = [layer.read(name) for name, layer in zip(names, self.layers, strict=True)]
-        read += [inputs("head", unit_index(config.layer_units[-1]))]
-        sizes = {"embedding.width": config.embedding_width}
-        sizes |= {f"{name}.units": units for name, units in zip(names, config.layer_units, strict=True)}
-        members = (here + above for here, above in zip(written, read, strict=True))
-        return tuple(Group(name, "width", size, m) for (name, size), m in zip(sizes.items(), members, strict=True))
+        sizes = (self.config.embedding_width, *self.config.layer_units)
+        layers = list(named(self.layers, "layers"))
+        written = [outputs("embedding", unit_index(sizes[0])), *(layer.written(name) for name, layer in layers)]
+        read = [*(layer.read(name) for name, layer in layers), inputs("head", unit_index(sizes[-1]))]
+        names = ("embedding.width", *(f"{name}.units" for name, _ in layers))
+        return tuple(
+            Group(name, "width", size, (*here, *above))
+            for name, size, here, above in zip(names, sizes, written, read, strict=True)
+        )
 
     def shrunk_config(self, keep: Keep) -> LSTMConfig:
         """Returns the config with the widths that `keep` leaves."""

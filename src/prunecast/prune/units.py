@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
+from torch import Tensor
+
 from prunecast.errors import UserError
 from prunecast.models.api import ForecasterConfig, Group, Keep
 from prunecast.prune.allocate import Order, UnitAllocation, removal_order
@@ -53,8 +56,14 @@ def unit_groups(task: Task) -> tuple[Group, ...]:
 def _order(task: Task, groups: tuple[Group, ...]) -> Order:
     scores: Scores = SCORES.load(task.method.score)(task.model, task.statistics)
     allocate: UnitAllocation = ALLOCATIONS.load(task.method.allocation)
-    priorities = allocate({group.name: scores[group.name] for group in groups})
+    priorities = allocate({group.name: _idle_first(group, scores[group.name]) for group in groups})
     return removal_order(priorities, {group.name: group.minimum for group in groups})
+
+
+def _idle_first(group: Group, score: Tensor) -> Tensor:
+    """Returns the score with units that never reach the forecast below all others, whatever they hold."""
+    idle = torch.tensor(group.idle, dtype=torch.int64, device=score.device)
+    return score.index_fill(0, idle, -torch.inf)
 
 
 def _cost(task: Task) -> Cost:

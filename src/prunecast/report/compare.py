@@ -74,7 +74,7 @@ class Comparison:
     def log_ratio(self) -> LogRatio:
         """The error over the reference's, for means over data sets."""
         if self.evidence is None:
-            return LogRatio(float(np.log1p(self.difference / self.reference_mse)), None)
+            return LogRatio(float(np.log1p(self.difference / self.reference_mse)), None, self.reference_mse)
         return LogRatio.of(self.evidence, self.reference_mse)
 
 

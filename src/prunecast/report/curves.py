@@ -61,6 +61,11 @@ def error_by_sparsity(
         return None
     shown = errors if close else [*errors, *(error for _, error, _ in controls)]
     keys = _keys(curves, looks)
+    keys += (
+        [Key("small dense", svg.marker(looks["small dense"].shape, (11, 0), looks["small dense"].colour))]
+        if small
+        else []
+    )
     head, top = legend(keys, WIDTH)
     panel = Panel(Scale(0, 1, 52, WIDTH - _NAMES), error_scale(shown, top + 8 + _PLOT, top + 8, ceiling))
     axes = panel.axes("sparsity: parameters that are gone", "test MSE", percent, x_ticks=[0, 0.25, 0.5, 0.75, 1])
@@ -192,8 +197,9 @@ def ratio_lines(
 def trained_on_ratio(compared: Compared, ladder: Ladder) -> float:
     """Returns the error of the dense models trained on, over the dense ones', in the cases of a ladder."""
     model = ladder.line.model
-    own = {c.variant.case: c for c in compared.every if c.variant.role == "trained-on" and c.variant.model == model}
-    found = [own[case] for case in ladder.cases if case in own and own[case].against == "dense"]
+    trained_on = (c for c in compared.every if c.variant.role == "trained-on" and c.variant.model == model)
+    own = {comparison.variant.case: comparison for comparison in trained_on if comparison.against == "dense"}
+    found = [own[case] for case in ladder.cases if case in own]
     return pooled(found).value if len(found) == len(ladder.cases) else 1.0
 
 

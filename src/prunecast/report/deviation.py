@@ -39,8 +39,9 @@ def deviation_sheet(name: str, found: Sequence[Deviation]) -> Sheet:
     note = (
         f"Deviation: ours over theirs, less 1. Grey: within {percent(TOLERANCE)} of the published MSE "
         f"({percent(UNSTABLE_TOLERANCE)} for Informer and Transformer on ETTh2, ETTm2 and Exchange, whose runs differ "
-        "much). Scoring: paper drops the last incomplete batch of 32, as the authors' loaders did; where theirs was not "
-        "seen ours is full. A model smaller than the published one, or trained for fewer steps, is not expected to agree."
+        "much). Scoring: paper drops the last incomplete batch of 32, as the authors' loaders did; where theirs was "
+        "not seen ours is full. A model smaller than the published one, or trained for fewer steps, is not expected "
+        "to agree."
     )
     return Sheet(name, "Dense errors, ours and published", _HEADS, tuple(rows), note, sortable=True)
 

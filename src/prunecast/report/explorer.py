@@ -18,8 +18,8 @@ _TUNING = {"pruned": 0, "pruned+finetuned": 1}
 OTHER = 2
 
 
-def explorer_data(material: Material) -> dict[str, Any]:
-    """Returns the variants as rows of numbers, with the names that the numbers stand for.
+def explorer_data(material: Material, case_pages: Mapping[Case, str], model_pages: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the variants as rows of numbers, with the names that the numbers stand for and the pages on them.
 
     A row is: case, model, series, tuning (0 without, 1 with fine-tuning, 2 neither), label, MSE, MSE of the dense
     parent, then each cost and that of the dense parent; what is not known is null.
@@ -29,8 +29,8 @@ def explorer_data(material: Material) -> dict[str, Any]:
     columns = [cost.column for cost in costs(material.clocks)]
     dense = _dense_rows(material.rows)
     return {
-        "cases": [case.title for case in cases],
-        "models": models,
+        "cases": [{"name": case.title, "page": case_pages[case]} for case in cases],
+        "models": [{"name": model, "page": model_pages.get(model, "")} for model in models],
         "series": [{"name": name, "colour": look.colour, "shape": look.shape} for name, look in material.looks.items()],
         "costs": [{"name": cost.title, "axis": cost.axis} for cost in costs(material.clocks)],
         "rows": [

@@ -24,7 +24,7 @@ class Figure:
 
     Attributes:
         name: of its files.
-        title: above it.
+        title: above it; none where its parts have their own.
         caption: below it: how to read it.
         label: what is seen, in a sentence, for those who cannot see it.
         content: markup, without its frame.
@@ -48,13 +48,14 @@ class Figure:
     @property
     def file(self) -> str:
         """The picture as a file, its title included, on paper."""
-        head = svg.text((14, 24), self.title, 14, weight=600)
-        moved = svg.element("g", {"transform": f"translate(0 {TITLE_HEIGHT})"}, self.content)
-        paper = svg.rectangle((0, 0), (self.width, self.height + TITLE_HEIGHT), PAPER)
-        return svg.picture(paper + head + moved, self.width, self.height + TITLE_HEIGHT, self.label)
+        top = TITLE_HEIGHT if self.title else 6.0
+        head = svg.text((14, 24), self.title, 14, weight=600) if self.title else ""
+        moved = svg.element("g", {"transform": f"translate(0 {svg.number(top)})"}, self.content)
+        paper = svg.rectangle((0, 0), (self.width, self.height + top), PAPER)
+        return svg.picture(paper + head + moved, self.width, self.height + top, self.label)
 
 
-def beside(name: str, title: str, figures: Sequence[Figure]) -> Figure:
+def beside(name: str, figures: Sequence[Figure]) -> Figure:
     """Returns charts side by side as one, each under its own title."""
     parts, left = [], 0.0
     for figure in figures:
@@ -64,7 +65,7 @@ def beside(name: str, title: str, figures: Sequence[Figure]) -> Figure:
         left += figure.width
     height = 28 + max(figure.height for figure in figures)
     caption = " ".join(figure.caption for figure in figures)
-    return Figure(name, title, caption, " ".join(f.label for f in figures), "".join(parts), left, height)
+    return Figure(name, "", caption, " ".join(f.label for f in figures), "".join(parts), left, height)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
-"""What a study shows, in words: said only as far as the intervals carry it."""
+"""What one data set and horizon shows, in words: said only as far as the intervals carry it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prunecast.report.compare import Compared, Comparison
 from prunecast.report.format import missing, percent, runtime_name, signed_percent, three_digits
-from prunecast.report.headline import change, is_control
-from prunecast.report.reach import Ladder, Ladders
-from prunecast.report.speeds import mean_speedup
-from prunecast.report.statistics import Interval
+from prunecast.report.reach import MARGIN, Ladders
 from prunecast.report.tables import Rows
 from prunecast.report.variants import Case
 
@@ -85,7 +82,9 @@ def _speed_tile(rows: Rows, own: Sequence[Comparison], runtime: str | None) -> T
         return Tile(
             "none", f"no speed-up shown in {runtime_name(runtime)}", "every interval reaches down to 1", good=False
         )
-    harmless = [c for c in faster if c.verdict in ("better", "not told apart")]
+    harmless = [
+        c for c in faster if c.verdict in ("better", "not told apart") and c.difference < MARGIN * c.reference_mse
+    ]
     best = max(harmless or faster, key=lambda c: float(rows[c.variant][f"{runtime}_speedup"]))
     ratio, low, high = (rows[best.variant][f"{runtime}_speedup{end}"] for end in ("", "_low", "_high"))
     what = f"faster in {runtime_name(runtime)} ({low:.2f} … {high:.2f})" + (", no loss shown" if harmless else "")
@@ -157,87 +156,3 @@ def _small_sentences(own: Sequence[Comparison]) -> Iterator[str]:
         verdicts = Counter(c.verdict for c in found if c.variant.model == model)
         said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
         yield f"{model}, pruned and fine-tuned, against dense models of the same size trained from scratch: {said}."
-
-
-def headline(ladders: Ladders, rows: Rows, runtime: str | None, budgets: Mapping[str, str]) -> list[str]:
-    """Returns the study's answer: for each method how far it goes, what fine-tuning buys, and what time it saves."""
-    found: dict[str, list[str]] = {}
-    for model, method in ladders.methods:
-        if not is_control(method):
-            found.setdefault(method, []).append(model)
-    return [
-        f"{_method_text(method, budgets)}: {_reach_text(ladders, method, models)}"
-        f"{_time_text(ladders, rows, method, models, runtime)}"
-        for method, models in found.items()
-    ]
-
-
-def _method_text(method: str, budgets: Mapping[str, str]) -> str:
-    return f"{method} (share of {budgets[method]})" if method in budgets else method
-
-
-def _reach_text(ladders: Ladders, method: str, models: Sequence[str]) -> str:
-    """Returns how far a method goes without fine-tuning, and how far with it."""
-    said = []
-    for finetuned in (False, True):
-        climbed = {model: ladders.fair(model, method, finetuned) for model in models}
-        reached = {model: _reached(ladder) for model, ladder in climbed.items() if ladder is not None}
-        if reached:
-            said.append(f"{'fine-tuned, ' if finetuned else 'without fine-tuning '}{_shown(reached)}")
-    opponents = {ladder.line.against for model in models if (ladder := ladders.fair(model, method, True)) is not None}
-    against = ", held against the dense model trained on for as long" if "trained-on" in opponents else ""
-    return f"{'; '.join(said)}{against}."
-
-
-def _shown(reached: Mapping[str, str | None]) -> str:
-    if not any(reached.values()):
-        return "a loss shows at the lowest sparsity tried"
-    return f"no loss shows up to {_listed({model: share or 'none tried' for model, share in reached.items()})}"
-
-
-def _reached(ladder: Ladder) -> str | None:
-    if not ladder.rungs[0].known:
-        return "an unknown sparsity"
-    return None if ladder.no_loss is None else percent(ladder.no_loss.sparsity)
-
-
-def _listed(said: Mapping[str, str]) -> str:
-    """Returns "80 % for all 3 models", or each value with its models."""
-    models: dict[str, list[str]] = {}
-    for model, value in said.items():
-        models.setdefault(value, []).append(model)
-    if len(models) == 1 and len(said) > 1:
-        return f"{next(iter(models))} for {'both' if len(said) == 2 else f'all {len(said)}'} models"
-    return ", ".join(f"{value} ({', '.join(found)})" for value, found in models.items())
-
-
-def _time_text(ladders: Ladders, rows: Rows, method: str, models: Sequence[str], runtime: str | None) -> str:
-    if runtime is None:
-        return ""
-    timed = {model: ratio for model in models if (ratio := reached_speedup(ladders, rows, model, method, runtime))}
-    if not timed:
-        return ""
-    faster = {model: f"{ratio.value:.2f} ×" for model, ratio in timed.items() if ratio.low > 1}
-    name = runtime_name(runtime)
-    if not faster:
-        return f" In {name} that saves no time that shows."
-    rest = len(timed) - len(faster)
-    others = f"; none shown for {rest} other{'s' if rest > 1 else ''}" if rest else ""
-    return f" Speed-up in {name} there: {_listed(faster)}{others}."
-
-
-def reached_speedup(ladders: Ladders, rows: Rows, model: str, method: str, runtime: str) -> Interval | None:
-    """Returns the speed-up at the sparsity up to which no loss is shown, where one is reached and was timed."""
-    ladder = ladders.best(model, method)
-    if ladder is None or ladder.no_loss is None:
-        return None
-    return mean_speedup([rows[comparison.variant] for comparison in ladder.no_loss.comparisons], runtime)
-
-
-def reach_text(ladder: Ladder) -> str:
-    """Returns how far a ladder was climbed, in words."""
-    if not ladder.rungs[0].known:
-        return "cannot be said: no interval"
-    if ladder.no_loss is None:
-        return f"loses at {percent(ladder.rungs[0].sparsity)} already: MSE {change(ladder.rungs[0].ratio)}"
-    return f"up to {percent(ladder.no_loss.sparsity)}: MSE {change(ladder.no_loss.ratio)}"

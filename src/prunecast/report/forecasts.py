@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from prunecast.records import Example, RunRecord
 from prunecast.report import svg
 from prunecast.report.figure import WIDTH, Figure, Key, Panel, legend
@@ -44,7 +46,7 @@ def forecast_figure(name: str, model: str, said: Sequence[Said]) -> Figure:
     every = [*truth, *(value for one in said for value in one.example.forecast)]
     scale = Scale(*padded(min(every), max(every)), top + 8 + _PLOT, top + 8)
     panel = Panel(Scale(-steps, len(first.truth) - 1, 52, WIDTH - 14), scale)
-    start = str(first.start).removesuffix(":00")
+    start = str(pd.Timestamp(first.start)).removesuffix(":00")
     axes = panel.axes(f"steps from {start}, the start of the forecast", f"{first.channel} (raw units)")
     known = svg.path([panel.place(step - steps, value) for step, value in enumerate(truth)], PALE, 4.5)
     now = svg.line(panel.place(0, scale.low), panel.place(0, scale.high), MUTED, 1, "2 3")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 
 from prunecast.report.columns import SATURATED
 from prunecast.report.compare import Against
 from prunecast.report.format import percent, signed_percent
 from prunecast.report.reach import MARGIN, Ladder, Ladders, Line, Rung
-from prunecast.report.sheet import Cell, Head, Sheet, SheetRow
+from prunecast.report.sheet import Cell, Head, Mark, Sheet, SheetRow
 from prunecast.report.statistics import Interval
 from prunecast.report.variants import Case, Study
 
@@ -54,8 +55,12 @@ def headline_sheet(name: str, ladders: Ladders, of: Mapping[str, str], pages: Ma
     return Sheet(name, "How far each model can be pruned", _heads(), tuple(rows), _note())
 
 
+def _name_head(header: str) -> Head:
+    return Head("", header, numeric=False, name=True)
+
+
 def _heads() -> tuple[Head, ...]:
-    names = (Head("", "model", numeric=False), Head("", "method", numeric=False))
+    names = (_name_head("model"), _name_head("method"))
     small = f"loss under {percent(MARGIN)} up to"
     pairs = ((Head(group, "no loss up to"), Head(group, small)) for group, _, _ in COLUMNS)
     return (*names, *(head for pair in pairs for head in pair))
@@ -64,10 +69,11 @@ def _heads() -> tuple[Head, ...]:
 def _note() -> str:
     return (
         "Share removed, of the method's own budget. No loss: up to that sparsity, no interval of the error ratio lies "
-        f"above 1. Loss under {percent(MARGIN)}: up to that sparsity, every interval ends below {1 + MARGIN:g}. Ratios "
-        "are geometric means over data sets and horizons, with 95 % intervals; in the last line the range over single "
-        f"data sets and horizons. The second line is the change of MSE there. {SATURATED}: there, on some of them, the model is not shown to be better than a "
-        "forecast that learned nothing, so it had little to lose."
+        f"above 1, and no ratio reaches {1 + MARGIN:g}. Loss under {percent(MARGIN)}: up to that sparsity, every "
+        f"interval ends below {1 + MARGIN:g}. Ratios are geometric means over data sets and horizons, with 95 % "
+        "intervals; the second line is the change of MSE there, the last line the range over single data sets and "
+        f"horizons. {SATURATED}: there, on some of them, the model is not shown to be better than a forecast that "
+        "learned nothing, so it had little to lose."
     )
 
 
@@ -99,7 +105,8 @@ def reach_cell(ladder: Ladder, rung: Rung | None, more: str = "") -> Cell:
     """Returns how far a ladder was climbed: its sparsity, and the error there; where not at all, that of its lowest."""
     if rung is None:
         lowest = ladder.rungs[0]
-        return Cell("none", f"at {percent(lowest.sparsity)}: {change(lowest.ratio)}", 0.0, "worse", more=more)
+        verdict: Mark = "worse" if lowest.loses else "faint"
+        return Cell("none", f"at {percent(lowest.sparsity)}: {change(lowest.ratio)}", 0.0, verdict, more=more)
     flag = None
     if rung.saturated:
         flag = (SATURATED, f"saturated in {rung.saturated} of {len(ladder.cases)} cases")
@@ -110,7 +117,7 @@ def reach_cell(ladder: Ladder, rung: Rung | None, more: str = "") -> Cell:
 def change(ratio: Interval) -> str:
     """Returns a ratio of errors as a change: "+1.2 % (−0.3 … +2.6)"."""
     value = signed_percent(ratio.value - 1)
-    if ratio.low != ratio.low:  # noqa: PLR0124 - not a number: no interval
+    if isnan(ratio.low):
         return f"{value}, no interval"
     return f"{value} ({signed_percent(ratio.low - 1)[:-2]} … {signed_percent(ratio.high - 1)[:-2]})"
 
@@ -135,17 +142,20 @@ def case_sheet(
         pairs: models and methods.
         cases: the data sets and horizons.
     """
-    heads = [Head("", "model", numeric=False), Head("", "method", numeric=False), Head("", "data set", numeric=False)]
-    heads.append(Head("", "horizon"))
+    heads = [_name_head("model"), _name_head("method"), _name_head("data set"), Head("", "horizon", name=True)]
     heads += [Head("no loss shown up to", group, paper=True) for group, _, _ in COLUMNS]
     rows = []
-    for model, method in pairs:
+    wanted = list(pairs)
+    by_model = len({method for _, method in wanted}) == 1
+    for model, method in wanted:
         for case in cases:
             found = [ladders.of(Line(model, method, tuned, against), case) for _, tuned, against in COLUMNS]
             if any(found):
                 names = [Cell(model, order=model), Cell(method, order=method), Cell(case.dataset, order=case.dataset)]
                 names.append(Cell(str(case.horizon), order=case.horizon))
-                rows.append(SheetRow((*names, *(_case_cell(ladder) for ladder in found)), series=method))
+                rows.append(
+                    SheetRow((*names, *(_case_cell(ladder) for ladder in found)), model if by_model else method)
+                )
     return Sheet(name, title, tuple(heads), tuple(rows), sortable=True).without_empty()
 
 
@@ -160,8 +170,8 @@ def _case_cell(ladder: Ladder | None) -> Cell:
 def ladder_sheet(name: str, title: str, ladders: Ladders, lines: Iterable[Line]) -> Sheet:
     """Returns the rungs of ladders over all cases: what the headline is read off, with the records below it."""
     heads = (
-        Head("", "model", numeric=False),
-        Head("", "method", numeric=False),
+        _name_head("model"),
+        _name_head("method"),
         Head("", "fine-tuned", numeric=False),
         Head("", "against", numeric=False),
         Head("", "removed"),
@@ -170,23 +180,20 @@ def ladder_sheet(name: str, title: str, ladders: Ladders, lines: Iterable[Line])
         Head("", "saturated"),
         Head("", "records", numeric=False, paper=False),
     )
-    rows = [_rung_row(line, ladder, rung) for line in lines for ladder in _some(ladders, line) for rung in ladder.rungs]
+    found = [ladder for line in lines if (ladder := ladders.pooled(line)) is not None]
+    by_model = len({ladder.line.method for ladder in found}) == 1
+    rows = [_rung_row(ladder, rung, by_model=by_model) for ladder in found for rung in ladder.rungs]
     return Sheet(name, title, heads, tuple(rows), sortable=True)
 
 
-def _some(ladders: Ladders, line: Line) -> list[Ladder]:
-    found = ladders.pooled(line)
-    return [] if found is None else [found]
-
-
-def _rung_row(line: Line, ladder: Ladder, rung: Rung) -> SheetRow:
-    ratio = rung.ratio
+def _rung_row(ladder: Ladder, rung: Rung, *, by_model: bool) -> SheetRow:
+    line, ratio = ladder.line, rung.ratio
     interval = f"{ratio.low:.3f} … {ratio.high:.3f}" if rung.known else "no interval"
-    verdict = "worse" if rung.loses else "better" if rung.known and ratio.high < 1 else "faint"
+    verdict: Mark = "worse" if rung.loses else "better" if rung.known and ratio.high < 1 else "faint"
     records = tuple(
-        (f"{comparison.variant.case.dataset} {comparison.variant.case.horizon} · {number}", own)
+        (_record_text(comparison.variant.case, number, alone=len(ladder.cases) == 1), own)
         for comparison in rung.comparisons
-        for number, (own, _) in enumerate(comparison.fingerprints, start=1)
+        for number, (own, _) in enumerate(comparison.fingerprints)
     )
     return SheetRow(
         (
@@ -196,10 +203,15 @@ def _rung_row(line: Line, ladder: Ladder, rung: Rung) -> SheetRow:
             Cell("dense, trained on" if line.against == "trained-on" else "dense"),
             Cell(percent(rung.sparsity), order=rung.sparsity),
             Cell(f"{ratio.value:.3f}", interval, ratio.value, verdict),
-            Cell("yes" if rung.loses else "no" if rung.known else "not known"),
+            Cell("yes" if rung.loses else "no" if rung.holds else "unclear" if rung.known else "not known"),
             Cell(f"{rung.saturated} of {len(ladder.cases)}", order=rung.saturated),
             Cell(records=records),
         ),
-        series=line.method,
+        series=line.model if by_model else line.method,
         open=not line.finetuned,
     )
+
+
+def _record_text(case: Case, number: int, *, alone: bool) -> str:
+    """Returns the text of a link to a record: numbered, the first of each case with the case's name."""
+    return str(number + 1) if number or alone else f"{case.dataset} {case.horizon}: {number + 1}"

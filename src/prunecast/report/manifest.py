@@ -37,6 +37,12 @@ class Manifest(BaseModel):
         whole = all((folder / name).is_file() for name in (*self.tables, *self.figures))
         return whole and page.is_file() and digest(page.read_bytes()) == self.page
 
+    def sweep(self, earlier: Manifest, folder: Path) -> None:
+        """Removes what an earlier report wrote and this one did not; names that lead elsewhere are not followed."""
+        for name in {*earlier.tables, *earlier.figures} - {*self.tables, *self.figures}:
+            if Path(name).name == name:
+                (folder / name).unlink(missing_ok=True)
+
 
 def read_manifest(folder: Path) -> Manifest | None:
     """Returns the manifest of a report's folder, or None where there is none to go by."""

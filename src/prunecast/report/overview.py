@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 from prunecast.records import Environment, Failure, Parity, RunRecord, Stage
 from prunecast.report import findings
-from prunecast.report.curves import ratio_curves, ratio_lines
+from prunecast.report.answer import Answer, answers
+from prunecast.report.curves import error_by_sparsity, ratio_curves
 from prunecast.report.figure import Figure, beside
 from prunecast.report.headline import headline_sheet, is_control
 from prunecast.report.material import Material, file_stem
@@ -25,10 +26,13 @@ from prunecast.report.ranks import Ranking
 from prunecast.report.reachplot import reach_figure, time_figure
 from prunecast.report.sheet import Sheet
 from prunecast.report.speeds import speed_figure, speed_sheet
-from prunecast.report.views import View
+from prunecast.report.views import View, model_lines
 
 FEWEST_RANKED = 3
 """Two treatments need no diagram."""
+
+MOST_DIAGRAMS = 6
+"""Of rankings; those of the other sparsities are tables."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +40,30 @@ class Overview:
     """What the first page shows.
 
     Attributes:
-        sentences: the answer.
+        answers: the study's, a paragraph for each method.
         tiles: of a study of one data set and horizon.
         pictures: how far, and what time is saved: the picture of the study.
         headline: the table.
         curves: error ratios of each model, and speed-ups.
         ranks: critical-difference diagrams.
+        rankings: the same as tables, and those that have no diagram.
         sheets: tables that lie beside the page, those of the pictures too.
     """
 
-    sentences: Sequence[str]
+    answers: Sequence[Answer]
     tiles: Sequence[findings.Tile]
     pictures: Sequence[Figure]
     headline: Sheet | None
     curves: Sequence[Figure]
     speed: Figure | None
     ranks: Sequence[Figure]
+    rankings: Sequence[Sheet]
     sheets: Sequence[Sheet]
 
     @property
     def figures(self) -> list[Figure]:
         """The charts that lie beside the page as files."""
-        together = [beside("overview", "How far, and what it saves", self.pictures)] if len(self.pictures) > 1 else []
+        together = [beside("overview", self.pictures)] if len(self.pictures) > 1 else []
         speed = [self.speed] if self.speed is not None else []
         return [*together, *self.pictures, *self.curves, *speed, *self.ranks]
 
@@ -76,15 +82,16 @@ def overview(material: Material, views: Sequence[View]) -> Overview:
     )
     sheets = [headline] if headline is not None else []
     sheets += [speed_sheet("speeds", material.speeds, material.clocks.runtimes)] if material.speeds else []
-    sheets += [rank_sheet(name, title, found) for name, title, found in ranked]
+    sheets += [rank_sheet(*one) for one in ranked]
     return Overview(
-        sentences=findings.headline(ladders, material.rows, main, material.budgets),
+        answers=answers(ladders, material.rows, main, material.budgets),
         tiles=_tiles(material),
         pictures=[figure for figure in pictures if figure is not None],
         headline=headline,
         curves=list(_curves(material)),
         speed=speed,
-        ranks=[rank_figure(name, title, found) for name, title, found in ranked],
+        ranks=[rank_figure(*ranked[index]) for index in _spread(len(ranked), MOST_DIAGRAMS)],
+        rankings=[rank_sheet(*one) for one in ranked],
         sheets=sheets,
     )
 
@@ -97,16 +104,13 @@ def _tiles(material: Material) -> list[findings.Tile]:
 
 
 def _curves(material: Material) -> Iterator[Figure]:
+    """Yields a chart for each model: errors beside the controls on a single data set and horizon, else error ratios."""
     for number, model in enumerate(material.models, start=1):
-        lines = [
-            line
-            for method, models in material.methods.items()
-            if model in models
-            for line in ratio_lines(
-                material.ladders, material.compared, model, method, name=method, look=material.looks[method]
-            )
-        ]
-        figure = ratio_curves(file_stem("ratio", number, model), model, lines)
+        figure = (
+            error_by_sparsity(file_stem("curve", number, model), material.rows, model, material.looks)
+            if len(material.study.cases) == 1
+            else ratio_curves(file_stem("ratio", number, model), model, model_lines(material, model))
+        )
         if figure is not None:
             yield figure
 
@@ -122,13 +126,20 @@ def _rankings(material: Material) -> Iterator[tuple[str, str, Ranking]]:
             yield file_stem("ranks", f"{sparsity:.3f}"), method_title(sparsity), ways
 
 
+def _spread(count: int, most: int) -> list[int]:
+    """Returns up to `most` places among `count`, the first and the last among them, evenly apart."""
+    if count <= most:
+        return list(range(count))
+    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+
+
 def what_was_run(material: Material, failures: Sequence[Failure]) -> Mapping[str, Any]:
     """Returns data, stages, machines and runtimes, and what did not finish."""
     records = list(material.study.by_fingerprint.values())
     stages = Counter(record.stage for record in records)
     return {
         "records": len(records),
-        "failures": sorted(failures, key=lambda failure: (failure.stage, failure.label, failure.fingerprint)),
+        "failures": list(failures),
         "stages": [(stage, stages[stage]) for stage in get_args(Stage) if stages[stage]],
         "seeds": sorted({record.seed for record in records}),
         "hours": sum(record.timing.elapsed_s for record in records) / 3600,

@@ -94,6 +94,8 @@ def write_report(
     )
     _write(out, page)
     manifest = Manifest(inputs=inputs, page=digest(page.encode()), tables=tuple(written), figures=tuple(drawn))
+    if present is not None:
+        manifest.sweep(present, folder)
     _write(folder / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
     return _files(out, folder, manifest, rows)
 
@@ -139,7 +141,7 @@ class _Renderer:
             "mark": _mark,
         }
         self._material = material
-        self._shared = {"folder": folder, "looks": material.looks}
+        self._shared: dict[str, Any] = {"folder": folder, "looks": {**material.model_looks, **material.looks}}
 
     def page(
         self,
@@ -166,7 +168,7 @@ class _Renderer:
         return self._render("fronts.html.j2" if view.kind == "fronts" else "view.html.j2", {"view": view})
 
     def _render(self, template: str, context: Mapping[str, Any]) -> str:
-        return self._environment.get_template(template).render(self._shared | context)
+        return self._environment.get_template(template).render({**self._shared, **context})
 
 
 def _packed(page: str) -> str:

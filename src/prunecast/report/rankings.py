@@ -86,7 +86,7 @@ def method_title(requested: float) -> str:
 def rank_figure(name: str, title: str, found: Ranking) -> Figure:
     """Returns a critical-difference diagram: a row for each treatment, the best on top, bars join what is alike."""
     right = WIDTH - 14.0 - _BAR * len(found.groups)
-    left = min(WIDTH / 2, 24 + max(svg.width_of(treatment, _TYPE) for treatment in found.names))
+    left = min(WIDTH / 2, max(140.0, 24 + max(svg.width_of(treatment, _TYPE) for treatment in found.names)))
     axis = Scale(1, len(found.names), left + 10, right - 10)
     bottom = _TOP + _ROW * len(found.names)
     parts = [_distance(found, axis), _axis(axis, len(found.names), bottom)]
@@ -133,9 +133,15 @@ def rank_caption(found: Ranking) -> str:
     """Returns what the diagram says and how far it can be trusted."""
     verdict = "differences are shown" if found.told_apart else "no difference is shown"
     return (
-        f"Mean rank over {len(found.datasets)} data sets ({', '.join(found.datasets)}); 1 is best. Friedman: chi square "
-        f"{found.statistic:.2f}, p = {found.p:.2g}: {verdict}. A bar joins what is not told apart (Nemenyi, 5 %)."
+        f"Mean rank over {len(found.datasets)} data sets ({', '.join(found.datasets)}); 1 is best. Friedman: "
+        f"chi square {found.statistic:.2f}, p {_chance(found.p)}: {verdict}. "
+        "A bar joins what is not told apart (Nemenyi, 5 %)."
     )
+
+
+def _chance(p: float) -> str:
+    """Returns a share of shuffled rankings; fewer than one in ten thousand are not counted."""
+    return f"= {p:.2g}" if p > 1e-4 else "< 0.0001"
 
 
 def rank_sheet(name: str, title: str, found: Ranking) -> Sheet:

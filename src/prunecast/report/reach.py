@@ -13,7 +13,8 @@ from prunecast.report.statistics import Interval, LogRatio, pooled_ratio
 from prunecast.report.variants import Case
 
 MARGIN = 0.05
-"""A loss is called small when the whole interval lies below this share of the reference's error."""
+"""A loss is shown to be small when the whole interval lies below this share of the reference's error; and one that is
+estimated to be larger is not called none, however wide its interval."""
 
 
 class Line(NamedTuple):
@@ -52,6 +53,11 @@ class Rung:
         return self.known and self.ratio.low > 1
 
     @property
+    def holds(self) -> bool:
+        """Whether no loss is shown: the interval reaches down to 1, and the estimate is no more than a small loss."""
+        return self.known and not self.loses and self.ratio.value < 1 + MARGIN
+
+    @property
     def small(self) -> bool:
         """Whether the loss is shown to be small: the interval ends below 1 + MARGIN."""
         return self.known and self.ratio.high <= 1 + MARGIN
@@ -73,7 +79,7 @@ class Ladder:
     @cached_property
     def no_loss(self) -> Rung | None:
         """The highest rung at which, and below which, no loss is shown; None where the lowest shows one."""
-        return self._climbed([rung.known and not rung.loses for rung in self.rungs])
+        return self._climbed([rung.holds for rung in self.rungs])
 
     @cached_property
     def small_loss(self) -> Rung | None:
@@ -90,6 +96,7 @@ class Ladders:
 
     def __init__(self, compared: Compared) -> None:
         self._found: dict[Line, dict[Case, dict[float, Comparison]]] = {}
+        self._cache: dict[tuple[Line, tuple[Case, ...]], Ladder | None] = {}
         self._saturated = compared.saturated
         for comparison in compared.every:
             variant = comparison.variant
@@ -120,12 +127,16 @@ class Ladders:
             among: only these cases; all when absent.
         """
         found = self._found.get(line, {})
-        chosen = {case: found[case] for case in (found if among is None else among) if case in found}
-        if not chosen:
-            return None
-        shared = [sparsity for sparsity in next(iter(chosen.values())) if all(sparsity in of for of in chosen.values())]
-        rungs = [self._rung(sparsity, chosen) for sparsity in sorted(shared)]
-        return Ladder(line, tuple(chosen), tuple(rungs)) if rungs else None
+        cases = tuple(case for case in (found if among is None else among) if case in found)
+        if (line, cases) not in self._cache:
+            self._cache[line, cases] = self._ladder(line, {case: found[case] for case in cases})
+        return self._cache[line, cases]
+
+    def _ladder(self, line: Line, chosen: Mapping[Case, Mapping[float, Comparison]]) -> Ladder | None:
+        every = list(chosen.values())
+        shared = [sparsity for sparsity in sorted(every[0]) if all(sparsity in of for of in every)] if every else []
+        rungs = tuple(self._rung(sparsity, chosen) for sparsity in shared)
+        return Ladder(line, tuple(chosen), rungs) if rungs else None
 
     def of(self, line: Line, case: Case) -> Ladder | None:
         """Returns the ladder on one data set and horizon, or None where it was not run."""

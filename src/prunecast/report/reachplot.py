@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prunecast.report import svg
+from prunecast.report.answer import reached_speedup
 from prunecast.report.columns import SATURATED
 from prunecast.report.figure import WIDTH, Figure, Key, legend
-from prunecast.report.findings import reached_speedup
 from prunecast.report.format import percent, runtime_name
 from prunecast.report.headline import change, is_control
 from prunecast.report.reach import Ladder, Ladders, Rung
@@ -85,7 +85,7 @@ def reach_figure(name: str, ladders: Ladders, looks: Mapping[str, Look]) -> Figu
         f"{SATURATED}: on some data set no better than a forecast that learned nothing."
     )
     title = "How far each model can be pruned"
-    return Figure(name, title, caption, f"{title}. {said}.", "".join(parts), WIDTH, layout.bottom + 40)
+    return Figure(name, title, caption, f"{title}. {said}.", "".join(parts), WIDTH, layout.bottom + 44)
 
 
 def _ticks(x: Scale, values: Sequence[float], layout: _Layout, write: Callable[[float], str], title: str) -> str:
@@ -130,11 +130,12 @@ def _reached(ladder: Ladder, line: _Line, x: Scale) -> str:
 
 def _tip(ladder: Ladder) -> str:
     line = ladder.line
+    opponent = "dense trained on" if line.against == "trained-on" else "dense"
     tuned = "fine-tuned" if line.finetuned else "not fine-tuned"
-    head = f"{line.model}, {line.method}, {tuned}\nagainst {'dense trained on' if line.against == 'trained-on' else 'dense'}"
-    if ladder.no_loss is None:
-        return f"{head}\nloses at {percent(ladder.rungs[0].sparsity)}: MSE {change(ladder.rungs[0].ratio)}"
-    return f"{head}\nno loss shown up to {percent(ladder.no_loss.sparsity)}: MSE {change(ladder.no_loss.ratio)}"
+    rung = ladder.no_loss or ladder.rungs[0]
+    said = "no loss shown up to" if ladder.no_loss else "a loss is shown, or not ruled out, at"
+    head = f"{line.model}, {line.method}, {tuned}\nagainst {opponent}"
+    return f"{head}\n{said} {percent(rung.sparsity)}: MSE {change(rung.ratio)}"
 
 
 def _sparsity(rung: Rung | None) -> float:
@@ -177,7 +178,7 @@ def time_figure(
     ]
     content = legend(keys, WIDTH, 10)[0] + ticks + one + layout.labels() + "".join(parts)
     title = "What time that saves"
-    return Figure(name, title, caption, f"{title}. {said}.", content, WIDTH, layout.bottom + 40)
+    return Figure(name, title, caption, f"{title}. {said}.", content, WIDTH, layout.bottom + 44)
 
 
 def _time_row(line: _Line, ratio: Interval, x: Scale) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -42,12 +42,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a column, under a group of columns; `paper` says whether a printed table has room for it."""
+    """The head of a column, under a group of columns.
+
+    Attributes:
+        group: what it shares with its neighbours.
+        header: its own.
+        numeric: whether its cells are numbers.
+        paper: whether a printed table has room for it.
+        name: whether it says what the row is of.
+    """
 
     group: str
     header: str
     numeric: bool = True
     paper: bool = True
+    name: bool = False
 
     @property
     def title(self) -> str:
@@ -86,12 +95,23 @@ class Sheet:
         """Whether there is an upper line at all."""
         return any(head.group for head in self.heads)
 
+    @property
+    def narrowed(self) -> Sheet:
+        """The table for a page that says already what is the same in all its rows; one name at least stays."""
+        names = [i for i, head in enumerate(self.heads) if head.name]
+        varied = [i for i in names if len({row.cells[i].text for row in self.rows}) > 1]
+        return self._of(varied or names[-1:], names)
+
     def without_empty(self) -> Sheet:
         """Returns the table without the columns that have nothing to show."""
-        kept = [i for i in range(len(self.heads)) if any(_filled(row.cells[i]) for row in self.rows)]
-        heads = tuple(self.heads[i] for i in kept)
-        rows = tuple(SheetRow(tuple(row.cells[i] for i in kept), row.series, row.kind, row.open) for row in self.rows)
-        return Sheet(self.name, self.title, heads, rows, self.note, self.sortable)
+        every = list(range(len(self.heads)))
+        return self._of([i for i in every if any(_filled(row.cells[i]) for row in self.rows)], every)
+
+    def _of(self, kept: Sequence[int], among: Sequence[int]) -> Sheet:
+        """Returns the table with only the kept ones of some columns, and all others."""
+        shown = [i for i in range(len(self.heads)) if i in kept or i not in among]
+        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in shown)) for row in self.rows)
+        return replace(self, heads=tuple(self.heads[i] for i in shown), rows=rows)
 
     def files(self) -> dict[str, str]:
         """Returns file name -> text of the table as CSV and as LaTeX."""
@@ -106,10 +126,9 @@ def to_csv(sheet: Sheet) -> str:
     """Returns the table as CSV: numbers in full, the second lines in columns of their own, records by fingerprint."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    noted = [any(row.cells[i].note for row in sheet.rows) for i in range(len(sheet.heads))]
-    writer.writerow(
-        _with_notes([inert(head.title) for head in sheet.heads], [f"{h.title}, note" for h in sheet.heads], noted)
-    )
+    noted = [any(row.cells[i].note or row.cells[i].more for row in sheet.rows) for i in range(len(sheet.heads))]
+    titles = [head.title for head in sheet.heads]
+    writer.writerow(_with_notes([inert(title) for title in titles], [f"{title}, note" for title in titles], noted))
     for row in sheet.rows:
         notes = [" ".join(part for part in (cell.note, cell.more) if part) for cell in row.cells]
         writer.writerow(_with_notes([_csv_value(cell) for cell in row.cells], notes, noted))

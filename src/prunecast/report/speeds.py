@@ -161,13 +161,14 @@ def speed_sheet(name: str, found: Sequence[Speed], runtimes: Sequence[str]) -> S
     heads.append(Head("speed-up", "promised"))
     heads += [Head("speed-up", runtime_name(runtime)) for runtime in runtimes]
     rows = []
+    by_model = len({speed.method for speed in found}) == 1
     for speed in found:
         ratios = (speed.measured.get(runtime) for runtime in runtimes)
         cells = [Cell(speed.model, order=speed.model), Cell(speed.method, order=speed.method)]
         cells += [Cell(percent(speed.requested), order=speed.requested), Cell(str(speed.cases), order=speed.cases)]
         cells.append(Cell(f"{speed.promised:.2f} ×", order=speed.promised))
         cells += [Cell() if ratio is None else speedup_cell(ratio.value, ratio.low, ratio.high) for ratio in ratios]
-        rows.append(SheetRow(tuple(cells), series=speed.method))
+        rows.append(SheetRow(tuple(cells), series=_series(speed, by_model)))
     note = (
         "Geometric means over data sets, horizons and seeds; the interval's ends are the means of theirs. Promised: "
         "the dense model's multiply-adds over those with a non-zero weight."

@@ -51,10 +51,19 @@ class Difference:
     value: float
     spread_SB: Floats
 
-    def resamples(self, count: int = RESAMPLES, seed: int = 0) -> Floats:
-        """Returns the differences of the hierarchical bootstrap, (R,)."""
-        drawn_RS, drawn_RB = _draws(*self.spread_SB.shape, count, seed)
-        return np.asarray(self.value + ((drawn_RS @ self.spread_SB) * drawn_RB).sum(axis=1))
+    def resamples(self, count: int = RESAMPLES, seed: int = 0, freedom: tuple[int, int] | None = None) -> Floats:
+        """Returns the differences of the hierarchical bootstrap, (R,).
+
+        Args:
+            count: R.
+            seed: of the draws.
+            freedom: degrees of freedom of seeds and of blocks; this comparison's own when absent.
+        """
+        seeds, blocks = self.spread_SB.shape
+        surplus_RS, surplus_RB = _surplus(seeds, blocks, count, seed)
+        of_seeds, of_blocks = freedom or (seeds - 1, blocks - 1)
+        spread_RB = self.spread_SB.sum(axis=0) + _stretch(seeds, of_seeds) * (surplus_RS @ self.spread_SB)
+        return np.asarray(self.value + (spread_RB * (1 + _stretch(blocks, of_blocks) * surplus_RB)).sum(axis=1))
 
     def interval(self, count: int = RESAMPLES, seed: int = 0) -> Interval | None:
         """Returns the 95 % interval; None when there is only one block and nothing can be said."""
@@ -62,6 +71,11 @@ class Difference:
             return None
         low, high = _ends(self.resamples(count, seed))
         return Interval(self.value, low, high)
+
+    @property
+    def deviations(self) -> tuple[float, float]:
+        """How much of the doubt comes from seeds, and how much from blocks: root sums of squares."""
+        return float(np.linalg.norm(self.spread_SB.sum(axis=1))), float(np.linalg.norm(self.spread_SB.sum(axis=0)))
 
 
 def difference(errors_SB: Floats, reference_SB: Floats, windows_B: Floats) -> Difference:
@@ -110,19 +124,14 @@ def _ends(values_R: Floats) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=64)
-def _draws(seeds: int, blocks: int, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Returns the draws of seeds and of blocks; the same for all comparisons of one shape, so made once."""
+def _surplus(seeds: int, blocks: int, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Returns how often more than once each seed, and each block, is drawn; made once for comparisons of one shape."""
     rng = np.random.default_rng(seed)
-    return _drawn(rng, seeds, resamples), _drawn(rng, blocks, resamples)
+    drawn_RS, drawn_RB = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in (seeds, blocks))
+    return np.asarray(drawn_RS - 1, dtype=np.float64), np.asarray(drawn_RB - 1, dtype=np.float64)
 
 
-def _drawn(rng: np.random.Generator, units: int, resamples: int) -> Floats:
-    """Returns how often each unit is drawn in each resample, (R, units), stretched about 1."""
-    counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples)
-    return np.asarray(1 + _stretch(units) * (counts - 1), dtype=np.float64)
-
-
-def _stretch(units: int) -> float:
+def _stretch(units: int, freedom: int) -> float:
     """Returns by how much a percentile interval over few units must grow: sqrt(n / (n - 1)) t / z.
 
     Source: Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 4.2 (there by way of the level;
@@ -131,7 +140,7 @@ def _stretch(units: int) -> float:
     if units == 1:
         return 1.0
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    return float(np.sqrt(units / (units - 1)) * _student_t(units - 1) / z)
+    return float(np.sqrt(units / (units - 1)) * _student_t(freedom) / z)
 
 
 def _student_t(freedom: int) -> float:
@@ -147,26 +156,37 @@ def _student_t(freedom: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class LogRatio:
-    """The logarithm of a model's error over another's, on one data set and horizon; `spread_R` sums to about 0."""
+    """The logarithm of a model's error over another's, on one data set and horizon.
+
+    Attributes:
+        value: 0 where both err alike.
+        difference: of the errors; None where they were not kept by block.
+        reference_mse: of the other model.
+    """
 
     value: float
-    spread_R: Floats | None
+    difference: Difference | None
+    reference_mse: float
 
     @classmethod
     def of(cls, difference: Difference, reference_mse: float) -> LogRatio:
         """Returns the ratio whose interval leaves out 1 exactly where the difference's leaves out 0."""
         value = float(np.log(max(1 + difference.value / reference_mse, _SMALLEST_RATIO)))
-        if difference.spread_SB.shape[1] < 2:
-            return cls(value, None)
-        ratios_R = np.maximum(1 + difference.resamples() / reference_mse, _SMALLEST_RATIO)
-        return cls(value, np.log(ratios_R) - value)
+        return cls(value, difference if difference.spread_SB.shape[1] > 1 else None, reference_mse)
+
+    def spread(self, freedom: tuple[int, int]) -> Floats:
+        """Returns the deviations of the resamples from the value, (R,), in order."""
+        assert self.difference is not None, "a ratio without blocks has no resamples"
+        ratios_R = 1 + self.difference.resamples(freedom=freedom) / self.reference_mse
+        return np.sort(np.log(np.maximum(ratios_R, _SMALLEST_RATIO))) - self.value
 
 
 def pooled_ratio(datasets: Sequence[Sequence[LogRatio]]) -> Interval:
     """Returns the geometric mean of error ratios, each data set weighing the same, with its 95 % interval.
 
-    Data sets are independent: their resamples are paired at random. Horizons of one data set are scored on the same
-    weeks, so their resamples are paired by rank, as if one thing moved them all: the widest interval there can be.
+    Data sets are independent: their resamples are paired at random, and what few seeds or blocks leave unknown of one
+    is made up for by the others (`_freedom`). Horizons of one data set are scored on the same weeks, so their resamples
+    are paired by rank, as if one thing moved them all: the widest interval there can be.
 
     Args:
         datasets: for each data set the ratios at its horizons; none of them empty.
@@ -175,13 +195,28 @@ def pooled_ratio(datasets: Sequence[Sequence[LogRatio]]) -> Interval:
         The ratio; its ends are not numbers where a ratio has no interval.
     """
     value = float(np.exp(np.mean([np.mean([ratio.value for ratio in ratios]) for ratios in datasets])))
-    spreads = [[ratio.spread_R for ratio in ratios] for ratios in datasets]
-    if any(spread is None for of_one in spreads for spread in of_one):
+    found = [[ratio.difference for ratio in ratios if ratio.difference is not None] for ratios in datasets]
+    if any(len(kept) < len(ratios) for kept, ratios in zip(found, datasets, strict=True)):
         return Interval(value, np.nan, np.nan)
+    freedom = _freedom(found, 0), _freedom(found, 1)
     rng = np.random.default_rng(0)
-    together = [np.mean([np.sort(spread) for spread in of_one if spread is not None], axis=0) for of_one in spreads]
+    together = [np.mean([ratio.spread(freedom) for ratio in ratios], axis=0) for ratios in datasets]
     low, high = _ends(np.mean([rng.permutation(spread_R) for spread_R in together], axis=0))
     return Interval(value, value * float(np.exp(low)), value * float(np.exp(high)))
+
+
+def _freedom(datasets: Sequence[Sequence[Difference]], level: int) -> int:
+    """Returns the degrees of freedom of a mean over data sets, of seeds (level 0) or of blocks (level 1), rounded down.
+
+    Source: Satterthwaite, An Approximate Distribution of Estimates of Variance Components, 1946: all of them where
+    data sets differ alike, those of a single one where it alone makes the doubt.
+    """
+    units = np.array([min(found.spread_SB.shape[level] for found in of_one) - 1 for of_one in datasets])
+    deviations = np.array([np.mean([found.deviations[level] for found in of_one]) for of_one in datasets])
+    shares = deviations[units > 0] ** 2
+    if not shares.any():
+        return max(1, int(units.sum()))
+    return max(1, int(shares.sum() ** 2 / (shares**2 / units[units > 0]).sum() + 1e-9))
 
 
 def geometric_mean(ratios: Sequence[Interval]) -> Interval:

@@ -15,6 +15,7 @@ LETTER = 0.54
 """Mean width of a letter, as a share of the size of the type."""
 
 Point = tuple[float, float]
+Attributes = Mapping[str, str | float | None]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 """What XML cannot hold at all."""
@@ -35,7 +36,7 @@ _SHAPES: Mapping[str, Sequence[Point]] = {
 SHAPES = ("circle", *_SHAPES)
 
 
-def element(name: str, attributes: Mapping[str, str | float | None], content: str = "") -> str:
+def element(name: str, attributes: Attributes, content: str = "") -> str:
     """Returns an element; attributes are escaped and left out where None, the content is markup already."""
     written = "".join(f" {key}={quoteattr(_value(value))}" for key, value in attributes.items() if value is not None)
     return f"<{name}{written}>{content}</{name}>" if content else f"<{name}{written}/>"
@@ -53,7 +54,7 @@ def number(value: float) -> str:
 
 def line(start: Point, end: Point, colour: str, width: float = 1, dash: str | None = None) -> str:
     """Returns a straight line."""
-    ends = {"x1": start[0], "y1": start[1], "x2": end[0], "y2": end[1]}
+    ends: Attributes = {"x1": start[0], "y1": start[1], "x2": end[0], "y2": end[1]}
     return element("line", {**ends, "stroke": colour, "stroke-width": width, "stroke-dasharray": dash})
 
 
@@ -61,13 +62,13 @@ def path(points: Sequence[Point], colour: str, width: float = 2, dash: str | Non
     """Returns a line through points."""
     if len(points) < 2:
         return ""
-    look = {"stroke": colour, "stroke-width": width, "stroke-dasharray": dash, "stroke-linejoin": "round"}
+    look: Attributes = {"stroke": colour, "stroke-width": width, "stroke-dasharray": dash, "stroke-linejoin": "round"}
     return element("path", {"d": "M" + _through(points), "fill": "none", **look})
 
 
 def area(points: Sequence[Point], colour: str, opacity: float) -> str:
     """Returns a filled surface with these corners."""
-    look = {"fill": colour, "fill-opacity": f"{opacity:g}", "stroke": "none"}
+    look: Attributes = {"fill": colour, "fill-opacity": f"{opacity:g}", "stroke": "none"}
     return element("path", {"d": f"M{_through(points)}Z", **look})
 
 
@@ -77,7 +78,7 @@ def _through(points: Sequence[Point]) -> str:
 
 def rectangle(corner: Point, size: Point, fill: str, stroke: str | None = None) -> str:
     """Returns a rectangle from its upper left corner."""
-    place = {"x": corner[0], "y": corner[1], "width": size[0], "height": size[1]}
+    place: Attributes = {"x": corner[0], "y": corner[1], "width": size[0], "height": size[1]}
     return element("rect", {**place, "fill": fill, "stroke": stroke})
 
 
@@ -85,7 +86,7 @@ def text(  # noqa: PLR0917
     place: Point, content: str, size: float = 11, anchor: str = "start", colour: str = INK, weight: int = 400
 ) -> str:
     """Returns a line of text, its foot at `place`."""
-    look = {"font-size": size, "fill": colour, "text-anchor": None if anchor == "start" else anchor}
+    look: Attributes = {"font-size": size, "fill": colour, "text-anchor": None if anchor == "start" else anchor}
     bold = None if weight == 400 else str(weight)
     return element("text", {"x": place[0], "y": place[1], **look, "font-weight": bold}, escaped(content))
 
@@ -93,7 +94,7 @@ def text(  # noqa: PLR0917
 def upright(place: Point, content: str, size: float = 11, colour: str = INK) -> str:
     """Returns a line of text that reads upwards, its middle at `place`."""
     turn = f"rotate(-90 {number(place[0])} {number(place[1])})"
-    look = {"font-size": size, "fill": colour, "text-anchor": "middle", "transform": turn}
+    look: Attributes = {"font-size": size, "fill": colour, "text-anchor": "middle", "transform": turn}
     return element("text", {"x": place[0], "y": place[1], **look}, escaped(content))
 
 
@@ -104,7 +105,7 @@ def escaped(content: str) -> str:
 
 def marker(shape: str, place: Point, colour: str, *, filled: bool = True, radius: float = 4) -> str:
     """Returns a mark; an open one is filled with the paper's colour."""
-    look = {"fill": colour if filled else PAPER, "stroke": colour, "stroke-width": 1.6}
+    look: Attributes = {"fill": colour if filled else PAPER, "stroke": colour, "stroke-width": 1.6}
     if shape == "circle":
         return element("circle", {"cx": place[0], "cy": place[1], "r": radius, **look})
     corners = [(place[0] + radius * x, place[1] + radius * y) for x, y in _SHAPES[shape]]
@@ -128,7 +129,7 @@ def width_of(content: str, size: float = 11) -> float:
 
 def picture(content: str, width: float, height: float, label: str) -> str:
     """Returns the content as a picture that fills the width it is given; `label` says what is seen."""
-    frame = {
+    frame: Attributes = {
         "xmlns": "http://www.w3.org/2000/svg",
         "viewBox": f"0 0 {number(width)} {number(height)}",
         "width": width,

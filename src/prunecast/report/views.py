@@ -8,7 +8,7 @@ from typing import Literal
 
 from prunecast.report import findings
 from prunecast.report.columns import variants_sheet
-from prunecast.report.curves import error_by_sparsity, ratio_curves, ratio_lines
+from prunecast.report.curves import RatioLine, error_by_sparsity, ratio_curves, ratio_lines
 from prunecast.report.deviation import deviation_sheet
 from prunecast.report.explorer import explorer_data
 from prunecast.report.figure import Figure
@@ -129,19 +129,23 @@ def model_views(material: Material) -> Iterator[View]:
         yield View(name, "model", model, [Section(f"{name}-all", "", list(_model_blocks(material, name, model)))])
 
 
+def model_lines(material: Material, model: str) -> list[RatioLine]:
+    """Returns the error ratios of a model over all data sets, a line for each method with and without fine-tuning."""
+    return [
+        line
+        for method, models in material.methods.items()
+        if model in models
+        for line in ratio_lines(
+            material.ladders, material.compared, model, method, name=method, look=material.looks[method]
+        )
+    ]
+
+
 def _model_blocks(material: Material, name: str, model: str) -> Iterator[Block]:
     ladders, clocks, looks = material.ladders, material.clocks, material.looks
     methods = [method for method, models in material.methods.items() if model in models]
     lines = [line for line in ladders.lines if line.model == model]
-    ratio = ratio_curves(
-        f"{name}-ratio",
-        f"{model}: error over the dense model's",
-        [
-            line
-            for method in methods
-            for line in ratio_lines(ladders, material.compared, model, method, name=method, look=looks[method])
-        ],
-    )
+    ratio = ratio_curves(f"{name}-ratio", f"{model}: error over the dense model's", model_lines(material, model))
     timed = [speed for speed in material.speeds if speed.model == model]
     speed = speed_figure(f"{name}-speed", f"{model}: promised and measured", timed, clocks.main or "", looks=looks)
     cases = [case for case in material.study.cases if any(key.case == case for key in material.models[model])]
@@ -233,13 +237,18 @@ def published_view(material: Material) -> View | None:
     return View("published", "published", "Published errors", [section])
 
 
-def fronts_view(material: Material) -> View:
-    """Returns the page where a reader picks what to hold against what."""
-    return View("fronts", "fronts", "Fronts", [], data=explorer_data(material))
+def fronts_view(material: Material, views: Sequence[View]) -> View:
+    """Returns the page where a reader picks what to hold against what; its rows lead to the other pages."""
+    of_data = [(view, section) for view in views if view.kind == "data" for section in view.sections]
+    cases = [case for cases in material.datasets.values() for case in cases]
+    pages = {case: f"{view.name}:{section.anchor}" for case, (view, section) in zip(cases, of_data, strict=True)}
+    models = {view.title: view.name for view in views if view.kind == "model"}
+    return View("fronts", "fronts", "Fronts", [], data=explorer_data(material, pages, models))
 
 
 def all_views(material: Material) -> list[View]:
     """Returns all pages but the first, in the order of the menu."""
+    own = [*dataset_views(material), *model_views(material), *method_views(material)]
+    own.append(fronts_view(material, own))
     published = published_view(material)
-    own = [*dataset_views(material), *model_views(material), *method_views(material), fronts_view(material)]
-    return [*own, published] if published is not None else own
+    return own if published is None else [*own, published]

@@ -58,25 +58,31 @@ class Study:
     stages: Sequence[PlannedStage]
     store: Store
 
+    def names(self) -> dict[str, list[str]]:
+        """Returns, by planned stage, the results in the store that stand for it."""
+        return standing_for(self.stages, self.store)
+
     def results(self) -> tuple[list[RunRecord], list[Failure]]:
         """Returns the records of the plan's finished stages, in its order, and its failures.
 
         A timing that was taken on several machines has several. A damaged record counts as a failure.
         """
         records, failures = [], self.failures()
-        names = standing_for(self.stages, self.store)
+        names = self.names()
         for stage in self.stages:
             for name in names[stage.fingerprint]:
                 try:
                     records.append(self.store.record(name))
                 except Damaged as error:
                     failures.append(_damage(stage, name, error.reason))
+                except UserError:  # a run has set it aside meanwhile
+                    continue
         return records, failures
 
     def failures(self) -> list[Failure]:
-        """Returns the failures of the plan's stages."""
-        planned = {stage.fingerprint for stage in self.stages}
-        return [failure for failure in self.store.failures() if failure.fingerprint in planned]
+        """Returns the failures of the plan's stages, in its order: what failed comes before what rests on it."""
+        failed = {failure.fingerprint: failure for failure in self.store.failures()}
+        return [failed[stage.fingerprint] for stage in self.stages if stage.fingerprint in failed]
 
 
 def _damage(stage: PlannedStage, name: str, reason: str) -> Failure:

@@ -15,6 +15,7 @@ from prunecast.records import Role
 from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages import Job
+from prunecast.study.devices import decided
 
 RANDOM_TWINS = {"element": "random", "unit": "structured-random"}
 """The control of each granularity: as much removed, at random."""
@@ -33,6 +34,7 @@ def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
     Raises:
         UserError: when a part of the grid does not fit (an unknown model, method, key or value).
     """
+    recipe = decided(recipe)
     study = recipe.study or StudyConfig()
     for name in recipe.measure.runtimes:
         RUNTIMES.check(name)

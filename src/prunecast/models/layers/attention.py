@@ -123,7 +123,7 @@ class _FewSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (weights,) = ctx.saved_tensors
-        d_scores = gradient * weights
+        d_scores: Tensor = gradient * weights
         return d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1)
 
 

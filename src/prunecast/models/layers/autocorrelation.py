@@ -2,27 +2,27 @@
 
 Wu et al. 2021, "Autoformer: Decomposition Transformers with Auto-Correlation for Long-Term Series Forecasting",
 section 3.2. No Fourier transform is needed: delays are chosen and weighed by the mean correlation over all heads and
-features, which is the sum along the wrapped diagonals of one matrix product; to roll by those delays, weigh and add is
-the product with a circulant matrix of as many diagonals. A memory shorter than the stream is continued by zeros, a longer
-one is cut.
+features, which is the sum along the wrapped diagonals of one matrix product. A memory that is shorter than the stream
+is continued by zeros, a longer one is cut.
 
 B batch, Q steps of the stream, S memory steps (at most Q), D width of the stream, M width of the memory, A features of
-all heads, N delays.
+all heads, N delays to choose from, K chosen delays.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.linear import Linear, linear
+from prunecast.models.layers.linear import Linear, is_batch, linear
+from prunecast.models.layers.rolling import chosen_correlation, rolling_sum
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Delays:
         """Delays that are chosen."""
         return min(int(self.factor * math.log(self.steps)), self.candidates)
 
+    @property
+    def plain(self) -> bool:
+        """Whether there are any, and each is the sum of one diagonal."""
+        return self.chosen > 0 and self.candidates == self.steps
+
 
 class AutoCorrelation(nn.Module):
     """Rolls the memory's values by the delays at which stream and memory correlate most, and adds them by weight.
@@ -75,51 +80,51 @@ class AutoCorrelation(nn.Module):
         """Returns (B, Q, D)."""
         memory_BSM = memory_BSM[:, : self.delays.steps]
         if self.training and self._merging_pays(x_BQD, memory_BSM):
-            key_BSD, value_BSD = self._merged(memory_BSM)
-            return self._mix(x_BQD, key_BSD, value_BSD) + self.out.bias
+            return self._mix(x_BQD, *self._merged(memory_BSM)) + self.out.bias
         mixed_BQA = self._mix(self.query(x_BQD), self.key(memory_BSM), self.value(memory_BSM))
         return cast("Tensor", self.out(mixed_BQA))
 
     def _mix(self, query_BQA: Tensor, key_BSA: Tensor, value_BSA: Tensor) -> Tensor:
-        sums, matrix = (_differentiable_sums, _differentiable_circulant) if self.training else (wrapped_sums, circulant)
-        weights_BQ = self._weights(backwards(sums(query_BQA @ key_BSA.mT)) / self.delays.features)
-        return matrix(weights_BQ, key_BSA.shape[1]) @ value_BSA
+        few = (is_batch(query_BQA) or (self.training and query_BQA.is_cpu)) and self.delays.plain
+        choose = partial(chosen_correlation, choose=self._choose) if few else self._choose
+        delays_BK, chosen_BK = choose(query_BQA, key_BSA)
+        weights_BK = (chosen_BK / self.delays.features).softmax(1)
+        if few:
+            return rolling_sum(value_BSA, weights_BK, delays_BK, query_BQA.shape[1])
+        weights_BQ = query_BQA.new_zeros(query_BQA.shape[:2]).scatter(1, delays_BK, weights_BK)
+        return circulant(weights_BQ, key_BSA.shape[1]) @ value_BSA
 
-    def _weights(self, correlation_BQ: Tensor) -> Tensor:
-        """Returns the weight of each delay, zero for those that are not chosen."""
-        if self.resampling_QN is None:
-            correlation_BN = correlation_BQ
-        else:
-            correlation_BN = correlation_BQ @ self.resampling_QN.to(correlation_BQ.dtype)
-        if self.training:
-            delays_K = correlation_BN.mean(0).topk(self.delays.chosen).indices
-            chosen_BK, delays_BK = correlation_BN[:, delays_K], delays_K.expand(len(correlation_BN), -1)
-        else:
+    def _choose(self, query_BQA: Tensor, key_BSA: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the chosen delays and the correlation at them, summed over all features, both (B, K)."""
+        advances_BQ = wrapped_sums(query_BQA @ key_BSA.mT)
+        correlation_BN = torch.cat([advances_BQ[:, :1], advances_BQ[:, 1:].flip(1)], dim=1)
+        if self.resampling_QN is not None:
+            correlation_BN = correlation_BN @ self.resampling_QN.to(correlation_BN.dtype)
+        if not self.training:
             chosen_BK, delays_BK = correlation_BN.topk(self.delays.chosen)
-        return torch.zeros_like(correlation_BQ).scatter(1, delays_BK, chosen_BK.softmax(1))
+            return delays_BK, chosen_BK
+        delays_K = correlation_BN.mean(0).topk(self.delays.chosen).indices
+        return delays_K.expand(len(correlation_BN), -1), correlation_BN[:, delays_K]
 
     def _merging_pays(self, x_BQD: Tensor, memory_BSM: Tensor) -> bool:
-        """Whether merged layers take fewer multiply-adds in training."""
+        """Whether merged layers take fewer multiply-adds."""
         (batch, steps, width), (_, memory_steps, memory_width) = x_BQD.shape, memory_BSM.shape
-        features = self.query.out_features
-        apart = 2 * batch * features * (steps * width + memory_steps * (memory_width + steps))
-        merged = 2 * width * (memory_width * features + batch * memory_steps * (memory_width + steps))
+        features, rows, memory_rows = self.query.out_features, batch * steps, batch * memory_steps
+        apart = features * (2 * rows * width + 2 * memory_rows * memory_width + rows * memory_steps)
+        merged = width * (2 * memory_width * features + 2 * memory_rows * memory_width + rows * memory_steps)
         return merged < apart
 
     def _merged(self, memory_BSM: Tensor) -> tuple[Tensor, Tensor]:
         """Returns keys for the stream itself, and values that have been through the output layer, both (B, S, D).
 
         Heads only share a sum over features, so two layers in a row are one: its weight is their product. That saves
-        half of the work on a batch. One sample would have to pay the products of the weights alone.
+        half of the work on a batch; a single sample would have to pay for the product of the weights.
         """
-        into_DA = torch.stack([self.query.weight.T, self.out.weight])
-        from_AM = torch.stack([self.key.weight, self.value.weight])
-        bias_A1 = torch.stack([self.key.bias, self.value.bias]).unsqueeze(2)
-        weight, bias = (into_DA @ from_AM).flatten(0, 1), (into_DA @ bias_A1).flatten()
+        key_DM, value_DM = self.query.weight.T @ self.key.weight, self.out.weight @ self.value.weight
         # the query's bias adds the same to every delay, which a softmax does not see: a gradient of zero, not none
-        bias = bias + 0 * self.query.bias.sum()
-        key_BSD, value_BSD = linear(memory_BSM, weight, bias).chunk(2, dim=2)
-        return key_BSD, value_BSD
+        key_bias_D = self.query.weight.T @ self.key.bias + 0 * self.query.bias.sum()
+        value_bias_D = self.out.weight @ self.value.bias
+        return linear(memory_BSM, key_DM, key_bias_D), linear(memory_BSM, value_DM, value_bias_D)
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the group of this layer's heads."""
@@ -141,61 +146,24 @@ class AutoCorrelation(nn.Module):
 def wrapped_sums(matrix_BQS: Tensor) -> Tensor:
     """Returns (B, Q): for each j the sum of the entries (t, t + j), columns wrapped at Q.
 
-    Rows that are 2 Q - 1 long, read as rows of Q, have those entries below each other.
+    Rows of Q - 1 entries, read on as rows of Q, have those entries below each other.
     """
     batch, steps, memory_steps = matrix_BQS.shape
-    zeros = matrix_BQS.new_zeros(batch, steps, 2 * steps - 1 - memory_steps)
-    return torch.cat([matrix_BQS, zeros], dim=2).view(batch, 2 * steps - 1, steps).sum(1)
+    if memory_steps == steps:
+        body_BQR, last_BQ = matrix_BQS[:, :, :-1], matrix_BQS[:, :, -1]
+        return body_BQR.reshape(batch, steps - 1, steps).sum(1) + last_BQ.flip(1)
+    zeros = matrix_BQS.new_zeros(batch, steps, steps - 1 - memory_steps)
+    return torch.cat([matrix_BQS, zeros], dim=2).view(batch, steps - 1, steps).sum(1)
 
 
 def circulant(weights_BQ: Tensor, memory_steps: int) -> Tensor:
-    """Returns (B, Q, S): at (t, t + j) the j-th weight, columns wrapped at Q; what it sums, `wrapped_sums` spreads."""
+    """Returns (B, Q, S): at (t, t + j) the j-th weight, columns wrapped at Q."""
     batch, steps = weights_BQ.shape
     return weights_BQ.repeat(1, 2 * steps - 1).view(batch, steps, 2 * steps - 1)[:, :, :memory_steps]
 
 
-def backwards(x_BQ: Tensor) -> Tensor:
-    """Returns x[-j] at j, wrapped: delays for advances and the other way round."""
-    return torch.cat([x_BQ[:, :1], x_BQ[:, 1:].flip(1)], dim=1)
-
-
 def resampling(steps: int) -> Tensor:
-    """Returns (Q, Q - 1): the inverse transform to one step less of a transform, as one matrix; Q is odd."""
+    """Returns (Q, Q - 1): a transform of Q steps and the inverse one to a step less, as one matrix; Q is odd."""
     spectrum = torch.fft.rfft(torch.eye(steps, dtype=torch.float64), dim=1)
     matrix_QN: Tensor = torch.fft.irfft(spectrum, dim=1)
     return matrix_QN
-
-
-def _differentiable_sums(matrix_BQS: Tensor) -> Tensor:
-    return cast("Tensor", _WrappedSums.apply(matrix_BQS))  # type: ignore[no-untyped-call]
-
-
-def _differentiable_circulant(weights_BQ: Tensor, memory_steps: int) -> Tensor:
-    return cast("Tensor", _Circulant.apply(weights_BQ, memory_steps))  # type: ignore[no-untyped-call]
-
-
-class _WrappedSums(torch.autograd.Function):
-    """`wrapped_sums` and its gradient, which is a circulant matrix."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix_BQS: Tensor) -> Tensor:
-        ctx.memory_steps = matrix_BQS.shape[2]
-        return wrapped_sums(matrix_BQS)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_BQ: Tensor) -> Tensor:
-        return circulant(gradient_BQ, ctx.memory_steps)
-
-
-class _Circulant(torch.autograd.Function):
-    """`circulant` and its gradient, which sums along the diagonals."""
-
-    @staticmethod
-    def forward(ctx: Any, weights_BQ: Tensor, memory_steps: int) -> Tensor:
-        return circulant(weights_BQ, memory_steps)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_BQS: Tensor) -> tuple[Tensor, None]:
-        return wrapped_sums(gradient_BQS), None

@@ -34,7 +34,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x_BLD: Tensor, steps: int | None = None) -> Tensor:
         """Returns (B, L, D), or only its first `steps` steps; no work is done for those after them."""
-        first_BSD = x_BLD[:, :steps]
+        first_BSD = x_BLD if steps is None else x_BLD[:, :steps]
         first_BSD = self.norm1(first_BSD + self.dropout(self.attention(first_BSD, x_BLD)))
         return cast("Tensor", self.norm2(first_BSD + self.dropout(self.feed_forward(first_BSD))))
 

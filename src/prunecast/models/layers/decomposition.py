@@ -10,7 +10,7 @@ D width of the encoder's stream, E width of the decoder's stream.
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from prunecast.models.layers.coupling import inputs, norms, unit_index
 from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.embedding import TokenConvolution
 from prunecast.models.layers.feedforward import FeedForward
-from prunecast.models.layers.linear import is_batch, linear
+from prunecast.models.layers.linear import is_batch, linear, over_time
 from prunecast.models.layers.widths import EncoderDecoderConfig
 
 Window = Annotated[int, Field(ge=1, le=10_001)]
@@ -94,14 +94,6 @@ def window_counts(length: int, window: int) -> Tensor:
     return torch.zeros(length, length).scatter_add_(1, steps, torch.ones(length, window)).T
 
 
-def over_time(matrix_QL: Tensor, x_BLD: Tensor) -> Tensor:
-    """Returns matrix @ x, (B, Q, D), of one matrix and many samples."""
-    if is_batch(x_BLD) and x_BLD.dtype == torch.float32:
-        # time as the channels of a convolution of width one: 85 against 52 GMAC/s
-        return F.conv1d(x_BLD, matrix_QL.unsqueeze(2))
-    return matrix_QL @ x_BLD
-
-
 class TrendProjection(TokenConvolution):
     """Convolution over three neighbouring steps, circular at the ends, from a wide stream to a few channels."""
 
@@ -109,11 +101,13 @@ class TrendProjection(TokenConvolution):
         super().__init__(width, channels)
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # the published start, that of any convolution
 
-    def forward(self, x_BTE: Tensor) -> Tensor:
-        """Returns (B, T, C)."""
-        # first the product, then the shifts: of 3C columns, not of E
+    def forward(self, x_BTE: Tensor, decomposition: Decomposition | None = None) -> Tensor:
+        """Returns the projection of x, or of its trend where a decomposition is given, (B, T, C)."""
+        # first the product, then averages and shifts: of 3C columns, not of E
         product = linear if self.training or is_batch(x_BTE) else F.linear
-        last, here, following = product(x_BTE, self.weight.permute(2, 0, 1).flatten(0, 1)).chunk(3, dim=2)
+        products_BTN = product(x_BTE, self.weight.permute(2, 0, 1).flatten(0, 1))
+        trends_BTN = products_BTN if decomposition is None else decomposition(products_BTN)[1]
+        last, here, following = trends_BTN.chunk(3, dim=2)
         last = torch.cat([last[:, -1:], last[:, :-1]], dim=1)
         return last + here + torch.cat([following[:, 1:], following[:, :1]], dim=1)
 
@@ -128,11 +122,23 @@ class SeasonalNorm(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns (B, L, D)."""
         x_BLD = self.norm(x_BLD)
-        return x_BLD - x_BLD.mean(1, keepdim=True)
+        return cast("Tensor", _Centred.apply(x_BLD)) if self.training else x_BLD - x_BLD.mean(1, keepdim=True)  # type: ignore[no-untyped-call]
 
     def width_members(self, name: str) -> tuple[Member, ...]:
         """Returns what each unit of the stream owns here."""
         return norms(f"{name}.norm", size=self.norm.normalized_shape[0])
+
+
+class _Centred(torch.autograd.Function):
+    """x minus its mean over time; the gradient is centred likewise, which autograd does in twice as many passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor) -> Tensor:
+        return x_BLD - x_BLD.mean(1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BLD: Tensor) -> Tensor:
+        return gradient_BLD - gradient_BLD.mean(1, keepdim=True)
 
 
 class SeriesAttention(Protocol):
@@ -164,8 +170,8 @@ class DecompositionEncoderLayer(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns (B, L, D)."""
-        x_BLD = self.decomposition1.season(x_BLD + self.dropout(self.attention(x_BLD, x_BLD)))
-        return self.decomposition2.season(x_BLD + self.dropout(self.feed_forward(x_BLD)))
+        x_BLD = self.decomposition1.season(self.dropout.added(x_BLD, self.attention(x_BLD, x_BLD)))
+        return self.decomposition2.season(self.dropout.added(x_BLD, self.feed_forward(x_BLD)))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""
@@ -203,11 +209,21 @@ class DecompositionDecoderLayer(nn.Module):
     def forward(self, stream: tuple[Tensor, Tensor], memory_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the stream: the season (B, T, E), and the trend of the forecast so far, (B, H, C)."""
         x_BTE, trend_BHC = stream
-        x_BTE, trend1 = self.decomposition1(x_BTE + self.dropout(self.self_attention(x_BTE, x_BTE)))
-        x_BTE, trend2 = self.decomposition2(x_BTE + self.dropout(self.cross_attention(x_BTE, memory_BLD)))
-        x_BTE, trend3 = self.decomposition3(x_BTE + self.dropout(self.feed_forward(x_BTE)))
-        trend_BTC = self.trend(trend1 + trend2 + trend3)
-        return x_BTE, trend_BHC + trend_BTC[:, trend_BTC.shape[1] - self.horizon :]
+        sum1 = self.dropout.added(x_BTE, self.self_attention(x_BTE, x_BTE))
+        season1 = self.decomposition1.season(sum1)
+        sum2 = self.dropout.added(season1, self.cross_attention(season1, memory_BLD))
+        season2 = self.decomposition2.season(sum2)
+        sum3 = self.dropout.added(season2, self.feed_forward(season2))
+        season3 = self.decomposition3.season(sum3)
+        trend_BTC = self._trend((sum1, sum2, sum3), (season1, season2, season3))
+        return season3, trend_BHC + trend_BTC[:, trend_BTC.shape[1] - self.horizon :]
+
+    def _trend(self, sums: tuple[Tensor, ...], seasons: tuple[Tensor, ...]) -> Tensor:
+        """Returns what the decompositions took away, projected, (B, T, C)."""
+        sum_BTE = (sums[0] + sums[1]).add_(sums[2])
+        if self.decomposition1.mixture is None:  # linear: one moving average of the few columns is the same
+            return self.trend(sum_BTE, self.decomposition1)
+        return self.trend(sum_BTE - seasons[0] - seasons[1] - seasons[2])
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""

@@ -29,6 +29,12 @@ class Dropout(nn.Module):
             return F.dropout(x, self.p)
         return cast("Tensor", _Dropout.apply(x, self.p))  # type: ignore[no-untyped-call]
 
+    def added(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns x + dropout(y), of two tensors of one shape: in training with a pass over memory less."""
+        if self.training and self.p and x.is_cpu:
+            return cast("Tensor", _Added.apply(x, y, self.p))  # type: ignore[no-untyped-call]
+        return x + cast("Tensor", self(y))
+
     def extra_repr(self) -> str:
         """Returns what `print` shows between the brackets."""
         return f"p={self.p}"
@@ -78,3 +84,22 @@ class _Dropout(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (positions,) = ctx.saved_tensors
         return zero_at(gradient.contiguous() * ctx.scale, positions), None
+
+
+class _Added(torch.autograd.Function):
+    """x + y / (1 - p), with x alone where y was hit: positions are set right after one pass over both."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, p: float) -> Tensor:
+        positions, x = dropped_positions(x.numel(), p), x.contiguous()
+        ctx.save_for_backward(positions)
+        ctx.scale = 1 / (1 - p)
+        total = torch.add(x, y.contiguous(), alpha=ctx.scale)
+        total.view(-1).index_copy_(0, positions, x.view(-1).index_select(0, positions))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (positions,) = ctx.saved_tensors
+        return gradient, zero_at(gradient.contiguous() * ctx.scale, positions), None

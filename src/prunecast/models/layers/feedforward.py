@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.dropout import Dropout
-from prunecast.models.layers.linear import Linear
+from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
+from prunecast.models.layers.linear import Linear, linear
 
 Activation = Literal["gelu", "relu"]
 
@@ -27,7 +29,15 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns (B, L, D)."""
-        return cast("Tensor", self.down(self.dropout(self.activation(self.up(x_BLD)))))
+        hidden = self.up(x_BLD)
+        if self.training and self.dropout.p and hidden.is_cpu:
+            return self._down_fast(hidden)
+        return cast("Tensor", self.down(self.dropout(self.activation(hidden))))
+
+    def _down_fast(self, hidden_BLF: Tensor) -> Tensor:
+        p = self.dropout.p
+        kept = _ActivationAndDropout.apply(hidden_BLF, self.activation is F.gelu, p)  # type: ignore[no-untyped-call]
+        return linear(kept, self.down.weight * (1 / (1 - p)), self.down.bias)
 
     def unit_group(self, name: str) -> Group:
         """Returns the group of hidden units."""
@@ -43,3 +53,25 @@ class FeedForward(nn.Module):
     @property
     def _biased(self) -> bool:
         return self.up.bias is not None
+
+
+class _ActivationAndDropout(torch.autograd.Function):
+    """Activation and dropout without the division by 1 - p, which the weights that follow can take over.
+
+    Half of a small model's dropout is here, and this spares it two passes over the widest tensors of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gelu: bool, p: float) -> Tensor:
+        positions = dropped_positions(x.numel(), p)
+        ctx.save_for_backward(x, positions)
+        ctx.gelu = gelu
+        return zero_at((F.gelu(x) if gelu else F.relu(x)).contiguous(), positions)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        x, positions = ctx.saved_tensors
+        aten = torch.ops.aten
+        d_x = aten.gelu_backward(gradient, x) if ctx.gelu else aten.threshold_backward(gradient, x, 0)
+        return zero_at(d_x.contiguous(), positions), None, None

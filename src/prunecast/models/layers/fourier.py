@@ -22,12 +22,14 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.linear import Linear, linear
+from prunecast.models.layers.linear import Linear, over_time, to_series
 from prunecast.models.layers.spectrum import FourierTransform, ModeSelect, chosen_modes
+
+FEW = 2
+"""Rows of one sample: its real and its imaginary part."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class FourierWeights(nn.Module):
     def __init__(self, sizes: BlockSizes) -> None:
         super().__init__()
         self.sizes = sizes
-        # modes first, since a mode's matrices are read together; real above imaginary parts, see `mix`
-        shape = sizes.modes, sizes.heads, 2, sizes.inputs, sizes.outputs
+        # what a channel is made of lies together: the real parts of all that it reads, then the imaginary parts
+        shape = sizes.modes, sizes.heads, sizes.outputs, 2, sizes.inputs
         self.weight = nn.Parameter(torch.rand(shape) / sizes.d_model**2)
         self.register_buffer("index", chosen_modes(sizes.length, sizes.modes, sizes.select))
         heads, channels = torch.arange(sizes.heads), torch.arange(sizes.outputs)
@@ -90,8 +92,8 @@ class FourierWeights(nn.Module):
 
     def mix(self, real_MHBI: Tensor, imaginary_MHBI: Tensor) -> Tensor:
         """Returns (B, 2M, H * O): every mode of every head times its complex matrix."""
-        y_MHRO = _turned(real_MHBI, imaginary_MHBI) @ self.weight.flatten(2, 3)
-        y_BPMHO = y_MHRO.unflatten(2, (-1, 2)).permute(2, 3, 0, 1, 4)
+        y_MHRO = _times(_turned(real_MHBI, imaginary_MHBI), self.weight.flatten(3))
+        y_BPMHO = torch.unflatten(y_MHRO, 2, (-1, 2)).permute(2, 3, 0, 1, 4)
         return y_BPMHO.flatten(1, 2).flatten(2)
 
     def place(self, y_BCQ: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ class FourierWeights(nn.Module):
         source_N = torch.full((layout + 1,), channels, device=device)  # the one too many is for a place of -1
         source_N[self.places.flatten()] = torch.arange(channels, device=device)
         with_zeros = torch.cat([y_BCQ, torch.zeros_like(y_BCQ[:, :1])], dim=1)
-        return with_zeros[:, source_N[:layout]]
+        return with_zeros.index_select(1, source_N[:layout])
 
     def groups(self, name: str, users: Sequence[str]) -> tuple[Group, ...]:
         """Returns the groups of this block.
@@ -115,11 +117,11 @@ class FourierWeights(nn.Module):
         sizes, rows_HI = self.sizes, unit_index(self.sizes.heads, self.sizes.inputs)
         places = [Member(f"{name}.places", dim, unit_index(size)) for dim, size in enumerate(self.places.shape)]
         heads = (self._slice(name, 1), places[0], *_written(users, rows_HI))
-        channels = (self._slice(name, 3), *_written(users, rows_HI.T))
+        channels = (self._slice(name, 4), *_written(users, rows_HI.T))
         return (
             Group(f"{name}.heads", "head", sizes.heads, heads),
             Group(f"{name}.inputs", "width", sizes.inputs, channels),
-            Group(f"{name}.outputs", "width", sizes.outputs, (self._slice(name, 4), places[1])),
+            Group(f"{name}.outputs", "width", sizes.outputs, (self._slice(name, 2), places[1])),
             Group(f"{name}.modes", "mode", sizes.modes, (self._slice(name, 0), *self._bins(name))),
         )
 
@@ -150,7 +152,7 @@ class FourierBlock(FourierWeights):
         """Returns (B, N, Q); the memory and `key` have no part in it."""
         parts = _projected(self.transform.forth(self.index), x_BQD, query, self.sizes.heads)
         y_BRC = self.mix(*(part_BMHI.permute(1, 2, 0, 3) for part_BMHI in parts))
-        return self.place(y_BRC.mT @ self.transform.back(self.bins))
+        return self.place(to_series(y_BRC, self.transform.back(self.bins)))
 
     def _bins(self, name: str) -> tuple[Member, ...]:
         return (*super()._bins(name), Member(f"{name}.bins", 0, unit_index(self.sizes.modes)))
@@ -180,9 +182,11 @@ class FourierCrossBlock(FourierWeights):
         q_BHRE = _turned(*(part_BMHI.transpose(1, 2) for part_BMHI in query_parts))
         k_BHYE = torch.cat([part_BYHI.transpose(1, 2) for part_BYHI in key_parts], dim=3)
         found_BHRE = self.tanh(q_BHRE @ k_BHYE.mT) @ k_BHYE
-        found_PPMHBI = found_BHRE.unflatten(3, (2, -1)).unflatten(2, (-1, 2)).permute(3, 4, 2, 1, 0, 5)
-        y_BRC = self.mix(found_PPMHBI[0, 0] - found_PPMHBI[1, 1], found_PPMHBI[0, 1] + found_PPMHBI[1, 0])
-        return self.place(y_BRC.mT @ self.transform.back(self.index))
+        # which part of a weight times which part of the memory: real real, real imaginary, imaginary real, the last
+        found_BHM4I = torch.unflatten(torch.unflatten(found_BHRE, 3, (2, -1)), 2, (-1, 2)).flatten(3, 4)
+        rr, ri, ir, ii = found_BHM4I.permute(3, 2, 1, 0, 4)
+        y_BRC = self.mix(rr - ii, ri + ir)
+        return self.place(to_series(y_BRC, self.transform.back(self.index)))
 
     def groups(self, name: str, users: Sequence[str]) -> tuple[Group, ...]:
         """Returns the groups of this block, the memory's modes among them; they own no weight."""
@@ -196,7 +200,7 @@ def _projected(matrix_RQ: Tensor, x_BQD: Tensor, layer: Linear, heads: int) -> t
 
     A bias stands still, so it has a real part in bin 0 and nothing else: the sum of that row.
     """
-    y_BRHI = layer.without_bias(matrix_RQ @ x_BQD).unflatten(2, (heads, -1))
+    y_BRHI = torch.unflatten(layer.without_bias(over_time(matrix_RQ, x_BQD)), 2, (heads, -1))
     real_BMHI, imaginary_BMHI = y_BRHI.chunk(2, dim=1)
     level_M11 = matrix_RQ.chunk(2)[0].sum(1).view(-1, 1, 1)
     return real_BMHI + level_M11 * layer.bias.view(heads, -1), imaginary_BMHI
@@ -207,7 +211,17 @@ def _turned(real: Tensor, imaginary: Tensor) -> Tensor:
 
     Each number a + bi has two rows, of its product's real part (a, -b) and of its imaginary part (b, a).
     """
-    return torch.stack([real, -imaginary, imaginary, real], dim=-2).unflatten(-2, (2, 2)).flatten(-2).flatten(-3, -2)
+    rows = torch.stack([real, -imaginary, imaginary, real], dim=-2)
+    return torch.unflatten(rows, -2, (2, 2)).flatten(-2).flatten(-3, -2)
+
+
+def _times(rows_MHRE: Tensor, weight_MHOE: Tensor) -> Tensor:
+    """Returns rows @ weight.mT, (M, H, R, O), the way that reads the weights fastest where there are few rows."""
+    if torch.compiler.is_exporting():  # ONNX Runtime: 0.8 ms row by row, 1.7 ms otherwise (64 x 8 x 64 x 128)
+        return (rows_MHRE.unsqueeze(3) @ weight_MHOE.mT.unsqueeze(2)).squeeze(3)
+    if rows_MHRE.shape[2] <= FEW:  # 0.7 against 1.2 ms
+        return (weight_MHOE @ rows_MHRE.mT).mT
+    return rows_MHRE @ weight_MHOE.mT
 
 
 def _tanh_of_parts(numbers_BHRY: Tensor) -> Tensor:
@@ -217,7 +231,7 @@ def _tanh_of_parts(numbers_BHRY: Tensor) -> Tensor:
 
 def _complex_tanh(numbers_BHRY: Tensor) -> Tensor:
     """Returns the tanh of complex numbers, as the original takes it; no large number overflows here."""
-    real, imaginary = numbers_BHRY.unflatten(2, (-1, 2)).unbind(3)
+    real, imaginary = torch.unflatten(numbers_BHRY, 2, (-1, 2)).unbind(3)
     tanh, sine, cosine = real.tanh(), imaginary.sin(), imaginary.cos()
     scale = cosine.square() + (tanh * sine).square()
     return torch.stack([tanh / scale, sine * cosine * (1 - tanh.square()) / scale], dim=3).flatten(2, 3)

@@ -17,7 +17,11 @@ BATCH = 16
 """From so many samples on the fast library is used, even by one thread."""
 
 SMALL = 2**22
-"""Multiply-adds below which a product is done before a convolution has started: 0.12 against 0.18 ms for 1.4 million."""
+"""Multiply-adds below which a product is done before a convolution has begun: 0.12 against 0.18 ms for 1.4 million."""
+
+
+WIDE = 16
+"""Features from which a convolution mixes steps faster: 7 features take 3 ms instead of 0.2."""
 
 
 class Linear(nn.Linear):
@@ -51,6 +55,28 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
     x_BIN1 = x.reshape(x.shape[0], -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     y_BON1 = F.conv2d(x_BIN1, weight_OI[:, :, None, None], bias_O)
     return y_BON1.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight_OI.shape[0])
+
+
+def over_time(matrix_QL: Tensor, x_BLD: Tensor) -> Tensor:
+    """Returns matrix @ x, (B, Q, D): steps of each sample, mixed by one matrix."""
+    if is_batch(x_BLD) and x_BLD.dtype == torch.float32 and x_BLD.shape[2] >= WIDE:
+        # time as the channels of a convolution of width one: 85 against 52 GMAC/s
+        return F.conv1d(x_BLD, matrix_QL.unsqueeze(2))
+    if _is_single(x_BLD):
+        return _single(matrix_QL, x_BLD[0].mT, None).unsqueeze(0)
+    return matrix_QL @ x_BLD
+
+
+def to_series(x_BRC: Tensor, matrix_RQ: Tensor) -> Tensor:
+    """Returns x.mT @ matrix, (B, C, Q): a series of each column."""
+    if _is_single(x_BRC):
+        return _single(x_BRC[0].mT, matrix_RQ.mT, None).unsqueeze(0)
+    return x_BRC.mT @ matrix_RQ
+
+
+def _is_single(x: Tensor) -> bool:
+    """Whether x is one sample in inference mode, and no graph is being traced."""
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and len(x) == 1
 
 
 def _single(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:

@@ -65,9 +65,9 @@ def _blocks(published: Tensors) -> dict[str, Tensor]:
 
 
 def _weight(weights1: Tensor, weights2: Tensor | None = None) -> Tensor:
-    """Returns our weight (M, H, 2, I, O) of complex numbers (H, I, O, M), or of their parts."""
+    """Returns our weight (M, H, O, 2, I) of complex numbers (H, I, O, M), or of their parts."""
     parts = (weights1.real, weights1.imag) if weights2 is None else (weights1, weights2)
-    return torch.stack(parts).permute(4, 1, 0, 2, 3).contiguous()
+    return torch.stack(parts).permute(4, 1, 3, 0, 2).contiguous()
 
 
 def sizes(published: Tensors) -> dict[str, Any]:

@@ -13,9 +13,12 @@ LAYER = "freq_upsampler."
 
 
 def tensors(published: Tensors) -> dict[str, Tensor]:
-    """Returns the tensors under our names: real and imaginary parts, layers of channels in one tensor."""
+    """Returns the tensors under our names: real and imaginary parts, layers of channels in one tensor; all bins."""
     weight, bias = _stacked(published, "weight"), _stacked(published, "bias")
+    writes, reads = weight.shape[-2:]
     return {
+        "read_bins": torch.arange(reads),
+        "written_bins": torch.arange(writes),
         "real": weight.real.contiguous(),
         "imaginary": weight.imag.contiguous(),
         "real_bias": bias.real.contiguous(),

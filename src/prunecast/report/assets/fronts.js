@@ -30,10 +30,10 @@ function startFronts(view) {
   const data = JSON.parse(view.querySelector("#front-data").textContent);
   const form = view.querySelector("#filters");
   const option = (select, text, value) => select.append(new Option(text, value));
-  data.cases.forEach((name, index) => option(form.elements.case, name, index));
+  data.cases.forEach((place, index) => option(form.elements.case, place.name, index));
   if (data.cases.length === 1) form.elements.case.value = "0";
   data.costs.forEach((cost, index) => option(form.elements.cost, cost.name.replace("Error against ", ""), index));
-  for (const [kind, names] of [["models", data.models], ["series", data.series.map((series) => series.name)]]) {
+  for (const [kind, names] of [["models", data.models.map((model) => model.name)], ["series", data.series.map((series) => series.name)]]) {
     const box = form.querySelector(`[data-filter=${kind}]`);
     names.forEach((name, index) => {
       const label = document.createElement("label");
@@ -112,13 +112,38 @@ function showFront(view, data, wanted) {
   const unit = wanted.one === null ? " ×" : "";
   body.replaceChildren(...front.map((spot) => {
     const row = document.createElement("tr");
-    for (const [text, kind] of [[spot.row[4], ""], [spot.error.toPrecision(4) + unit, "number"], [short(spot.cost) + unit, "number"], [spot.cases, "number"]]) {
+    const link = document.createElement("a");
+    link.href = `#${wanted.one === null ? data.models[spot.row[1]].page : data.cases[wanted.one].page}`;
+    link.textContent = spot.row[4];
+    row.insertCell().append(link);
+    for (const [text, kind] of [[spot.error.toPrecision(4) + unit, "number"], [short(spot.cost) + unit, "number"], [spot.cases, "number"]]) {
       Object.assign(row.insertCell(), { textContent: text, className: kind });
     }
     return row;
   }));
   view.querySelector("#front").replaceChildren(spots.length ? frontChart(view, data, wanted, spots, front) : "Nothing is left to show.");
 }
+
+// The table as a file: no text in it is a formula to a spreadsheet, or a command to LaTeX.
+
+const LATEX = { "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", $: "\\$", "&": "\\&", "%": "\\%", "#": "\\#", _: "\\_", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "[": "{[}", "*": "{*}", "\u00d7": "$\\times$", "\u2212": "$-$" };
+
+function tableFile(table, kind) {
+  const lines = [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.replace(/[\s\p{Cc}]+/gu, " ").trim()));
+  if (kind === "csv") {
+    const inert = (text) => (/^[=+\-@]/.test(text) ? `'${text}` : text);
+    return lines.map((line) => line.map((text) => `"${inert(text).replaceAll('"', '""')}"`).join(",")).join("\n") + "\n";
+  }
+  const escaped = lines.map((line) => line.map((text) => text.replace(/[\\{}$&%#_~^<>|[*\u00d7\u2212]/g, (sign) => LATEX[sign])).join(" & ") + " \\\\");
+  return ["\\begin{tabular}{lrrr}", "\\toprule", escaped[0], "\\midrule", ...escaped.slice(1), "\\bottomrule", "\\end{tabular}", ""].join("\n");
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-table]");
+  if (!button) return;
+  const kind = button.dataset.table;
+  give(new Blob([tableFile(document.getElementById("front-table"), kind)], { type: "text/plain" }), `front.${kind}`);
+});
 
 function frontChart(view, data, wanted, spots, front) {
   const width = Math.max(340, Math.min(900, view.querySelector("#front").clientWidth || 420));

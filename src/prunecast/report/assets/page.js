@@ -29,7 +29,7 @@ async function reveal(name) {
 }
 
 function place() {
-  const [name, anchor] = decodeURIComponent(location.hash.slice(1)).split(":");
+  const [name, anchor] = location.hash.slice(1).split(":");
   if (name === "everything") return { names: ["overview", ...packed.keys()], anchor: "" };
   if (name === "overview" || packed.has(name)) return { names: [name], anchor: anchor ?? "" };
   return document.getElementById(name) && name ? null : { names: ["overview"], anchor: "" };

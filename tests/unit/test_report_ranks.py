@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.unit.report_records import study
+
+from prunecast.report.compare import comparisons
+from prunecast.report.material import Material
+from prunecast.report.rankings import forecaster_ranking, method_ranking, rank_figure, rank_sheet, sparsities
+from prunecast.report.ranks import critical_difference, friedman, ranked, ranking, studentised_range
+
+DEMSAR = np.array(
+    [
+        [4, 3, 2, 1],
+        [1, 2, 3, 4],
+        [4, 1, 2, 3],
+        [4, 1, 3, 2],
+        [4, 2, 3, 1],
+        [1, 2.5, 4, 2.5],
+        [3, 2, 4, 1],
+        [2.5, 2.5, 4, 1],
+        [4, 3, 2, 1],
+        [2.5, 2.5, 2.5, 2.5],
+        [4, 2.5, 1, 2.5],
+        [3, 2, 4, 1],
+        [4, 1, 2, 3],
+        [3, 1, 4, 2],
+    ]
+)
+"""Demsar 2006, table 6: ranks of four learners on fourteen data sets."""
+
+BASES = np.array(
+    [
+        [5.40, 5.50, 5.55], [5.85, 5.70, 5.75], [5.20, 5.60, 5.50], [5.55, 5.50, 5.40], [5.90, 5.85, 5.70],
+        [5.45, 5.55, 5.60], [5.40, 5.40, 5.35], [5.45, 5.50, 5.35], [5.25, 5.15, 5.00], [5.85, 5.80, 5.70],
+        [5.25, 5.20, 5.10], [5.65, 5.55, 5.45], [5.60, 5.35, 5.45], [5.05, 5.00, 4.95], [5.50, 5.50, 5.40],
+        [5.45, 5.55, 5.50], [5.55, 5.55, 5.35], [5.45, 5.50, 5.55], [5.50, 5.45, 5.25], [5.65, 5.60, 5.40],
+        [5.70, 5.65, 5.55], [6.30, 6.30, 6.25],
+    ]
+)  # fmt: skip
+"""Hollander and Wolfe 1973, table 7.1: seconds of three ways to round first base; the classic example of the test."""
+
+
+def test_the_statistic_is_that_of_the_published_example() -> None:
+    statistic, p = friedman(DEMSAR)
+    assert DEMSAR.mean(axis=0) == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=0.0005)
+    assert statistic == pytest.approx(9.28, abs=0.005)
+    assert p == pytest.approx(0.0115, abs=0.002)  # by Iman and Davenport's F, the statistic corrected for ties
+
+
+def test_the_share_of_shuffled_rankings_is_the_published_p() -> None:
+    _, p = friedman(ranked(BASES))
+    assert p == pytest.approx(0.0038, abs=0.0015)
+
+
+def test_critical_values_are_those_of_the_published_table() -> None:
+    table = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]  # Demsar 2006, table 5 a
+    assert [studentised_range(count) for count in range(2, 11)] == pytest.approx(table, abs=0.0015)
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+
+
+def test_equal_errors_share_their_rank() -> None:
+    assert ranked(np.array([[0.3, 0.1, 0.3, 0.2]])).tolist() == [[3.5, 1, 3.5, 2]]
+
+
+def test_pairs_are_told_apart_only_beyond_the_critical_difference() -> None:
+    datasets = [f"d{number}" for number in range(12)]
+    errors = {
+        name: {data: place + 0.01 * number for number, data in enumerate(datasets)} for place, name in enumerate("abcd")
+    }
+    found = ranking(errors)
+    assert found is not None
+    assert found.told_apart
+    assert found.names == ("a", "b", "c", "d")
+    assert found.critical_difference == pytest.approx(2.569 * np.sqrt(20 / 72), abs=0.002)
+    assert found.groups == ((0, 1), (1, 2), (2, 3))
+
+
+def test_where_chance_would_do_nothing_is_told_apart() -> None:
+    errors = {"a": {"d1": 1.0, "d2": 2.0}, "b": {"d1": 2.0, "d2": 1.0}, "c": {"d1": 3.0, "d2": 0.5}}
+    found = ranking(errors)
+    assert found is not None
+    assert not found.told_apart
+    assert found.groups == ((0, 2),)
+
+
+def test_a_ranking_needs_two_treatments_on_two_shared_data_sets() -> None:
+    assert ranking({"a": {"d1": 1.0, "d2": 2.0}}) is None
+    assert ranking({"a": {"d1": 1.0, "d2": 2.0}, "b": {"d1": 1.0}}) is None
+    assert ranking({}) is None
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    small = {"models": ("transformer", "informer", "fedformer"), "unstructured": (0.5, 0.9), "structured": ()}
+    names = ("ETTh1", "ETTh2", "ETTm1")
+    return Material.of([record for name in names for record in study(name, measured=False, **small)])
+
+
+def test_forecasters_and_methods_are_ranked_over_data_sets(material: Material) -> None:
+    found = forecaster_ranking(material.rows)
+    assert found is not None
+    assert found.datasets == ("ETTh1", "ETTh2", "ETTm1")
+    assert set(found.names) >= {"Transformer", "FEDformer", "last value", "seasonal naive"}
+    assert found.names[-1] == "last value"
+    ways = method_ranking(material.rows, material.compared, 0.9)
+    assert ways is not None
+    assert ways.names[-1] == "random"
+    assert set(ways.names) >= {"dense", "dense, trained on", "magnitude", "magnitude, fine-tuned"}
+    assert 0.9 in sparsities(material.rows)
+
+
+def test_a_treatment_is_compared_on_the_cells_that_all_have(material: Material) -> None:
+    lacking = {key: row for key, row in material.rows.items() if (key.role, key.case.dataset) != ("pruned", "ETTm1")}
+    ways = method_ranking(lacking, comparisons(material.study), 0.9)
+    assert ways is not None
+    assert ways.datasets == ("ETTh1", "ETTh2")
+
+
+def test_the_diagram_shows_each_treatment_its_rank_and_the_groups(material: Material) -> None:
+    found = forecaster_ranking(material.rows)
+    assert found is not None
+    figure = rank_figure("name", "title", found)
+    for name, rank in zip(found.names, found.ranks, strict=True):
+        assert f"{name}: mean rank {rank:.2f}" in figure.content
+    assert figure.content.count('stroke-width="4"') == len(found.groups)
+    assert "Nemenyi" in figure.caption
+    sheet = rank_sheet("name", "title", found)
+    assert [row.cells[0].text for row in sheet.rows] == list(found.names)
