@@ -61,7 +61,6 @@ WITHOUT_DATA = frozenset({"freq"})
 OF_TRAINING = frozenset({"threads"})
 """Keys of the train section that mean something where nothing is trained: scores are computed on so many threads."""
 
-
 TRAINING_ONLY = frozenset({"dropout", "head_dropout"})
 """Values that no forecast depends on, only a fine-tuning."""
 
@@ -201,12 +200,13 @@ def _with_data(recipe: Recipe, marks: int | None) -> tuple[Recipe, Series | None
         data = data.model_copy(update={"freq": freq})
     marked = {"marks": len(FEATURES[data.freq]) + len(data.covariates)}
     recipe, words = recipe.model_copy(update={"data": data}), f"data.freq {data.freq!r} and the covariates make"
+    of_marks = Claim("user" if told or data.covariates else "defaults", words, marked)
     if not _has_data(recipe):
-        return recipe, None, (Claim("user" if told else "defaults", words, marked),)
+        return recipe, None, (of_marks,)
     series = load_series(data)
     targets = {} if series.targets is None else {"targets": series.targets}
     of_data = Claim("data", f"{series.name} has", {"channels": len(series.channels)} | targets)
-    return recipe, series, (Claim("data", words, marked), of_data)
+    return recipe, series, (of_marks, of_data)
 
 
 def _whole(recipe: Recipe, values: dict[str, Any], series: Series | None) -> Recipe:
@@ -290,9 +290,13 @@ def _imported(request: Request, checkpoint: Checkpoint, found: _Found, model: Fo
         from_source=origins.of("source"),
         from_data=origins.of("data"),
         from_user=origins.of("user"),
-        defaults=origins.of("defaults") | unclaimed(found.config, origins),
+        defaults=_assumed(found),
         notes=(*checkpoint.notes, *_notes(request, checkpoint, found, model)),
     )
+
+
+def _assumed(found: _Found) -> dict[str, Any]:
+    return found.origins.of("defaults") | unclaimed(found.config, found.origins)
 
 
 def _notes(request: Request, checkpoint: Checkpoint, found: _Found, model: Forecaster) -> Iterator[str]:
@@ -303,7 +307,7 @@ def _notes(request: Request, checkpoint: Checkpoint, found: _Found, model: Forec
     drawn = drawn_buffers(model) - found.modes.keys() - given
     if drawn:
         yield f"drawn with seed {found.recipe.seed}, as published code draws them in every forecast: {some(drawn)}"
-    assumed = unclaimed(found.config, found.origins)
+    assumed = _assumed(found)
     unseen = [key for key in published(request.model, request.source).unseen if key in assumed]
     wrong = [f"{key} {assumed[key]}" for key in unseen if key not in TRAINING_ONLY]
     if wrong:

@@ -70,7 +70,7 @@ def shortened(words: list[str]) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the recipes, and with the files that the pages speak of: a load with gaps, new rows, a checkpoint."""
+    """A folder with the recipes and the files that the pages speak of: a load with gaps, new rows, a checkpoint."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     hours = np.arange(2000)
     table = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=2000, freq="h")})

@@ -139,3 +139,15 @@ def test_training_on_several_processors_leaves_a_prefix(reference_dir: Path, tmp
     published = case(reference_dir, "autoformer-24-16")
     plain, wrapped = imported(published, tmp_path, "plain"), imported(published, tmp_path, "wrapped", wrap="module.")
     assert torch.equal(forecast(plain, published), forecast(wrapped, published))
+
+
+def test_the_autoformer_of_the_fedformer_repository_mixes_a_single_average(reference_dir: Path, tmp_path: Path) -> None:
+    published = case(reference_dir, "autoformer-24-16")
+    decompositions = ("encoder.attn_layers.0.decomp1", "encoder.attn_layers.1.decomp2", "decoder.layers.0.decomp3")
+    mixtures = {f"state/{name}.layer.{part}": np.ones((1, 1)) for name in decompositions for part in ("weight", "bias")}
+    original = {"source": "original FEDformer naming"}
+    mixed = Published(published.config | original, published.arrays | mixtures)
+    found, expected = forecast(imported(mixed, tmp_path), published), published.tensors("output")["eval"]
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    with pytest.raises(UserError, match="the model has no place for"):
+        imported(Published(published.config, mixed.arrays), tmp_path, "tslib")

@@ -46,7 +46,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def sampled_keys(model: Forecaster, aux: Tensors) -> dict[str, Tensor]:
-    """The published code draws keys in the order of its calls: encoder layers, then both attentions of a decoder layer."""
+    """The published code draws keys call by call: encoder layers, then both attentions of each decoder layer."""
     names = [name for name, _ in model.named_buffers() if name.endswith(".sampled")]
     return {name: aux[f"sampled_key_index/{call}"] for call, name in enumerate(names)}
 

@@ -88,7 +88,8 @@ def test_what_the_data_says_comes_from_it(
     linear: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = facts(capsys, "import", linear, *DLINEAR, "--data", table, "--out", tmp_path / "m")
-    assert found["from_data"] == {"channels": CHANNELS, "marks": 4}
+    assert found["from_data"] == {"channels": CHANNELS}
+    assert found["defaults"] == {"label_len": 12, "marks": 4, "moving_avg": 25}
     assert found["from_tensors"] == {"lookback": LOOKBACK, "horizon": HORIZON}
     found = facts(
         capsys, "import", linear, "--from", "original", "--model", "dlinear", "--data", table, "--out", tmp_path / "o"
@@ -255,6 +256,7 @@ def test_other_data_than_the_models_is_refused(
         ([*TRANSFORMER, "--set", "model.n_heads=3"], "n_heads"),
         ([*TRANSFORMER, "--set", "model.horizon=0"], "model.horizon"),
         ([*TRANSFORMER, "--set", "model.horizon=1000000000000000000000"], "found larger ones"),
+        ([*TRANSFORMER, "--set", "model.horizon=1000000000"], "tables fit into memory"),
         ([*TRANSFORMER, "--set", "model.name=dlinear"], "as --model"),
         ([*TRANSFORMER, "--set", "train.epochs=3"], "nothing is trained"),
         ([*TRANSFORMER, "--set", "prune.sparsity=0.5"], "has no effect here"),
@@ -343,6 +345,17 @@ def test_what_is_no_list_of_modes(text: str, tmp_path: Path) -> None:
 
 
 # The table of what can be imported
+
+
+def test_the_page_tells_what_can_be_imported() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text(encoding="utf-8")
+    rows = (line.strip("| ").split("|") for line in page.splitlines() if line.startswith("| `"))
+    told = {row[0].strip(" `"): [cell.strip() for cell in row[1:]] for row in rows if len(row) > 2 or "tslib" in row[1]}
+    models = {name for name in told if name in MODELS.names()}
+    assert models == {name for name in MODELS.names() if sources(name)}
+    for name in models:
+        named = [source for source, cell in zip(("tslib", "original"), told[name], strict=False) if cell]
+        assert set(named) == set(sources(name)), name
 
 
 def test_list_says_what_can_be_imported(capsys: pytest.CaptureFixture[str]) -> None:

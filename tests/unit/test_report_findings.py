@@ -8,8 +8,10 @@ from tests.unit.report_records import study
 
 from prunecast.report import findings
 from prunecast.report.compare import Comparison
+from prunecast.report.controls import controls_sheet
 from prunecast.report.format import count, percent, signed, size, three_digits
 from prunecast.report.material import Material
+from prunecast.report.sheet import Cell
 from prunecast.report.statistics import Interval
 from prunecast.report.variants import Case, Variant
 
@@ -53,12 +55,32 @@ def test_without_a_speed_up_none_is_claimed() -> None:
     assert (tile.value, tile.good) == ("none", False)
 
 
-def test_the_controls_are_told_of_dense_models_only() -> None:
-    found = material(seeds=(1, 2, 3), unstructured=(0.5,), structured=(0.75,), measured=False)
-    said = findings.sentences(found.compared, found.study.cases[0])
-    assert sum("seasonal naive:" in sentence for sentence in said) == 2
-    assert any(sentence.startswith("Transformer with its body zeroed: MSE +") for sentence in said)
-    assert any("of the same size trained from scratch" in sentence for sentence in said)
+def controls(found: Material) -> dict[str, dict[str, Cell]]:
+    """The table of controls: model -> heading -> cell."""
+    (case,) = found.study.cases
+    sheet = controls_sheet("c", found.study, found.compared, found.study.of(case))
+    return {row.cells[0].text: dict(zip((h.header for h in sheet.heads), row.cells, strict=True)) for row in sheet.rows}
+
+
+def test_the_controls_say_whether_anything_was_learned_and_whether_pruning_was_needed() -> None:
+    found = controls(material(unstructured=(0.5, 0.95), structured=(0.75,), measured=False))
+    assert list(found) == ["Transformer", "DLinear"]
+    transformer, linear = found.values()
+    assert transformer["last value"].mark == transformer["seasonal naive"].mark == "better"
+    assert transformer["last value"].order == pytest.approx(0.402 / 1.12 - 1, abs=0.02)
+    assert transformer["body zeroed, against dense"].text.startswith("+")
+    assert transformer["saturated ◇"].text == "2 of 10"
+    assert "seasonal naive" in transformer["saturated ◇"].note
+    assert transformer["against small dense"].text.startswith("1 ")
+    assert not linear["against small dense"].text
+    assert not linear["body zeroed, against dense"].text
+
+
+def test_controls_that_were_not_run_have_no_column() -> None:
+    every = study(seeds=(1,), unstructured=(0.5,), structured=(), measured=False)
+    bare = Material.of([record for record in every if record.role not in ("naive", "zeroed-body")])
+    (heads,) = {tuple(row) for row in controls(bare).values()}
+    assert heads == ("model", "saturated ◇")
 
 
 @pytest.mark.parametrize(

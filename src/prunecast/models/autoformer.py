@@ -10,9 +10,9 @@ decoder's stream; the letters of auto-correlation stand in `layers/autocorrelati
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from prunecast.models.layers.autocorrelation import AutoCorrelation, Delays
 from prunecast.models.layers.decomposition import (
@@ -35,12 +35,6 @@ class AutoformerConfig(DecompositionConfig):
         "resampled",
         description="streams of an odd number of steps: correlate at one delay less, as Time-Series-Library, or at all",
     )
-
-    @model_validator(mode="after")
-    def _odd(self) -> Self:
-        if self.moving_avg % 2 == 0:
-            raise ValueError(f"moving_avg: expected an odd number of steps, found {self.moving_avg}")
-        return self
 
     def correlation(self, width: int, memory_width: int, heads: int, steps: int) -> AutoCorrelation:
         """Returns a new auto-correlation of a stream of `steps` steps with a memory."""

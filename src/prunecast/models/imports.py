@@ -18,6 +18,10 @@ from prunecast.registry import MODELS, PUBLISHED
 
 Values = Mapping[str, Any]
 
+TABLES_LIMIT_BYTES = 2**32
+"""Of what a model computes from its lengths: position tables, moving averages, Fourier transforms. A look-back of
+720 steps takes a few megabytes."""
+
 NAMED = 3
 """Names that a message tells; of the others it tells how many."""
 
@@ -83,7 +87,7 @@ def shown(known: Published, tensors: Tensors, implementation: str) -> dict[str, 
         raise UserError(
             f"not a checkpoint of {implementation}: expected {error}, found {some(tensors)}; see --from and --model"
         ) from None
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RuntimeError):
         raise UserError(f"not a checkpoint of {implementation}: its tensors have other shapes; see --model") from None
 
 
@@ -123,9 +127,13 @@ def _outline(config: ForecasterConfig) -> Forecaster:
     """Returns the model of a config without numbers: on the meta device no width takes memory."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return build(config)
+            model = build(config)
     except (RuntimeError, OverflowError, TypeError):  # what torch raises for sizes beyond 64 bits
         raise UserError("model: expected lengths and widths that a tensor can have, found larger ones") from None
+    tables = sum(buffer.nbytes for buffer in model.buffers())
+    if tables > TABLES_LIMIT_BYTES:  # no tensor of a checkpoint bears out the lengths that these are made from
+        raise UserError(f"model: expected lengths whose tables fit into memory, found {tables / 1e9:.0f} GB of them")
+    return model
 
 
 @dataclass(frozen=True)
@@ -264,10 +272,8 @@ def published_state(
     """
     known = published(model.config.name, source)
     given = _mapped(known, tensors, f"{source} {model.config.name}") | dict(buffers or {})
-    state, hint = (
-        model.state_dict(),
-        f"no tensor shows {', '.join(known.unseen)}: give what the training had with --set",
-    )
+    hint = f"no tensor shows {', '.join(known.unseen)}: give what the training had with --set"
+    state = model.state_dict()
     missing, foreign = _learned(model) - given.keys(), given.keys() - state.keys()
     if missing or foreign:
         raise UserError(f"checkpoint does not fit the model: {'; '.join(_misfits(missing, foreign))}; {hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -112,47 +111,3 @@ def _naive_tile(own: Sequence[Comparison]) -> Tile | None:
     detail = f"{hardest.variant.model} dense; {relative_text(hardest)}"
     what = f"MSE of the dense model: {verdict} {hardest.other.model}"
     return Tile(value, what, detail, good=hardest.verdict == "better")
-
-
-def sentences(compared: Compared, case: Case) -> list[str]:
-    """Returns what the controls say of a case."""
-    own = [comparison for comparison in compared.every if comparison.variant.case == case]
-    found = [*_naive_sentences(own), *_zeroed_sentences(own), *_saturated_sentences(compared, own)]
-    return [*found, *_small_sentences(own)]
-
-
-def _naive_sentences(own: Sequence[Comparison]) -> Iterator[str]:
-    for c in own:
-        if c.against == "naive" and c.variant.role == "dense":
-            verb = {"better": "beats", "worse": "loses to"}.get(c.verdict, "is not told apart from")
-            yield f"{c.variant.model}, dense, {verb} {c.other.model}: {relative_text(c)}."
-
-
-def _zeroed_sentences(own: Sequence[Comparison]) -> Iterator[str]:
-    for c in own:
-        if c.variant.role == "zeroed-body" and c.against == "dense":
-            earned = "that much the body earns" if c.verdict == "worse" else "the body earns nothing that shows"
-            yield f"{c.variant.model} with its body zeroed: {relative_text(c)} against dense; {earned}."
-
-
-def _saturated_sentences(compared: Compared, own: Sequence[Comparison]) -> Iterator[str]:
-    """Counts the pruned variants that are no better than what learned nothing."""
-    pruned = dict.fromkeys(c.variant for c in own if c.variant.pruned)
-    for model in dict.fromkeys(variant.model for variant in pruned):
-        of_model = [variant for variant in pruned if variant.model == model]
-        floors = [variant for variant in of_model if compared.saturated(variant)]
-        if floors:
-            controls = ", ".join(dict.fromkeys(name for v in floors for name in compared.floor_names(v)))
-            yield (
-                f"{model}: {len(floors)} of {len(of_model)} pruned variants are saturated, not shown to be better than "
-                f"{controls}."
-            )
-
-
-def _small_sentences(own: Sequence[Comparison]) -> Iterator[str]:
-    """Counts how pruning fares against training a small model in the first place."""
-    found = [c for c in own if c.against == "small-dense" and c.variant.role == "pruned+finetuned"]
-    for model in dict.fromkeys(c.variant.model for c in found):
-        verdicts = Counter(c.verdict for c in found if c.variant.model == model)
-        said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-        yield f"{model}, pruned and fine-tuned, against dense models of the same size trained from scratch: {said}."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from prunecast.report import findings
 from prunecast.report.columns import variants_sheet
+from prunecast.report.controls import controls_sheet
 from prunecast.report.curves import RatioLine, error_by_sparsity, ratio_curves, ratio_lines
 from prunecast.report.deviation import deviation_sheet
 from prunecast.report.explorer import explorer_data
@@ -32,13 +33,11 @@ class Block:
     title: str
     figures: Sequence[Figure] = ()
     sheets: Sequence[Sheet] = ()
-    sentences: Sequence[str] = ()
-    text: str = ""
 
     @property
     def filled(self) -> bool:
         """Whether there is anything to show."""
-        return bool(self.figures or self.sheets or self.sentences)
+        return bool(self.figures or self.sheets)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ class View:
     sections: Sequence[Section]
     intro: str = ""
     data: object = None
-    notes: Sequence[str] = field(default_factory=tuple)
 
     @property
     def sheets(self) -> Iterator[Sheet]:
@@ -106,13 +104,14 @@ def case_section(material: Material, stem: str, case: Case) -> Section:
             f"{stem}-forecast", material.study, case, subject, rows=rows, ladders=ladders, most=FORECASTS_OF_A_CASE
         )
     )
+    controls = controls_sheet(f"{stem}-controls", material.study, material.compared, material.study.of(case))
     table = variants_sheet(f"{stem}-variants", material.study, rows, clocks.runtimes, clocks.main)
     return Section(
         stem,
         f"Horizon {case.horizon}",
         _kept(
             Block("How much can go before a loss shows", sheets=[reach] if reach else []),
-            Block("What the controls say", sentences=findings.sentences(material.compared, case)),
+            Block("What the controls say", sheets=[controls] if len(controls.heads) > 1 else []),
             Block("Error against sparsity", figures=_some(*curves)),
             Block("Error against cost", figures=_some(*fronts)),
             Block("All variants", sheets=[table]),

@@ -222,8 +222,8 @@ class DecompositionDecoderLayer(nn.Module):
         """Returns what the decompositions took away, projected, (B, T, C)."""
         sum_BTE = (sums[0] + sums[1]).add_(sums[2])
         if self.decomposition1.mixture is None:  # linear: one moving average of the few columns is the same
-            return self.trend(sum_BTE, self.decomposition1)
-        return self.trend(sum_BTE - seasons[0] - seasons[1] - seasons[2])
+            return cast("Tensor", self.trend(sum_BTE, self.decomposition1))
+        return cast("Tensor", self.trend(sum_BTE - seasons[0] - seasons[1] - seasons[2]))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""

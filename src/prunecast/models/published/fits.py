@@ -23,7 +23,7 @@ def tensors(published: Tensors) -> dict[str, Tensor]:
         "imaginary": weight.imag.contiguous(),
         "real_bias": bias.real.contiguous(),
         "imaginary_bias": bias.imag.contiguous(),
-    }
+    } | {name: tensor for name, tensor in published.items() if not name.startswith(LAYER)}
 
 
 def sizes(published: Tensors) -> dict[str, Any]:
