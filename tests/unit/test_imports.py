@@ -349,12 +349,12 @@ def test_what_is_no_list_of_modes(text: str, tmp_path: Path) -> None:
 
 def test_the_page_tells_what_can_be_imported() -> None:
     page = (Path(__file__).parents[2] / "docs" / "import.md").read_text(encoding="utf-8")
-    rows = (line.strip("| ").split("|") for line in page.splitlines() if line.startswith("| `"))
-    told = {row[0].strip(" `"): [cell.strip() for cell in row[1:]] for row in rows if len(row) > 2 or "tslib" in row[1]}
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in page.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("`"): row[1:] for row in rows}
     models = {name for name in told if name in MODELS.names()}
     assert models == {name for name in MODELS.names() if sources(name)}
     for name in models:
-        named = [source for source, cell in zip(("tslib", "original"), told[name], strict=False) if cell]
+        named = [source for source, cell in zip(("tslib", "original"), told[name], strict=True) if cell]
         assert set(named) == set(sources(name)), name
 
 
