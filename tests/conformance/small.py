@@ -13,7 +13,7 @@ from prunecast.registry import MODELS
 SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "decoder_layers": 2},
     "informer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "decoder_layers": 2, "factor": 2},
-    "autoformer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "decoder_layers": 2, "moving_avg": 5},
+    "autoformer": {"d_model": 24, "n_heads": 4, "d_ff": 20, "encoder_layers": 3, "decoder_layers": 2, "moving_avg": 7},
     "fedformer": {
         "d_model": 24,
         "n_heads": 4,

@@ -184,6 +184,13 @@ def test_the_divisor_of_correlations_stays_dense() -> None:
     assert config_from(smaller.config.model_dump(mode="json")) == smaller.config
 
 
+def test_two_units_of_a_stream_must_stay() -> None:
+    """One alone correlates with itself as much at a delay as at the opposite one."""
+    groups = {group.name: group.minimum for group in _model().groups() if group.minimum > 1}
+    assert groups == {"encoder.width": 2, "decoder.width": 2}
+    assert {group.minimum for group in _model(d_model=1, n_heads=1).groups()} == {1}
+
+
 def test_prunable_names_are_weights_of_the_model() -> None:
     model = _model()
     names = model.prunable()

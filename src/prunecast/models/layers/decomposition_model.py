@@ -29,6 +29,10 @@ from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
 from prunecast.models.layers.inputs import check_inputs, decoder_input
 from prunecast.models.layers.linear import Linear
 
+FEWEST = 2
+"""Units of a stream. Of one a normalisation leaves nothing, and it correlates with itself forwards as backwards: which
+of two equal delays is chosen would be a matter of rounding."""
+
 
 class SeasonalEncoder(nn.Module):
     """Embeds the look-back and refines its season layer by layer."""
@@ -141,7 +145,8 @@ class DecompositionForecaster(Forecaster):
             *self.encoder.norm.width_members("encoder.norm"),
             *(m for name, layer in named(self.decoder.layers, "decoder.layers") for m in layer.memory_members(name)),
         )
-        return Group("encoder.width", "width", self.config.encoder_widths.width, members, normalised=True)
+        width = self.config.encoder_widths.width
+        return Group("encoder.width", "width", width, members, normalised=True, minimum=min(FEWEST, width))
 
     def _decoder_width(self) -> Group:
         width = self.config.decoder_widths.width
@@ -151,7 +156,7 @@ class DecompositionForecaster(Forecaster):
             *self.decoder.norm.width_members("decoder.norm"),
             *inputs("decoder.projection", unit_index(width)),
         )
-        return Group("decoder.width", "width", width, members, normalised=True)
+        return Group("decoder.width", "width", width, members, normalised=True, minimum=min(FEWEST, width))
 
     def shrunk_config(self, keep: Keep) -> DecompositionConfig:
         """Returns the config with the widths that `keep` leaves."""
