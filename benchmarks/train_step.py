@@ -26,6 +26,7 @@ from prunecast.data.windows import prepare
 from prunecast.measure.operations import dense_macs
 from prunecast.models.api import ForecasterConfig
 from prunecast.recipe import DataConfig, FitConfig
+from prunecast.train.allocator import keep_freed_memory
 from prunecast.train.fit import adam
 from published import MODULES, add_sizes, call_published, config_of, median_ratio, pair, peak_gmacs_per_s, random_batch
 
@@ -47,6 +48,7 @@ def main() -> None:
     """Runs the comparison that the command line asks for."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `fit` does; both contestants gain
     config = config_of(arguments.model, arguments)
     ours, theirs = _contestants(config, arguments)
     print(f"{config.name}: {_settings(arguments)}; load average {os.getloadavg()[0]:.1f}")

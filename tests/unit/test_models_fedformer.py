@@ -277,6 +277,7 @@ def test_an_onnx_file_lacks_what_is_dead_and_nothing_else(tmp_path: Path, keep: 
     read = read_model(path).model
     assert torch.equal(read(*inputs), model(*inputs))
     assert all(not read.get_parameter(name).any() for name in model.dead())
+    assert measure_size(_saved(read)).nonzero == measure_size(_saved(model)).nonzero
     assert {name for name, _ in read.named_parameters()} == {name for name, _ in model.named_parameters()}
     for name in ("fourier.encoder.weight", "fourier.cross.key_index", "decoder.layers.0.cross_attention.key.bias"):
         assert name in stored

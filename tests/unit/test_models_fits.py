@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +169,5 @@ def test_half_of_everything_is_saved_loaded_tuned_and_exported(individual: bool,
 def test_modes_are_pruned_when_they_are_asked_for() -> None:
     model = build(config_from({"name": "fits", "channels": 7}))
     config = PruneConfig(method="structured-magnitude", sparsity=0.5, kinds=("mode",))
-    dense_macs(model.config)  # the first count of a process imports what it needs
-    started = time.process_time()
     pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
-    assert time.process_time() - started < 1.0
     assert pruned.outcome.realised / pruned.outcome.total == pytest.approx(0.5, abs=0.02)

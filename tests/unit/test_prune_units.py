@@ -7,10 +7,10 @@ import torch
 from tests.unit.prune_models import ENTRY, HEAD_SIZE, Coupled, CoupledConfig, Rigid, coupled, macs, macs_per_weight
 
 from prunecast.errors import UserError
-from prunecast.models.api import Keep
+from prunecast.models.api import Keep, blank
 from prunecast.prune.api import Masks, Pruned
 from prunecast.prune.apply import prune
-from prunecast.prune.shrink import shrink, shrink_masks, skeleton
+from prunecast.prune.shrink import shrink, shrink_masks
 from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS
 
@@ -85,11 +85,11 @@ def test_shrinking_keeps_type_mode_and_generator_and_leaves_the_model_alone() ->
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_skeleton_has_shapes_but_no_values() -> None:
+def test_a_blank_model_has_shapes_and_zeros_and_draws_nothing() -> None:
     state = torch.get_rng_state()
-    model = skeleton(CoupledConfig(width=5))
+    model = blank(CoupledConfig(width=5))
     assert model.embed.weight.shape == (5, 8)
-    assert model.embed.weight.is_meta
+    assert not any(parameter.any() for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunecast.measure.size import count_nonzero, real_numbers
-from prunecast.models.api import Forecaster, ForecasterConfig, build, example_inputs
+from prunecast.models.api import Forecaster, ForecasterConfig, blank, example_inputs
 from prunecast.models.disk import SavedModel
 from prunecast.records import Operations
 
@@ -38,7 +38,7 @@ def count_operations(saved: SavedModel, skips_zeros: bool = False) -> Operations
         saved: the model; pruned weights are zeros in it.
         skips_zeros: whether the runtime in question leaves out products with a zero weight.
     """
-    products = _products(saved.model, example_inputs(saved.model.config))
+    products = _products(saved.model, example_inputs(saved.model.config), _WeightCounter(saved.model))
     dense = sum(product.macs for product in products)
     effective = sum(product.effective_macs() for product in products)
     return Operations(dense_macs=dense, effective_macs=effective, executed_macs=effective if skips_zeros else dense)
@@ -46,10 +46,8 @@ def count_operations(saved: SavedModel, skips_zeros: bool = False) -> Operations
 
 @lru_cache(maxsize=1024)
 def dense_macs(config: ForecasterConfig) -> int:
-    """Returns the multiply-adds of one forecast (batch 1) of a model of this config; computes and allocates nothing."""
-    with torch.device("meta"):
-        model, inputs = build(config), example_inputs(config)
-    return sum(product.macs for product in _products(model, inputs))
+    """Returns the multiply-adds of one forecast (batch 1) of a model of this config."""
+    return sum(product.macs for product in _products(blank(config), example_inputs(config), _Counter()))
 
 
 def macs_per_weight(model: Forecaster) -> Mapping[str, float]:
@@ -59,7 +57,7 @@ def macs_per_weight(model: Forecaster) -> Mapping[str, float]:
     """
     sizes = {name: real_numbers(parameter) for name, parameter in model.named_parameters()}
     total: Counter[str] = Counter()
-    for product in _products(model, example_inputs(model.config)):
+    for product in _products(model, example_inputs(model.config), _WeightCounter(model)):
         for _, parameters in product.weights:
             together = sum(sizes[name] for name in parameters)
             for name in parameters:
@@ -82,9 +80,8 @@ class _Product:
         return macs
 
 
-def _products(model: nn.Module, inputs: Iterable[Tensor]) -> list[_Product]:
+def _products(model: nn.Module, inputs: Iterable[Tensor], counter: _Counter) -> list[_Product]:
     was_training = model.training
-    counter = _Counter(model)
     try:
         # not inference mode: there, composite operators would reach the counter in one piece
         with torch.no_grad(), counter, _Recurrence(counter):
@@ -95,21 +92,11 @@ def _products(model: nn.Module, inputs: Iterable[Tensor]) -> list[_Product]:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every product, and follows which tensors come from parameters and constants alone.
+    """Writes down every product."""
 
-    A weight often reaches its product as something computed from it: transposed, joined with others, converted.
-    `origins` knows such tensors by their memory: the parameters that went into them, none for constants. What a product
-    of parameters gives is no weight any more (queries of learned positions, say): no number of it goes when one goes.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.products: list[_Product] = []
-        self.origins: dict[StorageWeakRef, frozenset[str]] = {}
-        for buffer in model.buffers():
-            self.origins[_memory(buffer)] = frozenset()
-        for name, parameter in model.named_parameters():
-            self.origins[_memory(parameter)] = frozenset([name])
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -119,29 +106,53 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        shaped = _SHAPED.get(func.overloadpacket)
-        out = func(*args, **kwargs) if shaped is None or not args[0].is_meta else shaped(*args)
+        out = func(*args, **kwargs)
         macs = _MACS.get(func.overloadpacket)
         if macs is not None:
             self.count(macs(args, out), [args[i] for i in _FACTORS.get(func.overloadpacket, ())])
-        self.follow(_tensors((*args, *kwargs.values())), _tensors(out), product=macs is not None)
+        self.follow((*args, *kwargs.values()), out, product=macs is not None)
         return out
 
     def count(self, macs: int, factors: Sequence[Tensor]) -> None:
         """Writes down one product of some factors."""
         if any(factor.is_complex() for factor in factors):
             macs *= 4
-        origins = ((factor, self.origins.get(_memory(factor))) for factor in factors)
-        weights = tuple((factor, parameters) for factor, parameters in origins if parameters)
-        self.products.append(_Product(macs, weights))
+        self.products.append(_Product(macs, self.weights(factors)))
 
-    def follow(self, operands: Sequence[Tensor], results: Sequence[Tensor], product: bool = False) -> None:
-        """Writes down what the results of an operator come from."""
-        sources = [self.origins.get(_memory(operand)) for operand in operands]
+    def weights(self, factors: Sequence[Tensor]) -> tuple[tuple[Tensor, frozenset[str]], ...]:
+        """Returns those of the factors that come from parameters, with their names, where that is followed."""
+        return ()
+
+    def follow(self, operands: Any, results: Any, product: bool = False) -> None:
+        """Writes down what the results of an operator come from, where that is followed."""
+
+
+class _WeightCounter(_Counter):  # type: ignore[no-untyped-call]
+    """Follows besides which tensors come from parameters and constants alone.
+
+    A weight often reaches its product as something computed from it: transposed, joined with others, converted.
+    `origins` knows such tensors by their memory: the parameters that went into them, none for constants. What a product
+    of parameters gives is no weight any more (queries of learned positions, say): no number of it goes when one goes.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.origins: dict[StorageWeakRef, frozenset[str]] = {}
+        for buffer in model.buffers():
+            self.origins[_memory(buffer)] = frozenset()
+        for name, parameter in model.named_parameters():
+            self.origins[_memory(parameter)] = frozenset([name])
+
+    def weights(self, factors: Sequence[Tensor]) -> tuple[tuple[Tensor, frozenset[str]], ...]:
+        origins = ((factor, self.origins.get(_memory(factor))) for factor in factors)
+        return tuple((factor, parameters) for factor, parameters in origins if parameters)
+
+    def follow(self, operands: Any, results: Any, product: bool = False) -> None:
+        sources = [self.origins.get(_memory(operand)) for operand in _tensors(operands)]
         known = None if None in sources else frozenset[str]().union(*(names for names in sources if names))
         if product and known:
             known = None
-        for result in results:
+        for result in _tensors(results):
             if known is None:
                 self.origins.pop(_memory(result), None)  # written in place: no constant any more
             else:
@@ -162,19 +173,14 @@ class _Recurrence(TorchFunctionMode):
     ) -> Any:
         if func != torch.lstm:
             return func(*args, **(kwargs or {}))
-        rows, states, weights = args[0], args[1], args[2]
+        rows, weights = args[0], args[2]
         for weight in weights:
             if weight.dim() == 2:  # biases are none
                 self.counter.count(rows.shape[0] * rows.shape[1] * weight.numel(), [weight])
         with _DisableTorchDispatch():
-            results = _untouched(rows, states) if rows.is_meta else func(*args, **(kwargs or {}))
-        self.counter.follow([rows], _tensors(results))
+            results = func(*args, **(kwargs or {}))
+        self.counter.follow([rows], results)
         return results
-
-
-def _untouched(rows: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Returns tensors of the shapes of a recurrent layer's results; of a layer in one direction."""
-    return (rows.new_empty(*rows.shape[:2], states[0].shape[2]), *(torch.empty_like(state) for state in states))
 
 
 def _memory(tensor: Tensor) -> StorageWeakRef:
@@ -213,26 +219,6 @@ def _fourier(args: tuple[Any, ...], out: Tensor) -> int:
     both_complex = args[0].is_complex() and out.is_complex()
     return round(longer.numel() * math.log2(points) * (2.5 if both_complex else 1.25))
 
-
-def _shape_of_product(_: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    return left.new_empty(left.shape[0], right.shape[1])
-
-
-def _shapes_of_norm(x: Tensor, over: Sequence[int], *_: Any) -> tuple[Tensor, ...]:
-    rows = x.shape[: x.dim() - len(over)]
-    return x.new_empty(x.shape), *(x.new_empty(*rows, *(1 for _ in over)) for _ in range(2))
-
-
-def _shape_of_operand(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-_SHAPED: Mapping[Any, Callable[..., Any]] = {
-    _aten.addmm: _shape_of_product,
-    _aten.native_layer_norm: _shapes_of_norm,
-    _aten.gelu: _shape_of_operand,
-}
-"""Operators without values, by shape alone: torch's own way there is written in Python and takes a millisecond each."""
 
 _FACTORS: Mapping[Any, tuple[int, int]] = {
     _aten.mm: (0, 1),

@@ -14,15 +14,19 @@ from prunecast.records import Size
 
 
 def measure_size(saved: SavedModel) -> Size:
-    """Returns parameters, non-zeros and bytes of a model; its held masks take no part in the bytes."""
+    """Returns parameters, non-zeros and bytes of a model; its held masks take no part in the bytes.
+
+    Dead parameters count as non-zero whatever they hold: an exported file does not have them, and is no sparser for it.
+    """
     model = saved.model
-    parameters = dict(model.named_parameters())
+    parameters, unused = dict(model.named_parameters()), set(model.dead())
+    dead = sum(real_numbers(parameters[name]) for name in unused)
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     return Size(
         parameters=sum(map(real_numbers, parameters.values())),
-        nonzero=count_nonzero(parameters.values()),
+        nonzero=dead + count_nonzero(tensor for name, tensor in parameters.items() if name not in unused),
         prunable=sum(real_numbers(parameters[name]) for name in model.prunable()),
-        dead=sum(real_numbers(parameters[name]) for name in model.dead()),
+        dead=dead,
         raw_bytes=len(content),
         zip_bytes=compressed_bytes(content),
     )

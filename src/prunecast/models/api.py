@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from prunecast.batch import Batch
 
@@ -176,6 +177,35 @@ def build(config: ForecasterConfig) -> Forecaster:
 
     model: Forecaster = MODELS.load(config.name)(config)
     return model
+
+
+def blank(config: ForecasterConfig) -> Forecaster:
+    """Returns the model of a config with parameters of zero: for those who count, or who have values of their own.
+
+    Nothing is drawn, and torch's default generator stays as it is. A model without memory (on torch's meta device)
+    would do for counting, but what torch imports for one takes seconds.
+    """
+    with torch.random.fork_rng(devices=[]), _Undrawn():
+        model = build(config)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Gives zeros in the place of random numbers, and leaves tensors as they are that would be filled with them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return (torch.zeros if func in _NEW else func)(*args, **kwargs)
+
+
+_NEW = frozenset({torch.rand, torch.randn})
+_DRAWS = frozenset({Tensor.normal_, Tensor.uniform_})
 
 
 def example_inputs(config: ForecasterConfig, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:

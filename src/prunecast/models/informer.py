@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from prunecast.models.api import Forecaster, Group, Keep, Member
 from prunecast.models.informer_config import InformerConfig, InformerDecoderLayerWidths, Places, SegmentLayerWidths
 from prunecast.models.layers.attention import Attention
-from prunecast.models.layers.blocks import DecoderLayer, EncoderLayer, named
+from prunecast.models.layers.blocks import DecoderLayer, EncoderLayer, last, named
 from prunecast.models.layers.coupling import inputs, norms, unit_index, weights_of
 from prunecast.models.layers.distilling import Distilling
 from prunecast.models.layers.dropout import Dropout
@@ -105,11 +105,10 @@ class InformerDecoderLayer(DecoderLayer):
 
     def forward(self, x_BTE: Tensor, memory_BLD: Tensor, steps: int) -> Tensor:
         """Returns the last `steps` steps, (B, steps, E); for those before only what the choice of queries needs."""
-        attended = self.dropout(self.self_attention(x_BTE, x_BTE, causal=True))
-        x_BTE = self.norm1(x_BTE[:, -attended.shape[1] :] + attended)  # all steps if cross attention chooses from them
-        crossed_BSE = self.dropout(self.cross_attention(x_BTE, memory_BLD))
-        last_BSE = self.norm2(x_BTE[:, -steps:] + crossed_BSE)
-        return cast("Tensor", self.norm3(last_BSE + self.dropout(self.feed_forward(last_BSE))))
+        attended = self.self_attention(x_BTE, x_BTE, causal=True)  # at all steps if cross attention chooses from them
+        x_BTE = self.norm1(self.dropout.added(last(x_BTE, attended.shape[1]), attended))
+        last_BSE = self.norm2(self.dropout.added(last(x_BTE, steps), self.cross_attention(x_BTE, memory_BLD)))
+        return cast("Tensor", self.norm3(self.dropout.added(last_BSE, self.feed_forward(last_BSE))))
 
 
 class Decoder(nn.Module):

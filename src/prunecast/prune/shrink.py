@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep, Member, build
+from prunecast.models.api import Forecaster, Group, Keep, Member, blank
 from prunecast.prune.api import Masks
 
 
@@ -18,8 +18,7 @@ def shrink(model: Forecaster, keep: Keep) -> Forecaster:
         model: is left as it is.
         keep: group name -> sorted indices of the units that stay; groups that are not named stay whole.
     """
-    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
-        small = build(model.shrunk_config(keep))
+    small = blank(model.shrunk_config(keep))
     parameter = next(model.parameters())
     small.to(parameter.device, parameter.dtype).train(model.training)
     small.load_state_dict(cut(model.state_dict(), model.groups(), keep))
@@ -29,12 +28,6 @@ def shrink(model: Forecaster, keep: Keep) -> Forecaster:
 def shrink_masks(model: Forecaster, keep: Keep, masks: Masks) -> Masks:
     """Returns the masks of the shrunk model, given the larger model and its masks."""
     return cut(masks, model.groups(), keep)
-
-
-def skeleton(config: ForecasterConfig) -> Forecaster:
-    """Returns the model of a config without values (on the meta device): enough to count its parameters."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return build(config)
 
 
 def cut(tensors: Mapping[str, Tensor], groups: Iterable[Group], keep: Keep) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.models.api import ForecasterConfig, Group, Keep
+from prunecast.models.api import ForecasterConfig, Group, Keep, blank
 from prunecast.prune.allocate import Order, UnitAllocation, removal_order
 from prunecast.prune.api import Cost, Pruned, Scores, Task
 from prunecast.prune.budget import budget_for, nearest_count
-from prunecast.prune.shrink import shrink, shrink_masks, skeleton
+from prunecast.prune.shrink import shrink, shrink_masks
 from prunecast.registry import ALLOCATIONS, SCORES
 
 
@@ -72,11 +72,11 @@ def _cost(task: Task) -> Cost:
 
 
 def _parameters(config: ForecasterConfig) -> int:
-    return sum(parameter.numel() for parameter in skeleton(config).parameters())
+    return sum(parameter.numel() for parameter in blank(config).parameters())
 
 
 def _prunable_weights(config: ForecasterConfig) -> int:
-    model = skeleton(config)
+    model = blank(config)
     return sum(model.get_parameter(name).numel() for name in model.prunable())
 
 

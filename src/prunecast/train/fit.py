@@ -19,6 +19,7 @@ from prunecast.errors import UserError
 from prunecast.models.api import Forecaster, TrainingHook
 from prunecast.recipe import FitConfig
 from prunecast.records import Epoch, Fit
+from prunecast.train.allocator import keep_freed_memory
 from prunecast.train.checkpoint import Counters, RunState, Tensors
 from prunecast.train.evaluate import evaluate
 from prunecast.train.progress import Reporter, Silent
@@ -59,6 +60,7 @@ def fit(
     Raises:
         DivergedError: when the loss is not finite.
     """
+    keep_freed_memory()
     accelerator = _accelerator(config)
     model.to(accelerator.device)
     state = RunState(model, adam(model, config), hooks, _copy(model), Counters())

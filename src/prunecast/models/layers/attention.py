@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
+from prunecast.models.layers.feature_major import to_heads, to_stream
 from prunecast.models.layers.linear import Linear, is_batch
 from prunecast.models.layers.widths import EncoderConfig
 
@@ -58,10 +59,35 @@ class Attention(nn.Module):
             dim: along which the steps lie. All dimensions but it and the last are a batch; where x has one entry and
                 the memory many (or the other way round), it is repeated, without being computed again.
         """
+        if self._is_fast(x_BQD, memory_BSD, dim) and x_BQD.dim() == 3 and len(x_BQD) == len(memory_BSD):
+            return self._forward_fast(x_BQD, memory_BSD, causal)
         q, k, v = self.query(x_BQD) * self.head_size**-0.5, self.key(memory_BSD), self.value(memory_BSD)
         bias_QS = causal_bias(q, k, dim) if causal else None
-        fast = k.shape[dim] >= MANY and (is_batch(q) or (self.training and q.is_cpu))
-        return cast("Tensor", self.out((self._mix_fast if fast else self._mix)(q, k, v, bias_QS, dim)))
+        mix = self._mix_fast if self._is_fast(q, k, dim) else self._mix
+        return cast("Tensor", self.out(mix(q, k, v, bias_QS, dim)))
+
+    def _is_fast(self, x: Tensor, memory: Tensor, dim: int) -> bool:
+        return memory.shape[dim] >= MANY and (is_batch(x) or (self.training and x.is_cpu))
+
+    def _forward_fast(self, x_BQD: Tensor, memory_BSD: Tensor, causal: bool) -> Tensor:
+        q_BWQ, k_BWS, v_BWS = self._projected(x_BQD, memory_BSD)
+        bias_QS = causal_bias(q_BWQ, k_BWS, dim=2) if causal else None
+        q, k, v = (x.view(-1, self.head_size, x.shape[2]) for x in (q_BWQ, k_BWS, v_BWS))
+        mixed_NEQ = _TrainingAttention.apply(q, k, v, bias_QS, self._p)  # type: ignore[no-untyped-call]
+        return to_stream(cast("Tensor", mixed_NEQ).view_as(q_BWQ), self.out.weight, self.out.bias)
+
+    def _projected(self, x_BQD: Tensor, memory_BSD: Tensor) -> tuple[Tensor, ...]:
+        """Returns scaled queries, keys and values, (B, W, steps)."""
+        scale = self.head_size**-0.5
+        query = (self.query.weight * scale, self.query.bias * scale)
+        key, value = ((layer.weight, layer.bias) for layer in (self.key, self.value))
+        if x_BQD is memory_BSD:
+            return to_heads(x_BQD, query, key, value)
+        return (*to_heads(x_BQD, query), *to_heads(memory_BSD, key, value))
+
+    @property
+    def _p(self) -> float:
+        return self.dropout.p if self.training else 0.0
 
     def _mix(self, q_BQD: Tensor, k_BSD: Tensor, v_BSD: Tensor, bias_QS: Tensor | None, dim: int) -> Tensor:
         q, k, v = (self._heads(x).movedim(dim, -2) for x in (q_BQD, k_BSD, v_BSD))
@@ -79,8 +105,7 @@ class Attention(nn.Module):
         heads = [self._heads(x).movedim(dim, -1) for x in (q_BQD, k_BSD, v_BSD)]
         batch = torch.broadcast_shapes(*(x.shape[:-1] for x in heads))  # type: ignore[no-untyped-call]
         q, k, v = (x.expand(*batch, -1).reshape(-1, self.head_size, x.shape[-1]).contiguous() for x in heads)
-        p = self.dropout.p if self.training else 0.0
-        mixed = _TrainingAttention.apply(q, k, v, bias_QS, p)  # type: ignore[no-untyped-call]
+        mixed = _TrainingAttention.apply(q, k, v, bias_QS, self._p)  # type: ignore[no-untyped-call]
         return cast("Tensor", mixed).view(*batch, -1).movedim(-1, dim).flatten(-2)
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x_BLD: Tensor, steps: int | None = None) -> Tensor:
         """Returns (B, L, D), or only its first `steps` steps; no work is done for those after them."""
         first_BSD = x_BLD if steps is None else x_BLD[:, :steps]
-        first_BSD = self.norm1(first_BSD + self.dropout(self.attention(first_BSD, x_BLD)))
-        return cast("Tensor", self.norm2(first_BSD + self.dropout(self.feed_forward(first_BSD))))
+        first_BSD = self.norm1(self.dropout.added(first_BSD, self.attention(first_BSD, x_BLD)))
+        return cast("Tensor", self.norm2(self.dropout.added(first_BSD, self.feed_forward(first_BSD))))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""
@@ -66,10 +66,10 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x_BTE: Tensor, memory_BLD: Tensor, steps: int) -> Tensor:
         """Returns the last `steps` steps, (B, steps, E); no work is done for those before."""
-        last_BSE = x_BTE[:, x_BTE.shape[1] - steps :]
-        last_BSE = self.norm1(last_BSE + self.dropout(self.self_attention(last_BSE, x_BTE, causal=True)))
-        last_BSE = self.norm2(last_BSE + self.dropout(self.cross_attention(last_BSE, memory_BLD)))
-        return cast("Tensor", self.norm3(last_BSE + self.dropout(self.feed_forward(last_BSE))))
+        last_BSE = last(x_BTE, steps)
+        last_BSE = self.norm1(self.dropout.added(last_BSE, self.self_attention(last_BSE, x_BTE, causal=True)))
+        last_BSE = self.norm2(self.dropout.added(last_BSE, self.cross_attention(last_BSE, memory_BLD)))
+        return cast("Tensor", self.norm3(self.dropout.added(last_BSE, self.feed_forward(last_BSE))))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""
@@ -92,6 +92,11 @@ class DecoderLayer(nn.Module):
     def memory_members(self, name: str) -> tuple[Member, ...]:
         """Returns what each unit of the encoder's stream owns here."""
         return self.cross_attention.memory_members(f"{name}.cross_attention")
+
+
+def last(x_BTE: Tensor, steps: int) -> Tensor:
+    """Returns the last steps; all of them as they are, since the gradient of a slice is a copy."""
+    return x_BTE if steps == x_BTE.shape[1] else x_BTE[:, x_BTE.shape[1] - steps :]
 
 
 def named(layers: nn.ModuleList, stack: str) -> Iterator[tuple[str, Any]]:

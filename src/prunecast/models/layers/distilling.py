@@ -7,8 +7,11 @@ B batch, L steps, P steps after the convolution, D width of the stream before it
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from prunecast.models.api import Member
@@ -54,7 +57,29 @@ def distilled_steps(steps: int, padding: int) -> int:
 
 def _ring(x_BLD: Tensor) -> Tensor:
     """Returns the steps with the last one before and the first one after them."""
-    return torch.cat([x_BLD[:, -1:], x_BLD, x_BLD[:, :1]], dim=1)
+    if x_BLD.requires_grad and torch.is_grad_enabled():
+        return cast("Tensor", _Ring.apply(x_BLD))  # type: ignore[no-untyped-call]
+    return _Ring.of(x_BLD)
+
+
+class _Ring(torch.autograd.Function):
+    """Closes the ring; the gradient of a slice would be a tensor of the whole size for each end."""
+
+    @staticmethod
+    def of(x_BLD: Tensor) -> Tensor:
+        return torch.cat([x_BLD[:, -1:], x_BLD, x_BLD[:, :1]], dim=1)
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor) -> Tensor:
+        return _Ring.of(x_BLD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BLD: Tensor) -> Tensor:
+        inner_BLD = gradient_BLD[:, 1:-1].clone(memory_format=torch.contiguous_format)
+        inner_BLD[:, -1] += gradient_BLD[:, 0]
+        inner_BLD[:, 0] += gradient_BLD[:, -1]
+        return inner_BLD
 
 
 def _pooled(x_BPE: Tensor) -> Tensor:

@@ -111,10 +111,10 @@ class TwoStageLayer(nn.Module):
 
     def forward(self, x_BCSD: Tensor) -> Tensor:
         """Returns (B, C, S, D)."""
-        x_BCSD = self.norm1(x_BCSD + self.dropout(self.time_attention(x_BCSD, x_BCSD, dim=TIME)))
-        x_BCSD = self.norm2(x_BCSD + self.dropout(self.time_feed_forward(x_BCSD)))
-        x_BCSD = self.norm3(x_BCSD + self.dropout(self.channel_attention(x_BCSD)))
-        return cast("Tensor", self.norm4(x_BCSD + self.dropout(self.channel_feed_forward(x_BCSD))))
+        x_BCSD = self.norm1(self.dropout.added(x_BCSD, self.time_attention(x_BCSD, x_BCSD, dim=TIME)))
+        x_BCSD = self.norm2(self.dropout.added(x_BCSD, self.time_feed_forward(x_BCSD)))
+        x_BCSD = self.norm3(self.dropout.added(x_BCSD, self.channel_attention(x_BCSD)))
+        return cast("Tensor", self.norm4(self.dropout.added(x_BCSD, self.channel_feed_forward(x_BCSD))))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""
