@@ -20,7 +20,7 @@ from prunecast.measure.size import compressed_bytes, measure_size
 from prunecast.models.api import Forecaster
 from prunecast.models.disk import Card, SavedModel, load_card
 from prunecast.recipe import ExportConfig, MeasureConfig, Recipe
-from prunecast.records import Artefact, Example, Scoring, Timing
+from prunecast.records import Accuracy, Artefact, Example, Scoring, Timing
 from prunecast.registry import RUNTIMES
 from prunecast.store import RECORD_FILE, read_record
 from prunecast.train.evaluate import evaluate, evaluate_both
@@ -32,14 +32,25 @@ CALIBRATION_WINDOWS, CALIBRATION_BATCH = 256, 32
 """Training windows that 8 bits are scaled by; with 128, DLinear on ETTh2 was twice as far off, with 512 no closer."""
 
 
-def facts(saved: SavedModel, prepared: Prepared, scoring: Scoring) -> dict[str, Any]:
-    """Returns validation and test error, size, operations and example forecasts, by the record's field names."""
+def facts(
+    saved: SavedModel, prepared: Prepared, scoring: Scoring, validation: Accuracy | None = None
+) -> dict[str, Any]:
+    """Returns validation and test error, size, operations and example forecasts, by the record's field names.
+
+    Args:
+        saved: the model.
+        prepared: its data.
+        scoring: which windows count.
+        validation: the full score of the validation part, where it is known already.
+    """
+    if validation is None or scoring != "full":
+        validation = evaluate(saved.model, prepared.validation, "validation", scoring)
     if scoring == "full":
         test, test_paper = evaluate_both(saved.model, prepared.test, "test")
     else:
         test, test_paper = evaluate(saved.model, prepared.test, "test", scoring), None
     return {
-        "validation": evaluate(saved.model, prepared.validation, "validation", scoring),
+        "validation": validation,
         "test": test,
         "test_paper": test_paper,
         "size": measure_size(saved),

@@ -27,7 +27,7 @@ from prunecast.prune.masks import HeldMasks
 from prunecast.prune.zero import zero_body
 from prunecast.recipe import DataConfig, FitConfig, Recipe
 from prunecast.recipe_io import write_recipe
-from prunecast.records import RunRecord, StageTiming
+from prunecast.records import Fit, RunRecord, StageTiming
 from prunecast.resolve import card_of
 from prunecast.sealed import write_record
 from prunecast.stages import Job
@@ -118,15 +118,15 @@ def _train(job: Job, prepared: Prepared, place: Place) -> Fields:
     torch.manual_seed(job.recipe.seed)
     model = build(config)
     saved = SavedModel(model, card(model, prepared, job.recipe))
-    fitted = _fit(job.recipe.train, job, prepared, place, saved) if model.trainable else {}
-    return _kept(saved, job, prepared, place) | fitted
+    fitted = _fit(job.recipe.train, job, prepared, place, saved) if model.trainable else None
+    return _kept(saved, job, prepared, place, fitted)
 
 
 def _finetune(job: Job, prepared: Prepared, place: Place) -> Fields:
     saved = load_model(_parent(job, place))
     fitted = _fit(job.recipe.finetune, job, prepared, place, saved)
     pruning = read_record(_parent(job, place) / RECORD_FILE).pruning
-    return _kept(saved, job, prepared, place) | fitted | {"pruning": pruning}
+    return _kept(saved, job, prepared, place, fitted) | {"pruning": pruning}
 
 
 def _prune(job: Job, prepared: Prepared, place: Place) -> Fields:
@@ -185,8 +185,8 @@ def _parent(job: Job, place: Place) -> Path:
     return place.found(job.parent)
 
 
-def _fit(config: FitConfig, job: Job, prepared: Prepared, place: Place, saved: SavedModel) -> Fields:
-    fitted = fit(
+def _fit(config: FitConfig, job: Job, prepared: Prepared, place: Place, saved: SavedModel) -> Fit:
+    return fit(
         saved.model,
         prepared.train,
         prepared.validation,
@@ -196,10 +196,10 @@ def _fit(config: FitConfig, job: Job, prepared: Prepared, place: Place, saved: S
         checkpoint=None if place.work is None else place.work / CHECKPOINT_FILE,
         reporter=place.reporter,
     )
-    return {"fit": fitted}
 
 
-def _kept(saved: SavedModel, job: Job, prepared: Prepared, place: Place) -> Fields:
+def _kept(saved: SavedModel, job: Job, prepared: Prepared, place: Place, fitted: Fit | None = None) -> Fields:
     """Writes the model into the stage's folder and returns what is known about it."""
+    known = None if fitted is None else fitted.validation
     save_model(saved, place.directory)
-    return assess.facts(saved, prepared, job.recipe.data.scoring)
+    return {"fit": fitted} | assess.facts(saved, prepared, job.recipe.data.scoring, known)

@@ -100,6 +100,8 @@ class Fit(Record):
     best_epoch: int
     steps: int
     stopped_early: bool
+    validation: Accuracy | None = Field(None, exclude=True, repr=False)
+    """The score of the best epoch, for who would compute it next; not when that was before an interruption."""
 
 
 class Latency(Record):

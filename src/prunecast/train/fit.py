@@ -18,7 +18,7 @@ from prunecast.data.windows import Windows
 from prunecast.errors import UserError
 from prunecast.models.api import Forecaster, TrainingHook
 from prunecast.recipe import FitConfig
-from prunecast.records import Epoch, Fit
+from prunecast.records import Accuracy, Epoch, Fit
 from prunecast.train.allocator import keep_freed_memory
 from prunecast.train.checkpoint import Counters, RunState, Tensors
 from prunecast.train.evaluate import evaluate
@@ -158,6 +158,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.prepared, self.optimizer = self.accelerator.prepare(self.state.model, self.state.optimizer)
         self.loss = nn.MSELoss()
+        self.best: Accuracy | None = None
 
     def start(self) -> None:
         for hook in self.state.hooks:
@@ -183,10 +184,11 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         steps, train_loss = self.learn(number)
-        validation = evaluate(self.state.model, self.validation, "validation").mse
-        self.check(validation, number)
-        epoch = Epoch(epoch=number, steps=steps, learning_rate=rate, train_loss=train_loss, validation_loss=validation)
-        self.note(epoch)
+        validation = evaluate(self.state.model, self.validation, "validation")
+        loss = validation.mse
+        self.check(loss, number)
+        epoch = Epoch(epoch=number, steps=steps, learning_rate=rate, train_loss=train_loss, validation_loss=loss)
+        self.note(epoch, validation)
         self.reporter.epoch(epoch)
 
     def learn(self, number: int) -> tuple[int, float]:
@@ -237,11 +239,11 @@ class _Run:
                 f"try a learning rate below {learning_rate(self.config, 1):g}"
             )
 
-    def note(self, epoch: Epoch) -> None:
+    def note(self, epoch: Epoch, validation: Accuracy) -> None:
         old = self.state.counters
         better = old.best_loss is None or epoch.validation_loss < old.best_loss
         if better:
-            self.state.best = _copy(self.state.model)
+            self.state.best, self.best = _copy(self.state.model), validation
         self.state.counters = Counters(
             epochs=(*old.epochs, epoch),
             steps=old.steps + epoch.steps,
@@ -259,4 +261,5 @@ class _Run:
             best_epoch=self.state.counters.best_epoch,
             steps=self.state.counters.steps,
             stopped_early=self.stopped_early() and self.state.counters.steps < self.total_steps(),
+            validation=self.best,
         )
