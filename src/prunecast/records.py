@@ -101,7 +101,7 @@ class Fit(Record):
     steps: int
     stopped_early: bool
     validation: Accuracy | None = Field(None, exclude=True, repr=False)
-    """The score of the best epoch, for who would compute it next; not when that was before an interruption."""
+    """The full score of the best epoch, for who would compute it next; it is not written down here."""
 
 
 class Latency(Record):

@@ -90,7 +90,9 @@ def test_the_best_epoch_is_kept(prepared: Prepared) -> None:
     result = fit(model, prepared.train, prepared.validation, CONFIG, seed=1)
     losses = [epoch.validation_loss for epoch in result.epochs]
     assert result.best_epoch == losses.index(min(losses)) + 1
-    assert evaluate(model, prepared.validation, "validation").mse == min(losses)
+    assert result.validation == evaluate(model, prepared.validation, "validation")
+    assert result.validation.mse == min(losses)
+    assert "validation" not in result.model_dump()
     assert not model.training
 
 

@@ -255,6 +255,8 @@ class _Run:
 
     def result(self) -> Fit:
         self.state.model.load_state_dict(self.state.best)
+        if self.best is None:  # the best epoch was before an interruption: scored again as it was then
+            self.best = evaluate(self.state.model, self.validation, "validation")
         self.state.model.to("cpu").eval()
         return Fit(
             epochs=self.state.counters.epochs,
