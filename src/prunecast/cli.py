@@ -284,5 +284,6 @@ def _run(arguments: list[str]) -> int:
 
 
 def _complain(message: str, code: int = 2) -> int:
-    print(f"prunecast: error: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())  # names in it may come from a file: nothing of them may steer the terminal
+    print(f"prunecast: error: {''.join(c if c.isprintable() else '?' for c in line)}", file=sys.stderr)
     return code

@@ -41,9 +41,9 @@ def describe() -> Environment:
     )
 
 
-def _machine(processor: str, cores: int, memory_bytes: int, system: str, accelerator: str | None) -> str:
+def _machine(name: str, cores: int, memory_bytes: int, system: str, accelerator: str | None) -> str:
     """Returns 12 hexadecimal digits that name the kind of machine; memory counts in whole GiB."""
-    profile = f"{processor}|{cores}|{round(memory_bytes / 2**30)}|{system}"
+    profile = f"{name}|{cores}|{round(memory_bytes / 2**30)}|{system}"
     if accelerator is not None:
         profile += f"|{accelerator}"
     return hashlib.sha256(profile.encode()).hexdigest()[:12]

@@ -101,7 +101,7 @@ class Fit(Record):
     steps: int
     stopped_early: bool
     validation: Accuracy | None = Field(None, exclude=True, repr=False)
-    """The full score of the best epoch, for who would compute it next; it is not written down here."""
+    """The full score of the weights that are kept, for who would compute it next; it is not written down here."""
 
 
 class Latency(Record):

@@ -1,4 +1,4 @@
-"""Operations of every model: counted alike with values and without, as torch counts them, each by the weight in it."""
+"""Operations of every model: counted alike with weights and without, as torch counts, each by its weight."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from tests.conformance.small import small_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from prunecast.measure import operations
 from prunecast.measure.operations import count_operations, dense_macs, macs_per_weight
 from prunecast.models.api import Forecaster, example_inputs
 from prunecast.models.disk import Card, SavedModel, ScalerFacts
@@ -34,9 +35,11 @@ def saved(model: Forecaster) -> SavedModel:
 
 
 @for_models
-def test_no_value_is_needed_to_count(name: str) -> None:
+@pytest.mark.parametrize("few", [0, 32], ids=["without values", "with zeros"])
+def test_no_value_is_needed_to_count(name: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "FEW_CHANNELS", few)
     model = model_of(name)
-    assert count_operations(saved(model)).dense_macs == dense_macs(model.config)
+    assert count_operations(saved(model)).dense_macs == dense_macs.__wrapped__(model.config)
 
 
 @for_models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from tests.reference.test_published_models import published as published  # noqa
 from prunecast import facade
 from prunecast.errors import UserError
 from prunecast.models.disk import load, load_card
+from prunecast.models.imports import _mapped, shown
 from prunecast.models.imports import published as published_model
+
+DAMAGED = (torch.tensor(1.0), torch.empty(0), torch.empty(0, 4), torch.ones(3), torch.ones(1, 1, 2, 1, 1))
 
 
 def case(reference_dir: Path, name: str) -> Published:
@@ -151,3 +155,12 @@ def test_the_autoformer_of_the_fedformer_repository_mixes_a_single_average(refer
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     with pytest.raises(UserError, match="the model has no place for"):
         imported(Published(published.config, mixed.arrays), tmp_path, "tslib")
+
+
+def test_no_damaged_tensor_is_more_than_a_users_mistake(published: Published) -> None:
+    known, tensors = published_model(published.name, published.source), published.tensors("state")
+    for name in tensors:
+        for tensor in DAMAGED:
+            for read in (shown, _mapped):
+                with suppress(UserError):
+                    read(known, tensors | {name: tensor}, "this model")

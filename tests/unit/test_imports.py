@@ -305,6 +305,31 @@ def test_tensors_of_other_kinds(name: str, tmp_path: Path, capsys: pytest.Captur
     assert "its tensors have other shapes" in complaint(capsys, "import", path, *TRANSFORMER, "--out", tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(HORIZON, LOOKBACK, dtype=torch.complex64), "found torch.complex64"),
+        (torch.ones(HORIZON, LOOKBACK, dtype=torch.int64), "found torch.int64"),
+        (torch.ones(HORIZON, LOOKBACK, dtype=torch.bool), "found torch.bool"),
+        (torch.full((HORIZON, LOOKBACK), 1e300, dtype=torch.float64), "expected numbers that torch.float32 can hold"),
+    ],
+)
+def test_numbers_of_other_kinds(
+    tensor: torch.Tensor, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(dlinear() | {"Linear_Trend.weight": tensor}, tmp_path / "t.pth")
+    arguments = (*DLINEAR, "--set", f"model.channels={CHANNELS}", "--out", tmp_path / "x")
+    assert message in complaint(capsys, "import", path, *arguments)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved(dlinear() | {"\x1b[31mred": torch.ones(2)}, tmp_path / "t.pth")
+    line = complaint(capsys, "import", path, *DLINEAR, "--set", f"model.channels={CHANNELS}", "--out", tmp_path / "x")
+    assert "?[31mred" in line
+    assert "\x1b" not in line
+
+
 def test_a_checkpoint_with_individual_channels_is_not_taken_for_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,23 @@ def test_dropout_scales_what_stays_and_the_gradient_goes_the_same_way() -> None:
     assert layer.eval()(x) is x
 
 
+def test_a_sum_with_dropout_is_the_sum_of_both() -> None:
+    layer = Dropout(0.3).train()
+    x, y = (torch.randn(5, 4, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def added(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(6)
+        return layer.added(x, y)
+
+    found = added(x, y)
+    torch.manual_seed(6)
+    torch.testing.assert_close(found, x + layer(y))
+    assert torch.autograd.gradcheck(added, (x, y))
+    torch.testing.assert_close(added(x.mT, y.mT), added(x.mT.contiguous(), y.mT.contiguous()))
+    assert added(x.detach().bfloat16(), y.detach().float()).dtype == torch.float32
+    assert torch.equal(layer.eval().added(x, y), x + y)
+
+
 @pytest.mark.parametrize(("batch", "heads", "queries", "causal"), [(3, 4, 5, False), (3, 4, 7, True), (1, 1, 4, True)])
 @pytest.mark.parametrize("piece", [1, 100, 2**20])
 @pytest.mark.parametrize("p", [0.0, 0.3])
@@ -75,7 +92,10 @@ def test_training_attention_equals_plain_operators_with_the_same_mask(
     inputs = (memory, *layer.parameters())
 
     torch.manual_seed(5)
-    fast = layer.train()(memory[:, -queries:], memory, causal)
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "MANY", 1)
+        fast = layer.train()(memory[:, -queries:], memory, causal)
+    assert "_ToStream" in fast.grad_fn.name()
     fast_gradients = torch.autograd.grad((fast * weight).sum(), inputs, retain_graph=True)
     again = torch.autograd.grad((fast * weight).sum(), inputs)
 

@@ -7,7 +7,8 @@ import torch
 from tests.unit.prune_models import ENTRY, HEAD_SIZE, Coupled, CoupledConfig, Rigid, coupled, macs, macs_per_weight
 
 from prunecast.errors import UserError
-from prunecast.models.api import Keep, blank
+from prunecast.measure.operations import dense_macs
+from prunecast.models.api import ForecasterConfig, Keep, blank, build, config_from
 from prunecast.prune.api import Masks, Pruned
 from prunecast.prune.apply import prune
 from prunecast.prune.shrink import shrink, shrink_masks
@@ -108,6 +109,20 @@ def test_operations_come_within_one_unit_of_the_request(method: str, sparsity: f
     widths = {name: kept for name, (kept, of) in outcome.kept_units.items()}
     assert widths["width"] == pruned.model.config.width
     assert "blocks" not in widths
+
+
+def test_few_questions_are_asked_about_the_cost() -> None:
+    asked: list[int] = []
+
+    def cost(config: ForecasterConfig) -> int:
+        asked.append(1)
+        return dense_macs(config)
+
+    model = build(config_from({"name": "transformer", "channels": 7}))
+    prune(
+        model, PruneConfig(method="structured-magnitude", sparsity=0.5), seed=1, cost=cost, weight_cost=macs_per_weight
+    )
+    assert len(asked) <= 16, "each is a forecast: planning would take more than a second at paper size"
 
 
 def test_every_group_loses_the_same_share() -> None:

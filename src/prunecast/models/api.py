@@ -182,7 +182,7 @@ def build(config: ForecasterConfig) -> Forecaster:
 def blank(config: ForecasterConfig) -> Forecaster:
     """Returns the model of a config with parameters of zero: for those who count, or who have values of their own.
 
-    Nothing is drawn, and torch's default generator stays as it is. A model without memory (on torch's meta device)
+    No parameter is drawn, and torch's default generator is put back. A model without memory (on torch's meta device)
     would do for counting, but what torch imports for one takes seconds.
     """
     with torch.random.fork_rng(devices=[]), _Undrawn():
@@ -201,7 +201,9 @@ class _Undrawn(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _DRAWS or getattr(func, "__module__", None) == nn.init.__name__:
             return args[0] if args else kwargs["tensor"]
-        return (torch.zeros if func in _NEW else func)(*args, **kwargs)
+        if func in _NEW:
+            return torch.zeros(*args, **{name: value for name, value in kwargs.items() if name != "generator"})
+        return func(*args, **kwargs)
 
 
 _NEW = frozenset({torch.rand, torch.randn})

@@ -87,7 +87,7 @@ def shown(known: Published, tensors: Tensors, implementation: str) -> dict[str, 
         raise UserError(
             f"not a checkpoint of {implementation}: expected {error}, found {some(tensors)}; see --from and --model"
         ) from None
-    except (ValueError, IndexError, RuntimeError):
+    except _OTHER_TENSORS:
         raise UserError(f"not a checkpoint of {implementation}: its tensors have other shapes; see --model") from None
 
 
@@ -283,7 +283,19 @@ def published_state(
                 f"{name}: expected shape {tuple(state[name].shape)} from the config, found {tuple(tensor.shape)}; "
                 f"{hint}"
             )
+        _check_kind(name, tensor, state[name])
     return state | given
+
+
+def _check_kind(name: str, tensor: Tensor, ours: Tensor) -> None:
+    if tensor.is_complex() or tensor.is_floating_point() != ours.is_floating_point():
+        raise UserError(f"{name}: expected numbers like {ours.dtype}, found {tensor.dtype}; save the model's own")
+    if not torch.isfinite(tensor.to(ours.dtype)).all():
+        raise UserError(f"{name}: expected numbers that {ours.dtype} can hold, found larger ones")
+
+
+_OTHER_TENSORS = (LookupError, ValueError, RuntimeError, StopIteration, TypeError, ArithmeticError)
+"""What is raised where a name that is known stands on a tensor of other dimensions, or of none."""
 
 
 def _mapped(known: Published, tensors: Tensors, implementation: str) -> dict[str, Tensor]:
@@ -291,7 +303,7 @@ def _mapped(known: Published, tensors: Tensors, implementation: str) -> dict[str
         return known.tensors(tensors)
     except UserError:
         raise
-    except (LookupError, ValueError, RuntimeError, StopIteration):  # a name of its own on a tensor of other dimensions
+    except _OTHER_TENSORS:
         raise UserError(f"not a checkpoint of {implementation}: its tensors have other shapes; see --model") from None
 
 

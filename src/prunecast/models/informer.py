@@ -183,8 +183,8 @@ class Informer(Forecaster):
     def dead(self) -> tuple[str, ...]:
         """What attends without being read, once pruning left the last layer none but such heads."""
         attentions = {name: module for name, module in self.named_modules() if isinstance(module, ProbSparse)}
-        last = attentions.get(f"decoder.layers.{len(self.decoder.layers) - 1}.cross_attention")
-        unseen = last is not None and last.silent and len(self.decoder.layers) == 1
+        crossing = attentions.get(f"decoder.layers.{len(self.decoder.layers) - 1}.cross_attention")
+        unseen = crossing is not None and crossing.silent and len(self.decoder.layers) == 1
         encoder = [name for name, _ in self.named_parameters() if name.startswith("encoder.")] if unseen else []
         return (*encoder, *(parameter for name, module in attentions.items() for parameter in module.dead(name)))
 

@@ -14,7 +14,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Numbers of mallopt(3)'s parameters."""
 
 KEPT_BYTES = 2**30
-"""Free memory that the process keeps, at most."""
+"""Free memory at the end of a heap from which some is given back."""
 
 LARGE_BYTES = 2**25
 """Size from which a block goes back to the system at once; the largest that glibc takes."""

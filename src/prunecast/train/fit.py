@@ -45,6 +45,7 @@ def fit(
 ) -> Fit:
     """Trains a forecaster in place; it ends in eval mode with the weights of its best validation loss.
 
+    The process keeps the memory that it frees from here on, see `allocator.py`.
     For one seed and one thread count the result on a CPU is the same bit for bit, interrupted or not.
 
     Args:
@@ -253,15 +254,22 @@ class _Run:
         if self.checkpoint is not None and self.accelerator.is_main_process:
             self.state.save(self.checkpoint)
 
-    def result(self) -> Fit:
-        self.state.model.load_state_dict(self.state.best)
+    def score(self) -> Accuracy | None:
+        """Returns the score of the weights that are kept, where they were scored as the saved model computes."""
+        if self.accelerator.device.type != "cpu" or self.config.precision != "no":
+            return None
         if self.best is None:  # the best epoch was before an interruption: scored again as it was then
-            self.best = evaluate(self.state.model, self.validation, "validation")
+            return evaluate(self.state.model, self.validation, "validation")
+        return self.best
+
+    def result(self) -> Fit:
+        self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)  # it is saved, and computes, in float32
+        self.state.model.load_state_dict(self.state.best)
         self.state.model.to("cpu").eval()
         return Fit(
             epochs=self.state.counters.epochs,
             best_epoch=self.state.counters.best_epoch,
             steps=self.state.counters.steps,
             stopped_early=self.stopped_early() and self.state.counters.steps < self.total_steps(),
-            validation=self.best,
+            validation=self.score(),
         )

@@ -21,7 +21,7 @@ from prunecast.models.layers.linear import Linear, is_batch
 from prunecast.models.layers.widths import EncoderConfig
 
 MANY = 16
-"""Memory steps from which the fast path pays: with fewer, its transposes cost more than its products save."""
+"""Memory steps from which the fast path pays; with fewer, its products have short rows."""
 
 PIECE = 2**20
 """Attention weights that are worked on at a time in training, at most: 4 MB stay in the cache."""
@@ -33,7 +33,8 @@ VECTOR = 16
 class Attention(nn.Module):
     """Scaled dot-product attention of one stream to another (or to itself), dropout on the attention weights.
 
-    The scale is 1 / sqrt(head size), whatever pruning leaves of the heads.
+    The scale is 1 / sqrt(head size), whatever pruning leaves of the heads. In training and for batches the projections'
+    weights are used without calling these layers, unless somebody listens to them or has put others in their place.
     """
 
     def __init__(self, width: int, memory_width: int, heads: int, head_size: int, dropout: float) -> None:
@@ -59,7 +60,8 @@ class Attention(nn.Module):
             dim: along which the steps lie. All dimensions but it and the last are a batch; where x has one entry and
                 the memory many (or the other way round), it is repeated, without being computed again.
         """
-        if self._is_fast(x_BQD, memory_BSD, dim) and x_BQD.dim() == 3 and len(x_BQD) == len(memory_BSD):
+        fast = self._is_fast(x_BQD, memory_BSD, dim) and x_BQD.dim() == 3 and len(x_BQD) == len(memory_BSD)
+        if fast and all(map(_is_plain, (self.query, self.key, self.value, self.out))):
             return self._forward_fast(x_BQD, memory_BSD, causal)
         q, k, v = self.query(x_BQD) * self.head_size**-0.5, self.key(memory_BSD), self.value(memory_BSD)
         bias_QS = causal_bias(q, k, dim) if causal else None
@@ -126,6 +128,11 @@ class Attention(nn.Module):
         """Returns what each unit of the memory's stream owns here."""
         index = unit_index(self.key.in_features)
         return (*inputs(f"{name}.key", index), *inputs(f"{name}.value", index))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether calling a layer does no more than its product."""
+    return type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def causal_bias(q_BQD: Tensor, k_BSD: Tensor, dim: int = 1) -> Tensor:

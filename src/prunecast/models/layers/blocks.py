@@ -94,9 +94,9 @@ class DecoderLayer(nn.Module):
         return self.cross_attention.memory_members(f"{name}.cross_attention")
 
 
-def last(x_BTE: Tensor, steps: int) -> Tensor:
-    """Returns the last steps; all of them as they are, since the gradient of a slice is a copy."""
-    return x_BTE if steps == x_BTE.shape[1] else x_BTE[:, x_BTE.shape[1] - steps :]
+def last(x: Tensor, count: int) -> Tensor:
+    """Returns the last entries along dimension 1; all of them as they are, since the gradient of a slice is a copy."""
+    return x if count == x.shape[1] else x[:, x.shape[1] - count :]
 
 
 def named(layers: nn.ModuleList, stack: str) -> Iterator[tuple[str, Any]]:

@@ -95,7 +95,7 @@ class _Added(torch.autograd.Function):
         ctx.save_for_backward(positions)
         ctx.scale = 1 / (1 - p)
         total = torch.add(x, y.contiguous(), alpha=ctx.scale)
-        total.view(-1).index_copy_(0, positions, x.view(-1).index_select(0, positions))
+        total.view(-1).index_copy_(0, positions, x.view(-1).index_select(0, positions).to(total.dtype))
         return total
 
     @staticmethod

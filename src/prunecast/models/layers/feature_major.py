@@ -1,4 +1,4 @@
-"""Products in training between a stream, whose features are contiguous, and heads, whose steps are.
+"""Products of batches between a stream, whose features are contiguous, and heads, whose steps are.
 
 Attention over many steps is fastest with the steps contiguous (see `attention.py`). A matrix product can read and
 write either layout, so a layer's projections go from one to the other on their way, forward and backward, and nothing
@@ -30,7 +30,7 @@ Affine = tuple[Tensor, Tensor]
 
 def to_heads(x_BSD: Tensor, *maps: Affine) -> tuple[Tensor, ...]:
     """Returns weight @ x.mT + bias, (B, W, S), of each map of the same stream."""
-    if prefers_convolutions(x_BSD) and x_BSD.shape[2] >= WIDE:
+    if _is_other(x_BSD, x_BSD.shape[2]):
         return tuple(linear(x_BSD, *affine).mT.contiguous() for affine in maps)
     weights_WD, biases_W = zip(*maps, strict=True)
     return cast("tuple[Tensor, ...]", _ToHeads.apply(x_BSD, *weights_WD, *biases_W))  # type: ignore[no-untyped-call]
@@ -38,9 +38,14 @@ def to_heads(x_BSD: Tensor, *maps: Affine) -> tuple[Tensor, ...]:
 
 def to_stream(y_BWS: Tensor, weight_DW: Tensor, bias_D: Tensor) -> Tensor:
     """Returns y.mT @ weight.mT + bias, (B, S, D)."""
-    if prefers_convolutions(y_BWS) and y_BWS.shape[1] >= WIDE:
+    if _is_other(y_BWS, y_BWS.shape[1]):
         return linear(y_BWS.mT.contiguous(), weight_DW, bias_D)
     return cast("Tensor", _ToStream.apply(y_BWS, weight_DW, bias_D))  # type: ignore[no-untyped-call]
+
+
+def _is_other(x: Tensor, width: int) -> bool:
+    """Whether the plain product is to be taken, and a copy: it is the faster one, or autocast chooses its type."""
+    return (prefers_convolutions(x) and width >= WIDE) or torch.is_autocast_enabled(x.device.type)
 
 
 class _ToHeads(torch.autograd.Function):

@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from prunecast.models.api import Group
 from prunecast.models.layers.attention import Attention
@@ -164,13 +165,22 @@ class ProbSparse(Attention):
         sampled_QU = self.sampling.draw().to(x_BQD.device) if anew else self.sampled
         if self.training and x_BQD.is_cpu:
             return self._project(self._attend_fast(self._projected(x_BQD, memory_BSM), sampled_QU, causal))
-        q, k, v = self.query(x_BQD), self.key(memory_BSM), self.value(memory_BSM)
+        if self.training:  # on an accelerator; heads that write no row that is read are left out here too
+            query, key, value = self._maps()
+            q, k, v = F.linear(x_BQD, *query), F.linear(memory_BSM, *key), F.linear(memory_BSM, *value)
+        else:
+            q, k, v = self.query(x_BQD), self.key(memory_BSM), self.value(memory_BSM)
         return self._project(self._attend(q, k, v, sampled_QU, causal))
+
+    def _maps(self) -> tuple[Affine, ...]:
+        """Returns the maps to queries, keys and values of the heads that write rows that are read."""
+        first = self.unread * self.head_size
+        query, key, value = (_from(layer, first) for layer in (self.query, self.key, self.value))
+        return query, key, value
 
     def _projected(self, x_BQD: Tensor, memory_BSM: Tensor) -> tuple[Tensor, ...]:
         """Returns queries (B, W, Q), keys and values (B, W, S) of the heads that write rows that are read."""
-        first, layers = self.unread * self.head_size, (self.query, self.key, self.value)
-        query, key, value = (_from(layer, first) for layer in layers)
+        query, key, value = self._maps()
         if x_BQD is memory_BSM:
             return to_heads(x_BQD, query, key, value)
         return (*to_heads(x_BQD, query), *to_heads(memory_BSM, key, value))
