@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prunecast.batch import Batch
-from prunecast.models.api import Forecaster
+from prunecast.models.api import Forecaster, ForecasterConfig, blank
 from prunecast.prune.api import Cost, Masks, Pruned, Statistics, Task, WeightCost
 from prunecast.prune.masks import check_masks
 from prunecast.prune.methods import Method
 from prunecast.prune.steps import Granularity, in_steps
+from prunecast.prune.units import check_units
 from prunecast.recipe import PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS
 
@@ -38,17 +39,37 @@ def prune(
     Raises:
         UserError: on an unknown method, a budget that cannot be met, or masks that do not fit the model.
     """
-    method: Method = METHODS.load(config.method)
     held = {} if masks is None else masks
     check_masks(model, held)
     task = Task(
         model=model,
         config=config,
-        method=method,
+        method=METHODS.load(config.method),
         statistics=Statistics(seed, batches),
         cost=cost,
         weight_cost=weight_cost,
         masks=held,
     )
-    granularity: Granularity = GRANULARITIES.load(method.granularity)
+    granularity: Granularity = GRANULARITIES.load(task.method.granularity)
     return granularity(task) if config.step is None else in_steps(task, granularity)
+
+
+def check_budget(model: ForecasterConfig, config: PruneConfig, *, cost: Cost, weight_cost: WeightCost) -> None:
+    """Checks that a model of this config can lose as much as is asked for, where units go: before it is trained.
+
+    Raises:
+        UserError: when it cannot, with the most that it can.
+    """
+    method: Method = METHODS.load(config.method)
+    if method.granularity == "unit":
+        check_units(
+            Task(
+                model=blank(model),
+                config=config,
+                method=method,
+                statistics=Statistics(seed=0, batches=()),
+                cost=cost,
+                weight_cost=weight_cost,
+                masks={},
+            )
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -11,7 +12,7 @@ from prunecast.errors import UserError
 from prunecast.models.api import ForecasterConfig, Group, Keep, blank
 from prunecast.prune.allocate import Order, UnitAllocation, removal_order
 from prunecast.prune.api import Cost, Pruned, Scores, Task
-from prunecast.prune.budget import budget_for, nearest_count
+from prunecast.prune.budget import Budget, budget_for, nearest_count
 from prunecast.prune.shrink import shrink, shrink_masks
 from prunecast.registry import ALLOCATIONS, SCORES
 
@@ -25,19 +26,35 @@ def prune_units(task: Task) -> Pruned:
     task.refuse("candidates")
     groups = unit_groups(task)
     order = _order(task, groups)
-    cost = _cost(task)
-    total = cost(task.model.config)
-    budget = budget_for(task.of, total, task.config.sparsity)
-
-    @cache
-    def saved(count: int) -> int:
-        return total - cost(task.model.shrunk_config(order.keep(count)))
-
-    budget.refuse_above(saved(len(order)))
+    saved = cache(_saving(task, order))
+    budget = _reachable(task, order, saved)
     count = nearest_count(saved, 1, len(order), budget.requested)
     keep = order.keep(count)
     outcome = budget.outcome(task.method.name, saved(count), kept_units=_kept_units(groups, keep))
     return Pruned(shrink(task.model, keep), shrink_masks(task.model, keep, task.masks), outcome)
+
+
+def check_units(task: Task) -> None:
+    """Checks that a budget can be met: whatever the weights, that much is not in the units that have to stay.
+
+    Raises:
+        UserError: as `prune_units` does, without a search and without a smaller model.
+    """
+    order = _order(task, unit_groups(task))
+    _reachable(task, order, _saving(task, order))
+
+
+def _saving(task: Task, order: Order) -> Callable[[int], int]:
+    """Returns the function that tells what removing so many units saves."""
+    cost = _cost(task)
+    total = cost(task.model.config)
+    return lambda count: total - cost(task.model.shrunk_config(order.keep(count)))
+
+
+def _reachable(task: Task, order: Order, saved: Callable[[int], int]) -> Budget:
+    budget = budget_for(task.of, _cost(task)(task.model.config), task.config.sparsity)
+    budget.refuse_above(saved(len(order)))
+    return budget
 
 
 def unit_groups(task: Task) -> tuple[Group, ...]:

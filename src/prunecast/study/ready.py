@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunecast.assess import refusal
-from prunecast.errors import MissingExtra
+from prunecast.errors import MissingExtra, UserError
+from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.api import build, config_from
+from prunecast.prune.apply import check_budget
 from prunecast.recipe import ExportConfig
 from prunecast.stages import Job
 from prunecast.store import Store
@@ -14,14 +16,35 @@ from prunecast.study.stock import take_stock, to_run
 
 
 def refuse_what_cannot_end(jobs: Sequence[Job], store: Store, *, own_timings: bool) -> None:
-    """Refuses a plan with exports or timings to make whose runtime's package is not installed.
+    """Refuses a plan of which something that is still to be made cannot be.
 
     Raises:
-        MissingExtra: naming the package and what installs it.
+        MissingExtra: when a runtime's package is not installed; it names the package and what installs it.
+        UserError: when a model cannot lose as many units as is asked for.
     """
+    waiting = to_run(jobs, take_stock(jobs, store, own_timings=own_timings))
     missing = _missing_runtime([job for job in jobs if job.stage == "export"])
-    if missing is not None and _ships(to_run(jobs, take_stock(jobs, store, own_timings=own_timings))):
+    if missing is not None and _ships(waiting):
         raise missing
+    _check_budgets(waiting)
+
+
+def _check_budgets(jobs: Sequence[Job]) -> None:
+    """Asks each model, at the most that is asked of it; seeds have one answer."""
+    most: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        if job.stage == "prune" and job.recipe.prune is not None:
+            way = job.recipe.prune.model_dump(exclude={"sparsity", "step"})
+            key = (str(job.recipe.model), str(way))
+            other = most.setdefault(key, job).recipe.prune
+            if other is not None and other.sparsity < job.recipe.prune.sparsity:
+                most[key] = job
+    for job in most.values():
+        assert job.recipe.prune is not None
+        try:
+            check_budget(config_from(job.recipe.model), job.recipe.prune, cost=dense_macs, weight_cost=macs_per_weight)
+        except UserError as error:
+            raise UserError(f"{job.label}: {error}") from None
 
 
 def _ships(jobs: Sequence[Job]) -> bool:
