@@ -110,6 +110,20 @@ def test_forecasters_and_methods_are_ranked_over_data_sets(material: Material) -
     assert 0.9 in sparsities(material.rows)
 
 
+def test_a_naive_forecast_that_one_data_set_lacks_takes_no_data_set_away(material: Material) -> None:
+    lacking = {
+        key: row
+        for key, row in material.rows.items()
+        if (key.role, key.model, key.case.dataset) != ("naive", "seasonal naive", "ETTm1")
+    }
+    assert len(lacking) < len(material.rows)
+    found = forecaster_ranking(lacking)
+    assert found is not None
+    assert found.datasets == ("ETTh1", "ETTh2", "ETTm1")
+    assert "seasonal naive" not in found.names
+    assert "last value" in found.names
+
+
 def test_a_treatment_is_compared_on_the_cells_that_all_have(material: Material) -> None:
     lacking = {key: row for key, row in material.rows.items() if (key.role, key.case.dataset) != ("pruned", "ETTm1")}
     ways = method_ranking(lacking, comparisons(material.study), 0.9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -15,19 +15,29 @@ from prunecast.report.scales import Scale
 from prunecast.report.sheet import Cell, Head, Sheet, SheetRow
 from prunecast.report.tables import Rows
 from prunecast.report.theme import GRID, INK, MUTED, PALE
-from prunecast.report.variants import Variant
+from prunecast.report.variants import Case, Variant
 
 MOST_RANKED = 12
 """Of more treatments than that a critical difference says nothing on a handful of data sets."""
 
 
 def forecaster_ranking(rows: Rows) -> Ranking | None:
-    """Returns the dense forecasters and naive forecasts by test MSE; an error is the geometric mean over horizons."""
+    """Returns the dense forecasters and naive forecasts by test MSE; an error is the geometric mean over horizons.
+
+    A naive forecast that is not to be had everywhere (a season may be longer than the look-back) is left out: the
+    forecasters would otherwise not be compared where it is missing.
+    """
     found: dict[str, dict[Variant, float]] = {}
     for key, row in rows.items():
         if key.role in ("dense", "naive"):
             found.setdefault(key.model, {})[key] = float(np.log(row["mse"]))
-    return _complete(found)
+    cases = {key.case for of in found.values() for key in of if key.role == "dense"}
+    return _complete({name: of for name, of in found.items() if not _lacks(of, cases)})
+
+
+def _lacks(of: Mapping[Variant, float], cases: Set[Case]) -> bool:
+    """Whether these are naive forecasts, and not of all cases."""
+    return all(key.role == "naive" for key in of) and not cases <= {key.case for key in of}
 
 
 def method_ranking(rows: Rows, compared: Compared, requested: float) -> Ranking | None:
