@@ -230,6 +230,9 @@ def test_a_study_stays_with_its_device(tmp_path: Path, monkeypatch: pytest.Monke
     assert decided(with_auto(), tmp_path / "none.yaml").train.device == "cuda"
     asked = load_recipe(settings=["train.device=mps", "finetune.device=mps"])
     assert decided(asked, tmp_path / "recipe.yaml").train.device == "mps"
+    write_recipe(decided(load_recipe(settings=["train.device=cpu"])), tmp_path / "mixed.yaml")
+    again = decided(load_recipe(settings=["train.device=cpu"]), tmp_path / "mixed.yaml")
+    assert (again.train.device, again.finetune.device) == ("cpu", "cuda")
     write_recipe(load_recipe(), tmp_path / "recipe.yaml")  # by a version that left auto in it
     assert decided(with_auto(), tmp_path / "recipe.yaml").train.device == "cuda"
 

@@ -27,12 +27,12 @@ def decided(recipe: Recipe, earlier: Path | None = None) -> Recipe:
     """
     values = recipe.model_dump()
     asked = [values, *_entries(values, "models"), *_entries(values, "datasets")]
-    open_sections = [entry[name] for entry in asked for name in _SECTIONS if entry[name].get("device") == AUTO]
+    open_sections = [(name, entry[name]) for entry in asked for name in _SECTIONS if entry[name].get("device") == AUTO]
     if not open_sections:
         return recipe
-    device = _earlier(earlier) or choose_device(FitConfig()).type
-    for section in open_sections:
-        section["device"] = device
+    kept = _earlier(earlier)
+    for name, section in open_sections:
+        section["device"] = kept.get(name) or choose_device(FitConfig()).type
     return checked(Recipe, values, "recipe")
 
 
@@ -41,8 +41,10 @@ def _entries(values: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return list(study.get(key, ()))
 
 
-def _earlier(path: Path | None) -> str | None:
+def _earlier(path: Path | None) -> dict[str, str]:
+    """Returns the device of each section, as it was decided before."""
     if path is None or not path.is_file():
-        return None
-    device = load_recipe(path).train.device
-    return None if device == AUTO else device
+        return {}
+    recipe = load_recipe(path)
+    devices = {"train": recipe.train.device, "finetune": recipe.finetune.device}
+    return {name: device for name, device in devices.items() if device != AUTO}
