@@ -71,7 +71,12 @@ function points(data, wanted) {
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(row);
   }
-  const mean = (rows, own) => Math.exp(rows.reduce((sum, row) => sum + Math.log(row[own] / row[own + 1]), 0) / rows.length);
+  const average = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
+  const mean = (rows, own) => { // each data set counts alike, however many horizons it has
+    const sets = new Map(rows.map((row) => [data.cases[row[0]].page, []]));
+    for (const row of rows) sets.get(data.cases[row[0]].page).push(Math.log(row[own] / row[own + 1]));
+    return Math.exp(average([...sets.values()].map(average)));
+  };
   return [...groups.values()]
     .filter((rows) => data.series[rows[0][2]].name !== "naive")
     .map((rows) => ({ row: rows[0], error: mean(rows, FIRST_NUMBER), cost: mean(rows, at), cases: rows.length }));
@@ -107,7 +112,8 @@ function mark(series, x, y, filled) {
 
 function showFront(view, data, wanted) {
   const spots = points(data, wanted);
-  const front = frontOf(spots);
+  const most = Math.max(0, ...spots.map((spot) => spot.cases));
+  const front = frontOf(spots.filter((spot) => spot.cases === most)); // the others were not tried everywhere
   const body = view.querySelector("#front-table tbody");
   const unit = wanted.one === null ? " ×" : "";
   body.replaceChildren(...front.map((spot) => {
