@@ -22,11 +22,11 @@ def refuse_what_cannot_end(jobs: Sequence[Job], store: Store, *, own_timings: bo
         MissingExtra: when a runtime's package is not installed; it names the package and what installs it.
         UserError: when a model cannot lose as many units as is asked for.
     """
-    waiting = to_run(jobs, take_stock(jobs, store, own_timings=own_timings))
     missing = _missing_runtime([job for job in jobs if job.stage == "export"])
-    if missing is not None and _ships(waiting):
+    if missing is not None and _ships(to_run(jobs, take_stock(jobs, store, own_timings=own_timings))):
         raise missing
-    _check_budgets(waiting)
+    finished = store.finished()
+    _check_budgets([job for job in jobs if job.fingerprint not in finished])
 
 
 def _check_budgets(jobs: Sequence[Job]) -> None:

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
-from prunecast.models.layers.feature_major import to_heads, to_stream
+from prunecast.models.layers.feature_major import Affine, to_heads, to_stream
 from prunecast.models.layers.linear import Linear, is_batch
 from prunecast.models.layers.widths import EncoderConfig
 
@@ -79,13 +79,17 @@ class Attention(nn.Module):
         return to_stream(cast("Tensor", mixed_NEQ).view_as(q_BWQ), self.out.weight, self.out.bias)
 
     def _projected(self, x_BQD: Tensor, memory_BSD: Tensor) -> tuple[Tensor, ...]:
-        """Returns scaled queries, keys and values, (B, W, steps)."""
-        scale = self.head_size**-0.5
-        query = (self.query.weight * scale, self.query.bias * scale)
-        key, value = ((layer.weight, layer.bias) for layer in (self.key, self.value))
+        """Returns queries, keys and values, (B, W, steps)."""
+        query, key, value = self._maps()
         if x_BQD is memory_BSD:
             return to_heads(x_BQD, query, key, value)
         return (*to_heads(x_BQD, query), *to_heads(memory_BSD, key, value))
+
+    def _maps(self) -> tuple[Affine, ...]:
+        """Returns the maps to scaled queries, to keys and to values."""
+        scale = self.head_size**-0.5
+        query = (self.query.weight * scale, self.query.bias * scale)
+        return query, (self.key.weight, self.key.bias), (self.value.weight, self.value.bias)
 
     @property
     def _p(self) -> float:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from prunecast.models.api import Group
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import last
-from prunecast.models.layers.feature_major import Affine, to_heads
+from prunecast.models.layers.feature_major import Affine
 from prunecast.models.layers.linear import Linear
 
 PIECE = 2**19
@@ -177,13 +177,6 @@ class ProbSparse(Attention):
         first = self.unread * self.head_size
         query, key, value = (_from(layer, first) for layer in (self.query, self.key, self.value))
         return query, key, value
-
-    def _projected(self, x_BQD: Tensor, memory_BSM: Tensor) -> tuple[Tensor, ...]:
-        """Returns queries (B, W, Q), keys and values (B, W, S) of the heads that write rows that are read."""
-        query, key, value = self._maps()
-        if x_BQD is memory_BSM:
-            return to_heads(x_BQD, query, key, value)
-        return (*to_heads(x_BQD, query), *to_heads(memory_BSM, key, value))
 
     def _attend(self, q_BQW: Tensor, k_BSW: Tensor, v_BSW: Tensor, sampled_QU: Tensor, causal: bool) -> Tensor:
         """Returns what each head makes of each query, (B, H, Q, E), by plain operators."""
