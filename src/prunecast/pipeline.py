@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,6 +21,7 @@ from prunecast.data.series import Series, load_series
 from prunecast.data.windows import Prepared, prepare
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
+from prunecast.measure.quiet import beside_others
 from prunecast.models.api import Forecaster, build, config_from
 from prunecast.models.disk import Card, SavedModel, load_card, load_model, save_model
 from prunecast.prune.apply import prune
@@ -62,6 +64,11 @@ Fields = dict[str, Any]
 
 def run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
     """Runs one stage and fills its folder: what it makes, the resolved recipe, and last its record."""
+    with nullcontext() if job.exclusive else beside_others():
+        return _run(job, prepared, place)
+
+
+def _run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
     torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
     started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     fields = _STAGES[job.stage](job, prepared, place)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from prunecast.records import Scoring
+from prunecast.records import Scoring, Stage
 
 
 class Section(BaseModel):
@@ -128,6 +128,20 @@ class DatasetEntry(Section):
     finetune: dict[str, Any] = Field(default_factory=dict)
 
 
+Gib = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _for_each_stage(default: float) -> BeforeValidator:
+    """Takes one value for all stages, or some of them by name; the others have the default."""
+
+    def filled(given: Any) -> dict[str, Any]:
+        stages = get_args(Stage)
+        return dict.fromkeys(stages, default) | given if isinstance(given, dict) else dict.fromkeys(stages, given)
+
+    return BeforeValidator(filled)
+
+
 Control = Literal["naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense"]
 
 
@@ -148,8 +162,12 @@ class StudyConfig(Section):
     prune: tuple[PruneGrid, ...] = ()
     finetune: tuple[bool, ...] = Field((False, True), description="without, with fine-tuning, or both")
     controls: tuple[Control, ...] = ("naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense")
-    stage_memory_gib: float = Field(2.0, gt=0, description="memory that a stage is promised; changes no result")
-    stage_gpus: float = Field(1.0, gt=0, le=1, description="share of a GPU that such a stage takes; changes no result")
+    stage_memory_gib: Annotated[dict[Stage, Gib], _for_each_stage(2.0)] = Field(
+        {}, validate_default=True, description="memory that a stage is promised (all, or by kind); changes no result"
+    )
+    stage_gpus: Annotated[dict[Stage, Share], _for_each_stage(1.0)] = Field(
+        {}, validate_default=True, description="share of a GPU that a stage on one takes (likewise); changes no result"
+    )
 
 
 class Recipe(Section):

@@ -42,7 +42,14 @@ def test_another_seed_computes_what_is_new_alone(micro: Micro) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["study.title=Another", "study.stage_memory_gib=1", "study.stage_gpus=0.5", "study.timed=[1]"]
+    "setting",
+    [
+        "study.title=Another",
+        "study.stage_memory_gib=1",
+        "study.stage_memory_gib={train: 8, finetune: 4}",
+        "study.stage_gpus=0.5",
+        "study.timed=[1]",
+    ],
 )
 def test_what_changes_no_number_computes_nothing(micro: Micro, setting: str) -> None:
     assert left_to_do(micro.whole, micro.planned(setting)[1]) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.test_study_schedule import Silent, stage
 
+from prunecast.recipe import StudyConfig
 from prunecast.stages import Job
 from prunecast.store import Store
 from prunecast.study import local, resources
@@ -25,7 +26,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def workers(tmp_path: Path, jobs: list[Job], at_once: int | None = None, gpus: float = 1.0) -> LocalWorkers:
-    return LocalWorkers(Assignment(jobs, Store(tmp_path), Shares(2**30, gpus), at_once, Silent()))
+    return LocalWorkers(
+        Assignment(
+            jobs, Store(tmp_path), Shares.of(StudyConfig(stage_gpus=gpus, stage_memory_gib=1)), at_once, Silent()
+        )
+    )
 
 
 def seen_gpus(hired: LocalWorkers) -> list[str]:
@@ -88,11 +93,11 @@ def test_what_fits_is_what_is_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("threads", "at_once", "room"), [(2, 3, 2), (3, 2, 1), (9, 2, 1)])
 def test_more_workers_than_there_is_room_for_is_said(tmp_path: Path, threads: int, at_once: int, room: int) -> None:
     monitor = Silent()
-    LocalWorkers(Assignment([stage(0, threads=threads)], Store(tmp_path), Shares(), at_once, monitor))
+    LocalWorkers(Assignment([stage(0, threads=threads)], Store(tmp_path), Shares.of(None), at_once, monitor))
     expected = f"{at_once} workers asked for, {room} at once: a stage takes {threads} of 4 processors"
     [line] = monitor.heard
     assert line.startswith(expected)
-    LocalWorkers(Assignment([stage(0, threads=threads)], Store(tmp_path), Shares(), room, monitor))
+    LocalWorkers(Assignment([stage(0, threads=threads)], Store(tmp_path), Shares.of(None), room, monitor))
     assert len(monitor.heard) == 1
 
 

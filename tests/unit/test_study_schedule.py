@@ -105,7 +105,7 @@ class Crew:
         self.running[job.fingerprint] = job
         self.started.append(job.label)
         self.at_once = max(self.at_once, len(self.running))
-        taken = total(map(Shares().needed, self.running.values()))
+        taken = total(map(Shares.of(None).needed, self.running.values()))
         assert taken.threads <= CORES or len(self.running) == 1
         assert taken.gpus <= 1
 
@@ -125,7 +125,7 @@ class Crew:
 def run(crew: Crew, store: Store, plan: Sequence[Job], at_once: int | None = None) -> tuple[Outcome, list[str]]:
     monitor = Silent()
     todo = [job for job in plan if not store.has(job.fingerprint)]
-    assignment = Assignment(todo, store, Shares(), at_once, monitor)
+    assignment = Assignment(todo, store, Shares.of(None), at_once, monitor)
     return run_plan(crew, assignment, plan, Outcome()), monitor.heard
 
 
@@ -196,6 +196,12 @@ def test_only_training_on_a_gpu_takes_one() -> None:
     assert shares.needed(stage(0, device="cuda", timed=True)).gpus == 0
 
 
+def test_each_kind_of_stage_may_take_another_share() -> None:
+    shares = Shares.of(StudyConfig(stage_gpus={"train": 0.25}, stage_memory_gib={"train": 8}))
+    assert shares.needed(stage(0, device="cuda")) == Resources(1, 0.25, 8 * 2**30)
+    assert shares.needed(stage(0, device="cuda", timed=True)) == Resources(1, 0.0, 2 * 2**30)
+
+
 # Damage that shows when a stage is gone on from
 
 
@@ -257,7 +263,7 @@ def test_a_large_plan_costs_no_time(count: int) -> None:
     def needed(job: Job) -> Resources:
         nonlocal looked
         looked += 1
-        return Shares().needed(job)
+        return Shares.of(None).needed(job)
 
     schedule = Schedule(plan, needed)
     for job in plan:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from prunecast.errors import UserError
 from prunecast.export.api import Inputs
 from prunecast.measure.child import INPUTS_FILE, JOB_FILE, LOADS, RESULT_FILE, Turns
+from prunecast.measure.quiet import alone
 from prunecast.recipe import MeasureConfig
 from prunecast.records import Latency, Ratio, Timing
 
@@ -39,7 +40,7 @@ def time_against(
     inputs: Inputs,
     config: MeasureConfig,
 ) -> Timing:
-    """Times a model, and a reference in turn with it; blocks meanwhile.
+    """Times a model, and a reference in turn with it; blocks meanwhile, and until nothing else of ours runs here.
 
     Args:
         runtime: name of the runtime.
@@ -147,7 +148,8 @@ def _in_child(job: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
         np.savez(folder / INPUTS_FILE, allow_pickle=False, **inputs)
         command = [sys.executable, "-P", "-m", "prunecast.measure.child", name]
         threads = dict.fromkeys(_THREAD_VARIABLES, str(job["threads"]))
-        done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
+        with alone():
+            done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise RuntimeError(f"the timed process failed: {reason}")

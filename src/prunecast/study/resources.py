@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import psutil
 
 from prunecast.recipe import StudyConfig
+from prunecast.records import Stage
 from prunecast.stages import Job
 
 GIB = 2**30
@@ -51,23 +52,29 @@ def total(parts: Iterable[Resources]) -> Resources:
 
 @dataclass(frozen=True)
 class Shares:
-    """How much a stage is given of what its recipe does not settle."""
+    """How much each kind of stage is given of what its recipe does not settle.
 
-    memory_bytes: int = round(StudyConfig().stage_memory_gib * GIB)
-    gpus: float = StudyConfig().stage_gpus
+    Attributes:
+        memory_gib: of the processor.
+        gpus: share of a GPU, where it trains on one.
+    """
+
+    memory_gib: Mapping[Stage, float]
+    gpus: Mapping[Stage, float]
 
     @classmethod
     def of(cls, study: StudyConfig | None) -> Shares:
         """Returns the shares that a study names."""
         study = study or StudyConfig()
-        return cls(round(study.stage_memory_gib * GIB), study.stage_gpus)
+        return cls(study.stage_memory_gib, study.stage_gpus)
 
     def needed(self, job: Job) -> Resources:
         """Returns what a stage takes while it runs: a GPU where it trains on one."""
         recipe = job.recipe
         section = {"train": recipe.train, "finetune": recipe.finetune}.get(job.stage)
         threads = max(recipe.train.threads, section.threads if section else 1)
-        return Resources(threads, self.gpus if section and section.device == "cuda" else 0.0, self.memory_bytes)
+        gpus = self.gpus[job.stage] if section and section.device == "cuda" else 0.0
+        return Resources(threads, gpus, round(self.memory_gib[job.stage] * GIB))
 
 
 @cache
