@@ -12,8 +12,10 @@ from tests.unit.report_records import study
 
 from prunecast.report import svg, theme
 from prunecast.report.curves import error_by_sparsity, ratio_curves, ratio_lines
+from prunecast.report.explorer import explorer_data
 from prunecast.report.figure import Figure, Key, beside, legend
 from prunecast.report.forecasts import Said, forecast_figure, forecasts
+from prunecast.report.format import runtime_name
 from prunecast.report.fronts import Cost, costs, error_by_cost
 from prunecast.report.material import Material, file_stem
 from prunecast.report.reachplot import reach_figure, time_figure
@@ -134,6 +136,20 @@ def test_a_cost_that_was_not_measured_has_no_chart(material: Material) -> None:
     one = dict([next(iter(material.rows.items()))])
     assert error_by_cost("name", one, ZIP, material.looks) is None
     assert [cost.name for cost in costs(material.clocks)] == ["time", "zip", "macs", "file"]
+
+
+def test_the_fronts_offer_every_runtime_that_was_timed() -> None:
+    found = Material.of(study(seeds=(1,), unstructured=(0.5,), structured=(0.75,)))
+    data = explorer_data(found, dict.fromkeys(found.study.cases, ""), {})
+    names = [cost["name"] for cost in data["costs"]]
+    assert names[:4] == [cost.title for cost in costs(found.clocks)]
+    others = [runtime_name(label) for label in found.clocks.runtimes if label != found.clocks.main]
+    assert others
+    assert [name for name in names if "measured time, " in name] == [
+        f"Error against measured time, {o}" for o in others
+    ]
+    for row in data["rows"]:
+        assert len(row) == 5 + 2 + 2 * len(names)
 
 
 def test_error_ratios_have_a_line_for_each_method_with_and_without_tuning(material: Material) -> None:

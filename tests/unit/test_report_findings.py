@@ -74,13 +74,17 @@ def test_the_controls_say_whether_anything_was_learned_and_whether_pruning_was_n
     assert transformer["against small dense"].text.startswith("1 ")
     assert not linear["against small dense"].text
     assert not linear["body zeroed, against dense"].text
+    texts = [text for text, _ in transformer["records"].records]
+    assert "dense: 1" in texts
+    assert any("zeroed" in text for text in texts)
+    assert any(text.startswith("last value: ") for text in texts)
 
 
 def test_controls_that_were_not_run_have_no_column() -> None:
     every = study(seeds=(1,), unstructured=(0.5,), structured=(), measured=False)
     bare = Material.of([record for record in every if record.role not in ("naive", "zeroed-body")])
     (heads,) = {tuple(row) for row in controls(bare).values()}
-    assert heads == ("model", "saturated ◇")
+    assert heads == ("model", "saturated ◇", "records")
 
 
 @pytest.mark.parametrize(

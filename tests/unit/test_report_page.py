@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import json
 import re
@@ -179,6 +180,19 @@ def test_the_page_says_what_was_run(page: Page) -> None:
         assert words in page.text, words
     for words in ("What the controls say", "structured-magnitude 75 %, fine-tuned"):
         assert words in page.whole_text, words
+
+
+def test_what_was_run_and_what_was_not_are_tables_too(report: ReportFiles) -> None:
+    files = {path.name: path.read_text() for path in report.tables}
+    rows = list(csv.reader(files["run.csv"].splitlines()))
+    assert rows[0] == ["of", "what", "value"]
+    facts = {(of, what): value for of, what, value in rows[1:]}
+    assert facts["machine 1", "processor"] == "AMD EPYC 9B14 96-Core Processor"
+    assert facts["machine 1", "torch"] == "2.13.0"
+    assert facts["stages", "seeds"] == "1"
+    assert int(facts["stages", "finetune"]) > 1
+    assert "loss became NaN at step 31" in files["failures.csv"]
+    assert {"run.tex", "failures.tex"} <= set(files)
 
 
 def test_everything_has_a_name_for_those_who_cannot_see_it(page: Page) -> None:

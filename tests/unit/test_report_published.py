@@ -95,8 +95,9 @@ def test_seeds_are_averaged_and_a_deviation_is_marked_beyond_its_tolerance() -> 
     (unstable,) = found(dense("informer", "ETTh2", paper=4.5))
     assert unstable.tolerance == UNSTABLE_TOLERANCE
     assert unstable.within
-    marks = [row.cells[5].mark for row in deviation_sheet("s", [near, far]).rows if not row.kind]
-    assert marks == ["faint", "worse"]
+    rows = [row for row in deviation_sheet("s", [near, far]).rows if not row.kind]
+    assert [row.cells[5].mark for row in rows] == ["faint", "worse"]
+    assert rows[0].cells[-1].records == (("1", "itransformerETTh1961"), ("2", "itransformerETTh1962"))
 
 
 def test_several_horizons_have_their_mean() -> None:
@@ -106,4 +107,26 @@ def test_several_horizons_have_their_mean() -> None:
     mean = sheet.rows[-1].cells
     assert mean[1].note == "of 2"
     assert mean[5].order == pytest.approx(0.886 / 0.827 - 1)
+    assert not mean[5].mark
     assert {len(row.cells) for row in sheet.rows} == {len(sheet.heads)}
+
+
+@pytest.mark.parametrize(
+    ("model", "factor", "mark"),
+    [
+        ("itransformer", 1.02, "faint"),
+        ("itransformer", 1.04, "worse"),
+        ("itransformer", 0.95, "better"),
+        ("informer", 1.5, ""),
+    ],
+)
+def test_a_mean_over_all_published_horizons_is_judged_where_runs_agree(model: str, factor: float, mark: str) -> None:
+    known = {place.horizon: error for place, error in published_errors().items() if place[:3:2] == ("ETTh1", model)}
+    records = []
+    for horizon in (96, 192, 336, 720):
+        mse = known[horizon].mse * factor
+        records.append(dense(model, horizon=horizon, mse=mse, paper=mse))
+    mean = deviation_sheet("s", found(*records)).rows[-1]
+    assert mean.kind == "mean"
+    assert mean.cells[5].mark == mark
+    assert not deviation_sheet("s", found(*records[:3])).rows[-1].cells[5].mark

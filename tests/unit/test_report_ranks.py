@@ -100,13 +100,13 @@ def material() -> Material:
 def test_forecasters_and_methods_are_ranked_over_data_sets(material: Material) -> None:
     found = forecaster_ranking(material.rows)
     assert found is not None
-    assert found.datasets == ("ETTh1", "ETTh2", "ETTm1")
-    assert set(found.names) >= {"Transformer", "FEDformer", "last value", "seasonal naive"}
-    assert found.names[-1] == "last value"
+    assert found.ranking.datasets == ("ETTh1", "ETTh2", "ETTm1")
+    assert set(found.ranking.names) >= {"Transformer", "FEDformer", "last value", "seasonal naive"}
+    assert found.ranking.names[-1] == "last value"
     ways = method_ranking(material.rows, material.compared, 0.9)
     assert ways is not None
-    assert ways.names[-1] == "random"
-    assert set(ways.names) >= {"dense", "dense, trained on", "magnitude", "magnitude, fine-tuned"}
+    assert ways.ranking.names[-1] == "random"
+    assert set(ways.ranking.names) >= {"dense", "dense, trained on", "magnitude", "magnitude, fine-tuned"}
     assert 0.9 in sparsities(material.rows)
 
 
@@ -119,25 +119,41 @@ def test_a_naive_forecast_that_one_data_set_lacks_takes_no_data_set_away(materia
     assert len(lacking) < len(material.rows)
     found = forecaster_ranking(lacking)
     assert found is not None
-    assert found.datasets == ("ETTh1", "ETTh2", "ETTm1")
-    assert "seasonal naive" not in found.names
-    assert "last value" in found.names
+    assert found.ranking.datasets == ("ETTh1", "ETTh2", "ETTm1")
+    assert "seasonal naive" not in found.ranking.names
+    assert "last value" in found.ranking.names
 
 
 def test_a_treatment_is_compared_on_the_cells_that_all_have(material: Material) -> None:
     lacking = {key: row for key, row in material.rows.items() if (key.role, key.case.dataset) != ("pruned", "ETTm1")}
     ways = method_ranking(lacking, comparisons(material.study), 0.9)
     assert ways is not None
-    assert ways.datasets == ("ETTh1", "ETTh2")
+    assert ways.ranking.datasets == ("ETTh1", "ETTh2")
+    assert {variant.case.dataset for of in ways.variants.values() for variant in of} == {"ETTh1", "ETTh2"}
 
 
 def test_the_diagram_shows_each_treatment_its_rank_and_the_groups(material: Material) -> None:
-    found = forecaster_ranking(material.rows)
-    assert found is not None
+    ranked = forecaster_ranking(material.rows)
+    assert ranked is not None
+    found = ranked.ranking
     figure = rank_figure("name", "title", found)
     for name, rank in zip(found.names, found.ranks, strict=True):
         assert f"{name}: mean rank {rank:.2f}" in figure.content
     assert figure.content.count('stroke-width="4"') == len(found.groups)
     assert "Nemenyi" in figure.caption
-    sheet = rank_sheet("name", "title", found)
+    sheet = rank_sheet("name", "title", material.study, ranked)
     assert [row.cells[0].text for row in sheet.rows] == list(found.names)
+
+
+def test_each_rank_leads_to_the_records_below_it(material: Material) -> None:
+    ways = method_ranking(material.rows, material.compared, 0.9)
+    assert ways is not None
+    sheet = rank_sheet("name", "title", material.study, ways)
+    records = {row.cells[0].text: row.cells[-1].records for row in sheet.rows}
+    of_study = material.study.by_fingerprint
+    for treatment, found in records.items():
+        assert len(found) == 3 * 3 * 3, treatment  # data sets, models, seeds
+        roles = {of_study[fingerprint].role for _, fingerprint in found}
+        assert len(roles) == 1, treatment
+    assert {of_study[fingerprint].role for _, fingerprint in records["magnitude, fine-tuned"]} == {"pruned+finetuned"}
+    assert records["dense"][0][0] == "ETTh1, horizon 96 FEDformer: 1"

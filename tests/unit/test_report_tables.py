@@ -231,10 +231,15 @@ def test_promised_and_measured_speed_ups_are_means_over_cases() -> None:
     ]
     each = [ratio for ratio in each if not math.isnan(ratio)]
     assert speed.measured["onnxruntime"].value == pytest.approx(np.exp(np.mean(np.log(each))))
-    sheet = speed_sheet("speeds", timed, found.clocks.runtimes)
+    sheet = speed_sheet("speeds", found.study, timed, found.clocks.runtimes)
     assert len(sheet.rows) == len(timed)
     zeros = next(row for row in sheet.rows if row.cells[1].text == "magnitude")
     assert "none shown" in [cell.text for cell in zeros.cells]
+    for row in sheet.rows:
+        stages = {found.study.by_fingerprint[fingerprint].stage for _, fingerprint in row.cells[-1].records}
+        assert stages == {"measure"}
+    tuned = sum(len(of) for key, of in found.study.runs.items() if key.series == "structured-magnitude" and key.pruned)
+    assert 0 < len(sheet.rows[timed.index(speed)].cells[-1].records) <= tuned
 
 
 def test_seeds_are_shown_where_one_is_lacking() -> None:

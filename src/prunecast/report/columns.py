@@ -10,7 +10,8 @@ from prunecast.report.compare import Verdict
 from prunecast.report.format import count, missing, percent, runtime_name, signed, size, three_digits
 from prunecast.report.sheet import Cell, Head, Mark, Sheet, SheetRow, one_line, star
 from prunecast.report.tables import Row, Rows
-from prunecast.report.variants import Study, Variant
+from prunecast.report.traces import RECORDS, records_cell
+from prunecast.report.variants import Study
 
 NO_SPEEDUP = "none shown"
 SATURATED = "◇"
@@ -40,7 +41,7 @@ def columns(rows: Rows, runtimes: Sequence[str], main: str | None) -> tuple[Colu
 def variants_sheet(name: str, study: Study, rows: Rows, runtimes: Sequence[str], main: str | None) -> Sheet:
     """Returns the table of a case's variants, each row with the records that it comes from."""
     shown = columns(rows, runtimes, main)
-    heads = (*(column.head for column in shown), Head("", "records", numeric=False, paper=False))
+    heads = (*(column.head for column in shown), RECORDS)
     lines = tuple(
         SheetRow(
             (*(column.cell(row) for column in shown), records_cell(study, key)),
@@ -51,19 +52,6 @@ def variants_sheet(name: str, study: Study, rows: Rows, runtimes: Sequence[str],
         for key, row in rows.items()
     )
     return Sheet(name, "All variants", heads, lines, sortable=True)
-
-
-def records_cell(study: Study, variant: Variant) -> Cell:
-    """Returns the links to a variant's records: by seed, and of its timings."""
-    runs = study.runs[variant]
-    scored = [(str(seed), record.fingerprint) for seed, record in runs.items()]
-    timed = [
-        (f"t{seed}", taken.fingerprint)
-        for seed, record in runs.items()
-        for taken in study.taken.get(record.fingerprint, ())
-        if taken.timing.runtimes
-    ]
-    return Cell(records=(*scored, *timed))
 
 
 def _name(row: Row) -> Cell:

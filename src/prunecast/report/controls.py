@@ -9,6 +9,7 @@ from prunecast.report.columns import SATURATED, mark
 from prunecast.report.compare import Compared, Comparison
 from prunecast.report.format import signed_percent
 from prunecast.report.sheet import Cell, Head, Sheet, SheetRow
+from prunecast.report.traces import RECORDS, scored, several
 from prunecast.report.variants import Study, Variant
 
 _NOTE = (
@@ -36,17 +37,27 @@ def controls_sheet(name: str, study: Study, compared: Compared, variants: Sequen
         Head("", f"saturated {SATURATED}"),
         Head("", "against small dense"),
     ]
-    rows = [_row(compared, model, [v for v in variants if v.model == model], naive) for model in models]
+    heads.append(RECORDS)
+    rows = []
+    for model in models:
+        own = [variant for variant in variants if variant.model == model]
+        controls = [*naive, *(variant for variant in own if not variant.pruned)]
+        traces = several((_control_name(variant), scored(study, variant)) for variant in controls)
+        rows.append(SheetRow((*_cells(compared, model, own, naive), traces)))
     return Sheet(name, "What the controls say", tuple(heads), tuple(rows), _NOTE).without_empty()
 
 
-def _row(compared: Compared, model: str, own: Sequence[Variant], naive: Sequence[Variant]) -> SheetRow:
+def _control_name(variant: Variant) -> str:
+    return variant.model if variant.role == "naive" else variant.name
+
+
+def _cells(compared: Compared, model: str, own: Sequence[Variant], naive: Sequence[Variant]) -> list[Cell]:
     dense = [variant for variant in own if variant.role == "dense"]
     held = {c.other: c for variant in dense for c in compared.all_of(variant, "naive")}
     zeroed = [c for v in own if v.role == "zeroed-body" and (c := compared.of(v, "dense")) is not None]
     cells = [Cell(model, order=model), *(_change(held.get(other)) for other in naive)]
     cells.append(_change(zeroed[0] if zeroed else None))
-    return SheetRow((*cells, _saturated(compared, own), _small_dense(compared, own)))
+    return [*cells, _saturated(compared, own), _small_dense(compared, own)]
 
 
 def _change(comparison: Comparison | None) -> Cell:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from prunecast.report.format import count, percent, signed_percent
-from prunecast.report.published import TOLERANCE, UNSTABLE_TOLERANCE, Deviation
+from prunecast.report.published import MEAN_TOLERANCE, TOLERANCE, UNSTABLE_TOLERANCE, Deviation, MeanDeviation
 from prunecast.report.sheet import Cell, Head, Mark, Sheet, SheetRow
+from prunecast.report.traces import RECORDS
 
 _SCORINGS: Mapping[str, str] = {
     "paper": "paper, as theirs",
@@ -30,6 +29,7 @@ _HEADS = (
     Head("ours", "parameters", paper=False),
     Head("ours", "steps", paper=False),
     Head("", "source", numeric=False, paper=False),
+    RECORDS,
 )
 
 
@@ -39,9 +39,9 @@ def deviation_sheet(name: str, found: Sequence[Deviation]) -> Sheet:
     note = (
         f"Deviation: ours over theirs, less 1. Grey: within {percent(TOLERANCE)} of the published MSE "
         f"({percent(UNSTABLE_TOLERANCE)} for Informer and Transformer on ETTh2, ETTm2 and Exchange, whose runs differ "
-        "much). Scoring: paper drops the last incomplete batch of 32, as the authors' loaders did; where theirs was "
-        "not seen ours is full. A model smaller than the published one, or trained for fewer steps, is not expected "
-        "to agree."
+        f"much; {percent(MEAN_TOLERANCE)} for a mean over all published horizons, where runs agree). Scoring: paper "
+        "drops the last incomplete batch of 32, as the authors' loaders did; where theirs was not seen ours is full. A "
+        "model smaller than the published one, or trained for fewer steps, is not expected to agree."
     )
     return Sheet(name, "Dense errors, ours and published", _HEADS, tuple(rows), note, sortable=True)
 
@@ -57,7 +57,7 @@ def _group_rows(group: Sequence[Deviation]) -> Iterator[SheetRow]:
     for deviation in group:
         yield _row(deviation)
     if len(group) > 1:
-        yield _mean_row(group)
+        yield _mean_row(MeanDeviation(tuple(group)))
 
 
 def _row(deviation: Deviation) -> SheetRow:
@@ -70,7 +70,7 @@ def _row(deviation: Deviation) -> SheetRow:
             Cell(deviation.variant.model, order=deviation.variant.model),
             Cell(f"{deviation.mse:.3f}", spread, deviation.mse),
             Cell(f"{published.mse:.3f}", order=published.mse),
-            Cell(signed_percent(deviation.of_mse), "", deviation.of_mse, _mark(deviation)),
+            _change(deviation.of_mse, deviation.within),
             Cell(f"{deviation.mae:.3f}", "", deviation.mae),
             Cell(f"{published.mae:.3f}", order=published.mae),
             Cell(signed_percent(deviation.of_mae), "", deviation.of_mae),
@@ -78,36 +78,29 @@ def _row(deviation: Deviation) -> SheetRow:
             Cell() if deviation.parameters is None else Cell(count(deviation.parameters), order=deviation.parameters),
             Cell() if deviation.steps is None else Cell(str(deviation.steps), order=deviation.steps),
             Cell(published.source, published.confidence),
+            Cell(records=deviation.records),
         )
     )
 
 
-def _mark(deviation: Deviation) -> Mark:
-    if deviation.within:
-        return "faint"
-    return "worse" if deviation.of_mse > 0 else "better"
+def _change(change: float, within: bool | None) -> Cell:
+    """Returns a deviation; marked where it is judged and beyond its tolerance."""
+    mark: Mark = "" if within is None else "faint" if within else "worse" if change > 0 else "better"
+    return Cell(signed_percent(change), "", change, mark)
 
 
-def _mean_row(group: Sequence[Deviation]) -> SheetRow:
-    """Returns the mean over horizons: single runs go up and down, their mean does so less."""
-    ours, theirs, our_mae, their_mae = np.mean(
-        [(one.mse, one.published.mse, one.mae, one.published.mae) for one in group], axis=0
-    )
-    case, model = group[0].variant.case, group[0].variant.model
+def _mean_row(mean: MeanDeviation) -> SheetRow:
+    variant = mean.horizons[0].variant
     cells = [
-        Cell(case.dataset, order=case.dataset),
-        Cell("mean", f"of {len(group)}"),
-        Cell(model, order=model),
-        *_means(float(ours), float(theirs)),
-        *_means(float(our_mae), float(their_mae)),
+        Cell(variant.case.dataset, order=variant.case.dataset),
+        Cell("mean", f"of {len(mean.horizons)}"),
+        Cell(variant.model, order=variant.model),
+        *_means(mean.mse, mean.published_mse, mean.within),
+        *_means(mean.mae, mean.published_mae, None),
     ]
-    return SheetRow((*cells, Cell(), Cell(), Cell(), Cell()), kind="mean")
+    return SheetRow((*cells, *[Cell()] * (len(_HEADS) - len(cells))), kind="mean")
 
 
-def _means(ours: float, theirs: float) -> list[Cell]:
-    change = ours / theirs - 1
-    return [
-        Cell(f"{ours:.3f}", order=ours),
-        Cell(f"{theirs:.3f}", order=theirs),
-        Cell(signed_percent(change), order=change),
-    ]
+def _means(ours: float, theirs: float, within: bool | None) -> list[Cell]:
+    cells = [Cell(f"{value:.3f}", order=value) for value in (ours, theirs)]
+    return [*cells, _change(ours / theirs - 1, within)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunecast.report.format import missing
-from prunecast.report.fronts import costs
+from prunecast.report.fronts import Cost, costs, other_costs
 from prunecast.report.material import Material
 from prunecast.report.tables import Row
 from prunecast.report.variants import Case, Variant
@@ -26,13 +26,14 @@ def explorer_data(material: Material, case_pages: Mapping[Case, str], model_page
     """
     cases, models = list(material.study.cases), list(dict.fromkeys(v.model for v in material.study.runs))
     series = list(material.looks)
-    columns = [cost.column for cost in costs(material.clocks)]
+    offered = _offered(material)
+    columns = [cost.column for cost in offered]
     dense = _dense_rows(material.rows)
     return {
         "cases": [{"name": case.title, "page": case_pages[case]} for case in cases],
         "models": [{"name": model, "page": model_pages.get(model, "")} for model in models],
         "series": [{"name": name, "colour": look.colour, "shape": look.shape} for name, look in material.looks.items()],
-        "costs": [{"name": cost.title, "axis": cost.axis} for cost in costs(material.clocks)],
+        "costs": [{"name": cost.title, "axis": cost.axis} for cost in offered],
         "rows": [
             [
                 cases.index(key.case),
@@ -45,6 +46,12 @@ def explorer_data(material: Material, case_pages: Mapping[Case, str], model_page
             for key, row in material.rows.items()
         ],
     }
+
+
+def _offered(material: Material) -> list[Cost]:
+    """Returns the costs that at least one variant has."""
+    every = [*costs(material.clocks), *other_costs(material.clocks)]
+    return [cost for cost in every if any(not missing(row.get(cost.column)) for row in material.rows.values())]
 
 
 def _dense_rows(rows: Mapping[Variant, Row]) -> dict[tuple[Case, str], Row]:

@@ -43,17 +43,32 @@ class Cost:
 
 
 def costs(clocks: Clocks) -> list[Cost]:
-    """Returns the costs that a study may have measured."""
-    found = [
+    """Returns the costs that a study may have measured, of its main runtime."""
+    counted = [
         Cost("zip", "zip_bytes", "Error against bytes, zipped", "bytes of the weights, zip-compressed"),
         Cost("macs", "effective_macs", "Error against operations", "multiply-adds with a non-zero weight"),
     ]
-    if clocks.main is not None:
-        name = runtime_name(clocks.main)
-        time = Cost("time", f"{clocks.main}_ms", "Error against measured time", f"{name}: median ms per forecast")
-        file = Cost("file", f"{clocks.main}_bytes", "Error against bytes, as deployed", f"{name}: bytes of the file")
-        found = [time, *found, file]
-    return found
+    if clocks.main is None:
+        return counted
+    time, *others = _costs_of(clocks.main, "time", "file", "")
+    return [time, *counted, *others]
+
+
+def other_costs(clocks: Clocks) -> list[Cost]:
+    """Returns those of the other runtimes."""
+    return [
+        cost
+        for number, label in enumerate(other for other in clocks.runtimes if other != clocks.main)
+        for cost in _costs_of(label, f"time-{number}", f"file-{number}", f", {runtime_name(label)}")
+    ]
+
+
+def _costs_of(label: str, time: str, file: str, suffix: str) -> tuple[Cost, Cost]:
+    name = runtime_name(label)
+    return (
+        Cost(time, f"{label}_ms", f"Error against measured time{suffix}", f"{name}: median ms per forecast"),
+        Cost(file, f"{label}_bytes", f"Error against bytes, as deployed{suffix}", f"{name}: bytes of the file"),
+    )
 
 
 class Spot(NamedTuple):

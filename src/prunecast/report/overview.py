@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
 
-from prunecast.records import Environment, Failure, Parity, RunRecord, Stage
 from prunecast.report import findings
 from prunecast.report.answer import Answer, answers
 from prunecast.report.curves import error_by_sparsity, ratio_curves
@@ -15,6 +12,7 @@ from prunecast.report.figure import Figure, beside
 from prunecast.report.headline import headline_sheet, is_control
 from prunecast.report.material import Material, file_stem
 from prunecast.report.rankings import (
+    Ranked,
     forecaster_ranking,
     method_ranking,
     method_title,
@@ -22,7 +20,6 @@ from prunecast.report.rankings import (
     rank_sheet,
     sparsities,
 )
-from prunecast.report.ranks import Ranking
 from prunecast.report.reachplot import reach_figure, time_figure
 from prunecast.report.sheet import Sheet
 from prunecast.report.speeds import speed_figure, speed_sheet
@@ -81,8 +78,11 @@ def overview(material: Material, views: Sequence[View]) -> Overview:
         time_figure("time", ladders, material.rows, main, material.looks),
     )
     sheets = [headline] if headline is not None else []
-    sheets += [speed_sheet("speeds", material.speeds, material.clocks.runtimes)] if material.speeds else []
-    sheets += [rank_sheet(*one) for one in ranked]
+    sheets += (
+        [speed_sheet("speeds", material.study, material.speeds, material.clocks.runtimes)] if material.speeds else []
+    )
+    rankings = [rank_sheet(name, title, material.study, found) for name, title, found in ranked]
+    sheets += rankings
     return Overview(
         answers=answers(ladders, material.rows, main, material.budgets),
         tiles=_tiles(material),
@@ -90,8 +90,8 @@ def overview(material: Material, views: Sequence[View]) -> Overview:
         headline=headline,
         curves=list(_curves(material)),
         speed=speed,
-        ranks=[rank_figure(*ranked[index]) for index in _spread(len(ranked), MOST_DIAGRAMS)],
-        rankings=[rank_sheet(*one) for one in ranked],
+        ranks=[_diagram(*ranked[index]) for index in _spread(len(ranked), MOST_DIAGRAMS)],
+        rankings=rankings,
         sheets=sheets,
     )
 
@@ -115,14 +115,18 @@ def _curves(material: Material) -> Iterator[Figure]:
             yield figure
 
 
-def _rankings(material: Material) -> Iterator[tuple[str, str, Ranking]]:
+def _diagram(name: str, title: str, found: Ranked) -> Figure:
+    return rank_figure(name, title, found.ranking)
+
+
+def _rankings(material: Material) -> Iterator[tuple[str, str, Ranked]]:
     """Yields the ranking of forecasters, and of ways to prune at each sparsity that several ways share."""
     found = forecaster_ranking(material.rows)
-    if found is not None and len(found.names) >= FEWEST_RANKED:
+    if found is not None and len(found.ranking.names) >= FEWEST_RANKED:
         yield "ranks-dense", "Dense forecasters, by rank", found
     for sparsity in sparsities(material.rows):
         ways = method_ranking(material.rows, material.compared, sparsity)
-        if ways is not None and len(ways.names) >= FEWEST_RANKED:
+        if ways is not None and len(ways.ranking.names) >= FEWEST_RANKED:
             yield file_stem("ranks", f"{sparsity:.3f}"), method_title(sparsity), ways
 
 
@@ -131,46 +135,3 @@ def _spread(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return [round(place * (count - 1) / (most - 1)) for place in range(most)]
-
-
-def what_was_run(material: Material, failures: Sequence[Failure]) -> Mapping[str, Any]:
-    """Returns data, stages, machines and runtimes, and what did not finish."""
-    records = list(material.study.by_fingerprint.values())
-    stages = Counter(record.stage for record in records)
-    return {
-        "records": len(records),
-        "failures": list(failures),
-        "stages": [(stage, stages[stage]) for stage in get_args(Stage) if stages[stage]],
-        "seeds": sorted({record.seed for record in records}),
-        "hours": sum(record.timing.elapsed_s for record in records) / 3600,
-        "data": sorted({r.data.sha256: r.data for r in records}.values(), key=lambda data: data.name),
-        "scorings": sorted({f"{row['scoring']}, {row['windows']} windows" for row in material.rows.values()}),
-        "environments": _environments(records),
-        "unsupported": sorted({reason for record in records for reason in record.unsupported.items()}),
-        "parity": _worst_parity(records),
-    }
-
-
-def _environments(records: Sequence[RunRecord]) -> list[tuple[Environment, int]]:
-    """Returns the different machines and versions, the most used first, and how many stages ran on each."""
-    found = {_told_apart(record.environment): record.environment for record in records}
-    counts = Counter(_told_apart(record.environment) for record in records)
-    return [(found[key], number) for key, number in counts.most_common()]
-
-
-def _told_apart(environment: Environment) -> tuple[Any, ...]:
-    values = environment.model_dump()
-    return tuple(sorted((key, repr(value)) for key, value in values.items()))
-
-
-def _worst_parity(records: Sequence[RunRecord]) -> list[tuple[str, int, Parity]]:
-    """Returns each runtime, how many models it was given, and the parity of the one that deviates most."""
-    found: dict[str, dict[str | None, Parity]] = {}
-    for record in records:
-        for artefact in record.artefacts:
-            if artefact.parity is not None:
-                found.setdefault(artefact.runtime, {})[record.parent] = artefact.parity
-    return [
-        (runtime, len(models), max(models.values(), key=lambda parity: parity.max_deviation))
-        for runtime, models in sorted(found.items())
-    ]

@@ -26,7 +26,8 @@ from prunecast.report.format import runtime_name, size
 from prunecast.report.manifest import FILE as MANIFEST_FILE
 from prunecast.report.manifest import Manifest, digest, inputs_digest, read_manifest
 from prunecast.report.material import Links, Material
-from prunecast.report.overview import Overview, overview, what_was_run
+from prunecast.report.overview import Overview, overview
+from prunecast.report.run import failure_sheet, run_sheet, what_was_run
 from prunecast.report.sheet import Sheet, one_line
 from prunecast.report.tables import tables
 from prunecast.report.theme import Look
@@ -85,12 +86,16 @@ def write_report(
     present = read_manifest(folder)
     if present is not None and present.inputs == inputs and present.holds(out, folder):
         return _files(out, folder, present, rows)
+    run = what_was_run(material, failures)
+    about = [run_sheet(run), *([failure_sheet(failures)] if failures else [])]
     data_files = tables(material.runs, material.summary, material.compared)
-    texts = dict(data_files) | _sheet_files([*first.sheets, *(sheet for view in views for sheet in view.sheets)])
+    texts = dict(data_files) | _sheet_files(
+        [*first.sheets, *about, *(sheet for view in views for sheet in view.sheets)]
+    )
     written = [_write(folder / name, text).name for name, text in texts.items()]
     drawn = [path.name for figure in first.figures for path in _draw(folder, figure)]
     page = _Renderer(material, links, folder.name).page(
-        title, first, views, failures, data_files=list(data_files), figure_files=drawn
+        title, first, views, run, data_files=list(data_files), figure_files=drawn
     )
     _write(out, page)
     manifest = Manifest(inputs=inputs, page=digest(page.encode()), tables=tuple(written), figures=tuple(drawn))
@@ -148,14 +153,15 @@ class _Renderer:
         title: str,
         first: Overview,
         views: Sequence[View],
-        failures: Sequence[Failure],
+        run: Mapping[str, Any],
         **files: Sequence[str],
     ) -> str:
         menu = [(_MENU[kind], list(found)) for kind, found in groupby(views, key=lambda view: view.kind)]
         context = {
             "title": title,
             "overview": first,
-            "run": what_was_run(self._material, failures),
+            "run": run,
+            "failures": failure_sheet(run["failures"]),
             "menu": menu,
             "views": views,
             "packed": {view.name: _packed(self._view(view)) for view in views},

@@ -12,11 +12,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from prunecast.records import Accuracy, RunRecord, Scoring
+from prunecast.report.traces import Trace, scored
 from prunecast.report.variants import Study, Variant, accuracies
 
 TOLERANCE, UNSTABLE_TOLERANCE = 0.05, 0.25
 """A deviation of MSE within it is called one of training runs; some models' runs differ much on some data sets."""
 
+MEAN_TOLERANCE = 0.03
+"""Likewise, of the mean over all published horizons, for models whose runs agree."""
+
+_STEADY = {"autoformer", "fedformer", "patchtst", "itransformer", "dlinear"}
 _UNSTABLE = {(model, data) for model in ("informer", "transformer") for data in ("ETTh2", "ETTm2", "Exchange")}
 
 CHANNELS: Mapping[str, int] = {
@@ -88,6 +93,7 @@ class Deviation:
 
     Attributes:
         variant: ours.
+        place: the published cell.
         published: theirs.
         mse: our mean over seeds, in the scoring of theirs.
         mse_sd: standard deviation over seeds, where there are several.
@@ -95,9 +101,11 @@ class Deviation:
         parameters: of our model; a smaller one is not expected to agree.
         steps: our model was trained for.
         tolerance: of the relative deviation of MSE.
+        records: fingerprints of ours, each with its seed.
     """
 
     variant: Variant
+    place: Place
     published: PublishedError
     mse: float
     mse_sd: float | None
@@ -105,6 +113,7 @@ class Deviation:
     parameters: int | None
     steps: int | None
     tolerance: float
+    records: tuple[Trace, ...]
 
     @property
     def of_mse(self) -> float:
@@ -137,7 +146,7 @@ def _deviations(study: Study) -> Iterator[Deviation]:
         ours = [accuracies(record).get(known.compared_in) for record in records]
         found = [accuracy for accuracy in ours if accuracy is not None]
         if found:
-            yield _deviation(variant, known, place, records[0], found)
+            yield _deviation(study, variant, place, known, found)
 
 
 def _place(record: RunRecord) -> Place | None:
@@ -150,11 +159,13 @@ def _place(record: RunRecord) -> Place | None:
 
 
 def _deviation(
-    variant: Variant, known: PublishedError, place: Place, record: RunRecord, ours: Sequence[Accuracy]
+    study: Study, variant: Variant, place: Place, known: PublishedError, ours: Sequence[Accuracy]
 ) -> Deviation:
     errors = [accuracy.mse for accuracy in ours]
+    record = next(iter(study.runs[variant].values()))
     return Deviation(
         variant,
+        place,
         known,
         mse=float(np.mean(errors)),
         mse_sd=float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
@@ -162,4 +173,47 @@ def _deviation(
         parameters=None if record.size is None else record.size.parameters,
         steps=None if record.fit is None else record.fit.steps,
         tolerance=UNSTABLE_TOLERANCE if (place.model, place.dataset) in _UNSTABLE else TOLERANCE,
+        records=tuple(scored(study, variant)),
     )
+
+
+@dataclass(frozen=True)
+class MeanDeviation:
+    """The mean over several horizons of one model and data set: single runs go up and down, their mean does so less.
+
+    Attributes:
+        horizons: ours, each beside its published error.
+    """
+
+    horizons: tuple[Deviation, ...]
+
+    @property
+    def mse(self) -> float:
+        """Ours."""
+        return float(np.mean([one.mse for one in self.horizons]))
+
+    @property
+    def published_mse(self) -> float:
+        """Theirs."""
+        return float(np.mean([one.published.mse for one in self.horizons]))
+
+    @property
+    def mae(self) -> float:
+        """Ours."""
+        return float(np.mean([one.mae for one in self.horizons]))
+
+    @property
+    def published_mae(self) -> float:
+        """Theirs."""
+        return float(np.mean([one.published.mae for one in self.horizons]))
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the mean MSE is inside its tolerance; None where it has none, or a published horizon is missing."""
+        place = self.horizons[0].place
+        every = {
+            other.horizon for other in published_errors() if other._replace(horizon=0) == place._replace(horizon=0)
+        }
+        if place.model not in _STEADY or {one.place.horizon for one in self.horizons} != every:
+            return None
+        return abs(self.mse - self.published_mse) <= MEAN_TOLERANCE * self.published_mse + 0.0005

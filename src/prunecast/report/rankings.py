@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,13 +16,22 @@ from prunecast.report.scales import Scale
 from prunecast.report.sheet import Cell, Head, Sheet, SheetRow
 from prunecast.report.tables import Rows
 from prunecast.report.theme import GRID, INK, MUTED, PALE
-from prunecast.report.variants import Case, Variant
+from prunecast.report.traces import RECORDS, scored, several
+from prunecast.report.variants import Case, Study, Variant
 
 MOST_RANKED = 12
 """Of more treatments than that a critical difference says nothing on a handful of data sets."""
 
 
-def forecaster_ranking(rows: Rows) -> Ranking | None:
+@dataclass(frozen=True)
+class Ranked:
+    """A ranking, and what each treatment's errors come from."""
+
+    ranking: Ranking
+    variants: Mapping[str, tuple[Variant, ...]]
+
+
+def forecaster_ranking(rows: Rows) -> Ranked | None:
     """Returns the dense forecasters and naive forecasts by test MSE; an error is the geometric mean over horizons.
 
     A naive forecast that is not to be had everywhere (a season may be longer than the look-back) is left out: the
@@ -40,7 +50,7 @@ def _lacks(of: Mapping[Variant, float], cases: Set[Case]) -> bool:
     return all(key.role == "naive" for key in of) and not cases <= {key.case for key in of}
 
 
-def method_ranking(rows: Rows, compared: Compared, requested: float) -> Ranking | None:
+def method_ranking(rows: Rows, compared: Compared, requested: float) -> Ranked | None:
     """Returns ways to prune at one sparsity by what they do to the error, beside doing nothing and training on.
 
     A treatment's error on a data set is the geometric mean of its ratio to the dense model's, over the models and
@@ -71,7 +81,7 @@ def _treatment(key: Variant) -> str:
     return f"{key.method}{', fine-tuned' if key.finetuned else ''}"
 
 
-def _complete(found: Mapping[str, Mapping[Variant, float]]) -> Ranking | None:
+def _complete(found: Mapping[str, Mapping[Variant, float]]) -> Ranked | None:
     """Returns the ranking of logarithms of errors, on the data sets where every treatment has the same cells."""
     cells = {name: {_cell(name, key): value for key, value in of.items()} for name, of in found.items()}
     shared = set.intersection(*(set(of) for of in cells.values())) if cells else set()
@@ -80,7 +90,9 @@ def _complete(found: Mapping[str, Mapping[Variant, float]]) -> Ranking | None:
         name: {data: float(np.mean([of[cell] for cell in sorted(shared) if cell[0] == data])) for data in datasets}
         for name, of in cells.items()
     }
-    return ranking(errors) if len(errors) <= MOST_RANKED else None
+    ranks = ranking(errors) if len(errors) <= MOST_RANKED else None
+    variants = {name: tuple(key for key in of if _cell(name, key) in shared) for name, of in found.items()}
+    return None if ranks is None else Ranked(ranks, variants)
 
 
 def _cell(name: str, key: Variant) -> tuple[str, int, str]:
@@ -154,17 +166,21 @@ def _chance(p: float) -> str:
     return f"= {p:.2g}" if p > 1e-4 else "< 0.0001"
 
 
-def rank_sheet(name: str, title: str, found: Ranking) -> Sheet:
-    """Returns mean ranks as a table."""
+def rank_sheet(name: str, title: str, study: Study, ranked: Ranked) -> Sheet:
+    """Returns mean ranks as a table, with the records of each treatment."""
+    found = ranked.ranking
     heads = (
         Head("", "treatment", numeric=False),
         Head("", "mean rank"),
         Head("", "not told apart from", numeric=False),
+        RECORDS,
     )
     rows = []
     for place, (treatment, rank) in enumerate(zip(found.names, found.ranks, strict=True)):
         kin = _kin(found.names, found.groups, place)
-        rows.append(SheetRow((Cell(treatment), Cell(f"{rank:.2f}", order=rank), Cell(", ".join(kin)))))
+        of = ranked.variants[treatment]
+        traces = several((f"{variant.case.title} {variant.model}", scored(study, variant)) for variant in of)
+        rows.append(SheetRow((Cell(treatment), Cell(f"{rank:.2f}", order=rank), Cell(", ".join(kin)), traces)))
     return Sheet(name, title, heads, tuple(rows), rank_caption(found))
 
 

@@ -14,7 +14,8 @@ from prunecast.report.sheet import Cell, Head, Sheet, SheetRow
 from prunecast.report.statistics import Interval, geometric_mean
 from prunecast.report.tables import Row, Rows
 from prunecast.report.theme import INK, MUTED, Look
-from prunecast.report.variants import Variant
+from prunecast.report.traces import RECORDS, several, timed
+from prunecast.report.variants import Study, Variant
 
 _PLOT = 230
 
@@ -29,7 +30,7 @@ class Speed:
         requested: share that was to be removed.
         promised: the dense model's multiply-adds over those with a non-zero weight, a geometric mean.
         measured: label of a runtime -> speed-up against the dense model.
-        cases: how many data sets and horizons were timed.
+        variants: what was timed, on each data set and horizon, fine-tuned or not.
     """
 
     model: str
@@ -37,7 +38,12 @@ class Speed:
     requested: float
     promised: float
     measured: Mapping[str, Interval]
-    cases: int
+    variants: tuple[Variant, ...]
+
+    @property
+    def cases(self) -> int:
+        """How many data sets and horizons were timed."""
+        return len({variant.case for variant in self.variants})
 
 
 def speeds(rows: Rows, runtimes: Sequence[str]) -> list[Speed]:
@@ -53,16 +59,16 @@ def speeds(rows: Rows, runtimes: Sequence[str]) -> list[Speed]:
 def _speed(
     model: str, method: str, requested: float, members: Sequence[tuple[Variant, Row]], runtimes: Sequence[str]
 ) -> Speed:
-    timed = [(key, row) for key, row in members if any(speedup(row, runtime) for runtime in runtimes)]
-    measured = {runtime: mean_speedup([row for _, row in timed], runtime) for runtime in runtimes}
-    promises = [row["promised_speedup"] for _, row in timed or members]
+    clocked = [(key, row) for key, row in members if any(speedup(row, runtime) for runtime in runtimes)]
+    measured = {runtime: mean_speedup([row for _, row in clocked], runtime) for runtime in runtimes}
+    promises = [row["promised_speedup"] for _, row in clocked or members]
     return Speed(
         model,
         method,
         requested,
         promised=geometric_mean([Interval(promise, promise, promise) for promise in promises]).value,
         measured={runtime: ratio for runtime, ratio in measured.items() if ratio is not None},
-        cases=len({key.case for key, _ in timed}),
+        variants=tuple(key for key, _ in clocked),
     )
 
 
@@ -91,19 +97,21 @@ def speed_figure(
         looks: of the methods, or of the models where `by_model`.
         by_model: give each model its mark instead of each method.
     """
-    timed = [speed for speed in found if runtime in speed.measured]
-    if not timed:
+    clocked = [speed for speed in found if runtime in speed.measured]
+    if not clocked:
         return None
-    series = list(dict.fromkeys(_series(speed, by_model) for speed in timed))
+    series = list(dict.fromkeys(_series(speed, by_model) for speed in clocked))
     head, top = legend([_key(one, looks[one], number) for number, one in enumerate(series)], WIDTH)
-    highest = max(max(speed.promised, speed.measured[runtime].high) for speed in timed)
-    lowest = min(1.0, *(speed.measured[runtime].low for speed in timed))
+    highest = max(max(speed.promised, speed.measured[runtime].high) for speed in clocked)
+    lowest = min(1.0, *(speed.measured[runtime].low for speed in clocked))
     low, high = padded_log(lowest, max(highest, 2.0))
     across = Scale(*padded_log(1.0, max(highest, 2.0)), 52, WIDTH - 14, logarithmic=True)
     panel = Panel(across, Scale(low, high, top + 8 + _PLOT, top + 8, logarithmic=True))
     axes = panel.axes("promised by the multiply-adds that are left", "measured", _times, _times)
     drawn = _as_promised(panel) + "".join(
-        svg.series("".join(_spot(panel, s, runtime, looks[one]) for s in timed if _series(s, by_model) == one), number)
+        svg.series(
+            "".join(_spot(panel, s, runtime, looks[one]) for s in clocked if _series(s, by_model) == one), number
+        )
         for number, one in enumerate(series)
     )
     caption = (
@@ -111,7 +119,7 @@ def speed_figure(
         "On the slanted line a runtime keeps the promise; on the level one nothing is saved. "
         "Open: the interval includes 1."
     )
-    label = f"{title}. {'; '.join(_said(speed, runtime) for speed in timed)}."
+    label = f"{title}. {'; '.join(_said(speed, runtime) for speed in clocked)}."
     return Figure(name, title, caption, label, head + axes + panel.clipped(drawn), WIDTH, top + 58 + _PLOT)
 
 
@@ -150,8 +158,8 @@ def _said(speed: Speed, runtime: str) -> str:
     )
 
 
-def speed_sheet(name: str, found: Sequence[Speed], runtimes: Sequence[str]) -> Sheet:
-    """Returns the table of speed-ups: promised, and measured in each runtime."""
+def speed_sheet(name: str, study: Study, found: Sequence[Speed], runtimes: Sequence[str]) -> Sheet:
+    """Returns the table of speed-ups: promised, and measured in each runtime, with the records of the timings."""
     heads = [
         Head("", "model", numeric=False),
         Head("", "method", numeric=False),
@@ -159,7 +167,7 @@ def speed_sheet(name: str, found: Sequence[Speed], runtimes: Sequence[str]) -> S
         Head("", "cases"),
     ]
     heads.append(Head("speed-up", "promised"))
-    heads += [Head("speed-up", runtime_name(runtime)) for runtime in runtimes]
+    heads += [*(Head("speed-up", runtime_name(runtime)) for runtime in runtimes), RECORDS]
     rows = []
     by_model = len({speed.method for speed in found}) == 1
     for speed in found:
@@ -168,9 +176,15 @@ def speed_sheet(name: str, found: Sequence[Speed], runtimes: Sequence[str]) -> S
         cells += [Cell(percent(speed.requested), order=speed.requested), Cell(str(speed.cases), order=speed.cases)]
         cells.append(Cell(f"{speed.promised:.2f} ×", order=speed.promised))
         cells += [Cell() if ratio is None else speedup_cell(ratio.value, ratio.low, ratio.high) for ratio in ratios]
+        cells.append(several((_traced_name(speed, variant), timed(study, variant)) for variant in speed.variants))
         rows.append(SheetRow(tuple(cells), series=_series(speed, by_model)))
     note = (
         "Geometric means over data sets, horizons and seeds; the interval's ends are the means of theirs. Promised: "
         "the dense model's multiply-adds over those with a non-zero weight."
     )
     return Sheet(name, "Promised and measured speed-up", tuple(heads), tuple(rows), note, sortable=True)
+
+
+def _traced_name(speed: Speed, variant: Variant) -> str:
+    tuned = "fine-tuned" if variant.finetuned else "not fine-tuned"
+    return f"{variant.case.title}, {tuned}" if speed.cases > 1 else tuned

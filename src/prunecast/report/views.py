@@ -111,7 +111,7 @@ def case_section(material: Material, stem: str, case: Case) -> Section:
         f"Horizon {case.horizon}",
         _kept(
             Block("How much can go before a loss shows", sheets=[reach] if reach else []),
-            Block("What the controls say", sheets=[controls] if len(controls.heads) > 1 else []),
+            Block("What the controls say", sheets=[controls] if len(controls.heads) > 2 else []),
             Block("Error against sparsity", figures=_some(*curves)),
             Block("Error against cost", figures=_some(*fronts)),
             Block("All variants", sheets=[table]),
@@ -161,7 +161,7 @@ def _model_blocks(material: Material, name: str, model: str) -> Iterator[Block]:
             if lines
             else [],
         ),
-        Block("Time", sheets=[speed_sheet(f"{name}-speeds", timed, clocks.runtimes)] if timed else []),
+        Block("Time", sheets=[speed_sheet(f"{name}-speeds", material.study, timed, clocks.runtimes)] if timed else []),
         Block("Beside published errors", sheets=[deviation_sheet(f"{name}-published", own)] if own else []),
         Block("On each data set", figures=_some(*(_curve(material, name, model, case) for case in cases))),
         Block(
@@ -222,7 +222,10 @@ def _method_blocks(material: Material, name: str, method: str, models: Sequence[
             "Every sparsity, over all data sets",
             sheets=[ladder_sheet(f"{name}-ladders", "Every sparsity", ladders, lines)],
         ),
-        Block("Time", sheets=[speed_sheet(f"{name}-speeds", timed, material.clocks.runtimes)] if timed else []),
+        Block(
+            "Time",
+            sheets=[speed_sheet(f"{name}-speeds", material.study, timed, material.clocks.runtimes)] if timed else [],
+        ),
     ]
     yield from _kept(*blocks)
 
