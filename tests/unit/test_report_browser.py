@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from pypdf import PdfReader
 from tests.unit.report_records import study
 
 from prunecast.report.page import write_report
@@ -58,3 +61,58 @@ def test_all_pages_can_be_opened_at_once(page: Path, tmp_path: Path) -> None:
     assert text.count('class="view"') == 8
     assert 'class="view" hidden' not in text
     assert "All variants" in text
+
+
+PHONE = 360
+"""Width of a small phone, in CSS pixels; what a scroll bar takes of it is the page's."""
+
+FRAME = """<!DOCTYPE html><meta charset="utf-8"><iframe width="{width}" height="740" srcdoc="{page}"></iframe>
+<pre></pre><script>
+const frame = document.querySelector("iframe");
+frame.addEventListener("load", async () => {{
+  const inner = frame.contentDocument, found = {{}};
+  const places = [...inner.querySelectorAll("script[data-page]")].map((script) => script.dataset.page);
+  for (const place of ["overview", ...places]) {{
+    frame.contentWindow.location.hash = place;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const open = inner.querySelectorAll(".view:not([hidden])").length;
+    const shown = inner.documentElement.dataset.shown;
+    const cut = [...inner.querySelectorAll(".view:not([hidden]) svg text")].filter((text) => {{
+      const box = text.getBoundingClientRect();
+      return box.left < -1 || box.right > inner.documentElement.clientWidth + 1;
+    }});
+    found[place] = [open, shown, inner.documentElement.scrollWidth - inner.documentElement.clientWidth, cut.length];
+  }}
+  document.querySelector("pre").textContent = JSON.stringify(found);
+}});
+</script>"""
+
+
+def test_no_page_is_wider_than_a_phone(page: Path, tmp_path: Path) -> None:
+    framed = tmp_path / "framed.html"
+    inner = html.escape(page.read_text(encoding="utf-8"), quote=True)
+    framed.write_text(FRAME.format(width=PHONE, page=inner), encoding="utf-8")
+    said = shown(framed, "", tmp_path / "profile").partition("<pre>")[2].partition("</pre>")[0]
+    found = json.loads(html.unescape(said))
+    assert len(found) == 8
+    for place, (opened, at, too_wide, cut) in found.items():
+        assert (opened, at) == (1, f"#{place}")
+        assert too_wide <= 0, place
+        assert cut == 0, place
+
+
+def test_the_printed_report_needs_no_colour_and_no_menu(page: Path, tmp_path: Path) -> None:
+    assert BROWSER is not None
+    printed = tmp_path / "r.pdf"
+    place = f"{page.as_uri()}#everything"
+    command = [BROWSER, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={printed}", place]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    document = PdfReader(printed)
+    pages = [sheet.extract_text() for sheet in document.pages]
+    assert len(pages) > 8
+    text = " ".join(" ".join(pages).split())
+    for heading in ("Overview", "What was run", "All variants", "Error against sparsity", "Promised and measured"):
+        assert heading in text, heading
+    assert "Skip to the content" not in text
+    assert "CSV LaTeX" not in text  # links that paper cannot follow
+    assert all(sheet.mediabox.width > sheet.mediabox.height for sheet in document.pages)

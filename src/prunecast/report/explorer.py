@@ -8,6 +8,7 @@ from typing import Any
 from prunecast.report.format import missing
 from prunecast.report.fronts import Cost, costs, other_costs
 from prunecast.report.material import Material
+from prunecast.report.svg import SHAPES
 from prunecast.report.tables import Row
 from prunecast.report.variants import Case, Variant
 
@@ -32,7 +33,10 @@ def explorer_data(material: Material, case_pages: Mapping[Case, str], model_page
     return {
         "cases": [{"name": case.title, "page": case_pages[case]} for case in cases],
         "models": [{"name": model, "page": model_pages.get(model, "")} for model in models],
-        "series": [{"name": name, "colour": look.colour, "shape": look.shape} for name, look in material.looks.items()],
+        "series": [
+            {"name": name, "colour": look.colour, "corners": SHAPES[look.shape]}
+            for name, look in material.looks.items()
+        ],
         "costs": [{"name": cost.title, "axis": cost.axis} for cost in offered],
         "rows": [
             [

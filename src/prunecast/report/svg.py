@@ -20,20 +20,29 @@ Attributes = Mapping[str, str | float | None]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 """What XML cannot hold at all."""
 
-_SHAPES: Mapping[str, Sequence[Point]] = {
+SHAPES: Mapping[str, Sequence[Point]] = {
+    "circle": (),
     "square": ((-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)),
     "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
     "triangle": ((0, -1.2), (1.15, 0.85), (-1.15, 0.85)),
     "wedge": ((0, 1.2), (1.15, -0.85), (-1.15, -0.85)),
     "pentagon": ((0, -1.15), (1.1, -0.35), (0.68, 0.95), (-0.68, 0.95), (-1.1, -0.35)),
+    "hourglass": ((-0.95, -1.1), (0.95, -1.1), (-0.95, 1.1), (0.95, 1.1)),
+    "bar": ((-1.3, -0.5), (1.3, -0.5), (1.3, 0.5), (-1.3, 0.5)),
     "cross": (
         (-0.4, -1.15), (0.4, -1.15), (0.4, -0.4), (1.15, -0.4), (1.15, 0.4), (0.4, 0.4),
         (0.4, 1.15), (-0.4, 1.15), (-0.4, 0.4), (-1.15, 0.4), (-1.15, -0.4), (-0.4, -0.4),
     ),
+    "saltire": (
+        (0.53, -1.1), (1.1, -0.53), (0.57, 0), (1.1, 0.53), (0.53, 1.1), (0, 0.57),
+        (-0.53, 1.1), (-1.1, 0.53), (-0.57, 0), (-1.1, -0.53), (-0.53, -1.1), (0, -0.57),
+    ),
+    "star": (
+        (0, -1.35), (0.34, -0.47), (1.28, -0.42), (0.55, 0.18), (0.79, 1.09),
+        (0, 0.58), (-0.79, 1.09), (-0.55, 0.18), (-1.28, -0.42), (-0.34, -0.47),
+    ),
 }  # fmt: skip
 """Corners of each mark in units of its radius; a circle has none."""
-
-SHAPES = ("circle", *_SHAPES)
 
 
 def element(name: str, attributes: Attributes, content: str = "") -> str:
@@ -106,9 +115,9 @@ def escaped(content: str) -> str:
 def marker(shape: str, place: Point, colour: str, *, filled: bool = True, radius: float = 4) -> str:
     """Returns a mark; an open one is filled with the paper's colour."""
     look: Attributes = {"fill": colour if filled else PAPER, "stroke": colour, "stroke-width": 1.6}
-    if shape == "circle":
+    if not SHAPES[shape]:
         return element("circle", {"cx": place[0], "cy": place[1], "r": radius, **look})
-    corners = [(place[0] + radius * x, place[1] + radius * y) for x, y in _SHAPES[shape]]
+    corners = [(place[0] + radius * x, place[1] + radius * y) for x, y in SHAPES[shape]]
     return element("path", {"d": f"M{_through(corners)}Z", **look})
 
 

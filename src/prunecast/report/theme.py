@@ -27,10 +27,10 @@ LOOKS: Mapping[str, Look] = {
     "structured-magnitude": Look("#d55e00", "square"),
     "structured-random": Look("#c05a95", "wedge"),
     "dense": Look(INK, "diamond"),
-    "trained on": Look(MUTED, "diamond"),
+    "trained on": Look(MUTED, "bar"),
     "small dense": Look("#00805e", "triangle"),
-    "zeroed body": Look("#7b8794", "cross"),
-    "naive": Look("#7b8794", "wedge"),
+    "zeroed body": Look("#7b8794", "saltire"),
+    "naive": Look("#7b8794", "star"),
 }
 """After Okabe and Ito's palette, which the colour-blind can tell apart; light ones darkened to be seen on paper."""
 
@@ -42,11 +42,23 @@ MODEL_LOOKS: Mapping[str, Look] = {
     "Crossformer": Look("#b07d00", "wedge"),
     "PatchTST": Look("#7b5ea7", "pentagon"),
     "iTransformer": Look("#2f8f94", "cross"),
-    "DLinear": Look(INK, "diamond"),
+    "DLinear": Look(INK, "star"),
 }
 
 _SPARE_COLOURS = ("#7b5ea7", "#8c6d1f", "#2f8f94", "#b3446c", "#5b8c2a", "#4c6ef5")
-_SPARE_SHAPES = ("pentagon", "diamond", "triangle", "cross", "wedge", "square", "circle")
+_SPARE_SHAPES = (
+    "hourglass",
+    "saltire",
+    "bar",
+    "star",
+    "pentagon",
+    "diamond",
+    "triangle",
+    "cross",
+    "wedge",
+    "square",
+    "circle",
+)
 
 
 def looks(names: Iterable[str], known: Mapping[str, Look] = LOOKS) -> dict[str, Look]:

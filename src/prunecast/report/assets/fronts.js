@@ -3,14 +3,6 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const FIRST_NUMBER = 5; // of a row: case, model, series, tuning, label, then pairs of own and dense parent's numbers
-const CORNERS = {
-  square: [[-0.86, -0.86], [0.86, -0.86], [0.86, 0.86], [-0.86, 0.86]],
-  diamond: [[0, -1.25], [1.25, 0], [0, 1.25], [-1.25, 0]],
-  triangle: [[0, -1.2], [1.15, 0.85], [-1.15, 0.85]],
-  wedge: [[0, 1.2], [1.15, -0.85], [-1.15, -0.85]],
-  pentagon: [[0, -1.15], [1.1, -0.35], [0.68, 0.95], [-0.68, 0.95], [-1.1, -0.35]],
-  cross: [[-0.4, -1.15], [0.4, -1.15], [0.4, -0.4], [1.15, -0.4], [1.15, 0.4], [0.4, 0.4], [0.4, 1.15], [-0.4, 1.15], [-0.4, 0.4], [-1.15, 0.4], [-1.15, -0.4], [-0.4, -0.4]],
-};
 
 function draw(name, attributes, text) {
   const made = document.createElementNS(SVG, name);
@@ -105,8 +97,8 @@ function logScale(low, high, start, stop) {
 
 function mark(series, x, y, filled) {
   const look = { fill: filled ? series.colour : "#ffffff", stroke: series.colour, "stroke-width": 1.6 };
-  if (series.shape === "circle") return draw("circle", { cx: x, cy: y, r: 4, ...look });
-  const corners = CORNERS[series.shape].map(([across, down]) => `${x + 4 * across} ${y + 4 * down}`);
+  if (!series.corners.length) return draw("circle", { cx: x, cy: y, r: 4, ...look });
+  const corners = series.corners.map(([across, down]) => `${x + 4 * across} ${y + 4 * down}`);
   return draw("path", { d: `M${corners.join("L")}Z`, ...look });
 }
 
