@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ import pytest
 from tests.unit.micro_study import Micro, Watch
 from tools.kill_study import contents, differences
 
-from prunecast import facade, studies
+from prunecast import environment, facade, studies
+from prunecast.cli import main
 from prunecast.errors import MissingExtra, UserError
 from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe, write_recipe
@@ -172,6 +174,19 @@ def test_another_machines_timings_are_taken_unless_ones_own_are_asked_for(micro:
     records, _ = open_study(out).results()
     assert len(records) == len(jobs) + len(clocks), "each timing under its machine"
     assert left_to_do(out, jobs, own_timings=True) == left_to_do(out, micro.jobs, own_timings=True) == []
+
+
+def test_own_timings_are_asked_for_on_the_command_line(
+    micro: Micro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, command = micro.copied(tmp_path / "out"), ["--json", "study", "run", str(micro.file)]
+    here = environment.describe()
+    monkeypatch.setattr(environment, "describe", lambda: here.model_copy(update={"machine": ELSEWHERE}))
+    for measure, ran in (("any", 0), ("here", sum(job.exclusive for job in micro.jobs)), ("here", 0)):
+        assert main([*command, "--out", str(out), "--measure", measure]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["ran"] == ran, measure
+    assert main([*command, "--out", str(out), "--measure", "there"]) == 2
+    assert "--measure: expected any or here, found 'there'" in capsys.readouterr().err
 
 
 def test_a_damaged_timing_is_one_machines_alone(micro: Micro, tmp_path: Path) -> None:

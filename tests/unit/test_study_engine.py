@@ -28,7 +28,7 @@ from prunecast.errors import UserError
 from prunecast.stages import Job
 from prunecast.store import Store
 from prunecast.study.engine import Outcome
-from prunecast.study.folder import status
+from prunecast.study.folder import open_study, status
 from prunecast.study.monitor import ConsoleMonitor
 
 
@@ -62,6 +62,38 @@ def test_status_before_and_after(micro: Micro, tmp_path: Path) -> None:
     [pruning] = [row for row in found["by_stage"] if row["stage"] == "prune"]
     places = {"done": 1, "running": 0, "waiting": 0, "failed": 0, "damaged": 0}
     assert pruning == {"stage": "prune", "planned": 1} | places
+
+
+def test_status_of_a_study_that_runs(micro: Micro, tmp_path: Path) -> None:
+    out = micro.copied(tmp_path / "out", micro.the("finetune"))
+    found = []
+
+    class Asks(Watch):
+        def begin(self, job: Job) -> None:
+            super().begin(job)
+            found.append((job, status(out)))
+
+    left = micro.run(out, Asks()).ran
+    assert len(found) == left > 1
+    for number, (job, said) in enumerate(found):
+        assert said["running"] is True
+        assert said["now"] == [job.label]
+        assert said["done"] == len(micro.jobs) - left + number
+        assert said["waiting"] == left - number - 1
+        [row] = [row for row in said["by_stage"] if row["running"]]
+        assert (row["stage"], row["running"]) == (job.stage, 1)
+
+
+def test_scored_stages_keep_paper_scoring_beside_the_full_one(micro: Micro) -> None:
+    records, _ = open_study(micro.whole).results()
+    scored = [record for record in records if record.test is not None]
+    assert {record.stage for record in scored} == {"train", "prune", "finetune"}
+    for record in scored:
+        assert record.test is not None
+        assert record.test_paper is not None
+        assert (record.test.scoring, record.test_paper.scoring) == ("full", "paper")
+        assert record.test_paper.windows == record.test.windows // 32 * 32 < record.test.windows
+        assert record.test_paper.mse != record.test.mse
 
 
 def test_what_fails_is_noted_the_rest_goes_on_and_it_is_tried_again(micro: Micro, tmp_path: Path) -> None:
