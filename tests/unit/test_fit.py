@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 
 from prunecast.batch import Batch
@@ -17,6 +18,7 @@ from prunecast.models.api import Forecaster, build, config_from
 from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import DataConfig, FitConfig
 from prunecast.records import Epoch
+from prunecast.train import fit as fitting
 from prunecast.train.evaluate import evaluate, evaluate_both, scored_windows
 from prunecast.train.fit import DivergedError, fit, learning_rate
 from prunecast.train.progress import Silent
@@ -149,6 +151,36 @@ def test_rates_follow_the_published_schedule() -> None:
     assert [learning_rate(halving, epoch) for epoch in range(1, 6)] == [1, 1, 0.5, 0.25, 0.125]
     cosine = FitConfig(epochs=4, learning_rate=1.0, schedule="cosine")
     assert [round(learning_rate(cosine, epoch), 3) for epoch in range(1, 5)] == [1, 0.854, 0.5, 0.146]
+
+
+def test_a_compiled_run_is_the_same_run(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled to plain operators, which takes no C++ compiler; one model after the other, as in a study."""
+
+    def plain_operators(_: torch.device) -> TorchDynamoPlugin:
+        torch.compiler.reset()
+        return TorchDynamoPlugin(backend="aot_eager", fullgraph=True, dynamic=False)
+
+    monkeypatch.setattr(fitting, "_compiler", plain_operators)
+    config = FitConfig(epochs=2, max_steps=20, learning_rate=1e-3, threads=1, device="cpu")
+    curves = []
+    for compiled in (False, True, True):
+        model = build(transformer(prepared).config.model_copy(update={"dropout": 0.0}))
+        model.load_state_dict(transformer(prepared).state_dict())
+        done = fit(model, prepared.train, prepared.validation, config.model_copy(update={"compile": compiled}), seed=1)
+        curves.append([epoch.validation_loss for epoch in done.epochs])
+        assert list(model.state_dict()) == list(transformer(prepared).state_dict())
+    assert curves[1] == curves[2]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself, when its compiler is loaded
+def test_a_machine_without_a_compiler_says_so(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("/nonexistent",))
+    config = FitConfig(epochs=1, max_steps=1, learning_rate=1e-3, threads=1, device="cpu", compile=True)
+    with pytest.raises(UserError, match="needs a C"):
+        fit(transformer(prepared), prepared.train, prepared.validation, config, seed=1)
 
 
 def test_training_learns(prepared: Prepared) -> None:

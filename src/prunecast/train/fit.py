@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
 
 from prunecast.batch import Batch
@@ -60,6 +61,7 @@ def fit(
 
     Raises:
         DivergedError: when the loss is not finite.
+        UserError: when the step is to be compiled and the machine has no compiler.
     """
     keep_freed_memory()
     accelerator = _accelerator(config)
@@ -82,6 +84,10 @@ def fit(
         try:
             while not run.finished():
                 run.epoch()
+        except RuntimeError as error:
+            if (plain := _without_compiler(error)) is not None:
+                raise plain from None
+            raise
         finally:
             run.reporter.stop()
         return run.result()
@@ -138,7 +144,24 @@ def _threads(count: int) -> Iterator[None]:
 def _accelerator(config: FitConfig) -> Accelerator:
     # Accelerate keeps its state in the process and refuses a second precision; a study has many runs in one process.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=choose_device(config).type == "cpu", mixed_precision=config.precision)
+    device = choose_device(config)
+    compiler = _compiler(device) if config.compile else None
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=config.precision, dynamo_plugin=compiler)
+
+
+def _compiler(device: torch.device) -> TorchDynamoPlugin:
+    """Returns how a step is compiled: whole, for each size of batch by itself, on a GPU as one recorded graph."""
+    torch.compiler.reset()  # else the graphs of the models before count as this one's, and they may be only so many
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return TorchDynamoPlugin(backend="inductor", mode=mode, fullgraph=True, dynamic=False)
+
+
+def _without_compiler(error: RuntimeError) -> UserError | None:
+    if not any(sign in str(error) for sign in ("InvalidCxxCompiler", "TritonMissing")):
+        return None
+    return UserError(
+        "compile: true needs a C++ compiler (on a GPU Triton too), found none; install it, or leave it out"
+    )
 
 
 def _copy(model: nn.Module) -> Tensors:

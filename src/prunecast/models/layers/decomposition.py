@@ -22,7 +22,7 @@ from prunecast.models.layers.coupling import inputs, norms, unit_index
 from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.embedding import TokenConvolution
 from prunecast.models.layers.feedforward import FeedForward
-from prunecast.models.layers.linear import is_batch, linear, over_time
+from prunecast.models.layers.linear import by_hand, is_batch, linear, over_time
 from prunecast.models.layers.widths import EncoderDecoderConfig
 
 Window = Annotated[int, Field(ge=1, le=10_001)]
@@ -122,7 +122,9 @@ class SeasonalNorm(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns (B, L, D)."""
         x_BLD = self.norm(x_BLD)
-        return cast("Tensor", _Centred.apply(x_BLD)) if self.training else x_BLD - x_BLD.mean(1, keepdim=True)  # type: ignore[no-untyped-call]
+        if self.training and by_hand(x_BLD):
+            return cast("Tensor", _Centred.apply(x_BLD))  # type: ignore[no-untyped-call]
+        return x_BLD - x_BLD.mean(1, keepdim=True)
 
     def width_members(self, name: str) -> tuple[Member, ...]:
         """Returns what each unit of the stream owns here."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from prunecast.models.api import Member
 from prunecast.models.layers.batchnorm import BatchNorm
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
+from prunecast.models.layers.linear import by_hand
 
 
 class Distilling(nn.Module):
@@ -57,7 +58,7 @@ def distilled_steps(steps: int, padding: int) -> int:
 
 def _ring(x_BLD: Tensor) -> Tensor:
     """Returns the steps with the last one before and the first one after them."""
-    if x_BLD.requires_grad and torch.is_grad_enabled():
+    if x_BLD.requires_grad and torch.is_grad_enabled() and by_hand(x_BLD):
         return cast("Tensor", _Ring.apply(x_BLD))  # type: ignore[no-untyped-call]
     return _Ring.of(x_BLD)
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from prunecast.models.layers.linear import by_hand
+
 
 class Dropout(nn.Module):
     """Zeroes each element with probability `p` in training and divides the others by 1 - p.
@@ -25,13 +27,13 @@ class Dropout(nn.Module):
         """Returns x itself in eval mode, x with dropped elements in training."""
         if not self.training or self.p == 0:
             return x
-        if not x.is_cpu:  # an accelerator draws its masks inside the kernel
+        if not by_hand(x):  # a kernel draws its mask inside
             return F.dropout(x, self.p)
         return cast("Tensor", _Dropout.apply(x, self.p))  # type: ignore[no-untyped-call]
 
     def added(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns x + dropout(y), of two tensors of one shape: in training with a pass over memory less."""
-        if self.training and self.p and x.is_cpu:
+        if self.training and self.p and by_hand(x):
             return cast("Tensor", _Added.apply(x, y, self.p))  # type: ignore[no-untyped-call]
         return x + cast("Tensor", self(y))
 

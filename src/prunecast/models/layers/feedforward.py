@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
-from prunecast.models.layers.linear import Linear, linear
+from prunecast.models.layers.linear import Linear, by_hand, linear
 
 Activation = Literal["gelu", "relu"]
 
@@ -30,7 +30,7 @@ class FeedForward(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns (B, L, D)."""
         hidden = self.up(x_BLD)
-        if self.training and self.dropout.p and hidden.is_cpu:
+        if self.training and self.dropout.p and by_hand(hidden):
             return self._down_fast(hidden)
         return cast("Tensor", self.down(self.dropout(self.activation(hidden))))
 

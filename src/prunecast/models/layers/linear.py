@@ -45,9 +45,17 @@ class Linear(nn.Linear):
         return product(x, self.weight, bias_O)
 
 
+def by_hand(x: Tensor) -> bool:
+    """Whether code that is written for the processor is to be used: x lies there, and no compiler looks on.
+
+    A compiler has its own ways, and sees through none of ours.
+    """
+    return x.is_cpu and not torch.compiler.is_compiling()
+
+
 def is_batch(x: Tensor) -> bool:
     """Whether x are numbers of many samples on the processor, and no graph is being traced."""
-    return not torch.compiler.is_compiling() and x.is_cpu and x.shape[0] >= BATCH
+    return by_hand(x) and x.shape[0] >= BATCH
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -79,7 +87,7 @@ def to_series(x_BRC: Tensor, matrix_RQ: Tensor) -> Tensor:
 
 def prefers_convolutions(x: Tensor) -> bool:
     """Whether numbers like these are multiplied faster by a convolution of width one."""
-    return x.is_cpu and x.dtype == torch.float32 and _convolutions_are_faster()
+    return by_hand(x) and x.dtype == torch.float32 and _convolutions_are_faster()
 
 
 @cache
@@ -96,7 +104,7 @@ def _is_single(x: Tensor) -> bool:
 
 
 def _single(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    fast = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling() and x.is_cpu
+    fast = torch.is_inference_mode_enabled() and by_hand(x)
     if not (fast and x.dtype == torch.float32 and x.numel() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return F.linear(x, weight_OI, bias_O)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OI, bias_O, "none", [], "")

@@ -25,7 +25,7 @@ from prunecast.models.api import Group
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import last
 from prunecast.models.layers.feature_major import Affine
-from prunecast.models.layers.linear import Linear
+from prunecast.models.layers.linear import Linear, by_hand
 
 PIECE = 2**19
 """Scores that are worked on at a time in training, at most: 2 MB stay in the cache."""
@@ -163,9 +163,9 @@ class ProbSparse(Attention):
             return self.out.bias.expand(x_BQD.shape[0], self.kept.read, -1)
         anew = self.training and self.sampling.anew
         sampled_QU = self.sampling.draw().to(x_BQD.device) if anew else self.sampled
-        if self.training and x_BQD.is_cpu:
+        if self.training and by_hand(x_BQD):
             return self._project(self._attend_fast(self._projected(x_BQD, memory_BSM), sampled_QU, causal))
-        if self.training:  # on an accelerator; heads that write no row that is read are left out here too
+        if self.training:  # heads that write no row that is read are left out here too
             query, key, value = self._maps()
             q, k, v = F.linear(x_BQD, *query), F.linear(memory_BSM, *key), F.linear(memory_BSM, *value)
         else:

@@ -1,0 +1,57 @@
+"""Every model's training step is one graph for a compiler, and its gradients are those of the plain step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conformance.small import SIZES, SMALL
+from torch import Tensor
+
+from prunecast.models.api import Forecaster, build, config_from
+from prunecast.registry import MODELS
+
+TRAINED = tuple(name for name in SMALL if MODELS.load(name).trainable)
+BATCH, LOOKBACK = 16, 24
+"""Enough samples and steps for what is written by hand for the processor, which small inputs pass by."""
+
+
+def model_and_inputs(name: str, **values: object) -> tuple[Forecaster, tuple[Tensor, ...]]:
+    config = config_from(SIZES | {"lookback": LOOKBACK, "name": name} | SMALL[name] | values)
+    generator = torch.Generator().manual_seed(2)
+    known = SIZES["label_len"] + SIZES["horizon"]
+    shapes = ((LOOKBACK, SIZES["channels"]), (LOOKBACK, SIZES["marks"]), (known, SIZES["marks"]))
+    inputs = tuple(torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    torch.manual_seed(1)
+    return build(config).double().train(), inputs
+
+
+def gradients(model: Forecaster, called: torch.nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    model.zero_grad()
+    torch.manual_seed(3)
+    called(*inputs).square().mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_is_one_graph_with_the_plain_gradients(name: str) -> None:
+    values = {"dropout": 0.0} if "dropout" in MODELS.load(name).Config.model_fields else {}
+    model, inputs = model_and_inputs(name, **values)
+    plain = gradients(model, model, inputs)
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    found = gradients(model, compiled, inputs)  # type: ignore[arg-type]
+    assert found.keys() == plain.keys()
+    largest = max(float(gradient.abs().max()) for gradient in plain.values())
+    for key, gradient in plain.items():
+        assert torch.allclose(found[key], gradient, rtol=0, atol=1e-10 * max(largest, 1)), key
+
+
+@pytest.mark.parametrize("name", ["transformer", "informer"])
+def test_a_compiled_step_drops_as_often(name: str) -> None:
+    model, inputs = model_and_inputs(name, dropout=0.5)
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        spread = [torch.stack([called(*inputs) for _ in range(40)]).std(0).mean() for called in (model, compiled)]
+    assert float(spread[0]) > 0
+    assert float(spread[1] / spread[0]) == pytest.approx(1, abs=0.15)
