@@ -168,6 +168,9 @@ class StudyConfig(Section):
     stage_memory_gib: Annotated[dict[Stage, Gib], _for_each_stage(2.0)] = Field(
         {}, validate_default=True, description="memory that a stage is promised (all, or by kind); changes no result"
     )
+    keep_files: bool = Field(
+        True, description="whether models and exported files stay when no stage waits for them; changes no result"
+    )
     stage_gpus: Annotated[dict[Stage, Share], _for_each_stage(1.0)] = Field(
         {}, validate_default=True, description="share of a GPU that a stage on one takes (likewise); changes no result"
     )

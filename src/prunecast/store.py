@@ -238,6 +238,25 @@ class Store:
             self.result(fingerprint).rename(target)
         _remove(self.work(fingerprint))
 
+    def strip(self, fingerprint: str) -> None:
+        """Leaves a finished stage its record alone: a result still, but nothing goes on from it.
+
+        Raises:
+            UserError: when its files cannot be moved.
+        """
+        folder, work = self.directory(fingerprint), self.work(fingerprint)
+        if os.listdir(folder) == [RECORD_FILE]:  # noqa: PTH208
+            return
+        with _plain_errors(folder):
+            _remove(work)
+            bare = work / "bare"
+            bare.mkdir(parents=True)
+            shutil.copy2(folder / RECORD_FILE, bare)
+            sync(bare)
+            folder.rename(work / "before")
+            bare.rename(folder)
+        _remove(work)
+
     def under_way(self) -> frozenset[str]:
         """Returns the fingerprints of the stages that run now."""
         held = self.is_held()

@@ -51,10 +51,29 @@ def test_another_seed_computes_what_is_new_alone(micro: Micro) -> None:
         "study.stage_memory_gib={train: 8, finetune: 4}",
         "study.stage_gpus=0.5",
         "study.timed=[1]",
+        "study.keep_files=false",
     ],
 )
 def test_what_changes_no_number_computes_nothing(micro: Micro, setting: str) -> None:
     assert left_to_do(micro.whole, micro.planned(setting)[1]) == []
+
+
+def test_a_study_that_keeps_no_files_has_the_same_records_and_goes_on(micro: Micro, tmp_path: Path) -> None:
+    out, watch = tmp_path / "out", Watch()
+    recipe, jobs = micro.planned("study.keep_files=false")
+    assert run_study(out, recipe, jobs, 2, watch).ran == len(jobs)
+    store = Store(out / "store")
+    assert {path.name for path in (out / "store").glob("*/*/*")} == {"record.json"}
+    for job in jobs:
+        found, whole = store.record(job.fingerprint), Store(micro.whole / "store").record(job.fingerprint)
+        assert (found.test, found.size, found.files) == (whole.test, whole.size, whole.files)
+    recipe, more = micro.planned("study.keep_files=false", "study.finetune=[true]", "finetune.learning_rate=0.005")
+    again = run_study(out, recipe, more, 1, Watch())
+    needed = {job.fingerprint for job in more if job.stage in ("finetune",)}
+    assert needed
+    assert again.failed == {}
+    assert status(out)["done"] == len(more)
+    assert {path.name for path in (out / "store").glob("*/*/*")} == {"record.json"}
 
 
 def test_a_new_title_is_in_the_report_and_nothing_ran(micro: Micro, tmp_path: Path) -> None:

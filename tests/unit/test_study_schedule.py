@@ -122,10 +122,12 @@ class Crew:
         return [Settled(job)]
 
 
-def run(crew: Crew, store: Store, plan: Sequence[Job], at_once: int | None = None) -> tuple[Outcome, list[str]]:
+def run(
+    crew: Crew, store: Store, plan: Sequence[Job], at_once: int | None = None, *, keep_files: bool = True
+) -> tuple[Outcome, list[str]]:
     monitor = Silent()
     todo = [job for job in plan if not store.has(job.fingerprint)]
-    assignment = Assignment(todo, store, Shares.of(None), at_once, monitor)
+    assignment = Assignment(todo, store, Shares.of(None), at_once, monitor, keep_files)
     return run_plan(crew, assignment, plan, Outcome()), monitor.heard
 
 
@@ -143,8 +145,10 @@ def plans(draw: st.DrawFn) -> list[Job]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(plan=plans(), chance=st.randoms(use_true_random=False), at_once=st.sampled_from([None, 1, 2]))
-def test_every_stage_ends_as_it_must(plan: list[Job], chance: random.Random, at_once: int | None) -> None:
+@given(plans(), st.randoms(use_true_random=False), st.sampled_from([None, 1, 2]), st.booleans())
+def test_every_stage_ends_as_it_must(
+    plan: list[Job], chance: random.Random, at_once: int | None, keep_files: bool
+) -> None:
     failing = frozenset(job.fingerprint for job in plan if chance.random() < 0.2)
     lost = Counter({job.fingerprint: chance.randrange(ATTEMPTS + 1) for job in plan if chance.random() < 0.3})
     bad = {name for name in failing if lost[name] < ATTEMPTS} | {name for name, n in lost.items() if n >= ATTEMPTS}
@@ -155,7 +159,8 @@ def test_every_stage_ends_as_it_must(plan: list[Job], chance: random.Random, at_
     with TemporaryDirectory() as folder:
         store = Store(Path(folder))
         crew = Crew(lose=Counter(lost), fail=failing, draw=chance)
-        outcome, heard = run(crew, store, plan, at_once)
+        outcome, heard = run(crew, store, plan, at_once, keep_files=keep_files)
+        assert {store.condition(name).bare for name in store.finished()} <= {not keep_files}
         assert store.finished() == {job.fingerprint for job in plan} - reached
         assert set(outcome.failed) == {job.label for job in plan if job.fingerprint in reached}
         assert {failure.fingerprint for failure in store.failures()} == reached

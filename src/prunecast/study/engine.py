@@ -97,6 +97,7 @@ class Assignment:
         shares: what a stage takes.
         at_once: the most stages that may run at once, or None.
         monitor: hears of it.
+        keep_files: whether models and exported files stay when nothing waits for them any more.
     """
 
     jobs: Sequence[Job]
@@ -104,6 +105,7 @@ class Assignment:
     shares: Shares
     at_once: int | None
     monitor: Monitor
+    keep_files: bool = True
 
 
 class Engine(Protocol):
@@ -142,7 +144,7 @@ def run_plan(engine: Engine, assignment: Assignment, plan: Iterable[Job], outcom
 class _Run:
     def __init__(self, workers: Workers, assignment: Assignment, plan: Iterable[Job], outcome: Outcome) -> None:
         self.workers, self.store, self.monitor = workers, assignment.store, assignment.monitor
-        self.shares, self.at_once = assignment.shares, assignment.at_once
+        self.shares, self.at_once, self.keep_files = assignment.shares, assignment.at_once, assignment.keep_files
         self.schedule = Schedule(plan, self.shares.needed)
         self.running: dict[str, Job] = {}
         self.lost: Counter[str] = Counter()
@@ -183,6 +185,7 @@ class _Run:
             self.schedule.done(job)
             self.outcome.ran += 1
             self.monitor.done(job)
+            self.release(job)
         elif isinstance(error, Damaged | WorkerLost) and self.lost[job.fingerprint] < ATTEMPTS - 1:
             self.lost[job.fingerprint] += 1
             if isinstance(error, Damaged):
@@ -211,8 +214,18 @@ class _Run:
 
     def fail(self, job: Job, reason: str) -> None:
         self.note_failure(job, reason)
-        for orphan in self.schedule.failed(job):
+        orphans = self.schedule.failed(job)
+        for orphan in orphans:
             self.note_failure(orphan, "a stage that it needs failed")
+        self.release(job, *orphans)
+
+    def release(self, *closed: Job) -> None:
+        """Drops the files that only these stages waited for, and their own when nothing waits for those."""
+        if self.keep_files:
+            return
+        for name in dict.fromkeys(name for job in closed for name in (*job.needs, job.fingerprint)):
+            if self.store.has(name) and not self.schedule.is_needed(name):
+                self.store.strip(name)
 
     def note_failure(self, job: Job, reason: str) -> None:
         self.outcome.failed[job.label] = reason

@@ -141,7 +141,8 @@ def run_study(
         monitor.start(len(jobs), outcome.present)
         try:
             _put_right(stock, store, jobs, outcome, monitor)
-            assignment = Assignment(waiting, store, Shares.of(recipe.study), workers, monitor)
+            keep_files = recipe.study is None or recipe.study.keep_files
+            assignment = Assignment(waiting, store, Shares.of(recipe.study), workers, monitor, keep_files)
             return run_plan(engine, assignment, jobs, outcome)
         finally:
             monitor.stop()

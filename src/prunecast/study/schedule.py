@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from prunecast.stages import Job
@@ -23,6 +23,7 @@ class Schedule:
         self._order = {fingerprint: number for number, fingerprint in enumerate(self._plan)}
         self._needed = needed
         self._open: set[str] = set()
+        self._readers: Counter[str] = Counter()
         self._blockers: dict[str, set[str]] = {}
         self._blocked: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._ready: defaultdict[Resources, list[tuple[int, str]]] = defaultdict(list)
@@ -41,9 +42,15 @@ class Schedule:
         """Whether a stage waits or runs."""
         return fingerprint in self._open
 
+    def is_needed(self, fingerprint: str) -> bool:
+        """Whether a stage waits or runs, or another one that does needs what it made."""
+        return fingerprint in self._open or self._readers[fingerprint] > 0
+
     def add(self, job: Job) -> None:
         """Takes a stage that is to be run, after those that it needs; once more, when it was lost."""
-        self._open.add(job.fingerprint)
+        if job.fingerprint not in self._open:
+            self._open.add(job.fingerprint)
+            self._readers.update(job.needs)
         blockers = self._blockers[job.fingerprint] = self._open.intersection(job.needs)
         for blocker in blockers:
             self._blocked[blocker][job.fingerprint] = None
@@ -68,7 +75,7 @@ class Schedule:
 
     def done(self, job: Job) -> None:
         """Takes note that a stage is done: what waited for it may be ready."""
-        self._open.discard(job.fingerprint)
+        self._close(job)
         for name in self._blocked.pop(job.fingerprint, ()):
             blockers = self._blockers[name]
             blockers.discard(job.fingerprint)
@@ -77,12 +84,17 @@ class Schedule:
 
     def failed(self, job: Job) -> list[Job]:
         """Takes note that a stage failed; returns all that rest on it, which cannot run."""
-        self._open.discard(job.fingerprint)
+        self._close(job)
         orphans: list[Job] = []
         for name in self._blocked.pop(job.fingerprint, ()):
             if name in self._open:
                 orphans += [self._plan[name], *self.failed(self._plan[name])]
         return orphans
+
+    def _close(self, job: Job) -> None:
+        if job.fingerprint in self._open:
+            self._open.discard(job.fingerprint)
+            self._readers.subtract(job.needs)
 
     def _is_ready(self, job: Job) -> None:
         queue = self._alone if job.exclusive else self._ready[self._needed(job)]
