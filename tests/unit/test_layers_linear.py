@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prunecast.models.layers import linear as module
+from prunecast.models.layers.feature_major import to_heads, to_stream
 from prunecast.models.layers.linear import linear, over_time
 
 
@@ -42,3 +43,21 @@ def test_both_products_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append((linear(x, weight, bias), over_time(mixing, x)))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_both_products_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At widths for which a convolution is taken in attention too."""
+    torch.manual_seed(2)
+    x, weight, bias = torch.randn(16, 48, 256), torch.randn(256, 256) / 16, torch.randn(256)
+    out = torch.randn(16, 48, 256)
+    found = []
+    for convolves in (False, True):
+        monkeypatch.setattr(module, "_convolutions_are_faster", lambda convolves=convolves: convolves)
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        (linear(*leaves) * out).sum().backward()
+        (heads,) = to_heads(leaves[0], (leaves[1], leaves[2]))
+        (to_stream(heads, leaves[1], leaves[2]) * out).sum().backward()
+        found.append([leaf.grad for leaf in leaves])
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-3 * float(one.abs().max()))

@@ -109,3 +109,11 @@ def test_later_stages_wait_for_a_clock_that_waits() -> None:
 def _enter(order: list[str]) -> None:
     with alone(patience_s=60):
         order.append("clock")
+
+
+def test_only_the_first_of_several_processes_that_train_one_model_holds_the_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with alone(), beside_others():
+        assert lock_file().exists()

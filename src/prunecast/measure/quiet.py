@@ -35,6 +35,9 @@ class _Acquire(Protocol):
 @contextmanager
 def beside_others() -> Iterator[None]:
     """Keeps clocks on this machine waiting for as long as the block lasts."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes that train one model the first holds the lock:
+        yield  # a second one could come to wait behind a clock that waits for the first
+        return
     lock = _lock()
     _queue(lock.acquire_read)
     try:
