@@ -28,7 +28,7 @@ def describe() -> Environment:
     memory_bytes = int(psutil.virtual_memory().total)
     system, accelerator = f"{platform.system()} {platform.machine()}", _accelerator()
     return Environment(
-        machine=_machine(name, cores, memory_bytes, system, accelerator),
+        machine=_machine(f"{name}|{_model_and_features()}", cores, memory_bytes, system, accelerator),
         processor=name,
         cores=cores,
         memory_bytes=memory_bytes,
@@ -47,6 +47,15 @@ def _machine(name: str, cores: int, memory_bytes: int, system: str, accelerator:
     if accelerator is not None:
         profile += f"|{accelerator}"
     return hashlib.sha256(profile.encode()).hexdigest()[:12]
+
+
+def _model_and_features() -> str:
+    """Returns what tells apart processors of one name, where the system says it: a virtual one is often just "EPYC"."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    keys = ("cpu family", "model", "stepping", "flags", "Features", "CPU part")
+    found = (re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE) for key in keys)
+    return "|".join(" ".join(sorted(match[1].split())) for match in found if match is not None)
 
 
 @cache

@@ -12,7 +12,15 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from prunecast.records import Scoring, Stage
 
@@ -65,6 +73,12 @@ class FitConfig(Section):
     compile: bool = Field(
         False, description="let torch.compile fuse the step (CUDA graphs on a GPU); costs a minute, pays in long runs"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out a setting that recipes did not always have where it changes nothing: older results keep names."""
+        values: dict[str, Any] = write(self)
+        return values if self.compile else {key: value for key, value in values.items() if key != "compile"}
 
 
 class PruneConfig(Section):

@@ -21,9 +21,6 @@ CODE_VERSIONS: dict[Stage, int] = {"train": 1, "prune": 1, "zero": 1, "finetune"
 """Raised when a stage's numbers change; a golden record holds that it is not forgotten."""
 
 
-ADDED_LATER = (("compile", False),)
-"""Settings that recipes did not always have, where they are as if there were none: older results keep their names."""
-
 FINGERPRINT_DIGITS = 20
 
 
@@ -103,8 +100,7 @@ def _determining(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def _text(section: Section, *left_out: str) -> str:
     """Returns a section's canonical text; a large plan asks for few different ones, but for each of them often."""
-    values = section.model_dump(mode="json", exclude=set(left_out))
-    return _canonical({key: value for key, value in values.items() if (key, value) not in ADDED_LATER})
+    return _canonical(section.model_dump(mode="json", exclude=set(left_out)))
 
 
 def _canonical(values: dict[str, Any]) -> str:

@@ -205,6 +205,9 @@ class Store:
 
     def _sweep(self) -> None:
         """Removes what a killed writer left half-written, and checkpoints that it had no time to remove."""
+        for before in self.root.glob("work/*/before"):  # it was killed between two renames: what lay there goes back
+            if not self.directory(before.parent.name).exists():
+                before.rename(self.directory(before.parent.name))
         finished = [work for work in self.root.glob("work/*") if self.has(work.name)]
         for leftover in (*finished, *self.root.glob("work/*/result"), *self.root.glob("failures/.*")):
             _remove(leftover)

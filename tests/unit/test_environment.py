@@ -20,7 +20,8 @@ def test_it_describes_this_process() -> None:
     assert found.cores >= 1
     assert found.memory_bytes > 2**28
     assert len(found.machine) == 12
-    profile = (found.processor, found.cores, found.memory_bytes, found.system, found.accelerator)
+    processor = f"{found.processor}|{environment._model_and_features()}"
+    profile = (processor, found.cores, found.memory_bytes, found.system, found.accelerator)
     assert found.machine == environment._machine(*profile)
     assert environment.describe() is found
 
@@ -36,6 +37,14 @@ def test_a_machine_is_named_by_processor_cores_memory_system_and_gpus() -> None:
     assert environment._machine("cpu", 4, 8 * 2**30 + 2**25, "Linux x86_64", None) == name, "memory counts in whole GiB"
     for index, other in enumerate(("other cpu", 8, 16 * 2**30, "Linux aarch64", "NVIDIA H200")):
         assert environment._machine(*profile[:index], other, *profile[index + 1 :]) != name
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux says it there")
+def test_processors_of_one_name_are_told_apart_by_what_they_can_do() -> None:
+    found = environment._model_and_features()
+    flags = found.rpartition("|")[2].split()
+    assert len(flags) > 5
+    assert flags == sorted(flags), "the order in which a kernel lists them is nothing of the processor's"
 
 
 def commit(folder: Path) -> str:

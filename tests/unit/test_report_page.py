@@ -187,8 +187,8 @@ def test_what_was_run_and_what_was_not_are_tables_too(report: ReportFiles) -> No
     rows = list(csv.reader(files["run.csv"].splitlines()))
     assert rows[0] == ["of", "what", "value"]
     facts = {(of, what): value for of, what, value in rows[1:]}
-    assert facts["machine 1", "processor"] == "AMD EPYC 9B14 96-Core Processor"
-    assert facts["machine 1", "torch"] == "2.13.0"
+    assert facts["environment 1", "processor"] == "AMD EPYC 9B14 96-Core Processor"
+    assert facts["environment 1", "torch"] == "2.13.0"
     assert facts["stages", "seeds"] == "1"
     assert int(facts["stages", "finetune"]) > 1
     assert "loss became NaN at step 31" in files["failures.csv"]

@@ -108,6 +108,7 @@ def test_several_horizons_have_their_mean() -> None:
     assert mean[1].note == "of 2"
     assert mean[5].order == pytest.approx(0.886 / 0.827 - 1)
     assert not mean[5].mark
+    assert [text for text, _ in mean[-1].records] == ["96: 1", "192: 1"]
     assert {len(row.cells) for row in sheet.rows} == {len(sheet.heads)}
 
 

@@ -116,7 +116,9 @@ def test_the_headline_has_a_row_for_each_model_and_method_controls_last(material
     assert controls == sorted(controls)
     first = sheet.rows[0].cells
     assert (first[0].text, first[0].page, first[1].note) == ("Transformer", "model-1", "of weights")
-    assert len(sheet.heads) == len(first) == 8
+    assert len(sheet.heads) == len(first) == 9
+    held = {fingerprint for _, fingerprint in first[8].records}
+    assert {material.study.by_fingerprint[name].role for name in held} >= {"dense", "pruned", "pruned+finetuned"}
     tuned = first[6]
     assert tuned.text == "≥ 90 %"
     assert tuned.more == "2 cases: 90 %"

@@ -194,7 +194,7 @@ def test_a_sheet_as_csv_has_numbers_in_full_notes_apart_and_no_formula() -> None
     first = back.iloc[0]
     assert (first.iloc[0], first.iloc[1]) == ("'=cmd()", "'-note")
     assert first["error: MSE"] == 0.123456789
-    assert first["error: MSE, note"] == "0.1 … 0.2"
+    assert first["error: MSE, note"] == "worse 0.1 … 0.2"
     assert first["records"] == "ab cd"
 
 

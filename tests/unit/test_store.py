@@ -11,7 +11,7 @@ from tests.unit.made_up_results import FILES, put_result
 
 from prunecast.errors import UserError
 from prunecast.records import Failure
-from prunecast.store import Store, new_directory, new_file, sweep
+from prunecast.store import RECORD_FILE, Store, new_directory, new_file, sweep
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -130,6 +130,25 @@ def test_a_result_takes_the_place_of_a_bare_record(tmp_path: Path) -> None:
     put_result(store.begin("ab12"), "ab12")
     store.commit("ab12")
     assert store.checked("ab12") == store.directory("ab12")
+    assert not store.work("ab12").exists()
+
+
+def test_a_stripped_stage_is_its_record_alone_and_a_kill_in_between_loses_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    whole = store.directory("ab12")
+    whole.mkdir(parents=True)
+    for name in ("model.safetensors", RECORD_FILE):
+        (whole / name).write_text(name)
+    before = store.work("ab12") / "before"  # as it lies between the two renames
+    before.parent.mkdir(parents=True)
+    whole.rename(before)
+    with store.writer():
+        assert {path.name for path in whole.iterdir()} == {"model.safetensors", RECORD_FILE}
+        assert not store.work("ab12").exists()
+        store.strip("ab12")
+        assert [path.name for path in whole.iterdir()] == [RECORD_FILE]
+        store.strip("ab12")
+        assert (whole / RECORD_FILE).read_text() == RECORD_FILE
     assert not store.work("ab12").exists()
 
 

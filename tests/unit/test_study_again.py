@@ -62,18 +62,45 @@ def test_a_study_that_keeps_no_files_has_the_same_records_and_goes_on(micro: Mic
     out, watch = tmp_path / "out", Watch()
     recipe, jobs = micro.planned("study.keep_files=false")
     assert run_study(out, recipe, jobs, 2, watch).ran == len(jobs)
-    store = Store(out / "store")
-    assert {path.name for path in (out / "store").glob("*/*/*")} == {"record.json"}
+    store, dense = Store(out / "store"), micro.the("train", role="dense")
+
+    def with_files() -> set[str]:
+        return {path.parent.name for path in (out / "store").glob("*/*/*") if path.name != "record.json"}
+
+    assert with_files() == {dense.fingerprint}, "whatever is new goes on from it"
     for job in jobs:
         found, whole = store.record(job.fingerprint), Store(micro.whole / "store").record(job.fingerprint)
         assert (found.test, found.size, found.files) == (whole.test, whole.size, whole.files)
-    recipe, more = micro.planned("study.keep_files=false", "study.finetune=[true]", "finetune.learning_rate=0.005")
-    again = run_study(out, recipe, more, 1, Watch())
-    needed = {job.fingerprint for job in more if job.stage in ("finetune",)}
-    assert needed
-    assert again.failed == {}
+    recipe, more = micro.planned("study.keep_files=false", "finetune.learning_rate=0.005")
+    watch = Watch()
+    again = run_study(out, recipe, more, 1, watch)
+    tuned = [job for job in more if job.fingerprint not in {old.fingerprint for old in jobs}]
+    assert again.ran == len(tuned) + 2, "what was new, and what it needs: the pruned model, and the dense one exported"
+    assert (again.failed, again.damaged) == ({}, {})
     assert status(out)["done"] == len(more)
-    assert {path.name for path in (out / "store").glob("*/*/*")} == {"record.json"}
+    assert with_files() == {dense.fingerprint}
+
+
+def test_files_go_later_where_they_were_kept_before(micro: Micro, tmp_path: Path) -> None:
+    out = micro.copied(tmp_path / "out")
+    recipe, jobs = micro.planned("study.keep_files=false")
+    assert run_study(out, recipe, jobs, 1, Watch()).ran == 0
+    kept = {path.parent.name for path in (out / "store").glob("*/*/model.safetensors")}
+    assert kept == {micro.the("train", role="dense").fingerprint}
+
+
+def test_what_a_failed_stage_needs_stays(micro: Micro, tmp_path: Path) -> None:
+    tuned = micro.the("finetune")
+    out = micro.copied(tmp_path / "out", tuned)
+    place = Store(out / "store").directory(tuned.fingerprint).parent
+    shutil.rmtree(place)
+    place.write_text("in the way")
+    recipe, jobs = micro.planned("study.keep_files=false")
+    assert tuned.label in run_study(out, recipe, jobs, 1, Watch()).failed
+    assert (Store(out / "store").directory(micro.the("prune").fingerprint) / "model.safetensors").is_file()
+    place.unlink()
+    left = len(left_to_do(out, jobs))
+    assert run_study(out, recipe, jobs, 1, Watch()).ran == left
 
 
 def test_a_new_title_is_in_the_report_and_nothing_ran(micro: Micro, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from threading import Timer
 from typing import Protocol
 
 from filelock import FileLock, ReadWriteLock, Timeout
+
+from prunecast.errors import UserError
 
 PATIENCE_S = 2.0
 """How long a timing waits without a word."""
@@ -78,11 +81,14 @@ def _lock() -> ReadWriteLock:
 
 def _queue(acquire: _Acquire) -> None:
     """Acquires after those that came before: stages that overlap without end would keep a clock out for ever."""
-    with FileLock(lock_file().with_suffix(".queue"), is_singleton=False, thread_local=False):
-        while True:
-            with suppress(Timeout):
-                acquire(timeout=TURN_S)
-                return
+    try:
+        with FileLock(lock_file().with_suffix(".queue"), is_singleton=False, thread_local=False):
+            while True:
+                with suppress(Timeout):
+                    acquire(timeout=TURN_S)
+                    return
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(f"cannot lock {lock_file()}: {error}; remove it, or give another TMPDIR") from None
 
 
 def _say_why() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from prunecast.report.format import count, percent, signed_percent
 from prunecast.report.published import MEAN_TOLERANCE, TOLERANCE, UNSTABLE_TOLERANCE, Deviation, MeanDeviation
 from prunecast.report.sheet import Cell, Head, Mark, Sheet, SheetRow
-from prunecast.report.traces import RECORDS
+from prunecast.report.traces import RECORDS, several
 
 _SCORINGS: Mapping[str, str] = {
     "paper": "paper, as theirs",
@@ -98,7 +98,8 @@ def _mean_row(mean: MeanDeviation) -> SheetRow:
         *_means(mean.mse, mean.published_mse, mean.within),
         *_means(mean.mae, mean.published_mae, None),
     ]
-    return SheetRow((*cells, *[Cell()] * (len(_HEADS) - len(cells))), kind="mean")
+    traces = several((str(one.place.horizon), one.records) for one in mean.horizons)
+    return SheetRow((*cells, *[Cell()] * (len(_HEADS) - len(cells) - 1), traces), kind="mean")
 
 
 def _means(ours: float, theirs: float, within: bool | None) -> list[Cell]:

@@ -11,6 +11,7 @@ from prunecast.report.format import percent, signed_percent
 from prunecast.report.reach import MARGIN, Ladder, Ladders, Line, Rung
 from prunecast.report.sheet import Cell, Head, Mark, Sheet, SheetRow
 from prunecast.report.statistics import Interval
+from prunecast.report.traces import RECORDS, Trace
 from prunecast.report.variants import Case, Study
 
 CONTROLS = "random"
@@ -63,7 +64,7 @@ def _heads() -> tuple[Head, ...]:
     names = (_name_head("model"), _name_head("method"))
     small = f"loss under {percent(MARGIN)} up to"
     pairs = ((Head(group, "no loss up to"), Head(group, small)) for group, _, _ in COLUMNS)
-    return (*names, *(head for pair in pairs for head in pair))
+    return (*names, *(head for pair in pairs for head in pair), RECORDS)
 
 
 def _note() -> str:
@@ -79,10 +80,13 @@ def _note() -> str:
 
 def _row(ladders: Ladders, model: str, method: str, of: str, page: str) -> SheetRow:
     cells = [Cell(model, order=model, page=page), Cell(method, f"of {of}" if of else "", method)]
+    pooled: list[Ladder | None] = []
     for _, finetuned, against in COLUMNS:
         line = Line(model, method, finetuned, against)
         ladder = ladders.pooled(line)
         cells += [Cell(), Cell()] if ladder is None else [_no_loss(ladders, ladder), _small_loss(ladders, ladder)]
+        pooled.append(ladder)
+    cells.append(Cell(records=_read_off(pooled)))
     return SheetRow(tuple(cells), series=method, kind="control" if is_control(method) else "")
 
 
@@ -143,7 +147,7 @@ def case_sheet(
         cases: the data sets and horizons.
     """
     heads = [_name_head("model"), _name_head("method"), _name_head("data set"), Head("", "horizon", name=True)]
-    heads += [Head("no loss shown up to", group, paper=True) for group, _, _ in COLUMNS]
+    heads += [*(Head("no loss shown up to", group, paper=True) for group, _, _ in COLUMNS), RECORDS]
     rows = []
     wanted = list(pairs)
     by_model = len({method for _, method in wanted}) == 1
@@ -153,10 +157,19 @@ def case_sheet(
             if any(found):
                 names = [Cell(model, order=model), Cell(method, order=method), Cell(case.dataset, order=case.dataset)]
                 names.append(Cell(str(case.horizon), order=case.horizon))
-                rows.append(
-                    SheetRow((*names, *(_case_cell(ladder) for ladder in found)), model if by_model else method)
-                )
+                cells = (*names, *(_case_cell(ladder) for ladder in found), Cell(records=_read_off(found)))
+                rows.append(SheetRow(cells, model if by_model else method))
     return Sheet(name, title, tuple(heads), tuple(rows), sortable=True).without_empty()
+
+
+def _read_off(ladders: Iterable[Ladder | None]) -> tuple[Trace, ...]:
+    """Returns the records of the pruned models that a row is read off, and of what they are held against."""
+    found: dict[str, None] = {}
+    for ladder in ladders:
+        if ladder is not None:
+            rung = ladder.no_loss or ladder.rungs[0]
+            found |= dict.fromkeys(name for one in rung.comparisons for pair in one.fingerprints for name in pair)
+    return tuple((str(number), name) for number, name in enumerate(found, start=1))
 
 
 def _case_cell(ladder: Ladder | None) -> Cell:
@@ -178,7 +191,7 @@ def ladder_sheet(name: str, title: str, ladders: Ladders, lines: Iterable[Line])
         Head("", "error ratio"),
         Head("", "loss shown", numeric=False),
         Head("", "saturated"),
-        Head("", "records", numeric=False, paper=False),
+        RECORDS,
     )
     found = [ladder for line in lines if (ladder := ladders.pooled(line)) is not None]
     by_model = len({ladder.line.method for ladder in found}) == 1

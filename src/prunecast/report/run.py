@@ -10,6 +10,8 @@ from prunecast.records import Environment, Failure, Parity, RunRecord, Stage
 from prunecast.report.format import runtime_name
 from prunecast.report.material import Material
 from prunecast.report.sheet import Cell, Head, Sheet, SheetRow
+from prunecast.report.tables import Row
+from prunecast.report.variants import Case
 
 
 def what_was_run(material: Material, failures: Sequence[Failure]) -> Mapping[str, Any]:
@@ -23,11 +25,15 @@ def what_was_run(material: Material, failures: Sequence[Failure]) -> Mapping[str
         "seeds": sorted({record.seed for record in records}),
         "hours": sum(record.timing.elapsed_s for record in records) / 3600,
         "data": sorted({r.data.sha256: r.data for r in records}.values(), key=lambda data: data.name),
-        "scorings": sorted({f"{row['scoring']}, {row['windows']} windows" for row in material.rows.values()}),
+        "scorings": sorted({_scoring(key.case, row) for key, row in material.rows.items()}),
         "environments": _environments(records),
         "unsupported": sorted({reason for record in records for reason in record.unsupported.items()}),
         "parity": _worst_parity(records),
     }
+
+
+def _scoring(case: Case, row: Row) -> str:
+    return f"{case.title}: {row['scoring']}, {row['windows']:.0f} windows"
 
 
 def _environments(records: Sequence[RunRecord]) -> list[tuple[Environment, int]]:
@@ -77,11 +83,11 @@ def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
     yield from ((runtime_name(runtime), "cannot run some models", reason) for runtime, reason in run["unsupported"])
     for number, (environment, stages) in enumerate(run["environments"], start=1):
         facts = {"stages": stages, **environment.model_dump(exclude={"versions"}), **environment.versions}
-        yield from ((f"machine {number}", what, value) for what, value in facts.items() if value is not None)
+        yield from ((f"environment {number}", what, value) for what, value in facts.items() if value is not None)
 
 
 def failure_sheet(failures: Sequence[Failure]) -> Sheet:
     """Returns what did not finish, and why."""
-    heads = tuple(Head("", header, numeric=False) for header in ("what", "stage", "reason"))
-    rows = tuple(SheetRow((Cell(one.label), Cell(one.stage), Cell(one.reason))) for one in failures)
+    heads = tuple(Head("", header, numeric=False) for header in ("what", "stage", "reason", "fingerprint"))
+    rows = tuple(SheetRow(tuple(map(Cell, (one.label, one.stage, one.reason, one.fingerprint)))) for one in failures)
     return Sheet("failures", f"{len(rows)} stage{'' if len(rows) == 1 else 's'} did not finish", heads, rows)

@@ -126,11 +126,11 @@ def to_csv(sheet: Sheet) -> str:
     """Returns the table as CSV: numbers in full, the second lines in columns of their own, records by fingerprint."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    noted = [any(row.cells[i].note or row.cells[i].more for row in sheet.rows) for i in range(len(sheet.heads))]
+    noted = [any(_csv_note(row.cells[i]) for row in sheet.rows) for i in range(len(sheet.heads))]
     titles = [head.title for head in sheet.heads]
     writer.writerow(_with_notes([inert(title) for title in titles], [f"{title}, note" for title in titles], noted))
     for row in sheet.rows:
-        notes = [" ".join(part for part in (cell.note, cell.more) if part) for cell in row.cells]
+        notes = [_csv_note(cell) for cell in row.cells]
         writer.writerow(_with_notes([_csv_value(cell) for cell in row.cells], notes, noted))
     return out.getvalue()
 
@@ -140,6 +140,13 @@ def _with_notes(values: Sequence[Any], notes: Sequence[str], noted: Sequence[boo
     for value, note, shown in zip(values, notes, noted, strict=True):
         line += [value, inert(note)] if shown else [value]
     return line
+
+
+def _csv_note(cell: Cell) -> str:
+    """Returns what a cell says beside its number: its lines below, and what its signs mean."""
+    most = "at least" if cell.text.startswith("≥") else ""
+    shown = cell.mark if cell.mark in ("better", "worse") else ""
+    return " ".join(part for part in (most, shown, cell.note, cell.more, cell.flag[1] if cell.flag else "") if part)
 
 
 def _csv_value(cell: Cell) -> Any:

@@ -141,6 +141,13 @@ def run_plan(engine: Engine, assignment: Assignment, plan: Iterable[Job], outcom
         return _Run(workers, assignment, plan, outcome).all()
 
 
+def drop_files(jobs: Iterable[Job], store: Store) -> None:
+    """Leaves finished stages their records alone; but a dense model stays, for whatever is new goes on from it."""
+    for job in jobs:
+        if not (job.stage == "train" and job.role == "dense") and store.has(job.fingerprint):
+            store.strip(job.fingerprint)
+
+
 class _Run:
     def __init__(self, workers: Workers, assignment: Assignment, plan: Iterable[Job], outcome: Outcome) -> None:
         self.workers, self.store, self.monitor = workers, assignment.store, assignment.monitor
@@ -185,7 +192,7 @@ class _Run:
             self.schedule.done(job)
             self.outcome.ran += 1
             self.monitor.done(job)
-            self.release(job)
+            self.release((*job.needs, job.fingerprint))
         elif isinstance(error, Damaged | WorkerLost) and self.lost[job.fingerprint] < ATTEMPTS - 1:
             self.lost[job.fingerprint] += 1
             if isinstance(error, Damaged):
@@ -206,26 +213,24 @@ class _Run:
         job = self.schedule.job(found.directory.name)
         if job is None or self.schedule.is_open(job.fingerprint):
             return
-        if self.store.directory(job.fingerprint).exists():
-            self.store.set_aside(job.fingerprint)
-        self.outcome.damaged[job.label] = found.reason
-        self.monitor.damaged(job, found.reason)
+        if not self.store.condition(job.fingerprint).bare:  # a record alone is sound: it stays until it is replaced
+            if self.store.directory(job.fingerprint).exists():
+                self.store.set_aside(job.fingerprint)
+            self.outcome.damaged[job.label] = found.reason
+            self.monitor.damaged(job, found.reason)
         self.schedule.add(job)
 
     def fail(self, job: Job, reason: str) -> None:
         self.note_failure(job, reason)
-        orphans = self.schedule.failed(job)
-        for orphan in orphans:
+        for orphan in self.schedule.failed(job):
             self.note_failure(orphan, "a stage that it needs failed")
-        self.release(job, *orphans)
 
-    def release(self, *closed: Job) -> None:
-        """Drops the files that only these stages waited for, and their own when nothing waits for those."""
+    def release(self, names: Iterable[str]) -> None:
+        """Drops files that nothing waits for any more."""
         if self.keep_files:
             return
-        for name in dict.fromkeys(name for job in closed for name in (*job.needs, job.fingerprint)):
-            if self.store.has(name) and not self.schedule.is_needed(name):
-                self.store.strip(name)
+        jobs = (job for name in names if (job := self.schedule.job(name)) and not self.schedule.is_needed(name))
+        drop_files(jobs, self.store)
 
     def note_failure(self, job: Job, reason: str) -> None:
         self.outcome.failed[job.label] = reason

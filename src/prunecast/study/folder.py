@@ -23,7 +23,7 @@ from prunecast.records import Failure, Record, RunRecord, Stage
 from prunecast.sealed import Damaged
 from prunecast.stages import Job, what_is_timed
 from prunecast.store import Store, new_file, sweep
-from prunecast.study.engine import Assignment, Engine, Monitor, Outcome, run_plan
+from prunecast.study.engine import Assignment, Engine, Monitor, Outcome, drop_files, run_plan
 from prunecast.study.local import ENGINE as LOCAL
 from prunecast.study.ready import refuse_what_cannot_end
 from prunecast.study.resources import Shares
@@ -142,6 +142,9 @@ def run_study(
         try:
             _put_right(stock, store, jobs, outcome, monitor)
             keep_files = recipe.study is None or recipe.study.keep_files
+            if not keep_files:  # what a killed run had no time to drop, or was kept before
+                needed = {name for job in waiting for name in job.needs}
+                drop_files((job for job in jobs if job.fingerprint not in needed), store)
             assignment = Assignment(waiting, store, Shares.of(recipe.study), workers, monitor, keep_files)
             return run_plan(engine, assignment, jobs, outcome)
         finally:

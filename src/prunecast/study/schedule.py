@@ -43,7 +43,7 @@ class Schedule:
         return fingerprint in self._open
 
     def is_needed(self, fingerprint: str) -> bool:
-        """Whether a stage waits or runs, or another one that does needs what it made."""
+        """Whether a stage waits or runs, or one that is not done needs what it made: the next run tries it again."""
         return fingerprint in self._open or self._readers[fingerprint] > 0
 
     def add(self, job: Job) -> None:
@@ -75,7 +75,9 @@ class Schedule:
 
     def done(self, job: Job) -> None:
         """Takes note that a stage is done: what waited for it may be ready."""
-        self._close(job)
+        if job.fingerprint in self._open:
+            self._open.discard(job.fingerprint)
+            self._readers.subtract(job.needs)
         for name in self._blocked.pop(job.fingerprint, ()):
             blockers = self._blockers[name]
             blockers.discard(job.fingerprint)
@@ -84,17 +86,12 @@ class Schedule:
 
     def failed(self, job: Job) -> list[Job]:
         """Takes note that a stage failed; returns all that rest on it, which cannot run."""
-        self._close(job)
+        self._open.discard(job.fingerprint)
         orphans: list[Job] = []
         for name in self._blocked.pop(job.fingerprint, ()):
             if name in self._open:
                 orphans += [self._plan[name], *self.failed(self._plan[name])]
         return orphans
-
-    def _close(self, job: Job) -> None:
-        if job.fingerprint in self._open:
-            self._open.discard(job.fingerprint)
-            self._readers.subtract(job.needs)
 
     def _is_ready(self, job: Job) -> None:
         queue = self._alone if job.exclusive else self._ready[self._needed(job)]
