@@ -2,7 +2,8 @@
 
     python tools/golden.py
 
-With them stand the code versions that they belong to. Do this after raising a stage's version in `src/prunecast/stages.py`, because its numbers have changed on purpose.
+With them stand the code versions that they belong to. Do this after raising a stage's version in
+`src/prunecast/stages.py`, because its numbers have changed on purpose.
 """
 
 from __future__ import annotations
