@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # a machine of its own, as far as clocks can tell: they wait for each other's stages by a file in this folder
+    os.environ["TMPDIR"] = str(Path(tempfile.gettempdir(), f"pc-{worker}"))  # short: sockets lie below it
+    Path(os.environ["TMPDIR"]).mkdir(exist_ok=True)
+    tempfile.tempdir = None
 
 
 def _folder(variable: str) -> Path:

@@ -14,13 +14,9 @@ import torch
 from prunecast.train.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
-def step():
-    return [torch.ones(2**18) for _ in range(64)]  # 64 MB in pieces of one
-for _ in range(3):
-    step()
+torch.ones(6 * 2**20)  # 24 MB: by default a mapping of its own, which goes back at once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    step()
+torch.ones(6 * 2**20)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -32,4 +28,4 @@ def faults(mode: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 def test_memory_that_was_freed_is_not_fetched_again() -> None:
-    assert faults("kept") < 0.1 * faults("plain")
+    assert 10 * faults("kept") < faults("plain")
