@@ -16,7 +16,7 @@ if sys.argv[1] == "kept":
     keep_freed_memory()
 torch.ones(6 * 2**20)  # 24 MB: by default a mapping of its own, which goes back at once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(6 * 2**20)
+torch.ones(5 * 2**20)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
