@@ -34,6 +34,7 @@ NARROW = {"d_model": 16, "n_heads": 2, "d_ff": 32, "seg_len": 6, "patch_len": 8,
 """Sizes of every model, as far as it has them."""
 
 EVERY_MODEL: dict[str, Any] = {
+    "data": {"split": [0.92, 0.04, 0.04]},
     "model": {"lookback": 48, "horizon": 12},
     "train": {"epochs": 1, "max_steps": 10, "learning_rate": 0.002, "schedule": "constant", "threads": 1},
     "study": {"finetune": [False], "controls": []},
