@@ -51,24 +51,31 @@ def _machine(name: str, cores: int, memory_bytes: int, system: str, accelerator:
 
 def _model_and_features() -> str:
     """Returns what tells apart processors of one name, where the system says it: a virtual one is often just "EPYC"."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     keys = ("cpu family", "model", "stepping", "flags", "Features", "CPU part")
-    found = (re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE) for key in keys)
-    return "|".join(" ".join(sorted(match[1].split())) for match in found if match is not None)
+    return "|".join(" ".join(sorted(value.split())) for value in map(_cpuinfo, keys) if value is not None)
 
 
 @cache
 def processor() -> str:
     """Returns the processor's name, as its maker writes it; found once."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if name is not None:
-            return name[1].strip()
+    name = _cpuinfo("(?:model name|Model|Hardware)")
+    if name is not None:
+        return name.strip()
     if platform.system() == "Darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str | None:
+    """Returns what Linux says of the first processor; None where it says nothing."""
+    found = re.search(rf"^{key}\s*:\s*(.+)$", _cpuinfo_text(), re.MULTILINE)
+    return None if found is None else found[1]
+
+
+@cache
+def _cpuinfo_text() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.read_text() if cpuinfo.is_file() else ""
 
 
 def _versions() -> dict[str, str]:

@@ -35,6 +35,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Model name -> what differs from `SIZES`. A model that is registered and not here fails the conformance tests."""
 
+TRAINED = tuple(name for name in SMALL if MODELS.load(name).trainable)
+
 SIZES = {"lookback": 16, "horizon": 9, "label_len": 6, "channels": 3, "marks": 4}
 
 
@@ -49,11 +51,11 @@ def small_model(name: str, **values: Any) -> Forecaster:
     return model
 
 
-def small_inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns x, x_mark and y_mark for `SIZES`."""
+def small_inputs(batch: int = 2, lookback: int = SIZES["lookback"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns x, x_mark and y_mark for `SIZES`, or for another look-back."""
     generator = torch.Generator().manual_seed(2)
     known = SIZES["label_len"] + SIZES["horizon"]
-    shapes = ((SIZES["lookback"], SIZES["channels"]), (SIZES["lookback"], SIZES["marks"]), (known, SIZES["marks"]))
+    shapes = ((lookback, SIZES["channels"]), (lookback, SIZES["marks"]), (known, SIZES["marks"]))
     x, x_mark, y_mark = (torch.randn(batch, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
     return x, x_mark, y_mark
 

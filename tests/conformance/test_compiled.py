@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conformance.small import SIZES, SMALL
+from tests.conformance.small import TRAINED, small_inputs, small_model
 from torch import Tensor
 
-from prunecast.models.api import Forecaster, build, config_from
+from prunecast.models.api import Forecaster
 from prunecast.registry import MODELS
 
-TRAINED = tuple(name for name in SMALL if MODELS.load(name).trainable)
 BATCH, LOOKBACK = 16, 24
 """Enough samples and steps for what is written by hand for the processor, which small inputs pass by."""
 
 
 def model_and_inputs(name: str, **values: object) -> tuple[Forecaster, tuple[Tensor, ...]]:
-    config = config_from(SIZES | {"lookback": LOOKBACK, "name": name} | SMALL[name] | values)
-    generator = torch.Generator().manual_seed(2)
-    known = SIZES["label_len"] + SIZES["horizon"]
-    shapes = ((LOOKBACK, SIZES["channels"]), (LOOKBACK, SIZES["marks"]), (known, SIZES["marks"]))
-    inputs = tuple(torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    torch.manual_seed(1)
-    return build(config).double().train(), inputs
+    return small_model(name, lookback=LOOKBACK, **values).train(), small_inputs(BATCH, LOOKBACK)
 
 
 def gradients(model: Forecaster, called: torch.nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:

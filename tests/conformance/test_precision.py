@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conformance.small import SIZES, SMALL
+from tests.conformance.small import SIZES, SMALL, TRAINED
 
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
 from prunecast.models.api import build, config_from
 from prunecast.recipe import DataConfig, FitConfig
-from prunecast.registry import MODELS
 from prunecast.train.fit import fit
-
-TRAINED = tuple(name for name in SMALL if MODELS.load(name).trainable)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""One clock at a time on a machine, and nothing of ours beside it, whatever study or verb it belongs to.
+"""One clock at a time on a machine, and no stage beside it, whatever study or verb it belongs to.
 
 Stages share a lock that a timing takes alone: it waits for those that run, and those that come after wait for it.
 The lock is the operating system's and ends with its process. It is one file for each user and machine (or container);

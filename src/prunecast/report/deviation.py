@@ -57,7 +57,7 @@ def _group_rows(group: Sequence[Deviation]) -> Iterator[SheetRow]:
     for deviation in group:
         yield _row(deviation)
     if len(group) > 1:
-        yield _mean_row(MeanDeviation(tuple(group)))
+        yield _mean_row(MeanDeviation.of(group))
 
 
 def _row(deviation: Deviation) -> SheetRow:

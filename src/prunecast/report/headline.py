@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 
 from prunecast.report.columns import SATURATED
-from prunecast.report.compare import Against
+from prunecast.report.compare import Against, Comparison
 from prunecast.report.format import percent, signed_percent
 from prunecast.report.reach import MARGIN, Ladder, Ladders, Line, Rung
 from prunecast.report.sheet import Cell, Head, Mark, Sheet, SheetRow
 from prunecast.report.statistics import Interval
-from prunecast.report.traces import RECORDS, Trace
+from prunecast.report.traces import RECORDS, Trace, several
 from prunecast.report.variants import Case, Study
 
 CONTROLS = "random"
@@ -203,11 +203,7 @@ def _rung_row(ladder: Ladder, rung: Rung, *, by_model: bool) -> SheetRow:
     line, ratio = ladder.line, rung.ratio
     interval = f"{ratio.low:.3f} … {ratio.high:.3f}" if rung.known else "no interval"
     verdict: Mark = "worse" if rung.loses else "better" if rung.known and ratio.high < 1 else "faint"
-    records = tuple(
-        (_record_text(comparison.variant.case, number, alone=len(ladder.cases) == 1), own)
-        for comparison in rung.comparisons
-        for number, (own, _) in enumerate(comparison.fingerprints)
-    )
+    traces = several((_case_name(ladder, comparison.variant.case), _own(comparison)) for comparison in rung.comparisons)
     return SheetRow(
         (
             Cell(line.model, order=line.model),
@@ -218,13 +214,16 @@ def _rung_row(ladder: Ladder, rung: Rung, *, by_model: bool) -> SheetRow:
             Cell(f"{ratio.value:.3f}", interval, ratio.value, verdict),
             Cell("yes" if rung.loses else "no" if rung.holds else "unclear" if rung.known else "not known"),
             Cell(f"{rung.saturated} of {len(ladder.cases)}", order=rung.saturated),
-            Cell(records=records),
+            traces,
         ),
         series=line.model if by_model else line.method,
         open=not line.finetuned,
     )
 
 
-def _record_text(case: Case, number: int, *, alone: bool) -> str:
-    """Returns the text of a link to a record: numbered, the first of each case with the case's name."""
-    return str(number + 1) if number or alone else f"{case.dataset} {case.horizon}: {number + 1}"
+def _case_name(ladder: Ladder, case: Case) -> str:
+    return "" if len(ladder.cases) == 1 else f"{case.dataset} {case.horizon}"
+
+
+def _own(comparison: Comparison) -> list[Trace]:
+    return [(str(number), own) for number, (own, _) in enumerate(comparison.fingerprints, start=1)]

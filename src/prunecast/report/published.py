@@ -128,7 +128,7 @@ class Deviation:
     @property
     def within(self) -> bool:
         """Whether the deviation of MSE is inside the tolerance, rounding of the published value included."""
-        return abs(self.mse - self.published.mse) <= self.tolerance * self.published.mse + 0.0005
+        return _within(self.mse, self.published.mse, self.tolerance)
 
 
 def deviations(study: Study) -> tuple[Deviation, ...]:
@@ -183,37 +183,36 @@ class MeanDeviation:
 
     Attributes:
         horizons: ours, each beside its published error.
+        mse: the mean of ours.
+        published_mse: of theirs.
+        mae: of ours.
+        published_mae: of theirs.
+        within: whether the mean MSE is inside its tolerance; None where it has none, or a published horizon is missing.
     """
 
     horizons: tuple[Deviation, ...]
+    mse: float
+    published_mse: float
+    mae: float
+    published_mae: float
+    within: bool | None
 
-    @property
-    def mse(self) -> float:
-        """Ours."""
-        return float(np.mean([one.mse for one in self.horizons]))
+    @classmethod
+    def of(cls, horizons: Sequence[Deviation]) -> MeanDeviation:
+        """Returns the mean over these."""
+        rows = [(one.mse, one.published.mse, one.mae, one.published.mae) for one in horizons]
+        mse, published_mse, mae, published_mae = map(float, np.mean(rows, axis=0))
+        within = _within(mse, published_mse, MEAN_TOLERANCE) if _is_judged(horizons) else None
+        return cls(tuple(horizons), mse, published_mse, mae, published_mae, within)
 
-    @property
-    def published_mse(self) -> float:
-        """Theirs."""
-        return float(np.mean([one.published.mse for one in self.horizons]))
 
-    @property
-    def mae(self) -> float:
-        """Ours."""
-        return float(np.mean([one.mae for one in self.horizons]))
+def _is_judged(horizons: Sequence[Deviation]) -> bool:
+    """Whether runs of this model agree, and all its published horizons are there."""
+    place = horizons[0].place
+    every = {other.horizon for other in published_errors() if other._replace(horizon=place.horizon) == place}
+    return place.model in _STEADY and {one.place.horizon for one in horizons} == every
 
-    @property
-    def published_mae(self) -> float:
-        """Theirs."""
-        return float(np.mean([one.published.mae for one in self.horizons]))
 
-    @property
-    def within(self) -> bool | None:
-        """Whether the mean MSE is inside its tolerance; None where it has none, or a published horizon is missing."""
-        place = self.horizons[0].place
-        every = {
-            other.horizon for other in published_errors() if other._replace(horizon=0) == place._replace(horizon=0)
-        }
-        if place.model not in _STEADY or {one.place.horizon for one in self.horizons} != every:
-            return None
-        return abs(self.mse - self.published_mse) <= MEAN_TOLERANCE * self.published_mse + 0.0005
+def _within(ours: float, theirs: float, tolerance: float) -> bool:
+    """Whether ours deviates by no more than that share of theirs, rounding of the published value included."""
+    return abs(ours - theirs) <= tolerance * theirs + 0.0005

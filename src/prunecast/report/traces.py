@@ -35,10 +35,10 @@ def timed(study: Study, variant: Variant) -> Iterator[Trace]:
 
 
 def several(found: Iterable[tuple[str, Iterable[Trace]]]) -> Cell:
-    """Returns the links to records of several things; the first of each bears the name of the thing."""
+    """Returns the links to records of several things; the first of each bears the name of the thing, if it has one."""
     return Cell(
         records=tuple(
-            (text if number else f"{name}: {text}", fingerprint)
+            (f"{name}: {text}" if name and not number else text, fingerprint)
             for name, traces in found
             for number, (text, fingerprint) in enumerate(traces)
         )

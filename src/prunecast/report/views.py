@@ -111,7 +111,7 @@ def case_section(material: Material, stem: str, case: Case) -> Section:
         f"Horizon {case.horizon}",
         _kept(
             Block("How much can go before a loss shows", sheets=[reach] if reach else []),
-            Block("What the controls say", sheets=[controls] if len(controls.heads) > 2 else []),
+            Block("What the controls say", sheets=[controls] if any(head.numeric for head in controls.heads) else []),
             Block("Error against sparsity", figures=_some(*curves)),
             Block("Error against cost", figures=_some(*fronts)),
             Block("All variants", sheets=[table]),

@@ -17,7 +17,7 @@ from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
 from prunecast.models.layers.feature_major import Affine, to_heads, to_stream
-from prunecast.models.layers.linear import Linear, by_hand, is_batch
+from prunecast.models.layers.linear import Linear, is_bulk
 from prunecast.models.layers.widths import EncoderConfig
 
 MANY = 16
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         return cast("Tensor", self.out(mix(q, k, v, bias_QS, dim)))
 
     def _is_fast(self, x: Tensor, memory: Tensor, dim: int) -> bool:
-        return memory.shape[dim] >= MANY and (is_batch(x) or (self.training and by_hand(x)))
+        return memory.shape[dim] >= MANY and is_bulk(x, training=self.training)
 
     def _forward_fast(self, x_BQD: Tensor, memory_BSD: Tensor, causal: bool) -> Tensor:
         q_BWQ, k_BWS, v_BWS = self._projected(x_BQD, memory_BSD)
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         return cast("Tensor", self.dropout(self._softmax(scores)) @ v).movedim(-2, dim).flatten(-2)
 
     def _softmax(self, scores: Tensor) -> Tensor:
-        few = scores.shape[-1] < VECTOR and (is_batch(scores) or (self.training and by_hand(scores)))
+        few = scores.shape[-1] < VECTOR and is_bulk(scores, training=self.training)
         weights: Tensor = _FewSoftmax.apply(scores) if few else scores.softmax(dim=-1)  # type: ignore[no-untyped-call]
         return weights
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.linear import Linear, by_hand, is_batch, linear
+from prunecast.models.layers.linear import Linear, is_bulk, linear
 from prunecast.models.layers.rolling import chosen_correlation, rolling_sum
 
 
@@ -85,7 +85,7 @@ class AutoCorrelation(nn.Module):
         return cast("Tensor", self.out(mixed_BQA))
 
     def _mix(self, query_BQA: Tensor, key_BSA: Tensor, value_BSA: Tensor) -> Tensor:
-        few = (is_batch(query_BQA) or (self.training and by_hand(query_BQA))) and self.delays.plain
+        few = is_bulk(query_BQA, training=self.training) and self.delays.plain
         choose = partial(chosen_correlation, choose=self._choose) if few else self._choose
         delays_BK, chosen_BK = choose(query_BQA, key_BSA)
         weights_BK = (chosen_BK / self.delays.features).softmax(1)

@@ -55,7 +55,12 @@ def by_hand(x: Tensor) -> bool:
 
 def is_batch(x: Tensor) -> bool:
     """Whether x are numbers of many samples on the processor, and no graph is being traced."""
-    return by_hand(x) and x.shape[0] >= BATCH
+    return is_bulk(x, training=False)
+
+
+def is_bulk(x: Tensor, *, training: bool) -> bool:
+    """Whether x are numbers on the processor, in training or of many samples, and no graph is being traced."""
+    return by_hand(x) and (training or x.shape[0] >= BATCH)
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
