@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -142,19 +143,32 @@ def _published_model(config: ForecasterConfig, checkout: Path) -> nn.Module:
     path = checkout / (MODULES[config.name].replace(".", "/") + ".py")
     if not path.is_file():
         raise SystemExit(f"--against: expected a checkout of Time-Series-Library, found no {path}")
-    for package in NOT_NEEDED:
-        if package not in sys.modules and find_spec(package) is None:
-            sys.modules[package] = _StandIn(package)
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
     values = config.model_dump()
     same = {theirs: values[ours] for ours, theirs in published(config.name).arguments.items()}
     channels = dict.fromkeys(("enc_in", "dec_in", "c_out"), config.channels)
-    module = import_module(MODULES[config.name])
+    with _stand_ins():
+        module = import_module(MODULES[config.name])
     beside = {name: same[name] for name in signature(module.Model).parameters if name in same}
     with redirect_stdout(StringIO()):  # some tell what they are made of
         model: nn.Module = module.Model(SimpleNamespace(**(FIXED | channels | same)), **beside)
     return model
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Packages that are not installed can be imported meanwhile; afterwards nobody takes them for the real ones."""
+    absent: list[str] = []
+    for package in NOT_NEEDED:
+        if package not in sys.modules and find_spec(package) is None:
+            sys.modules[package] = _StandIn(package)
+            absent.append(package)
+    try:
+        yield
+    finally:
+        for package in absent:
+            del sys.modules[package]
 
 
 class _StandIn(ModuleType):

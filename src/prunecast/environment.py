@@ -16,7 +16,7 @@ import psutil
 
 from prunecast.records import Environment
 
-PACKAGES = ("prunecast", "torch", "numpy", "safetensors", "onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("prunecast", "torch", "numba", "numpy", "safetensors", "onnx", "onnxscript", "onnxruntime")
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 

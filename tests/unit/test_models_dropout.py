@@ -45,7 +45,7 @@ def test_a_long_draw_has_the_right_share_in_every_stretch() -> None:
 
 
 def test_too_few_draws_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunecast.models.layers.dropout._distances", lambda draws, p: torch.ones(2, dtype=torch.int64))
+    monkeypatch.setattr(torch, "rand", lambda draws, dtype: torch.zeros(2, dtype=dtype))
     assert dropped_positions(7, 0.5).tolist() == list(range(7))
 
 

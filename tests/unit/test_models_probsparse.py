@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Literal
 
 import pytest
@@ -50,8 +51,10 @@ def _by_hand(layer: ProbSparse, x_QD: Tensor, memory_SD: Tensor, causal: bool) -
     return torch.stack(result)
 
 
-def _layer(places: tuple[int, ...], *, mixed: bool, queries: int, steps: int, read: int | None = None) -> ProbSparse:
-    heads = Heads(places, 4, 3, mixed, read or queries)
+def _layer(
+    places: tuple[int, ...], *, mixed: bool, queries: int, steps: int, read: int | None = None, size: int = 3
+) -> ProbSparse:
+    heads = Heads(places, 4, size, mixed, read or queries)
     return ProbSparse(7, 5 if steps != queries else 7, heads, Sampling(queries, steps, 1)).double()
 
 
@@ -82,20 +85,36 @@ def test_attention_is_that_of_the_paper(
 @SHAPES
 @PLACES
 @pytest.mark.parametrize("read", [10, 4])
-def test_training_is_the_same_function(
-    places: tuple[int, ...], queries: int, steps: int, causal: bool, mixed: bool, read: int
+@pytest.mark.parametrize("size", [3, 8, 21])
+def test_compiled_kernels_are_the_same_function(
+    places: tuple[int, ...], queries: int, steps: int, causal: bool, mixed: bool, read: int, size: int
 ) -> None:
     torch.manual_seed(3)
-    layer = _layer(places, mixed=mixed, queries=queries, steps=steps, read=read)
-    x = torch.randn(2, queries, 7, dtype=torch.float64, requires_grad=True)
-    memory = x if steps == queries else torch.randn(2, steps, 5, dtype=torch.float64, requires_grad=True)
-    every = [x, *([memory] if memory is not x else []), *layer.parameters()]
-    found, gradient = [], torch.randn(2, read, 7, dtype=torch.float64)
-    for training in (False, True):
-        y = layer.train(training)(x, memory, causal)
-        found.append([y, *torch.autograd.grad(y, every, gradient, allow_unused=True, materialize_grads=True)])
-    for plain, fast in zip(*found, strict=True):
-        torch.testing.assert_close(fast, plain)
+    plain = _layer(places, mixed=mixed, queries=queries, steps=steps, read=read, size=size)
+    fast = deepcopy(plain).float()
+    x = torch.randn(16, queries, 7, dtype=torch.float64)
+    memory = x if steps == queries else torch.randn(16, steps, 5, dtype=torch.float64)
+    gradient, found = torch.randn(16, read, 7, dtype=torch.float64), []
+    for layer, training in ((plain, True), (fast, True), (fast, False)):
+        number = next(layer.parameters()).dtype
+        own_x = x.to(number).requires_grad_()
+        own_memory = own_x if memory is x else memory.to(number).requires_grad_()
+        every = [own_x, *([] if memory is x else [own_memory]), *layer.parameters()]
+        y = layer.train(training)(own_x, own_memory, causal)
+        gradients = torch.autograd.grad(y, every, gradient.to(number), allow_unused=True, materialize_grads=True)
+        found.append([tensor.double() for tensor in (y, *gradients)])
+    for expected, trained, evaluated in zip(*found, strict=True):
+        torch.testing.assert_close(trained, expected, rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(evaluated, trained, rtol=1e-7, atol=1e-7)
+
+
+def test_who_listens_to_a_projection_hears_it() -> None:
+    layer, heard = _layer((0, 1, 2, 3), mixed=True, queries=10, steps=10).float(), []
+    layer.key.register_forward_hook(lambda module, inputs, output: heard.append(output.shape))
+    x = torch.randn(20, 10, 7)
+    layer.eval()(x, x)
+    layer.train()(x, x)
+    assert heard == [(20, 10, 12)] * 2
 
 
 def test_only_the_rows_that_are_read_come_out() -> None:
@@ -128,10 +147,13 @@ def test_distilling_is_the_published_chain_of_layers(steps: int, padding: int) -
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_feed_forward_drops_as_the_plain_operators_would(activation: Literal["gelu", "relu"], bias: bool) -> None:
+@pytest.mark.parametrize("numbers", [torch.float32, torch.float64], ids=["compiled", "plain"])
+def test_feed_forward_drops_as_the_plain_operators_would(
+    activation: Literal["gelu", "relu"], bias: bool, numbers: torch.dtype
+) -> None:
     torch.manual_seed(7)
-    layer = FeedForward(5, 40, activation, 0.3, bias=bias).double().train()
-    x = torch.randn(6, 9, 5, dtype=torch.float64, requires_grad=True)
+    layer = FeedForward(5, 40, activation, 0.3, bias=bias).to(numbers).train()
+    x = torch.randn(6, 9, 5, dtype=numbers, requires_grad=True)
     torch.manual_seed(8)
     found = layer(x)
     hidden = layer.activation(layer.up(x))

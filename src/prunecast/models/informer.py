@@ -37,6 +37,7 @@ from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
 from prunecast.models.layers.inputs import check_inputs, decoder_input
 from prunecast.models.layers.linear import Linear
 from prunecast.models.layers.probsparse import Heads, ProbSparse, Sampling
+from prunecast.models.layers.residual import add_and_norm
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class InformerDecoderLayer(DecoderLayer):
     def forward(self, x_BTE: Tensor, memory_BLD: Tensor, steps: int) -> Tensor:
         """Returns the last `steps` steps, (B, steps, E); for those before only what the choice of queries needs."""
         attended = self.self_attention(x_BTE, x_BTE, causal=True)  # at all steps if cross attention chooses from them
-        x_BTE = self.norm1(self.dropout.added(last(x_BTE, attended.shape[1]), attended))
-        last_BSE = self.norm2(self.dropout.added(last(x_BTE, steps), self.cross_attention(x_BTE, memory_BLD)))
-        return cast("Tensor", self.norm3(self.dropout.added(last_BSE, self.feed_forward(last_BSE))))
+        x_BTE = add_and_norm(self.norm1, self.dropout, last(x_BTE, attended.shape[1]), attended)
+        last_BSE = add_and_norm(self.norm2, self.dropout, last(x_BTE, steps), self.cross_attention(x_BTE, memory_BLD))
+        return add_and_norm(self.norm3, self.dropout, last_BSE, self.feed_forward(last_BSE))
 
 
 class Decoder(nn.Module):

@@ -17,7 +17,7 @@ from prunecast.models.api import Group, Member
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
 from prunecast.models.layers.feature_major import Affine, to_heads, to_stream
-from prunecast.models.layers.linear import Linear, is_bulk
+from prunecast.models.layers.linear import Linear, is_bulk, is_plain
 from prunecast.models.layers.widths import EncoderConfig
 
 MANY = 16
@@ -61,7 +61,7 @@ class Attention(nn.Module):
                 the memory many (or the other way round), it is repeated, without being computed again.
         """
         fast = self._is_fast(x_BQD, memory_BSD, dim) and x_BQD.dim() == 3 and len(x_BQD) == len(memory_BSD)
-        if fast and all(map(_is_plain, (self.query, self.key, self.value, self.out))):
+        if fast and all(map(is_plain, (self.query, self.key, self.value, self.out))):
             return self._forward_fast(x_BQD, memory_BSD, causal)
         q, k, v = self.query(x_BQD) * self.head_size**-0.5, self.key(memory_BSD), self.value(memory_BSD)
         bias_QS = causal_bias(q, k, dim) if causal else None
@@ -132,11 +132,6 @@ class Attention(nn.Module):
         """Returns what each unit of the memory's stream owns here."""
         index = unit_index(self.key.in_features)
         return (*inputs(f"{name}.key", index), *inputs(f"{name}.value", index))
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether calling a layer does no more than its product."""
-    return type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def causal_bias(q_BQD: Tensor, k_BSD: Tensor, dim: int = 1) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from prunecast.models.api import Member
 from prunecast.models.layers.batchnorm import BatchNorm
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.linear import by_hand
+from prunecast.models.layers.linear import by_hand, linear
 
 
 class Distilling(nn.Module):
@@ -35,8 +35,11 @@ class Distilling(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns (B, `distilled_steps`, E)."""
-        x_BDL = _ring(x_BLD).mT
-        y_BPE = F.conv1d(x_BDL, self.convolution.weight, self.convolution.bias).mT
+        weight_EDK, bias_E = self.convolution.weight, self.convolution.bias
+        if _is_trained(x_BLD):  # as a product: a sixth less time than the convolution, and its result is contiguous
+            y_BPE = linear(_WithNeighbours.apply(x_BLD), weight_EDK.transpose(1, 2).flatten(1), bias_E)  # type: ignore[no-untyped-call]
+        else:
+            y_BPE = F.conv1d(_ring(x_BLD).mT, weight_EDK, bias_E).mT
         for _ in range(self.padding - 1):
             y_BPE = _ring(y_BPE)
         return F.elu(_pooled(self.norm(y_BPE)))
@@ -56,9 +59,13 @@ def distilled_steps(steps: int, padding: int) -> int:
     return (steps + 2 * (padding - 1) - 1) // 2 + 1
 
 
+def _is_trained(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled() and by_hand(x)
+
+
 def _ring(x_BLD: Tensor) -> Tensor:
     """Returns the steps with the last one before and the first one after them."""
-    if x_BLD.requires_grad and torch.is_grad_enabled() and by_hand(x_BLD):
+    if _is_trained(x_BLD):
         return cast("Tensor", _Ring.apply(x_BLD))  # type: ignore[no-untyped-call]
     return _Ring.of(x_BLD)
 
@@ -81,6 +88,26 @@ class _Ring(torch.autograd.Function):
         inner_BLD[:, -1] += gradient_BLD[:, 0]
         inner_BLD[:, 0] += gradient_BLD[:, -1]
         return inner_BLD
+
+
+class _WithNeighbours(torch.autograd.Function):
+    """Each step between the one before and the one after, (B, L, 3D), on a ring."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor) -> Tensor:
+        ring_BLD = _Ring.of(x_BLD)
+        return torch.cat([ring_BLD[:, :-2], x_BLD, ring_BLD[:, 2:]], dim=2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BLW: Tensor) -> Tensor:
+        before, here, after = gradient_BLW.chunk(3, dim=2)
+        d_x_BLD = here.clone(memory_format=torch.contiguous_format)
+        d_x_BLD[:, :-1] += before[:, 1:]
+        d_x_BLD[:, -1] += before[:, 0]
+        d_x_BLD[:, 1:] += after[:, :-1]
+        d_x_BLD[:, 0] += after[:, -1]
+        return d_x_BLD
 
 
 def _pooled(x_BPE: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from prunecast.models.layers import kernels
 from prunecast.models.layers.linear import by_hand
 
 
@@ -49,20 +50,19 @@ def dropped_positions(count: int, p: float) -> Tensor:
     p = 0.05 about 1 ms instead of 34 ms for 5.3 million elements. Drawn from torch's default generator;
     the probability is right to 2**-24, the resolution of a uniform float32.
     """
+    from prunecast.models.layers.kernels.positions import place
+
     if p == 0:
         return torch.empty(0, dtype=torch.int64)
     expected = count * p
-    draws = int(expected + 6 * math.sqrt(expected)) + 16
-    positions = _distances(draws, p).cumsum_(0).sub_(1)
-    while positions[-1] < count:  # the six standard deviations above leave once in 10**9 calls
-        positions = torch.cat([positions, positions[-1] + _distances(draws, p).cumsum_(0)])
-    return positions[: int(torch.searchsorted(positions, count))]
-
-
-def _distances(draws: int, p: float) -> Tensor:
-    """Returns geometric numbers 1, 2, ...: P(n > k) = (1 - p)**k, by inversion of a uniform number in (0, 1]."""
-    uniform = torch.rand(draws, dtype=torch.float32).neg_().add_(1)
-    return uniform.log_().mul_(1 / math.log1p(-p)).to(torch.int64).add_(1)
+    draws = int(expected + 6 * math.sqrt(expected)) + 16  # too few once in 10**9 calls
+    uniform = torch.rand(draws, dtype=torch.float32)
+    while True:
+        positions = torch.empty(len(uniform), dtype=torch.int64)
+        hits = kernels.run(place, uniform, 1 / math.log1p(-p), count, positions)
+        if hits >= 0:
+            return positions[:hits]
+        uniform = torch.cat([uniform, torch.rand(draws, dtype=torch.float32)])
 
 
 def zero_at(x: Tensor, positions: Tensor) -> Tensor:

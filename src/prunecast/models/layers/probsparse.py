@@ -22,13 +22,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from prunecast.models.api import Group
+from prunecast.models.layers import kernels
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import last
-from prunecast.models.layers.feature_major import Affine
-from prunecast.models.layers.linear import Linear, by_hand
-
-PIECE = 2**19
-"""Scores that are worked on at a time in training, at most: 2 MB stay in the cache."""
+from prunecast.models.layers.feature_major import Affine, to_heads
+from prunecast.models.layers.linear import Linear, is_bulk, is_plain
 
 
 @dataclass(frozen=True)
@@ -163,9 +161,10 @@ class ProbSparse(Attention):
             return self.out.bias.expand(x_BQD.shape[0], self.kept.read, -1)
         anew = self.training and self.sampling.anew
         sampled_QU = self.sampling.draw().to(x_BQD.device) if anew else self.sampled
-        if self.training and by_hand(x_BQD):
-            return self._project(self._attend_fast(self._projected(x_BQD, memory_BSM), sampled_QU, causal))
-        if self.training:  # heads that write no row that is read are left out here too
+        plain = all(map(is_plain, (self.query, self.key, self.value)))
+        if plain and kernels.suit(x_BQD) and is_bulk(x_BQD, training=self.training):
+            return self._project(self._attend_fast(x_BQD, memory_BSM, sampled_QU, causal))
+        if plain and self.training:  # heads that write no row that is read are left out here too
             query, key, value = self._maps()
             q, k, v = F.linear(x_BQD, *query), F.linear(memory_BSM, *key), F.linear(memory_BSM, *value)
         else:
@@ -199,12 +198,21 @@ class ProbSparse(Attention):
         # the first of equal ones, as ONNX defines the operator above: in a head that pruning emptied all are equal
         return measure_BHQ.sort(dim=2, descending=True, stable=True).indices[..., : self.sampling.chosen]
 
-    def _attend_fast(self, projected: tuple[Tensor, ...], sampled_QU: Tensor, causal: bool) -> Tensor:
-        """Returns the same as `_attend`, of what `_projected` returns."""
-        q, k, v = (x.view(-1, self.head_size, x.shape[2]) for x in projected)
-        chosen_NK = _stand_out(q.detach(), k.detach(), sampled_QU.t().contiguous(), self.sampling.chosen)
-        context_NQE = _ChosenAttention.apply(q, k, v, chosen_NK, causal)  # type: ignore[no-untyped-call]
-        return cast("Tensor", context_NQE).view(len(projected[0]), -1, *context_NQE.shape[1:])
+    def _attend_fast(self, x_BQD: Tensor, memory_BSM: Tensor, sampled_QU: Tensor, causal: bool) -> Tensor:
+        """Returns the same as `_attend` of the projections, which are one product for each stream."""
+        query, key, value = self._maps()
+        if x_BQD is memory_BSM:
+            asked, memory = self._in_heads(x_BQD, query, key, value), None
+        else:
+            asked, memory = self._in_heads(x_BQD, query), self._in_heads(memory_BSM, key, value)
+        context = _CompiledAttention.apply(asked, memory, sampled_QU, self.sampling.chosen, causal)  # type: ignore[no-untyped-call]
+        return cast("Tensor", context)
+
+    def _in_heads(self, x_BSD: Tensor, *maps: Affine) -> Tensor:
+        """Returns the heads of each map, one after another, (B, maps * H, E, S)."""
+        weights, biases = zip(*maps, strict=True)
+        (projected_BWS,) = to_heads(x_BSD, (torch.cat(weights), torch.cat(biases)))
+        return projected_BWS.view(len(x_BSD), -1, self.head_size, x_BSD.shape[1])
 
     def _project(self, context_BHQE: Tensor) -> Tensor:
         read, width = self.kept.read, self.kept.width
@@ -235,60 +243,37 @@ def _from(layer: Linear, first: int) -> Affine:
     return (layer.weight[first:], layer.bias[first:]) if first else (layer.weight, layer.bias)
 
 
-def _stand_out(q_NEQ: Tensor, k_NES: Tensor, sampled_UQ: Tensor, count: int) -> Tensor:
-    """Returns the queries that stand out, (N, K), by pieces whose scores stay in the cache."""
-    heads, queries, steps = len(q_NEQ), q_NEQ.shape[2], k_NES.shape[2]
-    step = max(1, PIECE // (queries * steps))
-    buffer, measure_NQ = q_NEQ.new_empty(min(step, heads), steps, queries), q_NEQ.new_empty(heads, queries)
-    places = (sampled_UQ * queries + torch.arange(queries)).view(1, -1)  # in one row: half the time of two dimensions
-    for start in range(0, heads, step):
-        rows = slice(start, min(start + step, heads))
-        scores_NSQ = torch.bmm(k_NES[rows].mT, q_NEQ[rows], out=buffer[: rows.stop - start])
-        seen_NUQ = scores_NSQ.flatten(1).gather(1, places.expand(len(scores_NSQ), -1)).view(-1, *sampled_UQ.shape)
-        torch.sub(seen_NUQ.amax(1), seen_NUQ.sum(1), alpha=1 / steps, out=measure_NQ[rows])
-    return measure_NQ.topk(count, sorted=False).indices
+class _CompiledAttention(torch.autograd.Function):
+    """What `ProbSparse._attend` does, by compiled kernels: of heads of queries and heads of keys and values.
 
-
-class _ChosenAttention(torch.autograd.Function):
-    """Attention of chosen queries; the others get the mean of the values, or (causal) the sum of those so far.
-
-    Fewer and smaller passes than the plain operators make; equal to them but for rounding.
+    Without a memory all three are in what is asked.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd functions take positions only
-        ctx: Any, q_NEQ: Tensor, k_NES: Tensor, v_NES: Tensor, chosen_NK: Tensor, causal: bool
+        ctx: Any, asked_BXEQ: Tensor, memory_BYES: Tensor | None, sampled_QU: Tensor, chosen: int, causal: bool
     ) -> Tensor:
-        size, queries = q_NEQ.shape[1:]
-        asked_NEK = q_NEQ.gather(2, chosen_NK.unsqueeze(1).expand(-1, size, -1)).mul_(size**-0.5)
-        weights_NKS = torch.bmm(asked_NEK.mT, k_NES)
-        if causal:
-            bias_QS = torch.full((queries, queries), -torch.inf, dtype=q_NEQ.dtype).triu_(1)
-            weights_NKS += bias_QS.index_select(0, chosen_NK.view(-1)).view_as(weights_NKS)
-        torch.softmax(weights_NKS, dim=2, out=weights_NKS)
-        attended_NKE = torch.bmm(weights_NKS, v_NES.mT)
-        others_NEQ = v_NES.cumsum(2) if causal else v_NES.mean(2, keepdim=True).expand(-1, -1, queries)
-        ctx.save_for_backward(asked_NEK, k_NES, v_NES, chosen_NK, weights_NKS, attended_NKE)
+        from prunecast.models.layers.kernels.probsparse import attend
+
+        memory = asked_BXEQ if memory_BYES is None else memory_BYES
+        batch, heads, size, queries = asked_BXEQ.shape
+        heads = heads // 3 if memory_BYES is None else heads
+        chosen_BHK = sampled_QU.new_empty(batch, heads, chosen)
+        weights_BHKS = memory.new_empty(batch, heads, chosen, memory.shape[3])
+        context_BHQE = memory.new_empty(batch, heads, queries, size)
+        kernels.run(attend, asked_BXEQ, memory, sampled_QU, causal, chosen_BHK, weights_BHKS, context_BHQE)
         ctx.causal = causal
-        context_NQE = others_NEQ.mT.contiguous()
-        return context_NQE.scatter_(1, chosen_NK.unsqueeze(2).expand(-1, -1, size), attended_NKE)
+        ctx.save_for_backward(asked_BXEQ, memory_BYES, chosen_BHK, weights_BHKS, context_BHQE)
+        return context_BHQE
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_NQE: Tensor) -> tuple[Tensor | None, ...]:
-        asked_NEK, k_NES, v_NES, chosen_NK, weights_NKS, attended_NKE = ctx.saved_tensors
-        size, queries = gradient_NQE.shape[2], gradient_NQE.shape[1]
-        index_NKE = chosen_NK.unsqueeze(2).expand(-1, -1, size)
-        d_attended_NKE = gradient_NQE.gather(1, index_NKE)
-        d_others_NEQ = gradient_NQE.scatter(1, index_NKE, 0.0).mT
-        if ctx.causal:
-            d_v_NES = d_others_NEQ.flip(2).cumsum(2).flip(2)
-        else:
-            d_v_NES = d_others_NEQ.mean(2, keepdim=True).mul(queries / k_NES.shape[2]).expand_as(v_NES)
-        d_v_NES = torch.baddbmm(d_v_NES, d_attended_NKE.mT, weights_NKS)
-        d_scores_NKS = torch.bmm(d_attended_NKE, v_NES)
-        d_scores_NKS.sub_((d_attended_NKE * attended_NKE).sum(2, keepdim=True)).mul_(weights_NKS)
-        d_asked_NEK = torch.bmm(k_NES, d_scores_NKS.mT).mul_(size**-0.5)
-        d_q_NEQ = k_NES.new_zeros(len(k_NES), size, queries)
-        d_q_NEQ.scatter_(2, chosen_NK.unsqueeze(1).expand(-1, size, -1), d_asked_NEK)
-        return d_q_NEQ, torch.bmm(asked_NEK, d_scores_NKS), d_v_NES, None, None
+    def backward(ctx: Any, gradient_BHQE: Tensor) -> tuple[Tensor | None, ...]:
+        from prunecast.models.layers.kernels.probsparse import attend_backward
+
+        asked, memory, chosen_BHK, weights_BHKS, context_BHQE = ctx.saved_tensors
+        d_asked, d_memory = torch.empty_like(asked), None if memory is None else torch.empty_like(memory)
+        memory, into = (asked, d_asked) if memory is None else (memory, d_memory)
+        saved = (asked, memory, chosen_BHK, ctx.causal, weights_BHKS, context_BHQE)
+        kernels.run(attend_backward, *saved, gradient_BHQE.contiguous(), d_asked, into)
+        return d_asked, d_memory, None, None, None

@@ -19,6 +19,7 @@ from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.coupling import norms, unit_index
 from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.feedforward import FeedForward
+from prunecast.models.layers.residual import add_and_norm
 from prunecast.models.layers.widths import kept
 
 TIME, CHANNEL = 2, 1
@@ -111,10 +112,10 @@ class TwoStageLayer(nn.Module):
 
     def forward(self, x_BCSD: Tensor) -> Tensor:
         """Returns (B, C, S, D)."""
-        x_BCSD = self.norm1(self.dropout.added(x_BCSD, self.time_attention(x_BCSD, x_BCSD, dim=TIME)))
-        x_BCSD = self.norm2(self.dropout.added(x_BCSD, self.time_feed_forward(x_BCSD)))
-        x_BCSD = self.norm3(self.dropout.added(x_BCSD, self.channel_attention(x_BCSD)))
-        return cast("Tensor", self.norm4(self.dropout.added(x_BCSD, self.channel_feed_forward(x_BCSD))))
+        x_BCSD = add_and_norm(self.norm1, self.dropout, x_BCSD, self.time_attention(x_BCSD, x_BCSD, dim=TIME))
+        x_BCSD = add_and_norm(self.norm2, self.dropout, x_BCSD, self.time_feed_forward(x_BCSD))
+        x_BCSD = add_and_norm(self.norm3, self.dropout, x_BCSD, self.channel_attention(x_BCSD))
+        return add_and_norm(self.norm4, self.dropout, x_BCSD, self.channel_feed_forward(x_BCSD))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""
