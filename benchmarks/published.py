@@ -160,11 +160,11 @@ def _published_model(config: ForecasterConfig, checkout: Path) -> nn.Module:
 def _stand_ins() -> Iterator[None]:
     """Packages that are not installed can be imported meanwhile; afterwards nobody takes them for the real ones."""
     absent: list[str] = []
-    for package in NOT_NEEDED:
-        if package not in sys.modules and find_spec(package) is None:
-            sys.modules[package] = _StandIn(package)
-            absent.append(package)
     try:
+        for package in NOT_NEEDED:
+            if package not in sys.modules and find_spec(package) is None:
+                sys.modules[package] = _StandIn(package)
+                absent.append(package)
         yield
     finally:
         for package in absent:

@@ -183,6 +183,79 @@ def test_attention_of_what_is_not_a_number_is_none() -> None:
     assert bool(y[[0, 2]].isfinite().all())
 
 
+def test_a_query_that_is_not_a_number_is_chosen_in_batches_too() -> None:
+    layer = ProbSparse(8, 8, Heads((0, 1), 2, 4, True, 12), Sampling(12, 12, 1)).eval()
+    x, memory = torch.randn(16, 12, 8), torch.randn(16, 12, 8)
+    x[3, 4, 2] = math.nan
+    assert torch.equal(
+        layer(x, memory).isnan(), torch.cat([layer(x[:8], memory[:8]), layer(x[8:], memory[8:])]).isnan()
+    )
+    assert bool(layer(x, memory).isnan().any())
+
+
+@pytest.mark.parametrize("key", [12, 2**40, -1])
+def test_keys_that_are_not_there_are_refused_in_batches_too(key: int) -> None:
+    layer = ProbSparse(8, 8, Heads((0, 1), 2, 4, True, 12), Sampling(12, 12, 1)).eval()
+    layer.sampled[3, 1] = key
+    x = torch.randn(16, 12, 8)
+    for batch in (x[:2], x):
+        with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+            layer(batch, batch)
+
+
+@pytest.mark.parametrize("options", [{"elementwise_affine": False}, {"bias": False}], ids=str)
+def test_a_norm_of_another_kind_takes_the_plain_way(options: dict[str, bool]) -> None:
+    norm, dropout, x, y = nn.LayerNorm(8, **options), Dropout(0.5).train(), torch.randn(3, 8), torch.randn(3, 8)
+    torch.manual_seed(9)
+    found = add_and_norm(norm, dropout, x, y)
+    torch.manual_seed(9)
+    torch.testing.assert_close(found, norm(dropout.added(x, y)))
+
+
+def test_who_listens_is_heard_in_training() -> None:
+    heard: list[str] = []
+    layer, norm, dropout = FeedForward(8, 16, "gelu", 0.5).train(), nn.LayerNorm(8), Dropout(0.5).train()
+    norm.register_forward_hook(lambda module, inputs, output: heard.append("norm"))
+    layer.up.register_full_backward_hook(lambda module, d_input, d_output: heard.append("up"))
+    x = torch.randn(2, 3, 8, requires_grad=True)
+    add_and_norm(norm, dropout, x, layer(x)).sum().backward()
+    assert heard == ["norm", "up"]
+
+
+def test_dropout_that_is_frozen_drops_nothing() -> None:
+    layer, x = FeedForward(8, 16, "gelu", 0.5).train(), torch.randn(2, 3, 8)
+    layer.dropout.eval()
+    torch.testing.assert_close(layer(x), layer.down(F.gelu(layer.up(x))))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_process_takes_the_plain_way() -> None:
+    code = (
+        "import os, torch; from prunecast.models.layers.feedforward import FeedForward\n"
+        "layer, x = FeedForward(8, 16, 'gelu', 0.5).train(), torch.randn(2, 3, 8)\n"
+        "torch.set_num_threads(1)\n"
+        "layer(x)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    layer(x)\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_inference_without_informer_waits_for_no_compiler() -> None:
+    code = (
+        "import sys, torch; from prunecast.models.layers.attention import Attention\n"
+        "with torch.inference_mode():\n"
+        "    Attention(8, 8, 2, 4, 0.1).eval()(*[torch.randn(32, 32, 8)] * 2)\n"
+        "assert 'numba' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_only_float32_on_the_processor_is_for_kernels() -> None:
     assert kernels.suit(torch.empty(2))
     assert not kernels.suit(torch.empty(2, dtype=torch.float64))

@@ -13,7 +13,7 @@ from prunecast.models.api import Group, Member
 from prunecast.models.layers import kernels
 from prunecast.models.layers.coupling import inputs, outputs, unit_index
 from prunecast.models.layers.dropout import Dropout, dropped_positions
-from prunecast.models.layers.linear import Linear, is_plain, linear
+from prunecast.models.layers.linear import Linear, is_heard, is_plain, linear
 
 Activation = Literal["gelu", "relu"]
 
@@ -30,12 +30,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns (B, L, D)."""
-        if self.training and kernels.suit(x_BLD) and is_plain(self.up) and is_plain(self.down):
+        if self.training and kernels.suit(x_BLD) and self._is_plain:
             return self._forward_fast(x_BLD)
         return cast("Tensor", self.down(self.dropout(self.activation(self.up(x_BLD)))))
 
     def _forward_fast(self, x_BLD: Tensor) -> Tensor:
-        p, hidden_BLF = self.dropout.p, self.up.without_bias(x_BLD)
+        p, hidden_BLF = self.dropout.p if self.dropout.training else 0.0, self.up.without_bias(x_BLD)
         bias_F = self.up.bias if self._biased else hidden_BLF.new_zeros(self.up.out_features)
         kept_BLF = _ActivationAndDropout.apply(hidden_BLF, bias_F, self.activation is F.gelu, p)  # type: ignore[no-untyped-call]
         return linear(kept_BLF, self.down.weight * (1 / (1 - p)), self.down.bias)
@@ -50,6 +50,10 @@ class FeedForward(nn.Module):
         """Returns what each unit of the stream owns here."""
         index = unit_index(self.up.in_features)
         return (*inputs(f"{name}.up", index), *outputs(f"{name}.down", index, bias=self._biased))
+
+    @property
+    def _is_plain(self) -> bool:
+        return is_plain(self.up) and is_plain(self.down) and not is_heard(self.dropout)
 
     @property
     def _biased(self) -> bool:

@@ -162,7 +162,8 @@ class ProbSparse(Attention):
         anew = self.training and self.sampling.anew
         sampled_QU = self.sampling.draw().to(x_BQD.device) if anew else self.sampled
         plain = all(map(is_plain, (self.query, self.key, self.value)))
-        if plain and kernels.suit(x_BQD) and is_bulk(x_BQD, training=self.training):
+        fast = plain and kernels.suit(x_BQD) and is_bulk(x_BQD, training=self.training)
+        if fast and self._is_expected(x_BQD, memory_BSM, sampled_QU, causal):
             return self._project(self._attend_fast(x_BQD, memory_BSM, sampled_QU, causal))
         if plain and self.training:  # heads that write no row that is read are left out here too
             query, key, value = self._maps()
@@ -170,6 +171,12 @@ class ProbSparse(Attention):
         else:
             q, k, v = self.query(x_BQD), self.key(memory_BSM), self.value(memory_BSM)
         return self._project(self._attend(q, k, v, sampled_QU, causal))
+
+    def _is_expected(self, x_BQD: Tensor, memory_BSM: Tensor, sampled_QU: Tensor, causal: bool) -> bool:
+        """Whether kernels, which check no index, find what they look for; if not, plain operators say what is wrong."""
+        queries, steps = x_BQD.shape[1], memory_BSM.shape[1]
+        there = len(sampled_QU) == queries >= self.sampling.chosen and (queries == steps or not causal)
+        return there and int(sampled_QU.min()) >= 0 and int(sampled_QU.max()) < steps
 
     def _maps(self) -> tuple[Affine, ...]:
         """Returns the maps to queries, keys and values of the heads that write rows that are read."""
@@ -205,7 +212,7 @@ class ProbSparse(Attention):
             asked, memory = self._in_heads(x_BQD, query, key, value), None
         else:
             asked, memory = self._in_heads(x_BQD, query), self._in_heads(memory_BSM, key, value)
-        context = _CompiledAttention.apply(asked, memory, sampled_QU, self.sampling.chosen, causal)  # type: ignore[no-untyped-call]
+        context = _CompiledAttention.apply(asked, memory, sampled_QU.contiguous(), self.sampling.chosen, causal)  # type: ignore[no-untyped-call]
         return cast("Tensor", context)
 
     def _in_heads(self, x_BSD: Tensor, *maps: Affine) -> Tensor:

@@ -10,15 +10,22 @@ from torch.autograd.function import once_differentiable
 
 from prunecast.models.layers import kernels
 from prunecast.models.layers.dropout import Dropout, dropped_positions
+from prunecast.models.layers.linear import is_heard
 
 
 def add_and_norm(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, y: Tensor) -> Tensor:
     """Returns norm(x + dropout(y)), of two tensors of one shape (..., D)."""
-    if dropout.training and dropout.p and kernels.suit(x) and kernels.suit(y):
+    if dropout.training and dropout.p and _is_plain(norm, dropout, x) and x.shape == y.shape and kernels.suit(y):
         normed = _AddAndNorm.apply(x, y, norm.weight, norm.bias, norm.eps, dropout.p)  # type: ignore[no-untyped-call]
     else:
         normed = norm(dropout.added(x, y))
     return cast("Tensor", normed)
+
+
+def _is_plain(norm: nn.LayerNorm, dropout: Dropout, x: Tensor) -> bool:
+    """Whether the norm is one of the last dimension, with weight and bias, and nobody listens to it or the dropout."""
+    whole = norm.normalized_shape == x.shape[-1:] and isinstance(norm.weight, Tensor) and isinstance(norm.bias, Tensor)
+    return whole and type(norm) is nn.LayerNorm and kernels.suit(x) and not (is_heard(norm) or is_heard(dropout))
 
 
 class _AddAndNorm(torch.autograd.Function):

@@ -124,7 +124,8 @@ def _measure(q_EQ: Floats, k_ES: Floats, sampled_QU: Integers) -> Floats:
             score = scores_S[np.uint64(sampled_QU[query, u])]  # no sign, no wrapping around
             total += score
             largest = score if score > largest else largest
-        measure_Q[query] = largest - total / F(steps)
+        measure = largest - total / F(steps)
+        measure_Q[query] = np.inf if np.isnan(measure) else measure  # chosen first, as the plain operators do
     return measure_Q
 
 

@@ -35,7 +35,7 @@ def add_and_norm(  # noqa: PLR0917 - compiled functions take positions only
     deviation_R: Floats,
     result_RD: Floats,
 ) -> None:
-    """Fills in norm(x + scale * y), where y is dropped norm(x); and what the backward pass needs.
+    """Fills in the norm of x + scale * y, of x alone where y is dropped; and what the backward pass needs.
 
     `normal` is the sum less its mean, over its deviation; the result that times `weight` plus `bias`.
     """
