@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from prunecast.models.layers import kernels
 from prunecast.models.layers.dropout import Dropout, dropped_positions
 from prunecast.models.layers.feedforward import FeedForward
-from prunecast.models.layers.kernels import compiled, positions, residual
+from prunecast.models.layers.kernels import activation, compiled, positions, residual
 from prunecast.models.layers.probsparse import Heads, ProbSparse, Sampling
 from prunecast.models.layers.residual import add_and_norm
 
@@ -26,10 +26,8 @@ NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 def _activated(name: str, x: Tensor, bias: Tensor, dropped: Tensor = NOTHING) -> tuple[Tensor, Tensor]:
-    from prunecast.models.layers.kernels import activation
-
     y, slope = torch.empty_like(x), torch.empty_like(x)
-    kernels.run(getattr(activation, name), x, bias, dropped, y, slope)
+    kernels.run(activation.activate, x, bias, name == "gelu", dropped, y, slope)
     return y, slope
 
 
@@ -142,6 +140,11 @@ def test_a_first_kernel_leaves_torch_its_threads(threads: int) -> None:
         f"assert torch.get_num_threads() == {threads}\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    _run_anew(code, environment)
+
+
+def _run_anew(code: str, environment: dict[str, str] | None = None) -> None:
+    """Runs code in a process of its own."""
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -241,8 +244,7 @@ def test_a_forked_process_takes_the_plain_way() -> None:
         "    os._exit(0)\n"
         "assert os.waitpid(child, 0)[1] == 0\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    _run_anew(code)
 
 
 def test_inference_without_informer_waits_for_no_compiler() -> None:
@@ -252,8 +254,7 @@ def test_inference_without_informer_waits_for_no_compiler() -> None:
         "    Attention(8, 8, 2, 4, 0.1).eval()(*[torch.randn(32, 32, 8)] * 2)\n"
         "assert 'numba' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    _run_anew(code)
 
 
 def test_only_float32_on_the_processor_is_for_kernels() -> None:

@@ -68,12 +68,11 @@ class _ActivationAndDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias_F: Tensor, gelu: bool, p: float) -> Tensor:
-        from prunecast.models.layers.kernels import activation
+        from prunecast.models.layers.kernels.activation import activate
 
         x_RF = x.contiguous().view(-1, len(bias_F))
         y_RF, slope_RF = torch.empty_like(x_RF), torch.empty_like(x_RF)
-        kernel = activation.gelu if gelu else activation.relu
-        kernels.run(kernel, x_RF, bias_F, dropped_positions(x.numel(), p), y_RF, slope_RF)
+        kernels.run(activate, x_RF, bias_F, gelu, dropped_positions(x.numel(), p), y_RF, slope_RF)
         ctx.save_for_backward(slope_RF)
         return y_RF.view(x.shape)
 

@@ -14,10 +14,16 @@ import math
 import numpy as np
 from numba import prange
 
-from prunecast.models.layers.kernels.compiled import F, Floats, Integers, exponential, in_parallel, inlined
-
-CHUNK = 2**13
-"""Numbers that a thread works on at a time, or one row: its part of three tensors stays in the cache."""
+from prunecast.models.layers.kernels.compiled import (
+    CHUNK,
+    F,
+    Floats,
+    Integers,
+    compiled,
+    exponential,
+    in_parallel,
+    inlined,
+)
 
 
 def _tail_coefficients() -> tuple[np.float32, ...]:
@@ -34,39 +40,44 @@ ROOT_HALF, DENSITY = F(math.sqrt(0.5)), F(1 / math.sqrt(2 * math.pi))
 
 
 @in_parallel
-def gelu(x_RF: Floats, bias_F: Floats, dropped: Integers, y_RF: Floats, slope_RF: Floats) -> None:
-    """Fills in x * P(normal <= x), where x has the bias added, and its derivative; zeros where dropped."""
+def activate(  # noqa: PLR0917 - compiled functions take positions only
+    x_RF: Floats, bias_F: Floats, gelu: bool, dropped: Integers, y_RF: Floats, slope_RF: Floats
+) -> None:
+    """Fills in GELU or ReLU of x, to which the bias is added, and its derivative; zeros where dropped."""
     rows, features = x_RF.shape
     step = max(1, CHUNK // features)
     for part in prange(-(-rows // step)):
         start, end = part * step, min(rows, (part + 1) * step)
         x, y, slope = x_RF[start:end], y_RF[start:end], slope_RF[start:end]
-        for row in range(len(x)):
-            for i in range(features):
-                number = x[row, i] + bias_F[i]
-                z = abs(number) * ROOT_HALF
-                bell = exponential(-z * z)
-                tail = _tail(z) * bell
-                share = F(1) - tail if number > F(0) else tail
-                y[row, i] = number * share
-                slope[row, i] = share + number * DENSITY * bell
+        if gelu:
+            _gelu(x, bias_F, y, slope)
+        else:
+            _relu(x, bias_F, y, slope)
         _drop(dropped, start, y, slope)
 
 
-@in_parallel
-def relu(x_RF: Floats, bias_F: Floats, dropped: Integers, y_RF: Floats, slope_RF: Floats) -> None:
-    """Fills in max(x, 0), where x has the bias added, and its derivative; zeros where dropped."""
-    rows, features = x_RF.shape
-    step = max(1, CHUNK // features)
-    for part in prange(-(-rows // step)):
-        start, end = part * step, min(rows, (part + 1) * step)
-        x, y, slope = x_RF[start:end], y_RF[start:end], slope_RF[start:end]
-        for row in range(len(x)):
-            for i in range(features):
-                number = x[row, i] + bias_F[i]
-                y[row, i] = F(0) if number <= F(0) else number
-                slope[row, i] = F(0) if number <= F(0) else F(1)
-        _drop(dropped, start, y, slope)
+@compiled()
+def _gelu(x: Floats, bias: Floats, y: Floats, slope: Floats) -> None:
+    """Fills in x * P(normal <= x)."""
+    for row in range(len(x)):
+        for i in range(len(bias)):
+            number = x[row, i] + bias[i]
+            z = abs(number) * ROOT_HALF
+            bell = exponential(-z * z)
+            tail = _tail(z) * bell
+            share = F(1) - tail if number > F(0) else tail
+            y[row, i] = number * share
+            slope[row, i] = share + number * DENSITY * bell
+
+
+@compiled()
+def _relu(x: Floats, bias: Floats, y: Floats, slope: Floats) -> None:
+    """Fills in max(x, 0)."""
+    for row in range(len(x)):
+        for i in range(len(bias)):
+            number = x[row, i] + bias[i]
+            y[row, i] = F(0) if number <= F(0) else number
+            slope[row, i] = F(0) if number <= F(0) else F(1)
 
 
 @inlined

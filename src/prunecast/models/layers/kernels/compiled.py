@@ -25,6 +25,9 @@ Integers = NDArray[np.int64]
 F = np.float32
 """Without it a number in a kernel is a float64, and half as many fit into a vector."""
 
+CHUNK = 2**13
+"""Numbers that a thread works on at a time, or one row: its part of a few tensors stays in the cache."""
+
 SMALLEST = F(-87)
 """Below it, e**x is no longer a normal number."""
 

@@ -11,10 +11,7 @@ import math
 import numpy as np
 from numba import prange
 
-from prunecast.models.layers.kernels.compiled import F, Floats, Integers, in_parallel, inlined
-
-CHUNK = 2**13
-"""Numbers that a thread works on at a time, or one row: its part of four tensors stays in the cache."""
+from prunecast.models.layers.kernels.compiled import CHUNK, F, Floats, Integers, in_parallel, inlined
 
 
 def parts(rows: int, width: int) -> int:
