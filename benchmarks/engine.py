@@ -22,11 +22,11 @@ from prunecast.data.series import load_series
 from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe
 from prunecast.registry import ENGINES
-from prunecast.stages import Job
+from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study.devices import decided
-from prunecast.study.folder import run_study
 from prunecast.study.plan import plan
+from prunecast.study.study import run_study
 
 SPEED_TARGET, OVERHEAD_TARGET = 0.6, 0.02
 

@@ -21,8 +21,8 @@ import torch
 from prunecast.batch import Batch
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.measure.operations import dense_macs
-from prunecast.models.api import Forecaster
-from prunecast.models.disk import Card, DataSource, SavedModel, ScalerFacts
+from prunecast.models.base import Forecaster
+from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts
 from published import MODULES, add_sizes, call_published, config_of, median_ratio, pair, peak_gmacs_per_s, random_batch
 
 WARM_UP = 5

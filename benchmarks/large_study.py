@@ -28,12 +28,12 @@ from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe, write_recipe
 from prunecast.records import Accuracy, Blocks, DataFacts, Latency, Pruning, RunRecord, Size, StageTiming, Timing
 from prunecast.sealed import write_record
-from prunecast.stages import Job
+from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.studies import study_run
-from prunecast.study.folder import status
 from prunecast.study.monitor import ConsoleMonitor
 from prunecast.study.plan import plan
+from prunecast.study.study import status
 
 PER_SEED = 288
 """Cells of one seed: two models, four horizons, 35 variants of each, and the naive forecasts."""

@@ -16,7 +16,7 @@ import time
 import torch
 
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.api import Forecaster, build, config_from
+from prunecast.models.base import Forecaster, build, config_from
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from prunecast.batch import Batch
-from prunecast.models.api import Forecaster, ForecasterConfig, build, config_from
-from prunecast.models.imports import published, published_state
-from prunecast.models.layers.linear import linear
+from prunecast.kernels.linear import linear
+from prunecast.models.base import Forecaster, ForecasterConfig, build, config_from
+from prunecast.models.convert.convert import published, published_state
 
 MODULES = {
     "transformer": "models.Transformer",

@@ -24,10 +24,10 @@ from prunecast.batch import Batch
 from prunecast.data.series import load_series
 from prunecast.data.windows import prepare
 from prunecast.measure.operations import dense_macs
-from prunecast.models.api import ForecasterConfig
+from prunecast.models.base import ForecasterConfig
 from prunecast.recipe import DataConfig, FitConfig
-from prunecast.train.allocator import keep_freed_memory
 from prunecast.train.fit import adam
+from prunecast.train.malloc import keep_freed_memory
 from published import MODULES, add_sizes, call_published, config_of, median_ratio, pair, peak_gmacs_per_s, random_batch
 
 CHUNKS = 16

@@ -3,7 +3,7 @@
     python tools/golden.py
 
 With them stand the code versions that they belong to. Do this after raising a stage's version in
-`src/prunecast/stages.py`, because its numbers have changed on purpose.
+`src/prunecast/stages/job.py`, because its numbers have changed on purpose.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from prunecast import environment
+from prunecast.api import study_run
 from prunecast.data.series import load_series
-from prunecast.facade import study_run
 from prunecast.recipe_io import load_recipe
 from prunecast.records import RunRecord
 from prunecast.registry import MODELS
-from prunecast.stages import CODE_VERSIONS
+from prunecast.stages.job import CODE_VERSIONS
 from prunecast.study.devices import decided
-from prunecast.study.folder import open_study, run_study
 from prunecast.study.monitor import ConsoleMonitor
 from prunecast.study.plan import plan
+from prunecast.study.study import open_study, run_study
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "tiny.yaml"

@@ -11,11 +11,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from prunecast import facade
-from prunecast.pipeline import RECIPE_FILE
+from prunecast import api as facade
 from prunecast.shown import SHOWN_FILE
+from prunecast.stages.run import RECIPE_FILE
 from prunecast.store import RECORD_FILE
-from prunecast.study.folder import STAGES_FILE, STORE_FOLDER, open_study
+from prunecast.study.study import STAGES_FILE, STORE_FOLDER, open_study
 
 
 def publish(source: Path, target: Path) -> int:

@@ -1,7 +1,7 @@
 """Prunecast: make Transformer time-series forecasters small and fast, and know what it costs.
 
 `prunecast.load(path)` gives the module of a model folder, `prunecast.Forecaster` one object for a notebook, and
-`prunecast.facade` the verbs of the command line as functions. They are imported when they are first used, so that
+`prunecast.api` the verbs of the command line as functions. They are imported when they are first used, so that
 the command line stays quick.
 """
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunecast.forecaster import Forecaster as Forecaster
-    from prunecast.models.disk import load as load
+    from prunecast.models.io import load as load
 
 __version__ = version("prunecast")
 __all__ = ["Forecaster", "__version__", "load"]
 
-_LAZY = {"Forecaster": "prunecast.forecaster", "load": "prunecast.models.disk"}
+_LAZY = {"Forecaster": "prunecast.forecaster", "load": "prunecast.models.io"}
 
 
 def __getattr__(name: str) -> Any:

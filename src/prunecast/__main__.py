@@ -2,7 +2,7 @@
 
 import sys
 
-from prunecast.cli import main
+from prunecast.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

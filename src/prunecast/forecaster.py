@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import pandas as pd
 
-from prunecast import facade
+from prunecast import api as facade
 from prunecast.errors import UserError
-from prunecast.models.api import Forecaster as Module
-from prunecast.models.disk import load_card, load_model
-from prunecast.opened import forecast_table, open_source
+from prunecast.inference import forecast_table, open_source
+from prunecast.models.base import Forecaster as Module
+from prunecast.models.io import load_card, load_model
 from prunecast.store import new_directory
 
 

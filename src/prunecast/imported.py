@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunecast import assess, environment
+from prunecast import environment
 from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series, load_series
 from prunecast.data.windows import prepare
 from prunecast.errors import UserError
+from prunecast.inference import with_data
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import measure_size
-from prunecast.models.api import Forecaster, ForecasterConfig, config_from
-from prunecast.models.checkpoint import Checkpoint, read_checkpoint
-from prunecast.models.disk import Card, SavedModel, ScalerFacts, load_card, load_model, save_model
-from prunecast.models.imports import (
+from prunecast.models.base import Forecaster, ForecasterConfig, config_from
+from prunecast.models.convert.checkpoint import Checkpoint, read_checkpoint
+from prunecast.models.convert.convert import (
     Claim,
     ModeChoice,
     Origins,
@@ -40,14 +40,15 @@ from prunecast.models.imports import (
     some,
     unclaimed,
 )
-from prunecast.opened import with_data
-from prunecast.pipeline import RECIPE_FILE, card
+from prunecast.models.io import Card, SavedModel, ScalerFacts, load_card, load_model, save_model
 from prunecast.recipe import Recipe, fingerprint
 from prunecast.recipe_io import load_recipe, read_mapping, write_recipe
 from prunecast.records import DataFacts, Imported, RunRecord, StageTiming, to_json
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved, with_rate
 from prunecast.single import check_settings
+from prunecast.stages import results as assess
+from prunecast.stages.run import RECIPE_FILE, card
 from prunecast.store import RECORD_FILE, new_directory
 
 SECTIONS = frozenset({"seed", "data", "model", "train"})

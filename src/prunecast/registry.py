@@ -49,10 +49,10 @@ MODELS = Registry(
     "model",
     {
         "transformer": "prunecast.models.transformer:Transformer",
-        "informer": "prunecast.models.informer:Informer",
-        "autoformer": "prunecast.models.autoformer:Autoformer",
-        "fedformer": "prunecast.models.fedformer:FEDformer",
-        "crossformer": "prunecast.models.crossformer:Crossformer",
+        "informer": "prunecast.models.informer.model:Informer",
+        "autoformer": "prunecast.models.autoformer.model:Autoformer",
+        "fedformer": "prunecast.models.fedformer.model:FEDformer",
+        "crossformer": "prunecast.models.crossformer.model:Crossformer",
         "patchtst": "prunecast.models.patchtst:PatchTST",
         "itransformer": "prunecast.models.itransformer:ITransformer",
         "dlinear": "prunecast.models.dlinear:DLinear",
@@ -67,23 +67,23 @@ MODELS = Registry(
 PUBLISHED = Registry(
     "published model",
     {
-        "transformer/tslib": "prunecast.models.published.transformer:TSLIB",
-        "transformer/original": "prunecast.models.published.transformer:TSLIB",
-        "informer/tslib": "prunecast.models.published.informer:TSLIB",
-        "informer/original": "prunecast.models.published.informer:ORIGINAL",
-        "autoformer/tslib": "prunecast.models.published.autoformer:TSLIB",
-        "autoformer/original": "prunecast.models.published.autoformer:ORIGINAL",
-        "fedformer/tslib": "prunecast.models.published.fedformer:TSLIB",
-        "fedformer/original": "prunecast.models.published.fedformer:ORIGINAL",
-        "crossformer/tslib": "prunecast.models.published.crossformer:TSLIB",
-        "crossformer/original": "prunecast.models.published.crossformer:ORIGINAL",
-        "patchtst/tslib": "prunecast.models.published.patchtst:TSLIB",
-        "itransformer/tslib": "prunecast.models.published.itransformer:TSLIB",
-        "itransformer/original": "prunecast.models.published.itransformer:ORIGINAL",
-        "dlinear/tslib": "prunecast.models.published.dlinear:TSLIB",
-        "fits/original": "prunecast.models.published.fits:ORIGINAL",
-        "sparsetsf/original": "prunecast.models.published.sparsetsf:ORIGINAL",
-        "dlinear/original": "prunecast.models.published.dlinear:ORIGINAL",
+        "transformer/tslib": "prunecast.models.convert.transformer:TSLIB",
+        "transformer/original": "prunecast.models.convert.transformer:TSLIB",
+        "informer/tslib": "prunecast.models.convert.informer:TSLIB",
+        "informer/original": "prunecast.models.convert.informer:ORIGINAL",
+        "autoformer/tslib": "prunecast.models.convert.autoformer:TSLIB",
+        "autoformer/original": "prunecast.models.convert.autoformer:ORIGINAL",
+        "fedformer/tslib": "prunecast.models.convert.fedformer:TSLIB",
+        "fedformer/original": "prunecast.models.convert.fedformer:ORIGINAL",
+        "crossformer/tslib": "prunecast.models.convert.crossformer:TSLIB",
+        "crossformer/original": "prunecast.models.convert.crossformer:ORIGINAL",
+        "patchtst/tslib": "prunecast.models.convert.patchtst:TSLIB",
+        "itransformer/tslib": "prunecast.models.convert.itransformer:TSLIB",
+        "itransformer/original": "prunecast.models.convert.itransformer:ORIGINAL",
+        "dlinear/tslib": "prunecast.models.convert.dlinear:TSLIB",
+        "fits/original": "prunecast.models.convert.fits:ORIGINAL",
+        "sparsetsf/original": "prunecast.models.convert.sparsetsf:ORIGINAL",
+        "dlinear/original": "prunecast.models.convert.dlinear:ORIGINAL",
     },
 )
 """Our model / whose implementation; what an import, the reference tests and the benchmarks need of it."""
@@ -131,12 +131,12 @@ ALLOCATIONS = Registry(
 GRANULARITIES = Registry(
     "granularity",
     {
-        "element": "prunecast.prune.elements:prune_elements",
-        "unit": "prunecast.prune.units:prune_units",
+        "element": "prunecast.prune.unstructured:prune_elements",
+        "unit": "prunecast.prune.structured:prune_units",
     },
 )
 
-ENGINES = Registry("engine", {"local": "prunecast.study.local:ENGINE", "ray": "prunecast.study.cluster:ENGINE"})
+ENGINES = Registry("engine", {"local": "prunecast.study.local:ENGINE", "ray": "prunecast.study.ray:ENGINE"})
 
 TRACKERS = Registry(
     "tracker",

@@ -8,8 +8,8 @@ from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.models.api import Forecaster, ForecasterConfig, config_from
-from prunecast.models.disk import Card, DataSource, ScalerFacts
+from prunecast.models.base import Forecaster, ForecasterConfig, config_from
+from prunecast.models.io import Card, DataSource, ScalerFacts
 from prunecast.recipe import DataConfig, FitConfig, Recipe
 from prunecast.registry import MODELS
 

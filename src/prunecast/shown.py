@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from prunecast import report
 from prunecast.report.page import ReportFiles
 from prunecast.store import RECORD_FILE, new_file
-from prunecast.study.folder import Study
+from prunecast.study.study import Study
 
 SHOWN_FILE = "report.json"
 

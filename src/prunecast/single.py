@@ -13,14 +13,14 @@ from typing import Any
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.models.api import Forecaster
-from prunecast.models.disk import load_card
-from prunecast.pipeline import RECIPE_FILE, Place, prepared_for, run
+from prunecast.models.base import Forecaster
+from prunecast.models.io import load_card
 from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe, merged, parse_setting, read_mapping
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved, with_rate
-from prunecast.stages import Job
+from prunecast.stages.job import Job
+from prunecast.stages.run import RECIPE_FILE, Place, prepared_for, run
 from prunecast.store import RECORD_FILE, new_directory, read_record
 from prunecast.train.progress import Reporter
 

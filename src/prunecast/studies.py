@@ -10,17 +10,17 @@ from typing import Literal
 from prunecast import environment
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
-from prunecast.opened import Row
-from prunecast.pipeline import RECIPE_FILE
+from prunecast.inference import Row
 from prunecast.recipe_io import load_recipe
 from prunecast.registry import ENGINES, TRACKERS
 from prunecast.report.page import ReportFiles, write_report
 from prunecast.shown import remember, remembered, state_of
+from prunecast.stages.run import RECIPE_FILE
 from prunecast.study.devices import decided
-from prunecast.study.engine import Engine, Monitor, Outcome
-from prunecast.study.folder import open_study, run_study, status
+from prunecast.study.executor import Engine, Monitor, Outcome
+from prunecast.study.frame import Tracker, rows_of
 from prunecast.study.plan import plan
-from prunecast.study.rows import Tracker, rows_of
+from prunecast.study.study import open_study, run_study, status
 
 REPORT_FILE = "report.html"
 

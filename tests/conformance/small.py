@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunecast.models.api import Forecaster, build, config_from
+from prunecast.models.base import Forecaster, build, config_from
 from prunecast.registry import MODELS
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -16,19 +16,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunecast.assess import export_one, refusal, some_batches, training_inputs
 from prunecast.batch import Batch
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
 from prunecast.errors import MissingExtra, UserError
-from prunecast.export.api import Runtime
+from prunecast.export.base import Runtime
 from prunecast.export.parity import TOLERANCES, check_parity
-from prunecast.export.units import raw_inputs
+from prunecast.export.raw import raw_inputs
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
-from prunecast.models.api import Forecaster, ForecasterConfig, Group, build, config_from
-from prunecast.models.disk import SavedModel, load_model, save_model
-from prunecast.pipeline import card
+from prunecast.models.base import Forecaster, ForecasterConfig, Group, build, config_from
+from prunecast.models.io import SavedModel, load_model, save_model
 from prunecast.prune.api import Pruned
 from prunecast.prune.apply import prune
 from prunecast.prune.masks import HeldMasks
@@ -36,6 +34,8 @@ from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe
 from prunecast.recipe_io import load_recipe
 from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
+from prunecast.stages.results import export_one, refusal, some_batches, training_inputs
+from prunecast.stages.run import card
 from prunecast.train.fit import fit
 
 LOOKBACK, HORIZON = 24, 6

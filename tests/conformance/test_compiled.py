@@ -7,7 +7,7 @@ import torch
 from tests.conformance.small import TRAINED, small_inputs, small_model
 from torch import Tensor
 
-from prunecast.models.api import Forecaster
+from prunecast.models.base import Forecaster
 from prunecast.registry import MODELS
 
 BATCH, LOOKBACK = 16, 24

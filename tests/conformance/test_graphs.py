@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.conformance.small import SMALL, small_inputs, small_model
 
-from prunecast.models.disk import Card, SavedModel, ScalerFacts
+from prunecast.models.io import Card, SavedModel, ScalerFacts
 from prunecast.registry import RUNTIMES
 
 FORBIDDEN = ("pad", "bernoulli", "dropout", "rand", "normal", "multinomial", "nonzero", "fft", "_fft", "complex")

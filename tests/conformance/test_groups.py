@@ -11,7 +11,7 @@ import torch
 from tests.conformance.small import SMALL, prunable_models, small_inputs, small_model
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, Group, Keep
+from prunecast.models.base import Forecaster, Group, Keep
 from prunecast.prune.shrink import shrink
 from prunecast.registry import MODELS
 

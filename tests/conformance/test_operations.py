@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunecast.measure import operations
 from prunecast.measure.operations import count_operations, dense_macs, macs_per_weight
-from prunecast.models.api import Forecaster, example_inputs
-from prunecast.models.disk import Card, SavedModel, ScalerFacts
+from prunecast.models.base import Forecaster, example_inputs
+from prunecast.models.io import Card, SavedModel, ScalerFacts
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS

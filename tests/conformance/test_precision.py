@@ -8,7 +8,7 @@ from tests.conformance.small import SIZES, SMALL, TRAINED
 
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
-from prunecast.models.api import build, config_from
+from prunecast.models.base import build, config_from
 from prunecast.recipe import DataConfig, FitConfig
 from prunecast.train.fit import fit
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prunecast.cli import main
+from prunecast.cli.main import main
 from prunecast.data.calendar import FEATURES, calendar_features
 
 PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")

@@ -16,13 +16,13 @@ import pytest
 import torch
 from tests.unit.foreign import transformer
 
-from prunecast.cli import main
+from prunecast.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES_RUN_ELSEWHERE = {
-    "new-pruner.md": "tests/unit/test_prune_docs.py",
-    "new-runtime.md": "tests/unit/test_export_docs.py",
+    "new-pruner.md": "tests/docs/test_new_pruner.py",
+    "new-runtime.md": "tests/docs/test_new_runtime.py",
     "own-model.md": "tests/conformance/test_documented_model.py",
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunecast.recipe_io import load_recipe
 from prunecast.registry import ENGINES, TRACKERS
-from prunecast.study.folder import PLACES, status
+from prunecast.study.study import PLACES, status
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")

@@ -13,16 +13,16 @@ import pytest
 from tools.golden import GOLDEN, numbers, numbers_of_every_model
 
 from prunecast import environment
-from prunecast.cli import main
+from prunecast.cli.main import main
 from prunecast.data.series import load_series
-from prunecast.pipeline import Place, prepared_for, run
 from prunecast.recipe_io import load_recipe
 from prunecast.records import Accuracy, RunRecord, to_json
 from prunecast.report.statistics import Interval, paired_difference
-from prunecast.stages import CODE_VERSIONS, Job
+from prunecast.stages.job import CODE_VERSIONS, Job
+from prunecast.stages.run import Place, prepared_for, run
 from prunecast.store import Store
-from prunecast.study.folder import open_study
 from prunecast.study.plan import plan
+from prunecast.study.study import open_study
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 TINY, QUICKSTART = (next(path for path in RECIPES if path.stem == stem) for stem in ("tiny", "quickstart"))
@@ -115,7 +115,7 @@ def check_golden(name: str, found: Mapping[str, Mapping[str, Any]], rounding: fl
     ]
     assert not moved, (
         f"{len(moved)} models have other numbers, first {min(moved)[1]}; if that is meant, raise the version of the "
-        f"stage {STAGES[min(moved)[0]]!r} in src/prunecast/stages.py and renew with `python tools/golden.py`"
+        f"stage {STAGES[min(moved)[0]]!r} in src/prunecast/stages/job.py and renew with `python tools/golden.py`"
     )
 
 

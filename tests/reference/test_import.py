@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from tests.reference.test_published_models import BUFFERS, SINGLE, Published
 from tests.reference.test_published_models import published as published  # noqa: PLC0414 - a fixture
 
-from prunecast import facade
+from prunecast import api as facade
 from prunecast.errors import UserError
-from prunecast.models.disk import load, load_card
-from prunecast.models.imports import _mapped, shown
-from prunecast.models.imports import published as published_model
+from prunecast.models.convert.convert import _mapped, shown
+from prunecast.models.convert.convert import published as published_model
+from prunecast.models.io import load, load_card
 
 DAMAGED = (torch.tensor(1.0), torch.empty(0), torch.empty(0, 4), torch.ones(3), torch.ones(1, 1, 2, 1, 1))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prunecast import facade
+from prunecast import api as facade
 
 LAST_VALUE_CELLS = [
     (name, horizon)

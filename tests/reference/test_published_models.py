@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prunecast.models.api import Forecaster, build, config_from
-from prunecast.models.imports import published as published_model
-from prunecast.models.imports import published_state
+from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.convert.convert import published as published_model
+from prunecast.models.convert.convert import published_state
 
 CASES = (
     "transformer-24-16",

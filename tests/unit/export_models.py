@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from prunecast.batch import Batch
-from prunecast.models.api import build, config_from
-from prunecast.models.disk import Card, DataSource, SavedModel, ScalerFacts
+from prunecast.models.base import build, config_from
+from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts
 
 TRANSFORMER = {"name": "transformer", "d_model": 16, "n_heads": 2, "d_ff": 24, "encoder_layers": 1}
 SIZES = {"lookback": 24, "horizon": 12, "label_len": 6, "channels": 3}

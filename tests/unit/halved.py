@@ -14,8 +14,8 @@ from torch import Tensor
 from prunecast.batch import Batch
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.parity import check_parity
-from prunecast.models.api import Forecaster
-from prunecast.models.disk import Card, DataSource, SavedModel, ScalerFacts, load_model, save_model
+from prunecast.models.base import Forecaster
+from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts, load_model, save_model
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import FitConfig
 from prunecast.train.fit import adam

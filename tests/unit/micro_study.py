@@ -17,13 +17,13 @@ from prunecast import environment
 from prunecast.data.series import load_series
 from prunecast.recipe import Recipe
 from prunecast.recipe_io import load_recipe
-from prunecast.stages import Job
+from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study.devices import decided
-from prunecast.study.engine import Engine, Outcome
-from prunecast.study.folder import run_study
+from prunecast.study.executor import Engine, Outcome
 from prunecast.study.local import ENGINE as LOCAL
 from prunecast.study.plan import plan
+from prunecast.study.study import run_study
 
 RECIPE: dict[str, Any] = {
     "model": {"lookback": 24, "horizon": 6},

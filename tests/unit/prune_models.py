@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep, Member
 
 HEAD_SIZE = 3
 ENTRY = "tests.unit.prune_models:Coupled"

@@ -14,7 +14,7 @@ from prunecast.errors import UserError
 from prunecast.records import RunRecord, to_json
 from prunecast.sealed import RECORD_FILE, Condition, Damaged, check, condition, read_record, trust, write_record
 from prunecast.store import Store
-from prunecast.study.folder import open_study, status
+from prunecast.study.study import open_study, status
 
 RESULTS = Path(__file__).parents[2] / "results"
 

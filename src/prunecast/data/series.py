@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from prunecast.data import catalog
 from prunecast.data.calendar import Times, frequency_of, season_of
+from prunecast.data.catalog_files import load_published
 from prunecast.data.columns import Frame, to_frame
 from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, on_grid, order_problem
-from prunecast.data.published import load_published
 from prunecast.data.splits import SplitRule
 from prunecast.data.table import read_table
 from prunecast.errors import UserError, near

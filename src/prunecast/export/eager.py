@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prunecast.export.api import Inputs, Predictor
-from prunecast.export.units import raw_forecaster
-from prunecast.models.api import Forecaster
-from prunecast.models.disk import SavedModel, load_model
+from prunecast.export.base import Inputs, Predictor
+from prunecast.export.raw import raw_forecaster
+from prunecast.models.base import Forecaster
+from prunecast.models.io import SavedModel, load_model
 
 
 class Eager:

@@ -15,9 +15,9 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from prunecast.errors import UserError
-from prunecast.export.api import Inputs
+from prunecast.export.base import Inputs
 from prunecast.export.onnx_graph import MODEL, TRANSPOSED, onnx_bytes, quiet
-from prunecast.models.disk import SavedModel
+from prunecast.models.io import SavedModel
 
 
 def int8_bytes(saved: SavedModel, windows: Iterable[Inputs]) -> bytes:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunecast.errors import UserError
-from prunecast.export.api import Inputs
+from prunecast.export.base import Inputs
 
 if TYPE_CHECKING:
-    from prunecast.models.api import Forecaster
-    from prunecast.models.disk import SavedModel
+    from prunecast.models.base import Forecaster
+    from prunecast.models.io import SavedModel
 
 FILE_LIMIT_BYTES = 2**31 - 2**24
 """One protobuf message holds 2 GB; the graph itself and the card need a little of it."""

@@ -22,9 +22,9 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from prunecast.errors import UserError
-from prunecast.export.units import RawForecaster, raw_forecaster
-from prunecast.models.api import Forecaster, ForecasterConfig, build, config_from, example_inputs
-from prunecast.models.disk import Card, SavedModel, card_from, filled, parse_card
+from prunecast.export.raw import RawForecaster, raw_forecaster
+from prunecast.models.base import Forecaster, ForecasterConfig, build, config_from, example_inputs
+from prunecast.models.io import Card, SavedModel, card_from, filled, parse_card
 
 INPUTS = ("history", "x_mark", "y_mark")
 OUTPUT = "forecast"

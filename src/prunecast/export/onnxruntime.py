@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from prunecast.errors import UserError
-from prunecast.export.api import Inputs, Predictor
+from prunecast.export.base import Inputs, Predictor
 from prunecast.export.onnx_file import OnnxFiles
 
 _REFUSALS = (

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.errors import MissingExtra, UserError
-from prunecast.export.api import Inputs, Predictor
+from prunecast.export.base import Inputs, Predictor
 from prunecast.export.onnx_file import OnnxFiles
 
 if TYPE_CHECKING:
-    from prunecast.models.api import Forecaster
+    from prunecast.models.base import Forecaster
 
 _TELEMETRY = "openvino_telemetry"
 

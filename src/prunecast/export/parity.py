@@ -14,9 +14,9 @@ from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.export.api import Predictor
-from prunecast.export.units import raw_inputs
-from prunecast.models.disk import SavedModel
+from prunecast.export.base import Predictor
+from prunecast.export.raw import raw_inputs
+from prunecast.models.io import SavedModel
 from prunecast.records import Parity
 from prunecast.registry import RUNTIMES
 

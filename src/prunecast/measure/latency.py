@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.errors import UserError
-from prunecast.export.api import Inputs
-from prunecast.measure.child import INPUTS_FILE, JOB_FILE, LOADS, RESULT_FILE, Turns
-from prunecast.measure.quiet import alone
+from prunecast.export.base import Inputs
+from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, LOADS, RESULT_FILE, Turns
+from prunecast.measure.machine_lock import alone
 from prunecast.recipe import MeasureConfig
 from prunecast.records import Latency, Ratio, Timing
 
@@ -146,7 +146,7 @@ def _in_child(job: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
         folder = Path(name)
         (folder / JOB_FILE).write_text(json.dumps(job))
         np.savez(folder / INPUTS_FILE, allow_pickle=False, **inputs)
-        command = [sys.executable, "-P", "-m", "prunecast.measure.child", name]
+        command = [sys.executable, "-P", "-m", "prunecast.measure.latency_worker", name]
         threads = dict.fromkeys(_THREAD_VARIABLES, str(job["threads"]))
         with alone():
             done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)

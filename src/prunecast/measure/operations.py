@@ -24,8 +24,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunecast.measure.size import count_nonzero, real_numbers
-from prunecast.models.api import Forecaster, ForecasterConfig, blank, build, example_inputs
-from prunecast.models.disk import SavedModel
+from prunecast.models.base import Forecaster, ForecasterConfig, blank, build, example_inputs
+from prunecast.models.io import SavedModel
 from prunecast.records import Operations
 
 FEW_CHANNELS = 32

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from prunecast.models.disk import SavedModel
+from prunecast.models.io import SavedModel
 from prunecast.records import Size
 
 

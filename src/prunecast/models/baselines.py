@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from prunecast.models.api import Forecaster, ForecasterConfig
+from prunecast.models.base import Forecaster, ForecasterConfig
 
 
 class RepeatConfig(ForecasterConfig):

@@ -13,7 +13,7 @@ from typing import Literal, Self, cast
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, ForecasterConfig
+from prunecast.models.base import Forecaster, ForecasterConfig
 from prunecast.models.layers.decomposition import window_counts
 
 

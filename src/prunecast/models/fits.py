@@ -19,12 +19,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep, Member
-from prunecast.models.layers.coupling import unit_index
+from prunecast.kernels.linear import linear
+from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.models.layers.dft import FourierTransform
+from prunecast.models.layers.groups import unit_index
 from prunecast.models.layers.inputs import check_history
 from prunecast.models.layers.instance import standardised
-from prunecast.models.layers.linear import linear
-from prunecast.models.layers.spectrum import FourierTransform
 from prunecast.models.layers.widths import kept
 
 

@@ -16,14 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, Group, Keep
+from prunecast.kernels.dropout import Dropout
+from prunecast.kernels.linear import Linear
+from prunecast.models.base import Forecaster, Group, Keep
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import EncoderLayer, named
-from prunecast.models.layers.coupling import inputs, norms, outputs, unit_index, weights_of
-from prunecast.models.layers.dropout import Dropout
+from prunecast.models.layers.groups import inputs, norms, outputs, unit_index, weights_of
 from prunecast.models.layers.inputs import check_lookback
 from prunecast.models.layers.instance import standardised
-from prunecast.models.layers.linear import Linear
 from prunecast.models.layers.widths import EncoderConfig
 
 

@@ -19,13 +19,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.kernels.dropout import Dropout
+from prunecast.kernels.linear import Linear
+from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep, Member
 from prunecast.models.layers.blocks import named
-from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.dropout import Dropout
+from prunecast.models.layers.groups import inputs, outputs, unit_index
 from prunecast.models.layers.inputs import check_lookback
 from prunecast.models.layers.instance import standardised
-from prunecast.models.layers.linear import Linear
 from prunecast.models.layers.widths import kept
 
 GATES = 4

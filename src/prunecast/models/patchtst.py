@@ -15,16 +15,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, Group, Keep, Member
+from prunecast.kernels.dropout import Dropout
+from prunecast.kernels.linear import Linear
+from prunecast.models.base import Forecaster, Group, Keep, Member
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.batchnorm import BatchNorm
 from prunecast.models.layers.blocks import EncoderLayer, named
-from prunecast.models.layers.coupling import inputs, outputs, unit_index, weights_of
-from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.embedding import sinusoids
+from prunecast.models.layers.groups import inputs, outputs, unit_index, weights_of
 from prunecast.models.layers.inputs import check_history
 from prunecast.models.layers.instance import standardised
-from prunecast.models.layers.linear import Linear
 from prunecast.models.layers.widths import EncoderConfig
 
 

@@ -17,10 +17,10 @@ from typing import Literal, Self, cast
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, ForecasterConfig, Group, Keep
-from prunecast.models.layers.coupling import inputs, outputs, unit_index, weights_of
+from prunecast.kernels.linear import Linear
+from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep
+from prunecast.models.layers.groups import inputs, outputs, unit_index, weights_of
 from prunecast.models.layers.inputs import check_history
-from prunecast.models.layers.linear import Linear
 from prunecast.models.layers.widths import kept
 
 

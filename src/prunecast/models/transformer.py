@@ -13,14 +13,14 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, Group, Keep
+from prunecast.kernels.dropout import Dropout
+from prunecast.kernels.linear import Linear
+from prunecast.models.base import Forecaster, Group, Keep
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import DecoderLayer, EncoderLayer, named
-from prunecast.models.layers.coupling import inputs, norms, unit_index, weights_of
-from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
+from prunecast.models.layers.groups import inputs, norms, unit_index, weights_of
 from prunecast.models.layers.inputs import check_inputs, decoder_input
-from prunecast.models.layers.linear import Linear
 from prunecast.models.layers.widths import DecoderLayerWidths, EncoderDecoderConfig
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.models.api import Forecaster, ForecasterConfig
+from prunecast.models.base import Forecaster, ForecasterConfig
 from prunecast.prune.budget import Of
 from prunecast.prune.methods import Method
 from prunecast.recipe import PruneConfig

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prunecast.batch import Batch
-from prunecast.models.api import Forecaster, ForecasterConfig, blank
+from prunecast.models.base import Forecaster, ForecasterConfig, blank
 from prunecast.prune.api import Cost, Masks, Pruned, Statistics, Task, WeightCost
 from prunecast.prune.masks import check_masks
 from prunecast.prune.methods import Method
-from prunecast.prune.steps import Granularity, in_steps
-from prunecast.prune.units import check_units
+from prunecast.prune.schedule import Granularity, in_steps
+from prunecast.prune.structured import check_units
 from prunecast.recipe import PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from prunecast.models.api import Forecaster, Group
+from prunecast.models.base import Forecaster, Group
 from prunecast.prune.api import Scores, Statistics
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from prunecast.models.api import Forecaster, Group, Keep, Member, blank
+from prunecast.models.base import Forecaster, Group, Keep, Member, blank
 from prunecast.prune.api import Masks
 
 

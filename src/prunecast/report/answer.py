@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from prunecast.report.columns import SATURATED
 from prunecast.report.format import percent, runtime_name
 from prunecast.report.headline import is_control
-from prunecast.report.reach import MARGIN, Ladder, Ladders, Rung
 from prunecast.report.speeds import mean_speedup
 from prunecast.report.statistics import Interval
 from prunecast.report.tables import Rows
+from prunecast.report.thresholds import MARGIN, Ladder, Ladders, Rung
 from prunecast.report.variants import Case
 
 MOST_NAMED = 10

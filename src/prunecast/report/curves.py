@@ -19,10 +19,10 @@ from prunecast.report.figure import (
     tuning_keys,
 )
 from prunecast.report.format import missing, percent, signed_percent
-from prunecast.report.reach import Ladder, Ladders, Line, pooled
 from prunecast.report.scales import Scale, error_scale, kept_within, spread_out, tick_text
 from prunecast.report.tables import Row, Rows
 from prunecast.report.theme import INK, MUTED, Look
+from prunecast.report.thresholds import Ladder, Ladders, Line, pooled
 from prunecast.report.variants import Variant
 
 CLOSE = 1.15

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from prunecast.report.format import count, percent, signed_percent
-from prunecast.report.published import MEAN_TOLERANCE, TOLERANCE, UNSTABLE_TOLERANCE, Deviation, MeanDeviation
+from prunecast.report.published_errors import MEAN_TOLERANCE, TOLERANCE, UNSTABLE_TOLERANCE, Deviation, MeanDeviation
 from prunecast.report.sheet import Cell, Head, Mark, Sheet, SheetRow
 from prunecast.report.traces import RECORDS, several
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from prunecast.report.compare import Compared, Comparison
 from prunecast.report.format import missing, percent, runtime_name, signed_percent, three_digits
-from prunecast.report.reach import MARGIN, Ladders
 from prunecast.report.tables import Rows
+from prunecast.report.thresholds import MARGIN, Ladders
 from prunecast.report.variants import Case
 
 

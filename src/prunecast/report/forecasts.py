@@ -10,10 +10,10 @@ import pandas as pd
 from prunecast.records import Example, RunRecord
 from prunecast.report import svg
 from prunecast.report.figure import WIDTH, Figure, Key, Panel, legend
-from prunecast.report.reach import Ladders
 from prunecast.report.scales import Scale, padded
 from prunecast.report.tables import Rows
 from prunecast.report.theme import INK, MUTED, PALE
+from prunecast.report.thresholds import Ladders
 from prunecast.report.variants import Case, Study, Variant
 
 _PLOT = 150

@@ -8,9 +8,9 @@ from math import isnan
 from prunecast.report.columns import SATURATED
 from prunecast.report.compare import Against, Comparison
 from prunecast.report.format import percent, signed_percent
-from prunecast.report.reach import MARGIN, Ladder, Ladders, Line, Rung
 from prunecast.report.sheet import Cell, Head, Mark, Sheet, SheetRow
 from prunecast.report.statistics import Interval
+from prunecast.report.thresholds import MARGIN, Ladder, Ladders, Line, Rung
 from prunecast.report.traces import RECORDS, Trace, several
 from prunecast.report.variants import Case, Study
 

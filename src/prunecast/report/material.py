@@ -14,11 +14,11 @@ from prunecast.records import RunRecord
 from prunecast.report.clocks import Clocks
 from prunecast.report.compare import Compared, comparisons
 from prunecast.report.headline import budgets
-from prunecast.report.published import Deviation, deviations
-from prunecast.report.reach import Ladders
+from prunecast.report.published_errors import Deviation, deviations
 from prunecast.report.speeds import Speed, speeds
 from prunecast.report.tables import Frame, Rows, by_variant, runs_table, summary_table
 from prunecast.report.theme import LOOKS, MODEL_LOOKS, Look, looks
+from prunecast.report.thresholds import Ladders
 from prunecast.report.variants import Case, Study, Variant, collect
 from prunecast.store import RECORD_FILE, Store
 

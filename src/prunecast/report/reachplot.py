@@ -11,11 +11,11 @@ from prunecast.report.columns import SATURATED
 from prunecast.report.figure import WIDTH, Figure, Key, legend
 from prunecast.report.format import percent, runtime_name
 from prunecast.report.headline import change, is_control
-from prunecast.report.reach import Ladder, Ladders, Rung
 from prunecast.report.scales import Scale, padded_log, tick_text
 from prunecast.report.statistics import Interval
 from prunecast.report.tables import Rows
 from prunecast.report.theme import GRID, INK, MUTED, PALE, Look
+from prunecast.report.thresholds import Ladder, Ladders, Rung
 
 _LABELS = 152
 _TOP = 62.0

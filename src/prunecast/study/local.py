@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from prunecast.errors import UserError
-from prunecast.stages import Job
-from prunecast.study.engine import Assignment, Settled, WorkerLost
+from prunecast.stages.job import Job
+from prunecast.study.executor import Assignment, Settled, WorkerLost
 from prunecast.study.resources import NOTHING, Resources, here, visible_gpus
 from prunecast.study.worker import execute, start_worker
 

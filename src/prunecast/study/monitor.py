@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from prunecast.stages import Job
+from prunecast.stages.job import Job
 
 PLAIN_EVERY = 10
 """Stages between two plain lines where there is no terminal."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from prunecast.data.series import Series
 from prunecast.errors import UserError, near
-from prunecast.models.api import Forecaster, ForecasterConfig
+from prunecast.models.base import Forecaster, ForecasterConfig
 from prunecast.recipe import DataConfig, DatasetEntry, ModelEntry, PruneConfig, PruneGrid, Recipe, StudyConfig
 from prunecast.recipe_io import checked, merged
 from prunecast.records import Role
 from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
-from prunecast.stages import Job
+from prunecast.stages.job import Job
 from prunecast.study.devices import decided
 
 RANDOM_TWINS = {"element": "random", "unit": "structured-random"}

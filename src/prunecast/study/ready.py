@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prunecast.assess import refusal
 from prunecast.errors import MissingExtra, UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.api import build, config_from
+from prunecast.models.base import build, config_from
 from prunecast.prune.apply import check_budget
 from prunecast.recipe import ExportConfig
-from prunecast.stages import Job
+from prunecast.stages.job import Job
+from prunecast.stages.results import refusal
 from prunecast.store import Store
 from prunecast.study.stock import take_stock, to_run
 

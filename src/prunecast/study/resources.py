@@ -11,7 +11,7 @@ import psutil
 
 from prunecast.recipe import StudyConfig
 from prunecast.records import Stage
-from prunecast.stages import Job
+from prunecast.stages.job import Job
 
 GIB = 2**30
 

@@ -6,7 +6,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
-from prunecast.stages import Job
+from prunecast.stages.job import Job
 from prunecast.study.resources import Resources
 
 

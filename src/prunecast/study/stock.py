@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from prunecast.stages import Job, what_is_timed
+from prunecast.stages.job import Job, what_is_timed
 from prunecast.store import Store
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from prunecast.errors import MissingExtra, UserError
 from prunecast.store import new_file
-from prunecast.study.rows import Row, Value
+from prunecast.study.frame import Row, Value
 
 FINGERPRINT_TAG = "prunecast.fingerprint"
 BATCH = 100

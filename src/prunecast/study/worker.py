@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prunecast.errors import UserError
 from prunecast.sealed import Damaged
-from prunecast.stages import Job
+from prunecast.stages.job import Job
 from prunecast.store import Store, sync
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -41,7 +41,7 @@ def prepare(exports: bool) -> None:
     """Imports what stages need, before the first one's clock runs; once in a process."""
     import torch
 
-    from prunecast import pipeline  # noqa: F401 - slow imports
+    from prunecast.stages import run  # noqa: F401 - slow imports
 
     if torch.get_num_interop_threads() > 1:  # no stage has operators side by side; it can be said once in a process
         torch.set_num_interop_threads(1)
@@ -64,7 +64,7 @@ def execute(job: Job, root: str) -> None:
     Raises:
         Damaged: when a stage that it needs is not whole.
     """
-    from prunecast.pipeline import Place, prepared_for, run
+    from prunecast.stages.run import Place, prepared_for, run
 
     store = Store(Path(root))
     directory = store.result(job.fingerprint)

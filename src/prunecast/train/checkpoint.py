@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prunecast.models.api import TrainingHook
+from prunecast.models.base import TrainingHook
 from prunecast.records import Epoch
 
 Tensors = dict[str, Tensor]

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from prunecast.batch import Batch
 from prunecast.data.windows import Windows
 from prunecast.errors import UserError
-from prunecast.models.api import Forecaster, TrainingHook
+from prunecast.models.base import Forecaster, TrainingHook
 from prunecast.recipe import FitConfig
 from prunecast.records import Accuracy, Epoch, Fit
-from prunecast.train.allocator import keep_freed_memory
 from prunecast.train.checkpoint import Counters, RunState, Tensors
 from prunecast.train.evaluate import evaluate
+from prunecast.train.malloc import keep_freed_memory
 from prunecast.train.progress import Reporter, Silent
 
 CHECK_EVERY_STEPS = 50

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prunecast.models.api import Group, Member
-from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.dropout import Dropout, dropped_positions, zero_at
-from prunecast.models.layers.feature_major import Affine, to_heads, to_stream
-from prunecast.models.layers.linear import Linear, is_bulk, is_plain
+from prunecast.kernels.dropout import Dropout, dropped_positions, zero_at
+from prunecast.kernels.linear import Linear, is_bulk, is_plain
+from prunecast.kernels.projections import Affine, to_heads, to_stream
+from prunecast.models.base import Group, Member
+from prunecast.models.layers.groups import inputs, outputs, unit_index
 from prunecast.models.layers.widths import EncoderConfig
 
 MANY = 16

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.models.api import Member
-from prunecast.models.layers.coupling import norms, unit_index
+from prunecast.models.base import Member
+from prunecast.models.layers.groups import norms, unit_index
 
 
 class BatchNorm(nn.Module):

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunecast.models.api import Group, Member
+from prunecast.kernels.dropout import Dropout
+from prunecast.models.base import Group, Member
+from prunecast.models.layers.add_norm import add_and_norm
 from prunecast.models.layers.attention import Attention
-from prunecast.models.layers.coupling import norms
-from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.feedforward import FeedForward
-from prunecast.models.layers.residual import add_and_norm
+from prunecast.models.layers.groups import norms
 from prunecast.models.layers.widths import EncoderConfig
 
 

@@ -17,12 +17,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.models.api import Group, Member
-from prunecast.models.layers.coupling import inputs, norms, unit_index
-from prunecast.models.layers.dropout import Dropout
+from prunecast.kernels.dropout import Dropout
+from prunecast.kernels.linear import by_hand, is_batch, linear, over_time
+from prunecast.models.base import Group, Member
 from prunecast.models.layers.embedding import TokenConvolution
 from prunecast.models.layers.feedforward import FeedForward
-from prunecast.models.layers.linear import by_hand, is_batch, linear, over_time
+from prunecast.models.layers.groups import inputs, norms, unit_index
 from prunecast.models.layers.widths import EncoderDecoderConfig
 
 Window = Annotated[int, Field(ge=1, le=10_001)]

@@ -14,9 +14,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from prunecast.models.api import Forecaster, Group, Keep
+from prunecast.kernels.dropout import Dropout
+from prunecast.kernels.linear import Linear
+from prunecast.models.base import Forecaster, Group, Keep
 from prunecast.models.layers.blocks import named
-from prunecast.models.layers.coupling import inputs, unit_index, weights_of
 from prunecast.models.layers.decomposition import (
     Decomposition,
     DecompositionConfig,
@@ -24,10 +25,9 @@ from prunecast.models.layers.decomposition import (
     DecompositionEncoderLayer,
     SeasonalNorm,
 )
-from prunecast.models.layers.dropout import Dropout
 from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
+from prunecast.models.layers.groups import inputs, unit_index, weights_of
 from prunecast.models.layers.inputs import check_inputs, decoder_input
-from prunecast.models.layers.linear import Linear
 
 FEWEST = 2
 """Units of a stream. Of one a normalisation leaves nothing, and it correlates with itself forwards as backwards: which

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.models.api import Member
-from prunecast.models.layers.coupling import outputs, unit_index
-from prunecast.models.layers.linear import is_batch, linear
+from prunecast.kernels.linear import is_batch, linear
+from prunecast.models.base import Member
+from prunecast.models.layers.groups import outputs, unit_index
 
 
 class DataEmbedding(nn.Module):

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from prunecast.models.api import Group, Member
-from prunecast.models.layers import kernels
-from prunecast.models.layers.coupling import inputs, outputs, unit_index
-from prunecast.models.layers.dropout import Dropout, dropped_positions
-from prunecast.models.layers.linear import Linear, is_heard, is_plain, linear
+from prunecast import kernels
+from prunecast.kernels.dropout import Dropout, dropped_positions
+from prunecast.kernels.linear import Linear, is_heard, is_plain, linear
+from prunecast.models.base import Group, Member
+from prunecast.models.layers.groups import inputs, outputs, unit_index
 
 Activation = Literal["gelu", "relu"]
 
@@ -68,7 +68,7 @@ class _ActivationAndDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias_F: Tensor, gelu: bool, p: float) -> Tensor:
-        from prunecast.models.layers.kernels.activation import activate
+        from prunecast.kernels.activation import activate
 
         x_RF = x.contiguous().view(-1, len(bias_F))
         y_RF, slope_RF = torch.empty_like(x_RF), torch.empty_like(x_RF)

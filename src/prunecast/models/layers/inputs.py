@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.models.api import ForecasterConfig
+from prunecast.models.base import ForecasterConfig
 
 
 def check_inputs(config: ForecasterConfig, x_BLC: Tensor, x_mark_BLF: Tensor | None, y_mark_BTF: Tensor | None) -> None:

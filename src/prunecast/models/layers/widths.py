@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from prunecast.models.api import ForecasterConfig, Keep
+from prunecast.models.base import ForecasterConfig, Keep
 
 
 class _Widths(BaseModel):

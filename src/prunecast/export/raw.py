@@ -1,0 +1,55 @@
+"""From raw units to raw units: what every artefact does around its model.
+
+B batch, L look-back, H horizon, C channels, F calendar features and known covariates, T = label_len + H, O targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunecast.batch import ModelInputs
+from prunecast.models.base import Forecaster
+from prunecast.models.io import Card, SavedModel
+
+
+class RawForecaster(nn.Module):
+    """A forecaster between its scaler and the scaler's inverse."""
+
+    mean_C: Tensor
+    std_C: Tensor
+    mean_O: Tensor
+    std_O: Tensor
+
+    def __init__(self, model: Forecaster, mean_C: Tensor, std_C: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean_C", mean_C)
+        self.register_buffer("std_C", std_C)
+        self.register_buffer("mean_O", model.select(mean_C).clone())
+        self.register_buffer("std_O", model.select(std_C).clone())
+
+    def forward(self, history: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
+        """Returns the raw forecast (B, H, O) of a raw history (B, L, C); the marks come as the model takes them."""
+        y_BHO: Tensor = self.model((history - self.mean_C) / self.std_C, x_mark, y_mark)
+        return y_BHO * self.std_O + self.mean_O
+
+
+def raw_forecaster(saved: SavedModel) -> RawForecaster:
+    """Returns the model in raw units, in eval mode."""
+    scaler = saved.card.scaler
+    return RawForecaster(saved.model, torch.tensor(scaler.mean), torch.tensor(scaler.std)).eval()
+
+
+def raw_inputs(card: Card, batch: ModelInputs) -> Mapping[str, NDArray[np.float32]]:
+    """Returns what an artefact takes for a batch in standardised units."""
+    mean_C, std_C = torch.tensor(card.scaler.mean).double(), torch.tensor(card.scaler.std).double()
+    return {
+        "history": (batch.x_BLC.double() * std_C + mean_C).float().numpy(),
+        "x_mark": batch.x_mark_BLF.numpy(),
+        "y_mark": batch.y_mark_BTF.numpy(),
+    }

@@ -1,0 +1,319 @@
+"""A model folder or an exported artefact, opened: the same questions get the same answers from both.
+
+B batch, H horizon, O target channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from prunecast.batch import Batch
+from prunecast.data import catalog
+from prunecast.data.calendar import Times
+from prunecast.data.inputs import rows_for_forecast
+from prunecast.data.scaler import Scaler
+from prunecast.data.series import Series, load_history, load_series
+from prunecast.data.windows import Prepared, WindowShape, prepare
+from prunecast.errors import UserError, near
+from prunecast.export.base import Predictor, Runtime
+from prunecast.export.raw import raw_inputs
+from prunecast.measure.operations import count_operations
+from prunecast.measure.size import measure_size
+from prunecast.models.io import Card, SavedModel, ScalerFacts, load_card
+from prunecast.recipe import DataConfig
+from prunecast.records import Timing
+from prunecast.registry import RUNTIMES
+from prunecast.resolve import card_of
+from prunecast.store import RECORD_FILE, read_record
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Something that forecasts.
+
+    Attributes:
+        path: the folder or file.
+        runtime: name of the runtime that runs it.
+        saved: the model in it.
+    """
+
+    path: Path
+    runtime: str
+    saved: SavedModel
+
+    @property
+    def card(self) -> Card:
+        """What is known about the model but its tensors."""
+        return self.saved.card
+
+    def with_data(self, data: str | None) -> Opened:
+        """Returns this model, which learns what its data says of it where it was imported without; see `with_data`."""
+        return replace(self, saved=with_data(self.saved, data))
+
+    def load(self, threads: int) -> Predictor:
+        """Returns the callable of its runtime."""
+        runtime: Runtime = RUNTIMES.load(self.runtime)
+        return runtime.load(self.path, threads)
+
+    def predictor(self) -> Callable[[Batch], Tensor]:
+        """Returns a function from a batch to its forecast, both in standardised units."""
+        if self.path.is_dir():  # no detour by raw units: on as many threads, the scores of training come back
+            model = self.saved.model
+            return lambda batch: cast("Tensor", model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF))
+        return _standardised(self.load(threads=1), self.card)
+
+    def sizes(self) -> Row:
+        """Returns parameters, those that are never used, non-zeros and the share that is gone from the dense parent."""
+        size = measure_size(self.saved)
+        return {
+            "parameters": size.parameters,
+            "dead": size.dead,
+            "nonzero": size.nonzero,
+            "sparsity": sparsity(size.nonzero, self.card.dense_parameters),
+        }
+
+    def shipped(self, runtime: str, folder: Path) -> Path:
+        """Returns what a runtime loads: this artefact, this folder, or an export of it into a new folder.
+
+        Raises:
+            UserError: when it is an artefact of another runtime, or the runtime cannot run it.
+        """
+        if self.runtime == runtime:
+            return self.path
+        if self.path.is_file():
+            raise UserError(f"{self.path} is for the runtime {self.runtime!r}, and {runtime!r} was asked for")
+        kind: Runtime = RUNTIMES.load(runtime)
+        folder.mkdir()
+        return kind.export(self.saved, folder / f"model{kind.suffix}")
+
+    def measured(self, timing: Timing, shipped: Path) -> Row:
+        """Returns what `prunecast measure` says of it."""
+        size, operations = measure_size(self.saved), count_operations(self.saved)
+        row: Row = {
+            "path": str(self.path),
+            "runtime": timing.runtime,
+            "parameters": size.parameters,
+            "dead": size.dead,
+            "nonzero": size.nonzero,
+            "bytes": shipped.stat().st_size if shipped.is_file() else size.raw_bytes,
+            "macs": operations.dense_macs,
+            "effective_macs": operations.effective_macs,
+            "executed_macs": operations.executed_macs,
+            "peak_memory_bytes": timing.peak_memory_bytes,
+            "latency_ms": timing.latency.model_dump(include={"median", "p95", "n"}),
+        }
+        if timing.speedup is not None:
+            row["speedup"] = timing.speedup.model_dump()
+        return row
+
+
+def sparsity(nonzero: int, dense_parameters: int) -> float:
+    """Returns the share of the dense parent's parameters that is gone; 0 for a model without any."""
+    return 1 - nonzero / dense_parameters if dense_parameters else 0.0
+
+
+def _standardised(predict: Predictor, card: Card) -> Callable[[Batch], Tensor]:
+    chosen = [card.channels.index(target) for target in card.targets]
+    mean_O = torch.tensor([card.scaler.mean[channel] for channel in chosen], dtype=torch.float64)
+    std_O = torch.tensor([card.scaler.std[channel] for channel in chosen], dtype=torch.float64)
+
+    def forecast(batch: Batch) -> Tensor:
+        raw_BHO = torch.from_numpy(predict(raw_inputs(card, batch)))
+        return ((raw_BHO.double() - mean_O) / std_O).float()
+
+    return forecast
+
+
+def summary(directory: Path) -> Row:
+    """Returns the main numbers of a model folder under the keys that the command line promises.
+
+    Errors are None for a model that was imported without data.
+    """
+    record, card = read_record(directory / RECORD_FILE), load_card(directory)
+    test, validation = record.test, record.validation
+    assert record.size is not None
+    numbers: Row = {
+        "path": str(directory),
+        "mse": None if test is None else test.mse,
+        "mae": None if test is None else test.mae,
+        "val_mse": None if validation is None else validation.mse,
+        "windows": None if test is None else test.windows,
+        "scoring": None if test is None else test.scoring,
+        "parameters": record.size.parameters,
+        "dead": record.size.dead,
+        "nonzero": record.size.nonzero,
+        "sparsity": sparsity(record.size.nonzero, card.dense_parameters),
+    }
+    if record.pruning is not None:
+        numbers |= record.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
+    return numbers
+
+
+def open_source(path: Path) -> Opened:
+    """Opens a model folder or an exported artefact.
+
+    Raises:
+        UserError: when the path is neither.
+    """
+    if path.is_dir():
+        return _opened(path, "eager")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: expected a model folder or an exported artefact")
+    runtime = runtime_of(path)
+    if runtime is None:
+        expected = ", ".join(_suffixes())
+        raise UserError(f"{path} is no model: expected a model folder or a file that ends in {expected}")
+    return _opened(path, runtime)
+
+
+def check_same_inputs(opened: Sequence[Opened]) -> None:
+    """Sees to it that models can be timed in turn: on the same windows.
+
+    Raises:
+        UserError: when they take other channels, marks or lengths than the first.
+    """
+    first, *others = ((item.card.channels, item.card.model["marks"], window_shape(item.card)) for item in opened)
+    for item, inputs in zip(opened[1:], others, strict=True):
+        if inputs != first:
+            raise UserError(f"{item.path} takes other inputs than {opened[0].path}: channels, marks, or window lengths")
+
+
+def runtime_of(path: Path) -> str | None:
+    """Returns the runtime whose artefacts end like this path; None when no runtime's do."""
+    return _suffixes().get(path.suffix)
+
+
+def _suffixes() -> Mapping[str, str]:
+    """Returns the runtime of each ending; one that runs the model folder itself has none."""
+    suffixes = {RUNTIMES.load(name).suffix: name for name in RUNTIMES.names()}
+    return {suffix: name for suffix, name in sorted(suffixes.items()) if suffix}
+
+
+def _opened(path: Path, name: str) -> Opened:
+    runtime: Runtime = RUNTIMES.load(name)
+    return Opened(path, name, runtime.read(path))
+
+
+def prepared_for_card(card: Card, data: str | None) -> Prepared:
+    """Returns the windows that a model is scored on, standardised by the model's own scaler.
+
+    Args:
+        card: of the model.
+        data: catalogue name or file; None for what the model was trained on, when the catalogue has it.
+
+    Raises:
+        UserError: when the data is not to be found, or lacks one of the model's channels.
+    """
+    config = data_config(card, data)
+    series = load_series(config)
+    missing = [name for name in card.channels if name not in series.channels]
+    if missing:
+        raise UserError(
+            f"{series.name}: no column {missing[0]!r}, which the model needs; {near(missing[0], series.channels)}"
+        )
+    _check_step(series, card)
+    shape = window_shape(card)
+    return prepare(
+        series.select(card.channels, card.targets),
+        config,
+        lookback=shape.lookback,
+        horizon=shape.horizon,
+        label_len=shape.label_len,
+        scalers=(_scaler(card.scaler), _scaler(card.covariate_scaler)),
+    )
+
+
+def with_data(saved: SavedModel, data: str | None) -> SavedModel:
+    """Returns a model whose card knows its data: itself, unless it was imported without.
+
+    Such a model takes the channels of `data` in their order, and the scaler that its training part gives.
+
+    Args:
+        saved: the model.
+        data: catalogue name or file.
+
+    Raises:
+        UserError: when the data is needed and not named, not to be found, or has not as many channels.
+    """
+    card = saved.card
+    if card.data is not None:
+        return saved
+    if data is None:
+        raise UserError("the model was imported without data; say what it was trained on with --data NAME|FILE")
+    config = DataConfig(name=data, freq=card.freq)
+    series = load_series(config)
+    if len(series.channels) != len(card.channels):
+        found = len(series.channels)
+        raise UserError(f"{series.name}: expected {len(card.channels)} channels, as the model has, found {found}")
+    shape = window_shape(card)
+    prepared = prepare(series, config, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)
+    return replace(saved, card=card_of(saved.model.config, prepared, config, card.dense_parameters))
+
+
+def data_config(card: Card, data: str | None) -> DataConfig:
+    """Returns the data section that fits a model that knows its data."""
+    assert card.data is not None
+    if data is None and card.data.name not in catalog.names():
+        raise UserError(f"the model was trained on the file {card.data.name!r}; say where it is with --data FILE")
+    name = card.data.name if data is None else data
+    from_catalog = name in catalog.names()
+    return DataConfig(
+        name=name,
+        freq=card.freq,
+        covariates=card.covariates,
+        time_column=None if from_catalog else card.data.time_column,
+        fill="refuse" if from_catalog else card.data.fill,
+        split=card.data.split,
+    )
+
+
+def window_shape(card: Card) -> WindowShape:
+    """Returns the shape of a model's windows."""
+    return WindowShape(*(int(card.model[key]) for key in ("lookback", "horizon", "label_len")))
+
+
+def _scaler(facts: ScalerFacts) -> Scaler:
+    return Scaler.of(facts.mean, facts.std)
+
+
+def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
+    """Returns what follows a file's last row: a time column and one column per target, in the file's units.
+
+    Raises:
+        UserError: when the file does not fit the model.
+    """
+    card = opened.card
+    if card.data is None:
+        raise UserError(
+            f"{opened.path} was imported without data, so that its scaler is not known; "
+            "import the checkpoint with --data NAME|FILE to forecast"
+        )
+    history = load_history(file, card.channels, card.covariates, time_column=card.data.time_column, fill=fill)
+    _check_step(history.series, card)
+    rows = rows_for_forecast(
+        history, window_shape(card), card.freq, _scaler(card.scaler), _scaler(card.covariate_scaler)
+    )
+    y_HO = opened.load(threads=1)(raw_inputs(card, rows))[0]
+    return _table(rows.times, y_HO, card.targets, card.data.time_column or "date")
+
+
+def _check_step(series: Series, card: Card) -> None:
+    if card.frequency is not None and series.frequency != card.frequency:
+        raise UserError(f"{series.name}: expected the model's step {card.frequency!r}, found {series.frequency!r}")
+
+
+def _table(times: Times, y_HO: np.ndarray[Any, Any], targets: Sequence[str], time_column: str) -> pd.DataFrame:
+    if time_column in targets:
+        raise UserError(f"a target is called {time_column!r}, like the column of times; rename it in the file")
+    columns: Mapping[str, Any] = {time_column: times} | {name: y_HO[:, n] for n, name in enumerate(targets)}
+    return pd.DataFrame(columns)

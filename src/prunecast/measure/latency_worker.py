@@ -1,0 +1,150 @@
+"""The process that is timed: `python -m prunecast.measure.latency_worker FOLDER`, fresh for each timing.
+
+It reads `job.json` and `inputs.npz` in the folder, and writes `result.json`. What it imports is what the runtime
+needs: for ONNX Runtime no torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from prunecast.errors import UserError
+from prunecast.export.base import Inputs, Predictor
+from prunecast.measure.memory import peak_resident_bytes, resident_bytes
+from prunecast.registry import RUNTIMES
+
+JOB_FILE, INPUTS_FILE, RESULT_FILE = "job.json", "inputs.npz", "result.json"
+SEED = 1
+LOADS = 5
+TURN, LONGEST_TURN = 4, 100
+"""Calls of the slowest model in its turn, and of any."""
+
+Turns = list[list[int]]
+"""Time in ns of each call, per turn."""
+
+
+def main(folder: Path) -> None:
+    """Runs the job of a folder; a mistake of the user's is a result too."""
+    job = json.loads((folder / JOB_FILE).read_text())
+    try:
+        result = _measured(job, folder)
+    except UserError as error:
+        result = {"error": str(error)}
+    (folder / RESULT_FILE).write_text(json.dumps(result))
+
+
+def _measured(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Loads the first model, and only when its memory is known the one that it is timed against."""
+    _pin(job["threads"])
+    with np.load(folder / INPUTS_FILE, allow_pickle=False) as file:
+        inputs = dict(file)
+    runtime = RUNTIMES.load(job["runtime"])
+    load = [partial(runtime.load, Path(path), job["threads"]) for path in job["paths"]]
+    _flush_denormals()
+    baseline_bytes, clock = resident_bytes(), time.perf_counter()
+    first = load[0]()
+    load_ms = (time.perf_counter() - clock) * 1e3
+    _timed(first, inputs, job["warmup"])
+    return {
+        "load_ms": load_ms,
+        "baseline_memory_bytes": baseline_bytes,
+        "peak_memory_bytes": peak_resident_bytes(),
+        "times_ns": _over_loads(load, inputs, job),
+    }
+
+
+def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: dict[str, Any]) -> list[list[Turns]]:
+    """Returns times in ns per load and model.
+
+    Where a load happens to put its weights and buffers in memory changes its time by some per cent until it is
+    gone, so every model is loaded several times, in changing order, and all stay: a place that is given back would be
+    taken again.
+    """
+    min_count, min_time_ns = math.ceil(job["min_count"] / LOADS), job["min_time_s"] * 1e9 / LOADS
+    kept: list[Sequence[Predictor]] = []
+    calls: list[int] = []
+    times = []
+    for number in range(LOADS):
+        order = range(len(load))[:: -1 if number % 2 else 1]
+        loaded = {i: load[i]() for i in order}
+        kept.append([loaded[i] for i in range(len(load))])
+        for predict in kept[-1]:
+            _timed(predict, inputs, max(2, job["warmup"] // LOADS))
+        calls = calls or calls_per_turn(kept[-1], inputs)
+        times.append(timed_in_turn(kept[-1], inputs, calls, min_count, min_time_ns))
+    return times
+
+
+def calls_per_turn(predictors: Sequence[Predictor], inputs: Inputs) -> list[int]:
+    """Returns how often each model is called in its turn: the slowest `TURN` times, the others for about as long."""
+    fastest_ns = [min(_timed(predict, inputs, 3)) for predict in predictors]
+    return [min(TURN * max(fastest_ns) // own, LONGEST_TURN) for own in fastest_ns]
+
+
+def timed_in_turn(
+    predictors: Sequence[Predictor], inputs: Inputs, calls: Sequence[int], min_count: int, min_time_ns: float
+) -> list[Turns]:
+    """Returns the time of each call in ns, per model: turn by turn, in random order within a round.
+
+    Each turn begins with a call that does not count: it brings into the caches what the other model drove out.
+    Rounds go on until every model has its minimum count and its minimum time.
+    """
+    order, shuffle = list(range(len(predictors))), random.Random(SEED).shuffle
+    turns: list[Turns] = [[] for _ in predictors]
+    spent_ns = [0] * len(predictors)
+    parent = os.getppid()
+    gc.collect()
+    gc.disable()
+    while len(turns[0]) * min(calls) < min_count or min(spent_ns) < min_time_ns:
+        shuffle(order)
+        for i in order:
+            predictors[i](inputs)
+            turns[i].append(_timed(predictors[i], inputs, calls[i]))
+            spent_ns[i] += sum(turns[i][-1])
+        if os.getppid() != parent:
+            raise SystemExit("the process that asked for these times is gone")
+    gc.enable()
+    return turns
+
+
+def _timed(predict: Predictor, inputs: Inputs, calls: int) -> list[int]:
+    clock, times = time.perf_counter_ns, []
+    for _ in range(calls):
+        start = clock()
+        predict(inputs)
+        times.append(clock() - start)
+    return times
+
+
+def _pin(threads: int) -> None:
+    """Keeps this process on the idlest processors, one per thread, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = os.sched_getaffinity(0)
+    busy = psutil.cpu_percent(interval=0.05, percpu=True)
+    idlest = sorted(allowed, key=lambda cpu: busy[cpu] if cpu < len(busy) else 0.0)
+    os.sched_setaffinity(0, idlest[:threads])
+
+
+def _flush_denormals() -> None:
+    """Has torch, where a runtime brought it, take denormal numbers for zero; other runtimes are told when they load."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_flush_denormal(True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

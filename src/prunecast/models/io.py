@@ -1,0 +1,314 @@
+"""A model on disk: a directory with `config.json` and `model.safetensors`. No pickle, ever.
+
+`config.json` holds the card: widths, constants, channel names, scaler. `model.safetensors` holds weights, buffers
+and, under `mask/`, the packed masks of an unstructured pruning. A structurally pruned model is simply another
+config, so it is loaded the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prunecast.errors import UserError
+from prunecast.models.base import Forecaster, ForecasterConfig, build, config_from
+from prunecast.recipe import DataConfig
+from prunecast.recipe_io import checked
+
+SCHEMA_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+MASK_PREFIX = "mask/"
+
+
+class _CardPart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ScalerFacts(_CardPart):
+    """Mean and standard deviation per input channel, fitted on the training part (raw units)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
+            raise ValueError("scaler: expected finite means and positive deviations, found others; take an intact copy")
+        return self
+
+    def check_count(self, count: int, what: str) -> None:
+        """Checks that there is one mean and one deviation for each of so many columns.
+
+        Raises:
+            UserError: when there are more or fewer.
+        """
+        found = len(self.mean), len(self.std)
+        if found != (count, count):
+            raise UserError(
+                f"{what}: expected {count} means and deviations, found {found[0]} and {found[1]}; take an intact copy"
+            )
+
+
+class DataSource(_CardPart):
+    """What the model was trained on: by name and content, no path; the rest as in the recipe's data section."""
+
+    name: str
+    sha256: str
+    time_column: str | None = None
+    fill: str = "refuse"
+    split: tuple[float, float, float] | None = None
+
+
+class Card(_CardPart):
+    """Everything about a model but its tensors.
+
+    Attributes:
+        model: values of the model's config.
+        channels: names of the input channels, in order.
+        targets: names of the forecast channels, in order.
+        covariates: names of known future columns, after the calendar features in the marks.
+        freq: which set of calendar features the marks begin with.
+        scaler: for the channels.
+        covariate_scaler: for the covariates; empty without.
+        dense_parameters: how many the dense parent had; what `sparsity` is a share of.
+        frequency: the series' own step, as pandas writes it (for instance "h", "10min"), if regular.
+        data: what it was trained on; None for a model imported without data, whose names and scaler mean nothing.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    model: dict[str, Any]
+    channels: tuple[str, ...]
+    targets: tuple[str, ...]
+    covariates: tuple[str, ...] = ()
+    freq: str = "h"
+    scaler: ScalerFacts
+    covariate_scaler: ScalerFacts = ScalerFacts(mean=(), std=())
+    dense_parameters: int = Field(ge=0)
+    frequency: str | None = None
+    data: DataSource | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        count = len(self.channels)
+        if self.model.get("channels", count) != count:
+            raise ValueError(
+                f"channels: expected {self.model['channels']!r} names, as model.channels, found {count}; "
+                "take an intact copy"
+            )
+        if not self.targets or len(set(self.targets)) < len(self.targets) or not set(self.targets) <= {*self.channels}:
+            raise ValueError(f"targets: expected some of the channels, each once, found {list(self.targets)}")
+        self.scaler.check_count(count, "scaler")
+        self.covariate_scaler.check_count(len(self.covariates), "covariate_scaler")
+        source = {} if self.data is None else self.data.model_dump(include={"name", "fill", "split"})
+        checked(DataConfig, source | {"freq": self.freq}, "data")
+        return self
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model with its card and its held masks (parameter name -> boolean tensor, True where a weight stays)."""
+
+    model: Forecaster
+    card: Card
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def save_model(saved: SavedModel, directory: Path) -> None:
+    """Writes `config.json` and `model.safetensors` into an existing directory.
+
+    The caller makes the whole directory appear at once (see `store.new_directory`).
+    """
+    values = saved.card.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
+    (directory / CONFIG_FILE).write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.model.state_dict().items()}
+    packed = {MASK_PREFIX + name: pack_mask(mask) for name, mask in saved.masks.items()}
+    save_file(tensors | packed, directory / WEIGHTS_FILE)
+
+
+def load_model(directory: Path) -> SavedModel:
+    """Reads a model directory; the module is in eval mode.
+
+    Raises:
+        UserError: when it is not a model directory, a file is truncated or foreign, or widths do not fit weights.
+    """
+    card, path = load_card(directory), directory / WEIGHTS_FILE
+    tensors = _read_tensors(path)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(MASK_PREFIX)}
+    packed = {name.removeprefix(MASK_PREFIX): tensors[name] for name in tensors.keys() - weights.keys()}
+    model = filled(config_from(card.model), weights, path, CONFIG_FILE)
+    masks = {name: _mask(name, packed[name], model, path) for name in sorted(packed)}
+    return SavedModel(model.eval(), card, masks)
+
+
+def load(path: str | Path) -> Forecaster:
+    """Returns the module of a model folder, in eval mode: standardised values in, standardised values out.
+
+    Raises:
+        UserError: when it is not a model folder, or a damaged one.
+    """
+    return load_model(Path(path)).model
+
+
+def load_card(directory: Path) -> Card:
+    """Reads `config.json` alone.
+
+    Raises:
+        UserError: when the directory or the file is not a model's.
+    """
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{directory} is not a model directory: expected {CONFIG_FILE} in it")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return card_from(parse_card(content, str(path)), str(path))
+
+
+def parse_card(content: str | bytes, source: str) -> object:
+    """Returns what a JSON text holds; `source` names it in errors.
+
+    Raises:
+        UserError: when it is no JSON.
+    """
+    try:
+        value: object = json.loads(content)
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets, thousands of them
+        raise UserError(
+            f"{source}: expected a model card, found not valid JSON: {error}; take an intact copy"
+        ) from None
+    return value
+
+
+def card_from(values: object, source: str) -> Card:
+    """Returns the checked card in what `parse_card` found, every default of its `model` spelled out.
+
+    Raises:
+        UserError: when it is no card of this version, or one whose parts contradict each other.
+    """
+    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{source}: expected a Prunecast model card of schema version {SCHEMA_VERSION}")
+    try:
+        return _whole(checked(Card, values, "card"))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _whole(card: Card) -> Card:
+    config = config_from(card.model)
+    if config.channels != len(card.channels):
+        raise UserError(f"channels: expected {config.channels} names, as model.channels, found {len(card.channels)}")
+    forecast = range(config.channels) if config.targets is None else config.targets
+    expected = tuple(card.channels[target] for target in forecast)
+    if card.targets != expected:
+        raise UserError(f"targets: expected {list(expected)}, as model.targets, found {list(card.targets)}")
+    return card.model_copy(update={"model": config.model_dump(mode="json")})
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a model directory: expected {WEIGHTS_FILE} in it") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: truncated or not a safetensors file: {error}") from None
+
+
+def filled(
+    config: ForecasterConfig,
+    weights: Mapping[str, Tensor],
+    source: Path,
+    card: str,
+    may_lack: Callable[[Forecaster], Collection[str]] = lambda _: (),
+) -> Forecaster:
+    """Returns the model of a config with the given weights, once they are known to be the config's.
+
+    Args:
+        config: what was read; nothing of its size is allocated before the weights bear it out.
+        weights: every tensor of the state dict.
+        source: the file that they come from, for errors.
+        card: what the config comes from, for errors.
+        may_lack: the names of tensors that may be missing: parameters become zero, buffers stay as the config has them.
+
+    Raises:
+        UserError: naming the first tensor whose name, shape or type is not the config's.
+    """
+    outline = _outline(config, len(weights), f"{source}: tensors do not fit {card}")
+    expected = outline.state_dict()
+    lacking, foreign = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    missing = lacking - set(may_lack(outline)) if lacking else lacking
+    if missing or foreign:
+        wrong = f"{min(missing)!r} is missing" if missing else f"{min(foreign)!r} is not in the model"
+        raise UserError(f"{source}: tensors do not fit {card}: {wrong}; take an intact copy")
+    for name in (name for name in expected if name in weights):
+        says, found = _kind(expected[name]), _kind(weights[name])
+        if says != found:
+            raise UserError(f"{source}: {name}: {card} says {says}, found {found}; take an intact copy")
+    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
+        model = build(config)
+    dead = {
+        name: torch.zeros_like(model.get_parameter(name)) for name in lacking & dict(model.named_parameters()).keys()
+    }
+    model.load_state_dict({**weights, **dead}, strict=False)
+    return model
+
+
+def _outline(config: ForecasterConfig, tensors: int, mistake: str) -> Forecaster:
+    """Returns the model of a config without values: on the meta device no width takes memory."""
+    for key, value in config:
+        if key.endswith("_layers") and value > tensors:
+            raise UserError(f"{mistake}: {key} is {value}, found {tensors} tensors; take an intact copy")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return build(config)
+    except (RuntimeError, OverflowError, TypeError):  # what torch raises for sizes beyond 64 bits
+        raise UserError(f"{mistake}: its widths are beyond what a tensor can have; take an intact copy") from None
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _mask(name: str, packed: Tensor, model: Forecaster, source: Path) -> Tensor:
+    """Returns the held mask of a parameter, once it is known to be one."""
+    weight = dict(model.named_parameters(remove_duplicate=False)).get(name)
+    if weight is None:
+        raise UserError(f"{source}: {MASK_PREFIX}{name}: expected a parameter of the model; take an intact copy")
+    size = -(-weight.numel() // 8)
+    if packed.dtype != torch.uint8 or packed.shape != (size,):
+        raise UserError(
+            f"{source}: {MASK_PREFIX}{name}: expected ({size},) uint8, found {_kind(packed)}; take an intact copy"
+        )
+    mask = unpack_mask(packed, weight.shape)
+    masked = int(weight[~mask].count_nonzero())
+    if masked:
+        raise UserError(
+            f"{source}: {name}: expected zeros where masked, found {masked} other weights; take an intact copy"
+        )
+    return mask
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """Returns a boolean mask as bytes, eight weights in one, row-major, first weight in the highest bit."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+
+
+def unpack_mask(packed: Tensor, shape: torch.Size) -> Tensor:
+    """Returns the boolean mask of the given shape from its bytes."""
+    bits = np.unpackbits(packed.numpy(), count=shape.numel())
+    return torch.from_numpy(bits.astype(bool)).reshape(shape)

@@ -1,0 +1,221 @@
+"""Stages on a Ray cluster. This process alone reads and writes the store: what a stage needs travels to its worker
+through Ray's object store, what it makes travels back.
+
+Without RAY_ADDRESS a Ray of its own starts on this machine, on the loopback address, and ends with the study.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from prunecast.data.series import Series, load_series
+from prunecast.errors import MissingExtra, UserError
+from prunecast.recipe import DataConfig
+from prunecast.stages.job import Job
+from prunecast.stages.run import Place, data_of, prepared_for, run
+from prunecast.store import sync
+from prunecast.study.executor import Assignment, Settled, WorkerLost
+from prunecast.study.resources import NOTHING, Resources, here
+from prunecast.study.worker import plain_errors, prepare
+
+ADDRESS = "RAY_ADDRESS"
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+_ON_LOOPBACK = _QUIET | {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: no machine but this one, so listen on loopback alone
+    "RAY_worker_niceness": "0",  # else its workers give way to everything, and a timing stage is one of them
+}
+KEPT_FOLDERS, KEPT_SERIES = 32, 8
+"""How many finished stages and data sets stay in the object store for the next stages that need them."""
+
+Folder = dict[str, bytes]
+"""A stage's files: place in its folder -> content."""
+
+
+class RayEngine:
+    """Runs stages on the cluster that RAY_ADDRESS names, or on a Ray of its own."""
+
+    def check(self) -> None:
+        """Checks that stages can be run.
+
+        Raises:
+            UserError: when Ray is not installed, or the address is one that studies cannot be run from.
+        """
+        if importlib.util.find_spec("ray") is None:
+            raise MissingExtra("ray", "ray")
+        address = os.environ.get(ADDRESS, "")
+        if "://" in address:
+            raise UserError(
+                f"{ADDRESS}={address}: expected auto or host:port, with the study run on a node of the cluster: "
+                "timings are taken where it runs"
+            )
+
+    @contextmanager
+    def hire(self, assignment: Assignment) -> Iterator[RayWorkers]:
+        """Connects to the cluster for as long as the block lasts.
+
+        Raises:
+            UserError: when no cluster answers, or none of its machines has room for a stage.
+        """
+        with redirect_stdout(io.StringIO()):  # Ray prints a line there for every worker that is lost
+            ray = _connected(assignment)
+            try:
+                yield RayWorkers(ray, assignment)
+            finally:
+                ray.shutdown()
+
+
+def _connected(assignment: Assignment) -> Any:
+    address = os.environ.get(ADDRESS)
+    for name, value in (_QUIET if address else _ON_LOOPBACK).items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if address:
+        own: dict[str, Any] = {"address": address}
+    else:
+        threads = max(assignment.shares.needed(job).threads for job in assignment.jobs)
+        own = {"address": "local", "include_dashboard": False, "num_cpus": max(threads, here().threads)}
+        own |= {"num_gpus": int(here().gpus)}
+    try:
+        ray.init(**own, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{ADDRESS}={address}: no Ray cluster answers: {reason}; start one, or unset it") from None
+    return ray
+
+
+class RayWorkers:
+    """The worker processes of a cluster; Ray chooses where a stage runs, by what it takes."""
+
+    def __init__(self, ray: Any, assignment: Assignment) -> None:
+        self._ray, self._store, self._needed = ray, assignment.store, assignment.shares.needed
+        self._task = ray.remote(_run_stage)
+        self._running: dict[Any, Job] = {}
+        self._put_folder = lru_cache(KEPT_FOLDERS)(lambda name: ray.put(packed(self._store.checked(name))))
+        self._put_series = lru_cache(KEPT_SERIES)(lambda data: ray.put(load_series(data)))
+        self._check_room(assignment)
+
+    def fits(self, taken: Resources, needed: Resources) -> bool:
+        """Whether the cluster as a whole has room for a stage beside those that run."""
+        return taken == NOTHING or _resources(self._ray.cluster_resources()).holds(taken + needed)
+
+    def start(self, job: Job) -> None:
+        """Hands a stage to the cluster, with what it needs.
+
+        Raises:
+            Damaged: when a stage that it needs is not whole.
+        """
+        folders = {name: self._put_folder(name) for name in job.needs}
+        series = self._put_series(data_of(job))
+        task = self._task.options(max_retries=0, **self._options(job))
+        self._running[task.remote(job, folders, series)] = job
+
+    def settled(self) -> Sequence[Settled]:
+        """Waits until a worker is through with a stage, and puts what it made into the store's `work`."""
+        [finished], _ = self._ray.wait(list(self._running), num_returns=1)
+        job = self._running.pop(finished)
+        return [Settled(job, self._error(job, finished))]
+
+    def _error(self, job: Job, finished: Any) -> BaseException | None:
+        exceptions = self._ray.exceptions
+        try:
+            unpack(self._ray.get(finished), self._store.result(job.fingerprint))
+        except exceptions.RayTaskError as error:
+            cause: BaseException = error.cause
+            return self._lost(cause) if isinstance(cause, exceptions.RayError) else cause
+        except exceptions.RayError as error:
+            return self._lost(error)
+        except OSError as error:
+            return UserError(f"cannot write {self._store.result(job.fingerprint)}: {error.strerror}")
+        return None
+
+    def _lost(self, error: BaseException) -> WorkerLost:
+        """What lay in the object store of a machine that is gone has to be put there again."""
+        self._put_folder.cache_clear()
+        self._put_series.cache_clear()
+        return WorkerLost(f"its worker was lost ({type(error).__name__}: {str(error).strip().splitlines()[0]})")
+
+    def _options(self, job: Job) -> dict[str, Any]:
+        """Returns what a stage takes; where a clock runs that is the whole of this machine, whose name timings bear."""
+        if not job.exclusive:
+            needed = self._needed(job)
+            return {"num_cpus": needed.threads, "num_gpus": needed.gpus, "memory": needed.memory_bytes}
+        name = self._ray.get_runtime_context().get_node_id()
+        [node] = [node for node in self._ray.nodes() if node["NodeID"] == name]
+        whole = _resources(node["Resources"])
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(name, soft=False)
+        return {"num_cpus": whole.threads, "num_gpus": whole.gpus, "scheduling_strategy": strategy}
+
+    def _check_room(self, assignment: Assignment) -> None:
+        machines = [_resources(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
+        for needed in {self._needed(job) for job in assignment.jobs if not job.exclusive}:
+            if not any(machine.holds(needed) for machine in machines):
+                raise UserError(
+                    f"no machine of the Ray cluster has room for a stage that takes {needed.threads} processors, "
+                    f"{needed.gpus:g} GPUs and {needed.memory_bytes / 2**30:.1f} GiB of memory; "
+                    "see study.stage_gpus and study.stage_memory_gib"
+                )
+
+
+def _resources(offered: Mapping[str, float]) -> Resources:
+    return Resources(int(offered.get("CPU", 0)), offered.get("GPU", 0.0), int(offered.get("memory", 0)))
+
+
+def _run_stage(job: Job, folders: Mapping[str, Any], series: Series) -> Folder:
+    """Runs one stage in a worker process of the cluster, and returns its files."""
+    import ray
+
+    _check_version(job)
+    prepare(job.stage == "export")
+    with TemporaryDirectory(prefix="prunecast-stage-") as name, plain_errors():
+        root = Path(name)
+        for fingerprint, reference in folders.items():
+            unpack(ray.get(reference), root / fingerprint)
+        directory = root / "result"
+        directory.mkdir()
+        run(job, prepared_for(job, _loader(job, series)), Place(directory=directory, found=root.joinpath))
+        return packed(directory)
+
+
+def _check_version(job: Job) -> None:
+    if replace(job).fingerprint != job.fingerprint:
+        raise UserError("the worker has another version of prunecast than the machine that runs the study")
+
+
+def _loader(job: Job, series: Series) -> Callable[[DataConfig], Series]:
+    """Returns what gives the series that came with the job; the same object for the same data, as caches want it."""
+    _SERIES[data_of(job)] = series
+    while len(_SERIES) > KEPT_SERIES:
+        del _SERIES[next(iter(_SERIES))]
+    return _SERIES.__getitem__
+
+
+_SERIES: dict[DataConfig, Series] = {}
+
+
+def packed(directory: Path) -> Folder:
+    """Returns the files of a folder."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+def unpack(folder: Folder, directory: Path) -> None:
+    """Writes the files of a folder, through to the disk."""
+    for name, content in folder.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    sync(directory)
+
+
+ENGINE = RayEngine()

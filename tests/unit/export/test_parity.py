@@ -1,0 +1,91 @@
+"""Parity: an honest export passes, a wrong one is caught."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.export_models import saved_model, windows
+
+from prunecast.export.parity import RAW_ROUNDING, TOLERANCES, check_parity
+from prunecast.export.raw import raw_inputs
+from prunecast.models.io import SavedModel, ScalerFacts, save_model
+from prunecast.records import Parity
+from prunecast.registry import RUNTIMES
+
+
+@pytest.fixture
+def saved() -> SavedModel:
+    return saved_model(name="dlinear")
+
+
+def test_an_export_is_within_its_tolerance(saved: SavedModel, tmp_path: Path) -> None:
+    path = RUNTIMES.load("onnxruntime").export(saved, tmp_path / "model.onnx")
+    parity = check_parity(saved, "onnxruntime", path, [windows(saved), windows(saved, 3)])
+    assert parity.windows == 8
+    assert 0 < parity.max_deviation < 1e-5 < parity.tolerance < 2e-4
+    assert abs(parity.mse_change) < 1e-5
+
+
+def test_eager_from_its_folder_is_nearly_equal(saved: SavedModel, tmp_path: Path) -> None:
+    save_model(saved, tmp_path)
+    assert check_parity(saved, "eager", tmp_path, [windows(saved)]).max_deviation < 1e-5
+
+
+@pytest.mark.parametrize("wrong", [1e-2, math.nan])
+def test_a_wrong_export_is_an_error(saved: SavedModel, tmp_path: Path, wrong: float) -> None:
+    other = saved_model(name="dlinear")
+    with torch.no_grad():
+        other.model.get_parameter("trend.bias")[4] += wrong
+    path = RUNTIMES.load("onnxruntime").export(other, tmp_path / "model.onnx")
+    with pytest.raises(RuntimeError, match="training standard deviations"):
+        check_parity(saved, "onnxruntime", path, [windows(saved)])
+
+
+def test_deviation_and_change_are_those_computed_by_hand(saved: SavedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, mean, std = windows(saved), np.array(saved.card.scaler.mean), np.array(saved.card.scaler.std)
+    with torch.inference_mode():
+        eager = saved.model(batch.x_BLC).double().numpy()
+    shifted = eager + 5e-5 * np.array([0, 1, 0])  # one channel, in its own standard deviations
+
+    class Shifted:
+        def load(self, path, threads):
+            return lambda inputs: (shifted * std + mean).astype(np.float64)
+
+    monkeypatch.setattr("prunecast.export.parity.RUNTIMES", type("Table", (), {"load": lambda _, name: Shifted()})())
+    parity = check_parity(saved, "onnxruntime", Path(), [batch])
+    truth = batch.y_BHC.double().numpy()
+    change = np.square(shifted - truth).mean() / np.square(eager - truth).mean() - 1
+    assert parity.max_deviation == pytest.approx(5e-5, rel=1e-6)
+    assert parity.mse_change == pytest.approx(change, rel=1e-6)
+
+
+def test_large_offsets_widen_the_tolerance_by_the_rounding_of_raw_values(saved: SavedModel, tmp_path: Path) -> None:
+    facts = ScalerFacts(mean=(1e5, 1e5, 1e5), std=(1.0, 1.0, 1.0))
+    far = replace(saved, card=saved.card.model_copy(update={"scaler": facts}))
+    path = RUNTIMES.load("onnxruntime").export(far, tmp_path / "model.onnx")
+    parity = check_parity(far, "onnxruntime", path, [windows(far)])
+    assert parity.max_deviation > TOLERANCES["onnxruntime"].value
+    assert parity.tolerance == pytest.approx(TOLERANCES["onnxruntime"].value + RAW_ROUNDING.value * 1e5, rel=1e-3)
+
+
+def test_every_tolerance_has_its_cause() -> None:
+    assert TOLERANCES.keys() == set(RUNTIMES.names())
+    assert all(entry.value > 0 and entry.cause for entry in (*TOLERANCES.values(), RAW_ROUNDING))
+
+
+def test_not_a_number_is_never_within() -> None:
+    assert not Parity(windows=1, max_deviation=math.nan, mse_change=0.0, tolerance=1.0).within
+
+
+def test_raw_inputs_undo_the_scaler(saved: SavedModel) -> None:
+    batch = windows(saved)
+    inputs = raw_inputs(saved.card, batch)
+    assert all(values.dtype == np.float32 for values in inputs.values())
+    back = (inputs["history"] - np.array(saved.card.scaler.mean)) / np.array(saved.card.scaler.std)
+    np.testing.assert_allclose(back, batch.x_BLC.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(inputs["y_mark"], batch.y_mark_BTF.numpy())
