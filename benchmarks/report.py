@@ -52,7 +52,7 @@ def main() -> int:
 def made_up(datasets: int) -> list[RunRecord]:
     """Returns the records of a study as the tests make them up."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.unit.report_records import large_study
+    from tests.support.study_records import large_study
 
     return large_study(datasets)
 

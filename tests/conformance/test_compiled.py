@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conformance.small import TRAINED, small_inputs, small_model
+from tests.support.small_models import TRAINED, small_inputs, small_model
 from torch import Tensor
 
 from prunecast.models.base import Forecaster

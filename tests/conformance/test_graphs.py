@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from tests.conformance.small import SMALL, small_inputs, small_model
+from tests.support.small_models import SMALL, small_inputs, small_model
 
 from prunecast.models.io import Card, SavedModel, ScalerFacts
 from prunecast.registry import RUNTIMES

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conformance.small import SMALL, prunable_models, small_inputs, small_model
+from tests.support.small_models import SMALL, prunable_models, small_inputs, small_model
 from torch import Tensor, nn
 
 from prunecast.models.base import Forecaster, Group, Keep

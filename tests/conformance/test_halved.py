@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.conformance.small import prunable_models
-from tests.unit.halved import check_half
+from tests.support.half_models import check_half
+from tests.support.small_models import prunable_models
 
 
 @pytest.mark.parametrize("name", prunable_models())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conformance.small import small_model
+from tests.support.small_models import small_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunecast.measure import operations

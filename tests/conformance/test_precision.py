@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conformance.small import SIZES, SMALL, TRAINED
+from tests.support.small_models import SIZES, SMALL, TRAINED
 
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare

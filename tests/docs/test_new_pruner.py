@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from tests.unit.prune_models import ENTRY, coupled, macs, macs_per_weight
+from tests.support.coupled_model import ENTRY, coupled, macs, macs_per_weight
 
 from prunecast.batch import Batch
 from prunecast.prune.apply import prune

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.unit.export_models import TRANSFORMER, saved_model, windows
+from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.errors import UserError
 from prunecast.export.parity import EIGHT_BITS, RAW_ROUNDING, TOLERANCES, Tolerance, check_parity

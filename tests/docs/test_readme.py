@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.unit.foreign import transformer
+from tests.support.foreign_checkpoints import transformer
 
 from prunecast.cli.main import main
 
@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES_RUN_ELSEWHERE = {
     "new-pruner.md": "tests/docs/test_new_pruner.py",
     "new-runtime.md": "tests/docs/test_new_runtime.py",
-    "own-model.md": "tests/conformance/test_documented_model.py",
+    "own-model.md": "tests/docs/test_own_model.py",
 }
 
 TRAINING = ["train.epochs=1", "train.max_steps=3"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.micro_study import Micro, micro_study
+from tests.support.small_study import Micro, micro_study
 
 
 @pytest.fixture(scope="session")

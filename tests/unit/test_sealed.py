@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from tests.unit.made_up_results import FILES, made_up, put_result
+from tests.support.stage_folders import FILES, made_up, put_result
 
 from prunecast.errors import UserError
 from prunecast.records import RunRecord, to_json

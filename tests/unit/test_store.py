@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.made_up_results import FILES, put_result
+from tests.support.stage_folders import FILES, put_result
 
 from prunecast.errors import UserError
 from prunecast.records import Failure

@@ -14,7 +14,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from tests.unit.export_models import TRANSFORMER, saved_model, windows
+from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.batch import Batch
 from prunecast.cli.main import main

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.unit.export_models import TRANSFORMER, saved_model, windows
+from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.errors import UserError
 from prunecast.export import onnx_graph
@@ -73,7 +73,7 @@ def test_inputs_that_a_model_does_not_use_are_absent(tmp_path: Path) -> None:
 
 def test_equal_models_give_equal_bytes_whatever_the_process() -> None:
     code = (
-        "from tests.unit.export_models import saved_model; from prunecast.export.onnx_graph import onnx_bytes; "
+        "from tests.support.saved_models import saved_model; from prunecast.export.onnx_graph import onnx_bytes; "
         "import sys; sys.stdout.buffer.write(onnx_bytes(saved_model(name='dlinear')))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}

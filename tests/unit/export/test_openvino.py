@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.support.saved_models import TRANSFORMER, saved_model, windows
 from tests.unit.export.test_onnx import MODELS, foreign
-from tests.unit.export_models import TRANSFORMER, saved_model, windows
 
 from prunecast.cli.main import main
 from prunecast.errors import MissingExtra, UserError

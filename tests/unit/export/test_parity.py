@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.unit.export_models import saved_model, windows
+from tests.support.saved_models import saved_model, windows
 
 from prunecast.export.parity import RAW_ROUNDING, TOLERANCES, check_parity
 from prunecast.export.raw import raw_inputs

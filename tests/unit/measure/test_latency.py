@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.export_models import saved_model, windows
+from tests.support.saved_models import saved_model, windows
 
 from prunecast.errors import UserError
 from prunecast.export.raw import raw_inputs

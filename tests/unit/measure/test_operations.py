@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.export_models import SIZES, TRANSFORMER, saved_model
+from tests.support.saved_models import SIZES, TRANSFORMER, saved_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import torch
-from tests.unit.export_models import TRANSFORMER, saved_model
+from tests.support.saved_models import TRANSFORMER, saved_model
 from torch import nn
 
 from prunecast.measure.size import compressed_bytes, count_nonzero, measure_size, real_numbers

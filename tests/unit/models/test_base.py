@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conformance.small import SIZES, SMALL
+from tests.support.small_models import SIZES, SMALL
 
 from prunecast.models.base import blank, build, config_from
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.unit.foreign import CHANNELS, HORIZON, LOOKBACK, dlinear, saved, transformer
+from tests.support.foreign_checkpoints import CHANNELS, HORIZON, LOOKBACK, dlinear, saved, transformer
 
 import prunecast
 from prunecast.cli.main import main

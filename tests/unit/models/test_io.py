@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.unit.export_models import TRANSFORMER, saved_model
+from tests.support.saved_models import TRANSFORMER, saved_model
 from torch import Tensor
 
 from prunecast.errors import UserError

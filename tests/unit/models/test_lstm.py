@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.export_models import saved_model
-from tests.unit.halved import check_half
+from tests.support.half_models import check_half
+from tests.support.saved_models import saved_model
 from torch import Tensor
 
 from prunecast.errors import UserError

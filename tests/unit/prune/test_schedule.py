@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.prune_models import ENTRY, Coupled, coupled, macs, macs_per_weight
+from tests.support.coupled_model import ENTRY, Coupled, coupled, macs, macs_per_weight
 
 from prunecast.errors import UserError
 from prunecast.prune.api import Pruned

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.unit.prune_models import coupled
+from tests.support.coupled_model import coupled
 
 from prunecast.prune.api import Statistics
 from prunecast.prune.scores import magnitude, random, unit_magnitude, unit_random

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.prune_models import Coupled, CoupledConfig, Rigid, coupled, macs, macs_per_weight
+from tests.support.coupled_model import Coupled, CoupledConfig, Rigid, coupled, macs, macs_per_weight
 
 from prunecast.errors import UserError
 from prunecast.prune.api import Masks, Pruned

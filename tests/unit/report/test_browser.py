@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from pypdf import PdfReader
-from tests.unit.report_records import study
+from tests.support.study_records import study
 
 from prunecast.report.page import write_report
 

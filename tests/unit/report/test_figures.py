@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.report_records import study
+from tests.support.study_records import study
 
 from prunecast.report import svg, theme
 from prunecast.report.curves import error_by_sparsity, ratio_curves, ratio_lines

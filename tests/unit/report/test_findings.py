@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.unit.report_records import study
+from tests.support.study_records import study
 
 from prunecast.report import findings
 from prunecast.report.compare import Comparison

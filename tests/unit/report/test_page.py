@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from tests.unit.report_records import failure, study
+from tests.support.study_records import failure, study
 
 from prunecast.errors import UserError
 from prunecast.records import Failure, RunRecord

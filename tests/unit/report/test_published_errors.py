@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.report_records import Maker
+from tests.support.study_records import Maker
 
 from prunecast.records import DataFacts, RunRecord
 from prunecast.report.deviation import deviation_sheet

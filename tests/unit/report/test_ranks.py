@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.report_records import study
+from tests.support.study_records import study
 
 from prunecast.report.compare import comparisons
 from prunecast.report.material import Material

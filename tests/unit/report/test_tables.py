@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from tests.unit.report_records import ENVIRONMENT, study
+from tests.support.study_records import ENVIRONMENT, study
 
 from prunecast.records import Ratio, RunRecord
 from prunecast.report.clocks import Clocks

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.report_records import study
+from tests.support.study_records import study
 
 from prunecast.report.answer import answers
 from prunecast.report.compare import Compared, Comparison, comparisons

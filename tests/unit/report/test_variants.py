@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.report_records import Maker, study
+from tests.support.study_records import Maker, study
 
 from prunecast.errors import UserError
 from prunecast.records import RunRecord

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.own_series import write_table
+from tests.support.series_files import write_table
 
 from prunecast.data.series import load_series
 from prunecast.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.unit.micro_study import Micro, Watch
+from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
 
 from prunecast.errors import MissingExtra, UserError

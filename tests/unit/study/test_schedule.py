@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.made_up_results import FILES, put_result
+from tests.support.stage_folders import FILES, put_result
 
 from prunecast.errors import UserError
 from prunecast.recipe import FitConfig, Recipe, StudyConfig

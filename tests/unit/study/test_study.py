@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.micro_study import Micro, Watch
+from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
 
 from prunecast import api as facade

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.foreign import dlinear, saved
+from tests.support.foreign_checkpoints import dlinear, saved
 from torch import nn
 
 from prunecast.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.halved import check_half
+from tests.support.half_models import check_half
 from torch import Tensor
 
 from prunecast.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from tests.unit.halved import check_half
+from tests.support.half_models import check_half
 from torch import Tensor, nn
 from torch.nn import functional as F
 

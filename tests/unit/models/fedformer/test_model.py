@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.unit.halved import check_half
+from tests.support.half_models import check_half
 from torch import Tensor
 
 from prunecast.errors import UserError

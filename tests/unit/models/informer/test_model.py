@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conformance.small import small_inputs, small_model
 from tests.conformance.test_groups import deviation, zeroed
-from tests.unit.foreign import embedding, filled, layer, linear, norm
-from tests.unit.halved import check_half
+from tests.support.foreign_checkpoints import embedding, filled, layer, linear, norm
+from tests.support.half_models import check_half
+from tests.support.small_models import small_inputs, small_model
 from torch import Tensor
 
 from prunecast.batch import Batch

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from tests.conformance.small import SMALL, small_inputs, small_model
 from tests.conformance.test_groups import deviation, random_keep
+from tests.support.small_models import SMALL, small_inputs, small_model
 
 from prunecast.registry import MODELS
 

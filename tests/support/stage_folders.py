@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.unit.report_records import ENVIRONMENT
+from tests.support.study_records import ENVIRONMENT
 
 from prunecast.records import DataFacts, RunRecord, StageTiming
 from prunecast.sealed import write_record

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.conformance.small import SIZES, small_model
+from tests.support.small_models import SIZES, small_model
 from torch import Tensor
 
 from prunecast.batch import Batch

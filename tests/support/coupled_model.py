@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep, Member
 
 HEAD_SIZE = 3
-ENTRY = "tests.unit.prune_models:Coupled"
+ENTRY = "tests.support.coupled_model:Coupled"
 
 
 class CoupledConfig(ForecasterConfig):

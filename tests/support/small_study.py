@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.unit.own_series import write_table
+from tests.support.series_files import write_table
 from tools.kill_study import timeline
 
 from prunecast import environment
