@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -22,13 +21,13 @@ from pydantic import (
     model_serializer,
 )
 
-from prunecast.records import Scoring, Stage
+from prunecast.records import BudgetOf, Control, GroupKind, Scoring, Stage, Strict
 
 
-class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys fail."""
+class Section(Strict):
+    """Base of all sections."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -86,10 +85,8 @@ class PruneConfig(Section):
 
     method: str = "magnitude"
     sparsity: float = Field(0.5, gt=0, lt=1, description="share removed, of what `of` says")
-    of: Literal["prunable", "model", "operations"] | None = Field(None, description="the method's own when absent")
-    kinds: tuple[Literal["head", "ffn", "width", "layer", "mode", "router"], ...] = Field(
-        ("head", "ffn", "width"), description="structured: which kinds of unit may go"
-    )
+    of: BudgetOf | None = Field(None, description="the method's own when absent")
+    kinds: tuple[GroupKind, ...] = Field(("head", "ffn", "width"), description="structured: which kinds may go")
     candidates: Literal["body", "all", "study"] = Field(
         "body",
         description="unstructured: without the output layer, with it, or those that the study of arXiv 2412.12883 took",
@@ -159,9 +156,6 @@ def _for_each_stage(default: float) -> BeforeValidator:
     return BeforeValidator(filled)
 
 
-Control = Literal["naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense"]
-
-
 class StudyConfig(Section):
     """A grid of pipelines that share their dense parents.
 
@@ -178,7 +172,7 @@ class StudyConfig(Section):
     models: tuple[ModelEntry, ...] = ()
     prune: tuple[PruneGrid, ...] = ()
     finetune: tuple[bool, ...] = Field((False, True), description="without, with fine-tuning, or both")
-    controls: tuple[Control, ...] = ("naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense")
+    controls: tuple[Control, ...] = ("naive", "dlinear", "random", "zeroed-body", "dense-continued", "small-dense")
     stage_memory_gib: Annotated[dict[Stage, Gib], _for_each_stage(2.0)] = Field(
         {}, validate_default=True, description="memory that a stage is promised (all, or by kind); changes no result"
     )

@@ -9,19 +9,45 @@ from __future__ import annotations
 import json
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SCHEMA_VERSION: Final = 1
 
+# Every closed vocabulary of the package stands here, once.
+
 Scoring = Literal["full", "paper"]
+"""Which windows count: every one, or whole batches of 32 as in the published tables."""
+
+Split = Literal["train", "validation", "test"]
+"""The parts of a series."""
+
 Stage = Literal["train", "prune", "zero", "finetune", "export", "measure"]
-Role = Literal["dense", "naive", "small-dense", "zeroed-body", "trained-on", "pruned", "pruned+finetuned"]
+"""What a study plans. An import is a stage too, but no study has one."""
+
+Role = Literal["dense", "naive", "small-dense", "zeroed-body", "dense-continued", "pruned", "pruned+finetuned"]
+"""What a model is in a comparison. `dense-continued` is the dense model trained on for as long as fine-tuning took."""
+
+Control = Literal["naive", "dlinear", "random", "zeroed-body", "dense-continued", "small-dense"]
+"""What a study compares its pruned models with besides their dense parents."""
+
+BudgetOf = Literal["prunable", "model", "operations"]
+"""What a share is a share of: the prunable weights, all parameters, or the dense multiply-adds."""
+
+BudgetUnit = Literal["weights", "parameters", "MACs"]
+"""What a budget counts; one unit for each `BudgetOf`, in its order."""
+
+GroupKind = Literal["head", "ffn", "width", "layer", "mode", "router"]
+"""What can be removed as a whole."""
 
 
-class Record(BaseModel):
-    """Base of all results: immutable, and an unknown key is an error."""
+class Strict(BaseModel):
+    """Base of whatever is read from a file: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Record(Strict):
+    """Base of all results."""
 
 
 class Blocks(Record):
@@ -36,7 +62,7 @@ class Blocks(Record):
 class Accuracy(Record):
     """Forecast error in standardised units over all windows, steps and scored channels."""
 
-    split: Literal["train", "validation", "test"]
+    split: Split
     scoring: Scoring
     windows: int
     mse: float
@@ -74,8 +100,8 @@ class Pruning(Record):
     """What a pruning step was asked for and what it did, in whole units of the budget."""
 
     method: str
-    of: Literal["prunable", "model", "operations"]
-    unit: Literal["weights", "parameters", "MACs"]
+    of: BudgetOf
+    unit: BudgetUnit
     total: int
     requested: int = Field(description="units to remove")
     realised: int = Field(description="units removed")
@@ -261,6 +287,11 @@ class RunRecord(Record):
     files: dict[str, FileFacts] = Field(default_factory=dict, description="what lies beside the record, by name")
     timing: StageTiming
     environment: Environment
+
+    @field_validator("role", mode="before")
+    @classmethod
+    def _role_of_earlier_records(cls, role: Any) -> Any:
+        return "dense-continued" if role == "trained-on" else role
 
 
 class Failure(Record):

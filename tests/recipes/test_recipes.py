@@ -43,7 +43,7 @@ def jobs_of(recipe: Path, *settings: str) -> list[Job]:
 def test_every_recipe_plans(recipe: Path) -> None:
     jobs = jobs_of(recipe)
     assert {job.stage for job in jobs} == set(STAGES)
-    assert {"naive", "small-dense", "zeroed-body", "trained-on"} <= {job.role for job in jobs}
+    assert {"naive", "small-dense", "zeroed-body", "dense-continued"} <= {job.role for job in jobs}
     assert load_recipe(recipe).study is not None
     assert recipe.read_text().startswith("# "), "a recipe says what it is for"
 

@@ -249,7 +249,7 @@ class Maker:
         """The dense model trained on, and the one with its body zeroed."""
         self.add(
             "finetune",
-            "trained-on",
+            "dense-continued",
             dense.model,
             dense.seed,
             level=ERROR[dense.model] * 0.985,

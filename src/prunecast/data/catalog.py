@@ -7,18 +7,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from prunecast.data.splits import SplitRule
 from prunecast.errors import UserError, near
 from prunecast.recipe_io import checked, parse_yaml
+from prunecast.records import Strict
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Irregularity(_Part):
+class Irregularity(Strict):
     """Something in a published set that a reader of its numbers should know; the set is used with it.
 
     Attributes:
@@ -40,7 +37,7 @@ class Irregularity(_Part):
     before: dt.datetime | None = None
 
 
-class Selection(_Part):
+class Selection(Strict):
     """Which columns of a wide file make up the set, and how their gaps are closed.
 
     Attributes:
@@ -53,7 +50,7 @@ class Selection(_Part):
     max_missing: float = Field(ge=0, lt=1)
 
 
-class Entry(_Part):
+class Entry(Strict):
     """One data set.
 
     Attributes:

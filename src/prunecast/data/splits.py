@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from prunecast.records import Strict
 
 DAYS_PER_MONTH = 30
 
@@ -17,15 +17,13 @@ class SplitLengths(NamedTuple):
     test: int
 
 
-class SplitRule(BaseModel):
+class SplitRule(Strict):
     """Either months of 30 days each, or shares of the rows.
 
     Attributes:
         months: for train, validation and test (the ETT sets: 12, 4, 4).
         shares: used when no months are given; validation gets what rounding leaves.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     months: tuple[int, int, int] | None = None
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2)

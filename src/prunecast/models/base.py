@@ -8,25 +8,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from prunecast.batch import Batch
+from prunecast.records import GroupKind, Strict
 
 STUDIED_OUTPUTS = 7
 """The number of outputs by which the study's code tells an output layer."""
 
-GroupKind = Literal["head", "ffn", "width", "layer", "mode", "router"]
 
-
-class ForecasterConfig(BaseModel):
+class ForecasterConfig(Strict):
     """What every model's config has. Frozen, unknown keys fail; widths after pruning are ordinary values here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str
     lookback: int = Field(96, ge=1)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +25,7 @@ from prunecast.errors import UserError
 from prunecast.models.base import Forecaster, ForecasterConfig, build, config_from
 from prunecast.recipe import DataConfig
 from prunecast.recipe_io import checked
+from prunecast.records import Strict
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -32,11 +33,7 @@ WEIGHTS_FILE = "model.safetensors"
 MASK_PREFIX = "mask/"
 
 
-class _CardPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ScalerFacts(_CardPart):
+class ScalerFacts(Strict):
     """Mean and standard deviation per input channel, fitted on the training part (raw units)."""
 
     mean: tuple[float, ...]
@@ -61,7 +58,7 @@ class ScalerFacts(_CardPart):
             )
 
 
-class DataSource(_CardPart):
+class DataSource(Strict):
     """What the model was trained on: by name and content, no path; the rest as in the recipe's data section."""
 
     name: str
@@ -71,7 +68,7 @@ class DataSource(_CardPart):
     split: tuple[float, float, float] | None = None
 
 
-class Card(_CardPart):
+class Card(Strict):
     """Everything about a model but its tensors.
 
     Attributes:

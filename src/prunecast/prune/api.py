@@ -10,10 +10,9 @@ from torch import Tensor
 from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.models.base import Forecaster, ForecasterConfig
-from prunecast.prune.budget import Of
 from prunecast.prune.methods import Method
 from prunecast.recipe import PruneConfig
-from prunecast.records import Pruning
+from prunecast.records import BudgetOf, Pruning
 
 Scores = Mapping[str, Tensor]
 """What matters more scores higher: parameter name -> tensor of its shape, or group name -> (size of the group,)."""
@@ -58,7 +57,7 @@ class Task:
     masks: Masks
 
     @property
-    def of(self) -> Of:
+    def of(self) -> BudgetOf:
         """What the share is a share of."""
         return self.config.of or self.method.default_of
 

@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import floor
-from typing import Literal
 
 from prunecast.errors import UserError
-from prunecast.records import Pruning
+from prunecast.records import BudgetOf, BudgetUnit, Pruning
 
-Of = Literal["prunable", "model", "operations"]
-Unit = Literal["weights", "parameters", "MACs"]
-
-_UNITS: dict[Of, Unit] = {"prunable": "weights", "model": "parameters", "operations": "MACs"}
+_UNITS: dict[BudgetOf, BudgetUnit] = {"prunable": "weights", "model": "parameters", "operations": "MACs"}
 
 
 @dataclass(frozen=True)
 class Budget:
     """How much is to go, in whole units of what `of` says."""
 
-    of: Of
+    of: BudgetOf
     total: int
     requested: int
 
     @property
-    def unit(self) -> Unit:
+    def unit(self) -> BudgetUnit:
         """What is counted."""
         return _UNITS[self.of]
 
@@ -72,7 +68,7 @@ class Budget:
         return f"removing {self.requested} of {self.total} {self.unit}"
 
 
-def budget_for(of: Of, total: int, share: float) -> Budget:
+def budget_for(of: BudgetOf, total: int, share: float) -> Budget:
     """Returns the budget of a share: round(share x total) units, half to even.
 
     Raises:

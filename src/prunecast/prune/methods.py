@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prunecast.records import BudgetOf
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -30,7 +32,7 @@ class Method:
     allocation: str
     schedule: Literal["one-shot"] = "one-shot"
     recovery: Literal["none"] = "none"
-    default_of: Literal["prunable", "model", "operations"]
+    default_of: BudgetOf
     budget: Literal["share", "pattern", "latency"] = "share"
     trains: bool = False
 

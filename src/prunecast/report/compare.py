@@ -17,7 +17,7 @@ from prunecast.records import Accuracy, RunRecord
 from prunecast.report.statistics import Difference, Floats, Interval, LogRatio, difference
 from prunecast.report.variants import Case, Study, Variant
 
-Against = Literal["dense", "trained-on", "small-dense", "naive", "zeroed-body"]
+Against = Literal["dense", "dense-continued", "small-dense", "naive", "zeroed-body"]
 Verdict = Literal["better", "worse", "not told apart", "no interval"]
 
 FLOORS: tuple[Against, ...] = ("naive", "zeroed-body")
@@ -164,7 +164,7 @@ def _references(
     study: Study, variant: Variant, record: RunRecord, naive: Sequence[Variant]
 ) -> Iterator[tuple[RunRecord | None, Against]]:
     yield study.dense(record), "dense"
-    yield study.trained_on(record), "trained-on"
+    yield study.trained_on(record), "dense-continued"
     if variant.pruned:
         yield study.small_dense(record), "small-dense"
     if variant.role not in ("naive", "zeroed-body"):

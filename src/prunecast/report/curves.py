@@ -86,7 +86,7 @@ def _curves(rows: Rows, model: str) -> dict[tuple[str, bool], Curve]:
     found: dict[tuple[str, bool], Curve] = {}
     for key, row in rows.items():
         if key.model == model and key.pruned and not missing(row.get("sparsity")):
-            start = origins.get("trained-on" if key.finetuned else "dense")
+            start = origins.get("dense-continued" if key.finetuned else "dense")
             curve = found.setdefault((key.series, key.finetuned), [start] if start else [])
             curve.append((key, row))
     return {line: sorted(curve, key=lambda point: _sparsity(point[1])) for line, curve in found.items()}
@@ -107,7 +107,7 @@ def _controls(rows: Rows, model: str) -> list[tuple[str, float, str]]:
     found = []
     for key, row in rows.items():
         own = key.model == model
-        if own and key.role in ("dense", "trained-on"):
+        if own and key.role in ("dense", "dense-continued"):
             found.append((key.name, float(row["mse"]), INK))
         elif (own and key.role == "zeroed-body") or key.role == "naive":
             found.append((key.model if key.role == "naive" else key.name, float(row["mse"]), MUTED))
@@ -197,7 +197,7 @@ def ratio_lines(
 def trained_on_ratio(compared: Compared, ladder: Ladder) -> float:
     """Returns the error of the dense models trained on, over the dense ones', in the cases of a ladder."""
     model = ladder.line.model
-    trained_on = (c for c in compared.every if c.variant.role == "trained-on" and c.variant.model == model)
+    trained_on = (c for c in compared.every if c.variant.role == "dense-continued" and c.variant.model == model)
     own = {comparison.variant.case: comparison for comparison in trained_on if comparison.against == "dense"}
     found = [own[case] for case in ladder.cases if case in own]
     return pooled(found).value if len(found) == len(ladder.cases) else 1.0

@@ -63,7 +63,7 @@ def _sparsity_tile(good: Sequence[Comparison]) -> Tile | None:
         return None
     best = max(good, key=lambda c: (c.variant.requested or 0.0, -c.difference))
     what = f"removed by {best.variant.method}, no loss shown"
-    against = "dense, trained on" if best.against == "trained-on" else "dense"
+    against = "dense, trained on" if best.against == "dense-continued" else "dense"
     tuned = "fine-tuned" if best.variant.finetuned else "not fine-tuned"
     detail = f"{best.variant.model}, {tuned}; {relative_text(best)} against {against}"
     return Tile(percent(best.variant.requested or 0.0), what, detail)
@@ -72,7 +72,7 @@ def _sparsity_tile(good: Sequence[Comparison]) -> Tile | None:
 def _speed_tile(rows: Rows, own: Sequence[Comparison], runtime: str | None) -> Tile | None:
     """The fastest variant that loses nothing; when all fast ones lose, the fastest with what it loses."""
     fair = {c.variant: c for c in own if c.against == "dense" and c.variant.pruned}
-    fair |= {c.variant: c for c in own if c.against == "trained-on"}
+    fair |= {c.variant: c for c in own if c.against == "dense-continued"}
     timed = [c for c in fair.values() if not missing(rows[c.variant].get(f"{runtime}_speedup"))]
     if runtime is None or not timed:
         return None

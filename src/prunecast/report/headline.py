@@ -20,7 +20,7 @@ CONTROLS = "random"
 COLUMNS: tuple[tuple[str, bool, Against], ...] = (
     ("without fine-tuning, against dense", False, "dense"),
     ("fine-tuned, against dense", True, "dense"),
-    ("fine-tuned, against dense trained on", True, "trained-on"),
+    ("fine-tuned, against dense trained on", True, "dense-continued"),
 )
 """What the table has of each model and method: heading, fine-tuned or not, and what it is held against."""
 
@@ -209,7 +209,7 @@ def _rung_row(ladder: Ladder, rung: Rung, *, by_model: bool) -> SheetRow:
             Cell(line.model, order=line.model),
             Cell(line.method, order=line.method),
             Cell("yes" if line.finetuned else "no"),
-            Cell("dense, trained on" if line.against == "trained-on" else "dense"),
+            Cell("dense, trained on" if line.against == "dense-continued" else "dense"),
             Cell(percent(rung.sparsity), order=rung.sparsity),
             Cell(f"{ratio.value:.3f}", interval, ratio.value, verdict),
             Cell("yes" if rung.loses else "no" if rung.holds else "unclear" if rung.known else "not known"),

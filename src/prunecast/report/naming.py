@@ -30,7 +30,7 @@ _SECTIONS: Mapping[Role, tuple[str, ...]] = {
     "naive": ("data", "model"),
     "small-dense": ("data", "model", "train"),
     "zeroed-body": ("data", "model", "train"),
-    "trained-on": ("data", "model", "train", "finetune"),
+    "dense-continued": ("data", "model", "train", "finetune"),
     "pruned": ("data", "model", "train", "prune"),
     "pruned+finetuned": ("data", "model", "train", "prune", "finetune"),
 }

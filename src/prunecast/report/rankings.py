@@ -61,7 +61,7 @@ def method_ranking(rows: Rows, compared: Compared, requested: float) -> Ranked |
         comparison = compared.of(key, "dense")
         if key.role == "dense":
             found["dense"][key] = 0.0
-        elif comparison is not None and key.role == "trained-on":
+        elif comparison is not None and key.role == "dense-continued":
             found["dense, trained on"][key] = comparison.log_ratio.value
         elif comparison is not None and key.pruned and round(key.requested or 0, 6) == requested:
             found.setdefault(_treatment(key), {})[key] = comparison.log_ratio.value

@@ -130,7 +130,7 @@ def _reached(ladder: Ladder, line: _Line, x: Scale) -> str:
 
 def _tip(ladder: Ladder) -> str:
     line = ladder.line
-    opponent = "dense trained on" if line.against == "trained-on" else "dense"
+    opponent = "dense trained on" if line.against == "dense-continued" else "dense"
     tuned = "fine-tuned" if line.finetuned else "not fine-tuned"
     rung = ladder.no_loss or ladder.rungs[0]
     said = "no loss shown up to" if ladder.no_loss else "a loss is shown, or not ruled out, at"

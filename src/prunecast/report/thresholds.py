@@ -100,7 +100,7 @@ class Ladders:
         self._saturated = compared.saturated
         for comparison in compared.every:
             variant = comparison.variant
-            if variant.pruned and variant.requested is not None and comparison.against in ("dense", "trained-on"):
+            if variant.pruned and variant.requested is not None and comparison.against in ("dense", "dense-continued"):
                 line = Line(variant.model, variant.method or "", variant.finetuned, comparison.against)
                 of_case = self._found.setdefault(line, {}).setdefault(variant.case, {})
                 of_case[round(variant.requested, 6)] = comparison
@@ -156,7 +156,7 @@ class Ladders:
             finetuned: or not.
             case: a single one; over all of them when absent.
         """
-        opponents: tuple[Against, ...] = ("trained-on", "dense") if finetuned else ("dense",)
+        opponents: tuple[Against, ...] = ("dense-continued", "dense") if finetuned else ("dense",)
         lines = (Line(model, method, finetuned, against) for against in opponents)
         ladders = (self.pooled(line, None if case is None else [case]) for line in lines)
         return next((ladder for ladder in ladders if ladder is not None), None)

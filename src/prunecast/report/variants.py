@@ -18,7 +18,7 @@ from prunecast.report.naming import MODEL_NAMES, Labels, identity
 
 _ROLE_ORDER: tuple[Role, ...] = (
     "dense",
-    "trained-on",
+    "dense-continued",
     "pruned",
     "small-dense",
     "zeroed-body",
@@ -66,7 +66,7 @@ class Variant:
     @property
     def finetuned(self) -> bool:
         """Whether training went on after the dense model was done."""
-        return self.role in ("trained-on", "pruned+finetuned")
+        return self.role in ("dense-continued", "pruned+finetuned")
 
     @property
     def series(self) -> str:
@@ -74,7 +74,7 @@ class Variant:
         if self.pruned:
             assert self.method is not None, "a pruned variant has a method"
             return self.method
-        return {"small-dense": "small dense", "zeroed-body": "zeroed body", "trained-on": "trained on"}.get(
+        return {"small-dense": "small dense", "zeroed-body": "zeroed body", "dense-continued": "trained on"}.get(
             self.role, self.role
         )
 
@@ -157,7 +157,7 @@ class Study:
 
     @cached_property
     def _tuned(self) -> dict[tuple[str | None, str], RunRecord]:
-        found = (r for r in self.by_fingerprint.values() if r.role == "trained-on" and r.stage == "finetune")
+        found = (r for r in self.by_fingerprint.values() if r.role == "dense-continued" and r.stage == "finetune")
         return {(record.parent, _tuning(record)): record for record in found}
 
     @cached_property

@@ -121,8 +121,8 @@ class _Cell:
     def controls(self, dense: Job) -> Iterator[Job]:
         if "zeroed-body" in self.study.controls:
             yield self.job("zero", "zeroed-body", "body zeroed", parent=dense.fingerprint)
-        if "trained-on" in self.study.controls and self.tunes:
-            yield self.job("finetune", "trained-on", "dense, trained on", parent=dense.fingerprint)
+        if "dense-continued" in self.study.controls and self.tunes:
+            yield self.job("finetune", "dense-continued", "dense, trained on", parent=dense.fingerprint)
 
     def grid(self, dense: Job, grid: PruneGrid) -> Iterator[Job]:
         methods = dict.fromkeys(grid.methods)

@@ -12,21 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunecast.models.base import TrainingHook
-from prunecast.records import Epoch
+from prunecast.records import Epoch, Strict
 
 Tensors = dict[str, Tensor]
 
 
-class Counters(BaseModel):
+class Counters(Strict):
     """The numbers of a run: epochs so far, steps so far, the best epoch's number and loss."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: tuple[Epoch, ...] = ()
     steps: int = 0

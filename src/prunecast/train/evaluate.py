@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from prunecast.batch import Batch
 from prunecast.data.windows import Windows
 from prunecast.errors import UserError
-from prunecast.records import Accuracy, Blocks, Scoring
+from prunecast.records import Accuracy, Blocks, Scoring, Split
 
 PAPER_BATCH = 32
 """Batch size of the published test loaders, which dropped the last incomplete batch."""
@@ -25,8 +24,6 @@ PAPER_BATCH = 32
 EVALUATION_BATCH = 32
 """Windows per forward pass; it changes no result beyond rounding. Larger ones leave the cache: 1.5 ms for a window of
 a small Transformer, 2.1 to 3.1 ms in batches of 128."""
-
-Split = Literal["train", "validation", "test"]
 
 Errors = NDArray[np.float64]
 """One number for each window."""

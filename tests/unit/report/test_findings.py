@@ -27,7 +27,7 @@ def tiles(found: Material) -> list[findings.Tile]:
 
 def test_relative_differences_are_of_the_reference() -> None:
     dense = Variant(Case("ETTh1", 96), "Transformer", "dense", None, None, "d")
-    found = Comparison(dense, dense, "trained-on", 3, 0.4, 0.004, Interval(0.004, -0.004, 0.012))
+    found = Comparison(dense, dense, "dense-continued", 3, 0.4, 0.004, Interval(0.004, -0.004, 0.012))
     assert findings.relative_text(found) == "MSE +1.0 % (−1.0 … +3.0)"
 
 

@@ -261,13 +261,13 @@ def without(*roles: str) -> list[RunRecord]:
     [
         (without(), "Error against measured time"),
         (without("naive"), "last value"),
-        (without("pruned+finetuned", "trained-on"), "magnitude 50 %, fine-tuned"),
-        (without("trained-on"), "trained on 0."),
-        (without("pruned", "pruned+finetuned", "small-dense", "trained-on", "zeroed-body"), "How much can go"),
+        (without("pruned+finetuned", "dense-continued"), "magnitude 50 %, fine-tuned"),
+        (without("dense-continued"), "trained on 0."),
+        (without("pruned", "pruned+finetuned", "small-dense", "dense-continued", "zeroed-body"), "How much can go"),
         ([r for r in study(**SMALL) if r.role == "naive"][:1], "Error against sparsity"),
         ([r.model_copy(update={"examples": ()}) for r in without()], "Forecasts beside the truth"),
     ],
-    ids=["times", "naive", "finetuning", "trained-on", "pruning", "all-but-one", "examples"],
+    ids=["times", "naive", "finetuning", "dense-continued", "pruning", "all-but-one", "examples"],
 )
 @pytest.mark.usefixtures("no_pixels")
 def test_a_report_of_what_there_is(records: list[RunRecord], lacking: str, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ REFERENCE = 0.4
 WINDOWS = np.array([190.0] * 8)
 
 
-def comparison(case: Case, sparsity: float, loss: float, doubt: float, *, against: str = "trained-on") -> Comparison:
+def comparison(
+    case: Case, sparsity: float, loss: float, doubt: float, *, against: str = "dense-continued"
+) -> Comparison:
     """A rung that loses a share of the reference's error, give or take about the doubt."""
     variant = Variant(case, "Transformer", "pruned+finetuned", "magnitude", sparsity, str(sparsity))
     dense = Variant(case, "Transformer", "dense", None, None, "d")
@@ -73,7 +75,7 @@ def test_a_small_loss_is_shown_only_when_the_whole_interval_is_small() -> None:
 def test_a_fine_tuned_model_is_judged_by_the_dense_one_trained_on() -> None:
     against_dense = comparison(CASE, 0.5, -0.05, 0.01, against="dense")
     both = ladder(against_dense, comparison(CASE, 0.5, 0.05, 0.01))
-    assert both.line.against == "trained-on"
+    assert both.line.against == "dense-continued"
     assert both.no_loss is None
     assert ladder(against_dense).no_loss is not None
 
@@ -82,7 +84,7 @@ def test_over_data_sets_only_shared_sparsities_count_and_evidence_adds_up() -> N
     other = Case("ETTh2", 96)
     found = [comparison(CASE, 0.5, 0.02, 0.04), comparison(CASE, 0.8, 0.02, 0.04), comparison(other, 0.5, 0.02, 0.04)]
     ladders = Ladders(Compared(tuple(found)))
-    line = Line("Transformer", "magnitude", True, "trained-on")
+    line = Line("Transformer", "magnitude", True, "dense-continued")
     pooled, alone = ladders.pooled(line), ladders.of(line, CASE)
     assert pooled is not None
     assert alone is not None

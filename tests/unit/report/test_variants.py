@@ -43,7 +43,7 @@ def test_partners_come_from_the_graph() -> None:
     assert trained_on is not None
     assert small is not None
     assert (dense.role, dense.model, dense.seed) == ("dense", tuned.model, tuned.seed)
-    assert (trained_on.role, trained_on.parent) == ("trained-on", dense.fingerprint)
+    assert (trained_on.role, trained_on.parent) == ("dense-continued", dense.fingerprint)
     assert (small.role, small.compared_with) == ("small-dense", tuned.parent)
     assert found.dense(small) == dense
     naive = next(r for r in records if r.role == "naive")
@@ -53,7 +53,7 @@ def test_partners_come_from_the_graph() -> None:
 def test_a_control_trained_on_for_other_steps_is_no_fair_opponent() -> None:
     records = study(seeds=(1,), **SMALL)
     longer = [
-        changed(r, recipe=r.recipe | {"finetune": {"epochs": 9}}) if r.role == "trained-on" else r for r in records
+        changed(r, recipe=r.recipe | {"finetune": {"epochs": 9}}) if r.role == "dense-continued" else r for r in records
     ]
     found = collect(longer)
     assert all(found.trained_on(r) is None for r in longer)
@@ -61,7 +61,7 @@ def test_a_control_trained_on_for_other_steps_is_no_fair_opponent() -> None:
 
 def test_each_variant_is_held_against_its_own_references() -> None:
     found = {(c.variant.full_name, c.against): c for c in comparisons(collect(study(**SMALL))).every}
-    assert found["Transformer structured-magnitude 75 %, fine-tuned", "trained-on"].other.full_name == (
+    assert found["Transformer structured-magnitude 75 %, fine-tuned", "dense-continued"].other.full_name == (
         "Transformer trained on"
     )
     assert found["DLinear magnitude 50 %", "dense"].other.full_name == "DLinear dense"
@@ -70,7 +70,7 @@ def test_each_variant_is_held_against_its_own_references() -> None:
     assert found["Transformer magnitude 50 %", "zeroed-body"].other.full_name == "Transformer zeroed body"
     assert ("Transformer dense", "dense") not in found
     assert ("last value", "naive") not in found
-    assert ("DLinear magnitude 50 %", "trained-on") not in found
+    assert ("DLinear magnitude 50 %", "dense-continued") not in found
 
 
 def test_only_an_interval_that_leaves_out_zero_is_a_verdict() -> None:
@@ -125,7 +125,7 @@ def test_two_records_of_one_seed_are_refused() -> None:
 )
 def test_numbers_scored_differently_are_not_ranked(fault) -> None:
     records = study(seeds=(1,), **SMALL)
-    index = next(i for i, r in enumerate(records) if r.role == "trained-on")
+    index = next(i for i, r in enumerate(records) if r.role == "dense-continued")
     records[index] = fault(records[index])
     with pytest.raises(UserError, match=r"scored on the same test windows, found .* trained on, seed 1"):
         comparisons(collect(records))

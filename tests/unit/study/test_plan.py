@@ -100,7 +100,7 @@ def test_controls_are_there_unless_named(table: Path) -> None:
     assert {job.role for job in of_model(jobs, "repeat")} == {"naive"}
     own = of_model(jobs, "transformer")
     roles = Counter(job.role for job in own if job.stage != "export" and job.stage != "measure")
-    assert roles["zeroed-body"] == roles["trained-on"] == 1
+    assert roles["zeroed-body"] == roles["dense-continued"] == 1
     assert roles["small-dense"] == 2  # one for each structured sparsity
     methods = Counter(job.recipe.prune.method for job in own if job.stage == "prune" and job.recipe.prune)
     assert methods == {"magnitude": 2, "random": 2, "structured-magnitude": 2, "structured-random": 2}
@@ -113,14 +113,14 @@ def test_controls_are_there_unless_named(table: Path) -> None:
     [
         ("naive", {"naive"}),
         ("zeroed-body", {"zeroed-body"}),
-        ("trained-on", {"trained-on"}),
+        ("dense-continued", {"dense-continued"}),
         ("small-dense", {"small-dense"}),
         ("dlinear", set()),
         ("random", set()),
     ],
 )
 def test_a_control_can_be_left_out_by_naming_the_others(table: Path, control: str, gone: set[str]) -> None:
-    everything = ["naive", "dlinear", "random", "zeroed-body", "trained-on", "small-dense"]
+    everything = ["naive", "dlinear", "random", "zeroed-body", "dense-continued", "small-dense"]
     with_all = grid(table)
     without = grid(table, {"study": {"controls": [name for name in everything if name != control]}})
     assert names(without) < names(with_all)
@@ -230,7 +230,7 @@ def test_a_setting_changes_the_stages_that_rest_on_it(table: Path, difference: d
 def test_a_change_of_tuning_leaves_what_is_not_tuned(table: Path) -> None:
     before, after = grid(table), grid(table, {"finetune": {"learning_rate": 0.5}})
     kept = names(before) & names(after)
-    assert {job.role for job in before if job.fingerprint not in kept} == {"trained-on", "pruned+finetuned"}
+    assert {job.role for job in before if job.fingerprint not in kept} == {"dense-continued", "pruned+finetuned"}
 
 
 def test_the_other_machine_times_anew(table: Path) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from prunecast.models.base import ForecasterConfig, Keep
 from prunecast.models.crossformer.two_stage import TwoStageWidths
 from prunecast.models.layers.widths import kept, kept_layers
-
-
-class _Widths(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from prunecast.records import Strict
 
 
 class CrossformerEncoderLayerWidths(TwoStageWidths):
@@ -37,14 +34,14 @@ class CrossformerDecoderLayerWidths(TwoStageWidths):
         return self.model_copy(update=changes | self.two_stages_left(keep, f"{name}.self_attention"))
 
 
-class CrossformerEncoderWidths(_Widths):
+class CrossformerEncoderWidths(Strict):
     """Of the encoder's stream at each scale, and of each layer."""
 
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     layers: tuple[CrossformerEncoderLayerWidths, ...] = Field(min_length=1)
 
 
-class CrossformerDecoderWidths(_Widths):
+class CrossformerDecoderWidths(Strict):
     """Of the decoder's stream, and of each layer."""
 
     width: int = Field(ge=1)

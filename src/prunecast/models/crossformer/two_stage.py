@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunecast.kernels.dropout import Dropout
@@ -21,15 +21,14 @@ from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.feedforward import FeedForward
 from prunecast.models.layers.groups import norms, unit_index
 from prunecast.models.layers.widths import kept
+from prunecast.records import Strict
 
 TIME, CHANNEL = 2, 1
 """Dimensions of a stream (B, C, S, D): along which the steps of the first and of the second stage lie."""
 
 
-class TwoStageWidths(BaseModel):
+class TwoStageWidths(Strict):
     """Of one two-stage layer; all heads have the config's size."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     time_heads: int = Field(ge=1, description="of the attention among a channel's segments")
     time_d_ff: int = Field(ge=1, description="feed-forward units after it")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from prunecast.models.base import Group, Keep
@@ -33,14 +33,13 @@ from prunecast.models.layers.decomposition import (
 from prunecast.models.layers.decomposition_model import DecompositionForecaster, SeasonalDecoder, SeasonalEncoder
 from prunecast.models.layers.dft import ModeSelect
 from prunecast.models.layers.widths import kept
+from prunecast.records import Strict
 
 Blocks = dict[str, FourierBlock | FourierCrossBlock]
 
 
-class BlockWidths(BaseModel):
+class BlockWidths(Strict):
     """Of one Fourier block: channels of each head that are read and written, and modes. Heads stand at the layers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     inputs: int = Field(ge=1)
     outputs: int = Field(ge=1)
@@ -56,10 +55,8 @@ class CrossBlockWidths(BlockWidths):
 AnyBlockWidths = TypeVar("AnyBlockWidths", bound=BlockWidths)
 
 
-class FourierWidths(BaseModel):
+class FourierWidths(Strict):
     """Of the three Fourier blocks; each serves all layers of its stack."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: BlockWidths
     decoder: BlockWidths

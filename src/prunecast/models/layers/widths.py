@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from prunecast.models.base import ForecasterConfig, Keep
+from prunecast.records import Strict
 
 
-class _Widths(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EncoderLayerWidths(_Widths):
+class EncoderLayerWidths(Strict):
     """Of one encoder layer: attention heads and feed-forward units."""
 
     heads: int = Field(ge=1)
@@ -27,14 +24,14 @@ class DecoderLayerWidths(EncoderLayerWidths):
     cross_heads: int = Field(ge=1)
 
 
-class EncoderWidths(_Widths):
+class EncoderWidths(Strict):
     """Of the encoder's stream and each of its layers."""
 
     width: int = Field(ge=1)
     layers: tuple[EncoderLayerWidths, ...] = Field(min_length=1)
 
 
-class DecoderWidths(_Widths):
+class DecoderWidths(Strict):
     """Of the decoder's stream and each of its layers."""
 
     width: int = Field(ge=1)
