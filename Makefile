@@ -1,6 +1,8 @@
 # make quickstart   sets up and runs the main job: train, prune, measure, report
-# make test         sets up and runs lint, types and tests
-# make check        lint and types alone;  make report DIR=runs/...  a study's report again
+# make test         sets up and runs lint, types and the tests, in at most ten minutes on two cores
+# make test-all     the same with the slow tests, which take as long again
+# make check        lint and types alone
+# make report DIR=runs/...   writes a study's report again
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -8,17 +10,21 @@ RECIPE ?= recipes/quickstart.yaml
 OUT    ?= runs/quickstart
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 export PRUNECAST_DATA      ?= $(abspath ../shared/data)
 export PRUNECAST_REFERENCE ?= $(abspath ../shared/reference)
 
-.PHONY: quickstart test check report clean
+.PHONY: quickstart test test-all check report clean
 
 quickstart: $(VENV)/.user
 	$(BIN)/prunecast study run $(RECIPE) --out $(OUT)
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-all: check
+	$(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from prunecast import api as facade
+from prunecast import api
 from prunecast.shown import SHOWN_FILE
 from prunecast.stages.run import RECIPE_FILE
 from prunecast.store import RECORD_FILE
@@ -23,7 +23,7 @@ def publish(source: Path, target: Path) -> int:
     study = open_study(source)
     records, failures = study.results()
     dirty = [record.label for record in records if record.environment.dirty]
-    found = facade.study_status(source, verify=True)
+    found = api.study_status(source, verify=True)
     unfinished = found["stages"] - found["done"]
     if failures or unfinished or dirty:
         sys.exit(f"not published: {len(failures)} failures, {unfinished} unfinished, {len(dirty)} from changed sources")
@@ -35,7 +35,7 @@ def publish(source: Path, target: Path) -> int:
         folder = Path(STORE_FOLDER) / record.fingerprint[:2] / record.fingerprint
         (target / folder).mkdir(parents=True)
         shutil.copy(source / folder / RECORD_FILE, target / folder / RECORD_FILE)
-    facade.report(target)
+    api.report(target)
     (target / SHOWN_FILE).unlink()  # about times of files, which no copy keeps
     return len(records)
 

@@ -23,8 +23,7 @@ from tools.kill_study import (
     wait_for,
 )
 
-from prunecast import api as facade
-from prunecast import environment
+from prunecast import api, environment
 from prunecast.errors import UserError
 from prunecast.stages.job import Job
 from prunecast.store import Store
@@ -46,7 +45,7 @@ def test_every_stage_runs_once(micro: Micro) -> None:
 def test_a_finished_study_is_only_reported(micro: Micro) -> None:
     before = contents(micro.whole)
     watch = Watch()
-    result = facade.study_run(micro.file, monitor=watch, out=micro.whole)
+    result = api.study_run(micro.file, monitor=watch, out=micro.whole)
     assert (result.outcome.present, result.outcome.ran, result.outcome.failed) == (len(micro.jobs), 0, {})
     assert watch.heard == [f"start {len(micro.jobs)} {len(micro.jobs)}", "stop"]
     assert contents(micro.whole) == before
@@ -55,8 +54,8 @@ def test_a_finished_study_is_only_reported(micro: Micro) -> None:
 
 def test_status_before_and_after(micro: Micro, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a study"):
-        facade.study_status(tmp_path)
-    found = facade.study_status(micro.whole)
+        api.study_status(tmp_path)
+    found = api.study_status(micro.whole)
     assert (found["stages"], found["done"], found["running"]) == (len(micro.jobs), len(micro.jobs), False)
     assert (found["waiting"], found["failed"], found["damaged"], found["now"]) == (0, [], [], [])
     assert found["timed_on"] == {environment.describe().machine: 3}
@@ -146,16 +145,16 @@ def test_a_stage_whose_worker_is_killed_is_tried_again(micro: Micro, tmp_path: P
 def test_a_study_that_failed_as_a_whole_says_why(micro: Micro, tmp_path: Path) -> None:
     settings = ["train.learning_rate=1e30", "train.schedule=constant", "study.controls=[]"]
     with pytest.raises(UserError, match=r"9 stages failed, the first .*: training diverged"):
-        facade.study_run(micro.file, monitor=Watch(), out=tmp_path / "out", settings=settings)
-    assert len(facade.study_status(tmp_path / "out")["failed"]) == facade.study_status(tmp_path / "out")["stages"]
+        api.study_run(micro.file, monitor=Watch(), out=tmp_path / "out", settings=settings)
+    assert len(api.study_status(tmp_path / "out")["failed"]) == api.study_status(tmp_path / "out")["stages"]
 
 
 def test_one_writer_and_any_number_of_askers(micro: Micro) -> None:
     with Store(micro.whole / "store").writer():
-        assert facade.study_status(micro.whole)["running"]
+        assert api.study_status(micro.whole)["running"]
         with pytest.raises(UserError, match="in use by another run"):
-            facade.study_run(micro.file, monitor=Watch(), out=micro.whole)
-    assert not facade.study_status(micro.whole)["running"]
+            api.study_run(micro.file, monitor=Watch(), out=micro.whole)
+    assert not api.study_status(micro.whole)["running"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX")

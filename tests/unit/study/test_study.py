@@ -13,8 +13,7 @@ import pytest
 from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
 
-from prunecast import api as facade
-from prunecast import environment, studies
+from prunecast import api, environment, studies
 from prunecast.cli.main import main
 from prunecast.errors import MissingExtra, UserError
 from prunecast.recipe import Recipe
@@ -106,7 +105,7 @@ def test_what_a_failed_stage_needs_stays(micro: Micro, tmp_path: Path) -> None:
 
 def test_a_new_title_is_in_the_report_and_nothing_ran(micro: Micro, tmp_path: Path) -> None:
     out = micro.copied(tmp_path / "out")
-    result = facade.study_run(micro.file, monitor=Watch(), out=out, settings=["study.title=Quite another"])
+    result = api.study_run(micro.file, monitor=Watch(), out=out, settings=["study.title=Quite another"])
     assert (result.outcome.ran, result.outcome.present) == (0, len(micro.jobs))
     assert "Quite another" in result.files.page.read_text(encoding="utf-8")
 
