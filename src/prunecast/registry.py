@@ -131,8 +131,8 @@ ALLOCATIONS = Registry(
 GRANULARITIES = Registry(
     "granularity",
     {
-        "element": "prunecast.prune.unstructured:prune_elements",
-        "unit": "prunecast.prune.structured:prune_units",
+        "element": "prunecast.prune.unstructured:ELEMENT",
+        "unit": "prunecast.prune.structured:UNIT",
     },
 )
 

@@ -27,12 +27,12 @@ from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
 from prunecast.models.base import Forecaster, ForecasterConfig, Group, build, config_from
 from prunecast.models.io import SavedModel, load_model, save_model
-from prunecast.prune.api import Pruned
 from prunecast.prune.apply import prune
 from prunecast.prune.masks import HeldMasks
+from prunecast.prune.methods import Pruned
 from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe
 from prunecast.recipe_io import load_recipe
-from prunecast.registry import METHODS, MODELS, RUNTIMES
+from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages.results import export_one, refusal, some_batches, training_inputs
 from prunecast.stages.run import card
@@ -117,7 +117,7 @@ class Chain:
 def candidates(model: Forecaster, method: str) -> Sequence[str]:
     """Returns the names of what a method could remove from a model."""
     kinds = PruneConfig().kinds
-    if METHODS.load(method).granularity == "unit":
+    if GRANULARITIES.load(METHODS.load(method).granularity).shrinks:
         return [group.name for group in model.groups() if group.kind in kinds]
     return model.prunable()
 

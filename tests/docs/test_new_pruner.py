@@ -82,4 +82,4 @@ def test_methods_name_registered_parts() -> None:
         method = METHODS.load(name)
         for table, part in ((SCORES, method.score), (ALLOCATIONS, method.allocation)):
             assert callable(table.load(part))
-        assert callable(GRANULARITIES.load(method.granularity))
+        assert callable(GRANULARITIES.load(method.granularity).prune)

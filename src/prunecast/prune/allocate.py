@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunecast.prune.api import Masks, Scores
+from prunecast.prune.methods import Masks, Scores
 
 ElementAllocation = Callable[[Scores, int], Masks]
 """(scores, count) -> masks with exactly `count` False. A score of -inf marks a weight that is gone already."""

@@ -6,11 +6,9 @@ from collections.abc import Iterable
 
 from prunecast.batch import Batch
 from prunecast.models.base import Forecaster, ForecasterConfig, blank
-from prunecast.prune.api import Cost, Masks, Pruned, Statistics, Task, WeightCost
 from prunecast.prune.masks import check_masks
-from prunecast.prune.methods import Method
-from prunecast.prune.schedule import Granularity, in_steps
-from prunecast.prune.structured import check_units
+from prunecast.prune.methods import Cost, Granularity, Masks, Method, Pruned, Statistics, Task, WeightCost
+from prunecast.prune.schedule import in_steps
 from prunecast.recipe import PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS
 
@@ -51,23 +49,24 @@ def prune(
         masks=held,
     )
     granularity: Granularity = GRANULARITIES.load(task.method.granularity)
-    return granularity(task) if config.step is None else in_steps(task, granularity)
+    return granularity.prune(task) if config.step is None else in_steps(task, granularity)
 
 
 def check_budget(model: ForecasterConfig, config: PruneConfig, *, cost: Cost, weight_cost: WeightCost) -> None:
-    """Checks that a model of this config can lose as much as is asked for, where units go: before it is trained.
+    """Checks that a model of this config can lose as much as is asked for, whatever its weights: before it is trained.
 
     Raises:
         UserError: when it cannot, with the most that it can.
     """
     method: Method = METHODS.load(config.method)
-    if method.granularity == "unit":
-        check_units(
+    granularity: Granularity = GRANULARITIES.load(method.granularity)
+    if granularity.check is not None:
+        granularity.check(
             Task(
                 model=blank(model),
                 config=config,
                 method=method,
-                statistics=Statistics(seed=0, batches=()),
+                statistics=Statistics(seed=0),
                 cost=cost,
                 weight_cost=weight_cost,
                 masks={},

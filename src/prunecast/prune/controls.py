@@ -7,8 +7,8 @@ import copy
 import torch
 
 from prunecast.models.base import Forecaster
-from prunecast.prune.api import Masks
 from prunecast.prune.masks import apply_masks
+from prunecast.prune.methods import Masks
 
 
 def zero_body(model: Forecaster) -> tuple[Forecaster, Masks]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.prune.api import Masks
+from prunecast.prune.methods import Masks
 
 
 def check_masks(model: nn.Module, masks: Masks) -> None:

@@ -1,16 +1,25 @@
-"""The pruning methods by name: each is a recipe of registered parts. Nothing here imports torch."""
+"""What a pruning method is, the methods by name, and what their parts get and give. Nothing here imports torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from prunecast.records import BudgetOf
+from prunecast.errors import UserError
+from prunecast.recipe import PruneConfig
+from prunecast.records import BudgetOf, Pruning
+
+if TYPE_CHECKING:  # `prunecast list methods` answers without torch
+    from torch import Tensor
+
+    from prunecast.batch import Batch
+    from prunecast.models.base import Forecaster, ForecasterConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A recipe: score x granularity x allocation x schedule x recovery.
+    """A recipe: score x granularity x allocation.
 
     Attributes:
         name: as in `registry.METHODS`.
@@ -18,11 +27,11 @@ class Method:
         score: what tells weights or units apart, a name in `registry.SCORES`.
         granularity: what is removed, a name in `registry.GRANULARITIES`.
         allocation: how the budget is spread, a name in `registry.ALLOCATIONS`.
-        schedule: when it is removed; one-shot: all at once, before any fine-tuning.
-        recovery: what repairs the rest at once, before any fine-tuning.
         default_of: what a share is a share of, unless the recipe says so.
+        control: the method that removes as much at random, which a study sets beside this one; None without one.
+        is_control: whether this is such a method itself: its models are compared with, not shipped.
         budget: how an amount is asked for: as a share, an N:M pattern, or a latency.
-        trains: whether the method itself needs training data and steps.
+        trains: whether the method itself needs training steps.
     """
 
     name: str
@@ -30,11 +39,92 @@ class Method:
     score: str
     granularity: str
     allocation: str
-    schedule: Literal["one-shot"] = "one-shot"
-    recovery: Literal["none"] = "none"
     default_of: BudgetOf
+    control: str | None = None
+    is_control: bool = False
     budget: Literal["share", "pattern", "latency"] = "share"
     trains: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Granularity:
+    """What goes at once: an entry of `registry.GRANULARITIES`.
+
+    Attributes:
+        prune: does it.
+        shrinks: whether the model becomes physically smaller, so that a dense one of its size can be trained.
+        check: refuses a budget that no weights could meet, before any are trained; None where every share can be met.
+    """
+
+    prune: Callable[[Task], Pruned]
+    shrinks: bool = False
+    check: Callable[[Task], None] | None = None
+
+
+Scores: TypeAlias = "Mapping[str, Tensor]"
+"""What matters more scores higher: parameter name -> tensor of its shape, or group name -> (size of the group,)."""
+
+Masks: TypeAlias = "Mapping[str, Tensor]"
+"""Parameter name -> boolean tensor of its shape, True where a weight stays."""
+
+Cost: TypeAlias = "Callable[[ForecasterConfig], int]"
+"""The dense MACs of one forecast of the model that a config describes."""
+
+WeightCost: TypeAlias = "Callable[[Forecaster], Mapping[str, float]]"
+"""Parameter name -> the MACs of one forecast that each of its weights takes part in; one in no product is absent."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a score may look at besides the model.
+
+    Attributes:
+        seed: of whatever it draws, from a generator of its own.
+        batches: windows of the training part.
+    """
+
+    seed: int
+    batches: Iterable[Batch] = ()
+
+
+Score: TypeAlias = "Callable[[Forecaster, Statistics], Scores]"
+"""A pure function; of single weights it scores at least `model.prunable()`, of units all of `model.groups()`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One pruning step: what a granularity is asked to do."""
+
+    model: Forecaster
+    config: PruneConfig
+    method: Method
+    statistics: Statistics
+    cost: Cost
+    weight_cost: WeightCost
+    masks: Masks
+
+    @property
+    def of(self) -> BudgetOf:
+        """What the share is a share of."""
+        return self.config.of or self.method.default_of
+
+    def refuse(self, option: str) -> None:
+        """Checks that an option without meaning for the method was left alone.
+
+        Raises:
+            UserError: when it was set.
+        """
+        if getattr(self.config, option) != PruneConfig.model_fields[option].default:
+            raise UserError(f"method {self.method.name!r} has no use for prune.{option}; leave it out")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model, the masks to hold through fine-tuning, and what was asked for and done."""
+
+    model: Forecaster
+    masks: Masks = field(repr=False)
+    outcome: Pruning
 
 
 MAGNITUDE = Method(
@@ -44,6 +134,7 @@ MAGNITUDE = Method(
     granularity="element",
     allocation="global",
     default_of="prunable",
+    control="random",
 )
 MAGNITUDE_LAYER = Method(
     name="magnitude-layer",
@@ -52,6 +143,7 @@ MAGNITUDE_LAYER = Method(
     granularity="element",
     allocation="layer",
     default_of="prunable",
+    control="random",
 )
 RANDOM = Method(
     name="random",
@@ -60,6 +152,7 @@ RANDOM = Method(
     granularity="element",
     allocation="global",
     default_of="prunable",
+    is_control=True,
 )
 STRUCTURED_MAGNITUDE = Method(
     name="structured-magnitude",
@@ -68,6 +161,7 @@ STRUCTURED_MAGNITUDE = Method(
     granularity="unit",
     allocation="unit-uniform",
     default_of="operations",
+    control="structured-random",
 )
 STRUCTURED_RANDOM = Method(
     name="structured-random",
@@ -76,4 +170,5 @@ STRUCTURED_RANDOM = Method(
     granularity="unit",
     allocation="unit-uniform",
     default_of="operations",
+    is_control=True,
 )

@@ -6,15 +6,11 @@ arXiv 2412.12883 cut its structures in 50 such steps, with the iterative mode of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 from prunecast.errors import UserError
-from prunecast.prune.api import Pruned, Task
+from prunecast.prune.methods import Granularity, Pruned, Task
 from prunecast.records import Pruning
-
-Granularity = Callable[[Task], Pruned]
-"""How a part of the model goes at once; an entry of `registry.GRANULARITIES`."""
 
 
 def in_steps(task: Task, granularity: Granularity) -> Pruned:
@@ -28,11 +24,11 @@ def in_steps(task: Task, granularity: Granularity) -> Pruned:
     if "layer" in config.kinds:
         raise UserError("prune.step: expected prune.kinds without layer, found it; remove layers at once")
     count = math.ceil(config.sparsity / step - 1e-9)
-    first = last = granularity(_asking(task, config.sparsity / count))
+    first = last = granularity.prune(_asking(task, config.sparsity / count))
     for number in range(2, count + 1):
         share = _share_of_rest(first.outcome, last.outcome, config.sparsity * number / count)
         if share > 0:  # the step before may have gone further than was asked for, by less than a unit
-            last = granularity(replace(_asking(task, share), model=last.model, masks=last.masks))
+            last = granularity.prune(replace(_asking(task, share), model=last.model, masks=last.masks))
     return replace(last, outcome=_whole(task, first.outcome, last.outcome))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunecast.models.base import Forecaster, Group
-from prunecast.prune.api import Scores, Statistics
+from prunecast.prune.methods import Scores, Statistics
 
 
 def magnitude(model: Forecaster, statistics: Statistics) -> Scores:

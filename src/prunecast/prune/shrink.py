@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunecast.models.base import Forecaster, Group, Keep, Member, blank
-from prunecast.prune.api import Masks
+from prunecast.prune.methods import Masks
 
 
 def shrink(model: Forecaster, keep: Keep) -> Forecaster:

@@ -11,8 +11,8 @@ from torch import Tensor
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, Group, Keep, blank
 from prunecast.prune.allocate import Order, UnitAllocation, removal_order
-from prunecast.prune.api import Cost, Pruned, Scores, Task
 from prunecast.prune.budget import Budget, budget_for, nearest_count
+from prunecast.prune.methods import Cost, Granularity, Pruned, Score, Scores, Task
 from prunecast.prune.shrink import shrink, shrink_masks
 from prunecast.registry import ALLOCATIONS, SCORES
 
@@ -25,7 +25,8 @@ def prune_units(task: Task) -> Pruned:
     """
     task.refuse("candidates")
     groups = unit_groups(task)
-    order = _order(task, groups)
+    score: Score = SCORES.load(task.method.score)
+    order = _order(task, groups, score(task.model, task.statistics))
     saved = cache(_saving(task, order))
     budget = _reachable(task, order, saved)
     count = nearest_count(saved, 1, len(order), budget.requested)
@@ -40,7 +41,8 @@ def check_units(task: Task) -> None:
     Raises:
         UserError: as `prune_units` does, without a search and without a smaller model.
     """
-    order = _order(task, unit_groups(task))
+    groups = unit_groups(task)
+    order = _order(task, groups, {group.name: torch.zeros(group.size) for group in groups})
     _reachable(task, order, _saving(task, order))
 
 
@@ -70,8 +72,7 @@ def unit_groups(task: Task) -> tuple[Group, ...]:
     return groups
 
 
-def _order(task: Task, groups: tuple[Group, ...]) -> Order:
-    scores: Scores = SCORES.load(task.method.score)(task.model, task.statistics)
+def _order(task: Task, groups: tuple[Group, ...], scores: Scores) -> Order:
     allocate: UnitAllocation = ALLOCATIONS.load(task.method.allocation)
     priorities = allocate({group.name: _idle_first(group, scores[group.name]) for group in groups})
     return removal_order(priorities, {group.name: group.minimum for group in groups})
@@ -99,3 +100,6 @@ def _prunable_weights(config: ForecasterConfig) -> int:
 
 def _kept_units(groups: tuple[Group, ...], keep: Keep) -> dict[str, tuple[int, int]]:
     return {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
+
+
+UNIT = Granularity(prune=prune_units, shrinks=True, check=check_units)

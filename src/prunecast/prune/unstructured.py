@@ -12,9 +12,9 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.prune.allocate import ElementAllocation
-from prunecast.prune.api import Masks, Pruned, Scores, Task
 from prunecast.prune.budget import Budget, budget_for, nearest_count
 from prunecast.prune.masks import apply_masks
+from prunecast.prune.methods import Granularity, Masks, Pruned, Score, Scores, Task
 from prunecast.registry import ALLOCATIONS, SCORES
 
 Prices = Mapping[str, float]
@@ -62,7 +62,8 @@ def candidates(task: Task) -> tuple[str, ...]:
 
 
 def _scores(task: Task, names: tuple[str, ...]) -> Scores:
-    scores: Scores = SCORES.load(task.method.score)(task.model, task.statistics)
+    score: Score = SCORES.load(task.method.score)
+    scores = score(task.model, task.statistics)
     return {name: _ranked(name, scores[name], task) for name in names}
 
 
@@ -114,3 +115,6 @@ def zeros_in(masks: Masks) -> dict[str, int]:
 
 def _size(scores: Scores) -> int:
     return sum(score.numel() for score in scores.values())
+
+
+ELEMENT = Granularity(prune=prune_elements)

@@ -9,16 +9,14 @@ from typing import Any
 from prunecast.data.series import Series
 from prunecast.errors import UserError, near
 from prunecast.models.base import Forecaster, ForecasterConfig
+from prunecast.prune.methods import Granularity, Method
 from prunecast.recipe import DataConfig, DatasetEntry, ModelEntry, PruneConfig, PruneGrid, Recipe, StudyConfig
 from prunecast.recipe_io import checked, merged
 from prunecast.records import Role
-from prunecast.registry import METHODS, MODELS, RUNTIMES
+from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages.job import Job
 from prunecast.study.devices import decided
-
-RANDOM_TWINS = {"element": "random", "unit": "structured-random"}
-"""The control of each granularity: as much removed, at random."""
 
 Describe = Callable[[DataConfig], Series]
 
@@ -97,6 +95,11 @@ def _single(
     return checked(Recipe, values, "recipe")
 
 
+def _method(name: str) -> Method:
+    method: Method = METHODS.load(name)
+    return method
+
+
 @dataclass(frozen=True)
 class _Cell:
     """One data set, horizon, model and seed: a dense model and all that is made from it."""
@@ -127,7 +130,8 @@ class _Cell:
     def grid(self, dense: Job, grid: PruneGrid) -> Iterator[Job]:
         methods = dict.fromkeys(grid.methods)
         if "random" in self.study.controls:
-            methods |= {RANDOM_TWINS[METHODS.load(name).granularity]: None for name in grid.methods}
+            twins = [_method(name).control for name in grid.methods]
+            methods |= {twin: None for twin in twins if twin is not None}
         for method in methods:
             for sparsity in grid.sparsities:
                 yield from self.variant(dense, method, sparsity, grid.settings)
@@ -140,7 +144,7 @@ class _Cell:
         name = f"{method} {sparsity:g}"
         pruned = cell.job("prune", "pruned", name, parent=dense.fingerprint)
         tuned = cell.job("finetune", "pruned+finetuned", f"{name}, fine-tuned", parent=pruned.fingerprint)
-        is_control = method in RANDOM_TWINS.values()
+        is_control = _method(method).is_control
         yield pruned  # fine-tuning rests on it, wanted by itself or not
         if not is_control and False in self.study.finetune:
             yield from cell.shipped(pruned, name, dense)
@@ -148,7 +152,8 @@ class _Cell:
             yield tuned
             if not is_control:
                 yield from cell.shipped(tuned, f"{name}, fine-tuned", dense)
-        if METHODS.load(method).granularity == "unit" and not is_control and "small-dense" in self.study.controls:
+        granularity: Granularity = GRANULARITIES.load(_method(method).granularity)
+        if granularity.shrinks and not is_control and "small-dense" in self.study.controls:
             what = f"dense of the size of {name}"
             small = cell.job("train", "small-dense", what, compared_with=pruned.fingerprint)
             yield small

@@ -9,8 +9,8 @@ import torch
 from tests.support.coupled_model import ENTRY, Coupled, coupled, macs, macs_per_weight
 
 from prunecast.errors import UserError
-from prunecast.prune.api import Pruned
 from prunecast.prune.apply import prune
+from prunecast.prune.methods import Pruned
 from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.support.coupled_model import coupled
 
-from prunecast.prune.api import Statistics
+from prunecast.prune.methods import Statistics
 from prunecast.prune.scores import magnitude, random, unit_magnitude, unit_random
 
 STATISTICS = Statistics(seed=11)

@@ -9,8 +9,8 @@ from tests.support.coupled_model import ENTRY, HEAD_SIZE, Coupled, CoupledConfig
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs
 from prunecast.models.base import ForecasterConfig, Keep, blank, build, config_from
-from prunecast.prune.api import Masks, Pruned
 from prunecast.prune.apply import prune
+from prunecast.prune.methods import Masks, Pruned
 from prunecast.prune.shrink import shrink, shrink_masks
 from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS

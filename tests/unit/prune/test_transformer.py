@@ -12,8 +12,8 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import count_operations, dense_macs, macs_per_weight
 from prunecast.models.base import Forecaster, build, config_from
 from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts, load_model, save_model
-from prunecast.prune.api import Masks, Pruned
 from prunecast.prune.apply import prune
+from prunecast.prune.methods import Masks, Pruned
 from prunecast.recipe import PruneConfig
 
 SIZES = {"lookback": 24, "horizon": 12, "label_len": 12, "channels": 3}

@@ -7,8 +7,8 @@ import torch
 from tests.support.coupled_model import Coupled, CoupledConfig, Rigid, coupled, macs, macs_per_weight
 
 from prunecast.errors import UserError
-from prunecast.prune.api import Masks, Pruned
 from prunecast.prune.apply import prune
+from prunecast.prune.methods import Masks, Pruned
 from prunecast.recipe import PruneConfig
 
 ELEMENT_METHODS = ("magnitude", "magnitude-layer", "random")

@@ -20,8 +20,8 @@ from prunecast.measure.size import measure_size
 from prunecast.models.base import Forecaster, build, config_from
 from prunecast.models.convert.convert import published, published_state
 from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts, load_model, save_model
-from prunecast.prune.api import Statistics
 from prunecast.prune.apply import prune
+from prunecast.prune.methods import Statistics
 from prunecast.prune.scores import unit_magnitude
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import PruneConfig
