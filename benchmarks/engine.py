@@ -19,8 +19,7 @@ from pathlib import Path
 
 from prunecast import environment
 from prunecast.data.series import load_series
-from prunecast.recipe import Recipe
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import Recipe, load_recipe
 from prunecast.registry import ENGINES
 from prunecast.stages.job import Job
 from prunecast.store import Store

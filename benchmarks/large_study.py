@@ -24,8 +24,7 @@ from typing import Any, TypeVar
 
 from prunecast import environment
 from prunecast.data.series import load_series
-from prunecast.recipe import Recipe
-from prunecast.recipe_io import load_recipe, write_recipe
+from prunecast.recipe import Recipe, load_recipe, write_recipe
 from prunecast.records import Accuracy, Blocks, DataFacts, Latency, Pruning, RunRecord, Size, StageTiming, Timing
 from prunecast.sealed import write_record
 from prunecast.stages.job import Job

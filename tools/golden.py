@@ -16,7 +16,7 @@ from typing import Any
 from prunecast import environment
 from prunecast.api import study_run
 from prunecast.data.series import load_series
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import load_recipe
 from prunecast.records import RunRecord
 from prunecast.registry import MODELS
 from prunecast.stages.job import CODE_VERSIONS

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from prunecast import api
+from prunecast.recipe import RECIPE_FILE
 from prunecast.shown import SHOWN_FILE
-from prunecast.stages.run import RECIPE_FILE
 from prunecast.store import RECORD_FILE
 from prunecast.study.study import STAGES_FILE, STORE_FOLDER, open_study
 

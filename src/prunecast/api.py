@@ -22,8 +22,7 @@ from prunecast.inference import (
 from prunecast.measure.latency import time_against
 from prunecast.models.convert.convert import ModeChoice
 from prunecast.models.io import load_card, load_model
-from prunecast.recipe import ExportConfig, MeasureConfig
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import ExportConfig, MeasureConfig, load_recipe
 from prunecast.records import Scoring
 from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.single import TRAINING_SECTIONS, check_settings, prune_one, recipe_of, train_one

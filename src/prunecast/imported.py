@@ -41,14 +41,13 @@ from prunecast.models.convert.convert import (
     unclaimed,
 )
 from prunecast.models.io import Card, SavedModel, ScalerFacts, load_card, load_model, save_model
-from prunecast.recipe import Recipe, fingerprint
-from prunecast.recipe_io import load_recipe, read_mapping, write_recipe
+from prunecast.recipe import RECIPE_FILE, Recipe, fingerprint, load_recipe, read_mapping, write_recipe
 from prunecast.records import DataFacts, Imported, RunRecord, StageTiming, to_json
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved, with_rate
 from prunecast.single import check_settings
 from prunecast.stages import results as assess
-from prunecast.stages.run import RECIPE_FILE, card
+from prunecast.stages.run import card
 from prunecast.store import RECORD_FILE, new_directory
 
 SECTIONS = frozenset({"seed", "data", "model", "train"})

@@ -15,12 +15,11 @@ from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
 from prunecast.models.base import Forecaster
 from prunecast.models.io import load_card
-from prunecast.recipe import Recipe
-from prunecast.recipe_io import load_recipe, merged, parse_setting, read_mapping
+from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe, merged, parse_setting, read_mapping
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved, with_rate
 from prunecast.stages.job import Job
-from prunecast.stages.run import RECIPE_FILE, Place, prepared_for, run
+from prunecast.stages.run import Place, prepared_for, run
 from prunecast.store import RECORD_FILE, new_directory, read_record
 from prunecast.train.progress import Reporter
 

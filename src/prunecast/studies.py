@@ -11,11 +11,10 @@ from prunecast import environment
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.inference import Row
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import RECIPE_FILE, load_recipe
 from prunecast.registry import ENGINES, TRACKERS
 from prunecast.report.page import ReportFiles, write_report
 from prunecast.shown import remember, remembered, state_of
-from prunecast.stages.run import RECIPE_FILE
 from prunecast.study.devices import decided
 from prunecast.study.executor import Engine, Monitor, Outcome
 from prunecast.study.frame import Tracker, rows_of

@@ -30,8 +30,7 @@ from prunecast.models.io import SavedModel, load_model, save_model
 from prunecast.prune.apply import prune
 from prunecast.prune.masks import HeldMasks
 from prunecast.prune.methods import Pruned
-from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe, load_recipe
 from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages.results import export_one, refusal, some_batches, training_inputs

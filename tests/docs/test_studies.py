@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import load_recipe
 from prunecast.registry import ENGINES, TRACKERS
 from prunecast.study.study import PLACES, status
 

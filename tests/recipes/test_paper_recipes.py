@@ -12,8 +12,7 @@ import pytest
 
 from prunecast.data.catalog import entry
 from prunecast.errors import UserError
-from prunecast.recipe import DataConfig
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import DataConfig, load_recipe
 from prunecast.stages.job import Job
 from prunecast.study.plan import plan
 from prunecast.study.ready import _check_budgets

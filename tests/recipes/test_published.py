@@ -8,7 +8,7 @@ import pytest
 
 from prunecast import environment
 from prunecast.data.series import load_series
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import load_recipe
 from prunecast.study.plan import plan
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "published" / "ltsf-96.yaml"

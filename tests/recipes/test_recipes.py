@@ -15,7 +15,7 @@ from tools.golden import GOLDEN, numbers, numbers_of_every_model
 from prunecast import environment
 from prunecast.cli.main import main
 from prunecast.data.series import load_series
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import load_recipe
 from prunecast.records import Accuracy, RunRecord, to_json
 from prunecast.report.statistics import Interval, paired_difference
 from prunecast.stages.job import CODE_VERSIONS, Job

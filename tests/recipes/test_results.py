@@ -9,7 +9,7 @@ import pytest
 
 from prunecast import environment
 from prunecast.data.series import load_series
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import load_recipe
 from prunecast.stages.job import what_is_timed
 from prunecast.study.plan import plan
 

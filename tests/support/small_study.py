@@ -15,8 +15,7 @@ from tools.kill_study import timeline
 
 from prunecast import environment
 from prunecast.data.series import load_series
-from prunecast.recipe import Recipe
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import Recipe, load_recipe
 from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study.devices import decided

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunecast.errors import UserError
-from prunecast.recipe import Recipe, fingerprint
-from prunecast.recipe_io import load_recipe, merged, parse_setting, write_recipe
+from prunecast.recipe import Recipe, fingerprint, load_recipe, merged, parse_setting, write_recipe
 
 
 def message(path: Path | None = None, settings: tuple[str, ...] = ()) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from prunecast.data.splits import SplitRule
 from prunecast.errors import UserError, near
-from prunecast.recipe_io import checked, parse_yaml
+from prunecast.recipe import checked, parse_yaml
 from prunecast.records import Strict
 
 

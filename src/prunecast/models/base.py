@@ -223,7 +223,7 @@ def config_from(values: Mapping[str, Any]) -> ForecasterConfig:
     Raises:
         UserError: on an unknown model, an unknown key or a value out of range.
     """
-    from prunecast.recipe_io import checked
+    from prunecast.recipe import checked
     from prunecast.registry import MODELS
 
     name = str(values.get("name", "transformer"))

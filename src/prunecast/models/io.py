@@ -23,8 +23,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.models.base import Forecaster, ForecasterConfig, build, config_from
-from prunecast.recipe import DataConfig
-from prunecast.recipe_io import checked
+from prunecast.recipe import DataConfig, checked
 from prunecast.records import Strict
 
 SCHEMA_VERSION = 1

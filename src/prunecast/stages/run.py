@@ -27,8 +27,7 @@ from prunecast.models.io import Card, SavedModel, load_card, load_model, save_mo
 from prunecast.prune.apply import prune
 from prunecast.prune.controls import zero_body
 from prunecast.prune.masks import HeldMasks
-from prunecast.recipe import DataConfig, FitConfig, Recipe
-from prunecast.recipe_io import write_recipe
+from prunecast.recipe import RECIPE_FILE, DataConfig, FitConfig, Recipe, write_recipe
 from prunecast.records import Fit, RunRecord, StageTiming
 from prunecast.resolve import card_of
 from prunecast.sealed import write_record
@@ -38,7 +37,6 @@ from prunecast.store import RECORD_FILE, read_record
 from prunecast.train.fit import fit
 from prunecast.train.progress import Reporter
 
-RECIPE_FILE = "recipe.yaml"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
 

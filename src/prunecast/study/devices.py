@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunecast.recipe import FitConfig, Recipe
-from prunecast.recipe_io import checked, load_recipe
+from prunecast.recipe import FitConfig, Recipe, checked, load_recipe
 from prunecast.train.fit import choose_device
 
 AUTO = "auto"

@@ -10,8 +10,17 @@ from prunecast.data.series import Series
 from prunecast.errors import UserError, near
 from prunecast.models.base import Forecaster, ForecasterConfig
 from prunecast.prune.methods import Granularity, Method
-from prunecast.recipe import DataConfig, DatasetEntry, ModelEntry, PruneConfig, PruneGrid, Recipe, StudyConfig
-from prunecast.recipe_io import checked, merged
+from prunecast.recipe import (
+    DataConfig,
+    DatasetEntry,
+    ModelEntry,
+    PruneConfig,
+    PruneGrid,
+    Recipe,
+    StudyConfig,
+    checked,
+    merged,
+)
 from prunecast.records import Role
 from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved

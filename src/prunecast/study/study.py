@@ -16,12 +16,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prunecast.errors import UserError
-from prunecast.recipe import Recipe
-from prunecast.recipe_io import load_recipe, write_recipe
+from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe, write_recipe
 from prunecast.records import Failure, Record, RunRecord, Stage
 from prunecast.sealed import Damaged
 from prunecast.stages.job import Job, what_is_timed
-from prunecast.stages.run import RECIPE_FILE
 from prunecast.store import Store, new_file, sweep
 from prunecast.study.executor import Assignment, Engine, Monitor, Outcome, drop_files, run_plan
 from prunecast.study.local import ENGINE as LOCAL

@@ -28,8 +28,7 @@ from prunecast.export.raw import raw_inputs
 from prunecast.inference import prepared_for_card
 from prunecast.measure.size import measure_size
 from prunecast.models.io import SavedModel, load_model
-from prunecast.recipe import ExportConfig
-from prunecast.recipe_io import load_recipe
+from prunecast.recipe import ExportConfig, load_recipe
 from prunecast.registry import RUNTIMES
 from prunecast.stages.results import export_all, refusal
 

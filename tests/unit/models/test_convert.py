@@ -16,7 +16,7 @@ import prunecast
 from prunecast.cli.main import main
 from prunecast.models.convert.convert import ModeChoice, published, read_modes, sources
 from prunecast.models.io import load_card
-from prunecast.recipe_io import load_recipe, read_mapping
+from prunecast.recipe import load_recipe, read_mapping
 from prunecast.registry import MODELS, PUBLISHED
 from prunecast.store import read_record
 

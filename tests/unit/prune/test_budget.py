@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from prunecast.errors import UserError
 from prunecast.prune.budget import Budget, budget_for, nearest_count
-from prunecast.recipe import PruneConfig
-from prunecast.recipe_io import checked
+from prunecast.recipe import PruneConfig, checked
 
 
 @settings(deadline=None)

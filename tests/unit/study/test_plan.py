@@ -12,7 +12,7 @@ from tests.support.series_files import write_table
 
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
-from prunecast.recipe_io import load_recipe, merged
+from prunecast.recipe import load_recipe, merged
 from prunecast.stages.job import CODE_VERSIONS, Job
 from prunecast.study.plan import plan
 

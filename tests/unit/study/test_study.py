@@ -16,8 +16,7 @@ from tools.kill_study import contents, differences
 from prunecast import api, environment, studies
 from prunecast.cli.main import main
 from prunecast.errors import MissingExtra, UserError
-from prunecast.recipe import Recipe
-from prunecast.recipe_io import load_recipe, write_recipe
+from prunecast.recipe import Recipe, load_recipe, write_recipe
 from prunecast.records import Failure
 from prunecast.stages.job import Job
 from prunecast.store import Store
