@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Literal
@@ -50,6 +51,43 @@ class Selection(Strict):
     max_missing: float = Field(ge=0, lt=1)
 
 
+class Assembly(Strict):
+    """How a set's file is put together from the file of each channel.
+
+    Attributes:
+        url: where a part is downloaded from, HTTPS only; `{channel}` in it stands for the name of the channel.
+        sha256: of each part, by channel, in the order of the columns.
+        time_column: of a part; times that stand twice are averaged.
+        value_column: of a part, with `{channel}` too.
+        start: first row.
+        end: last row.
+        frequency: step of the rows, as pandas writes it.
+        longest_gap: this many missing steps in a row are bridged by a straight line.
+        decimals: of the values.
+    """
+
+    url: str
+    sha256: Mapping[str, str]
+    time_column: str
+    value_column: str
+    start: dt.datetime
+    end: dt.datetime
+    frequency: str
+    longest_gap: int
+    decimals: int
+
+    @field_validator("url")
+    @classmethod
+    def _only_https(cls, url: str) -> str:
+        return _https(url)
+
+
+def _https(url: str) -> str:
+    if not url.startswith("https://"):
+        raise ValueError(f"expected an https:// address, found {url!r}")
+    return url
+
+
 class Entry(Strict):
     """One data set.
 
@@ -58,7 +96,8 @@ class Entry(Strict):
         about: what it is and who published it.
         file: its published file name; None for a generated set.
         url: where it is downloaded from, HTTPS only.
-        max_bytes: a download that grows larger is refused.
+        assembly: for a set that is downloaded in parts and put together.
+        max_bytes: a download (of the file, or of one part) that grows larger is refused.
         sha256: of the known byte forms of the same rows; the first names the content.
         git_blob: SHA-1 that git gives the file, where its repository is the source.
         time_column: the one with the times.
@@ -77,6 +116,7 @@ class Entry(Strict):
     about: str
     file: str | None = None
     url: str | None = None
+    assembly: Assembly | None = None
     max_bytes: int = 0
     sha256: tuple[str, ...] = ()
     git_blob: str | None = None
@@ -94,9 +134,7 @@ class Entry(Strict):
     @field_validator("url")
     @classmethod
     def _only_https(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith("https://"):
-            raise ValueError(f"expected an https:// address, found {url!r}")
-        return url
+        return None if url is None else _https(url)
 
     @property
     def verifiable(self) -> bool:

@@ -10,11 +10,10 @@ import pyarrow as pa
 
 from prunecast.data.catalog import Entry, Selection
 from prunecast.data.columns import Frame, to_frame
+from prunecast.data.download import locate, verified
 from prunecast.data.gaps import interpolated
-from prunecast.data.locate import locate
 from prunecast.data.synthetic import generate
 from prunecast.data.table import parse_table, read_content
-from prunecast.data.verify import verified
 from prunecast.errors import UserError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunecast.data import catalog
 from prunecast.data.check import check_file
-from prunecast.data.locate import fetch_verified, find
+from prunecast.data.download import fetch_verified, find
 
 Row = dict[str, Any]
 

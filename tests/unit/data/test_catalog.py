@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from prunecast.data import catalog
+from prunecast.data.download import git_blob_id
 from prunecast.data.series import load_series
 from prunecast.data.splits import SplitRule
-from prunecast.data.verify import git_blob_id
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 
@@ -28,9 +28,10 @@ NAMES = [
     "Traffic",
     "ILI",
     "ENTSO-E",
+    "PJM",
     "synthetic-load",
 ]
-HERE = ["ETTh1", "ETTh2", "Weather", "Exchange", "ILI"]
+HERE = ["ETTh1", "ETTh2", "Weather", "Exchange", "ILI", "PJM"]
 
 
 def test_names_are_those_of_the_plan() -> None:
@@ -70,6 +71,7 @@ def test_catalogue_is_read_without_torch_and_pandas() -> None:
         ("ECL", (18412, 2632, 5260)),
         ("Traffic", (12280, 1756, 3508)),
         ("ILI", (676, 97, 193)),
+        ("PJM", (40420, 5775, 11548)),
     ],
 )
 def test_splits_are_the_published_ones(name: str, lengths: tuple[int, int, int]) -> None:

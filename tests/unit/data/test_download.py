@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import socket
 import threading
@@ -10,15 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+import requests
+from requests.adapters import HTTPAdapter
 
 from prunecast.data import catalog
 from prunecast.data.catalog import Entry
-from prunecast.data.fetch import download, https_client
-from prunecast.data.locate import fetch_verified, find, locate
+from prunecast.data.download import download, fetch_verified, find, git_blob_id, hash_file, locate, verified
 from prunecast.data.series import load_series
-from prunecast.data.verify import git_blob_id, hash_file, verified
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 
@@ -26,29 +26,65 @@ CONTENT = b"date,a\n2020-01-01,1\n2020-01-02,2\n2020-01-03,3\n"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
+HOST = "https://published.example"
+
+
 class Answers(BaseHTTPRequestHandler):
-    """/good: the file; /short: it breaks off; /endless: far more, its length not announced; everything else: 404."""
+    """Gives the file, also by a redirect, broken off, compressed, or far too long with no length said; else 404."""
 
     def do_GET(self) -> None:
-        if self.path not in ("/good", "/short", "/endless"):
+        bodies = {
+            "/good": CONTENT,
+            "/short": CONTENT[:20],
+            "/endless": CONTENT * 50,
+            "/bomb": gzip.compress(bytes(100_000)),
+        }
+        if self.path in ("/moved", "/downgrade"):
+            self.send_response(302)
+            self.send_header("Location", f"{HOST}/good" if self.path == "/moved" else "http://example.org/x.csv")
+            self.end_headers()
+        elif self.path in bodies:
+            self.send_response(200)
+            if self.path == "/bomb":
+                self.send_header("Content-Encoding", "gzip")
+            elif self.path != "/endless":
+                self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(bodies[self.path])
+        else:
             self.send_error(404)
-            return
-        self.send_response(200)
-        if self.path != "/endless":
-            self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write({"/good": CONTENT, "/short": CONTENT[:20], "/endless": CONTENT * 50}[self.path])
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def address() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_address[1]}"
         httpd.shutdown()
+
+
+@pytest.fixture
+def server(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A host that answers for HTTPS; behind it stands the plain server of this machine. No other host is asked."""
+    reach(address, monkeypatch)
+    return HOST
+
+
+def reach(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = HTTPAdapter.send
+
+    def redirected(self: HTTPAdapter, request: requests.PreparedRequest, **settings: Any) -> requests.Response:
+        assert request.url is not None
+        assert request.url.startswith(HOST), f"asked {request.url}"
+        asked, request.url = request.url, request.url.replace(HOST, address)
+        response = send(self, request, **{**settings, "proxies": {}})
+        request.url = response.url = asked
+        return response
+
+    monkeypatch.setattr(HTTPAdapter, "send", redirected)
 
 
 def entry_at(url: str, **changes: object) -> Entry:
@@ -57,14 +93,14 @@ def entry_at(url: str, **changes: object) -> Entry:
 
 
 def fetch(entry: Entry, folder: Path, *, accept_unverified: bool = False) -> Path:
-    client = httpx.Client(follow_redirects=True, trust_env=False)
-    return download(entry, folder, client=client, accept_unverified=accept_unverified, quiet=True)
+    return download(entry, folder, accept_unverified=accept_unverified, quiet=True)
 
 
 def test_right_file_is_stored_whole(server: str, tmp_path: Path) -> None:
     path = fetch(entry_at(f"{server}/good"), tmp_path / "new" / "cache")
     assert path.read_bytes() == CONTENT
     assert [item.name for item in path.parent.iterdir()] == ["x.csv"]
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize(
@@ -72,10 +108,12 @@ def test_right_file_is_stored_whole(server: str, tmp_path: Path) -> None:
     [
         ("/good", {"sha256": ("0" * 64,)}, "is not x as published: expected hash 0{64}, found"),
         ("/good", {"sha256": (), "git_blob": "0" * 40}, "is not x as published"),
-        ("/short", {}, "failed: peer closed connection"),
+        ("/short", {}, r"failed: IncompleteRead\(20 bytes read, \d+ more expected\); try again"),
         ("/good", {"max_bytes": 20}, "larger than the expected 20 bytes"),
         ("/endless", {}, "larger than the expected 1000 bytes"),
-        ("/absent", {}, "failed: Client error '404 Not Found'"),
+        ("/bomb", {}, "larger than the expected 1000 bytes"),
+        ("/absent", {}, "failed: 404 Client Error: Not Found"),
+        ("/downgrade", {}, r"refused to download from http://example\.org/x\.csv: expected https"),
     ],
 )
 def test_wrong_file_is_refused_and_leaves_nothing(
@@ -87,12 +125,12 @@ def test_wrong_file_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_server_is_one_clear_line(tmp_path: Path) -> None:
+def test_no_server_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{unused.getsockname()[1]}/good"
-        with pytest.raises(UserError, match=r"x: download from .* failed: .*; try again, or put x.csv into the folder"):
-            fetch(entry_at(address), tmp_path)
+        reach(f"http://127.0.0.1:{unused.getsockname()[1]}", monkeypatch)
+        with pytest.raises(UserError, match=r"x: download from .* failed: .*refused; try again, or put x.csv into the"):
+            fetch(entry_at(f"{HOST}/good"), tmp_path)
 
 
 def test_git_blob_alone_verifies(server: str, tmp_path: Path) -> None:
@@ -123,27 +161,14 @@ def test_unknown_hash_has_to_be_accepted(server: str, tmp_path: Path, capsys: py
         verified(entry, CONTENT + b"\n", path)
 
 
-def test_plain_http_is_refused_also_in_a_redirect(tmp_path: Path) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(302, headers={"Location": "http://example.org/x.csv"})
-
-    client = https_client(httpx.MockTransport(answer))
-    with pytest.raises(UserError, match=r"refused to download from http://example\.org/x\.csv: expected https"):
-        download(entry_at("https://example.org/x.csv"), tmp_path, client=client, quiet=True)
+def test_plain_http_is_refused(server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected https"):
-        download(entry_at("http://example.org/x.csv"), tmp_path, quiet=True)
+        fetch(entry_at("http://example.org/x.csv"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_https_redirect_is_followed(tmp_path: Path) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.host == "example.org":
-            return httpx.Response(302, headers={"Location": "https://mirror.example.org/x.csv"})
-        return httpx.Response(200, stream=httpx.ByteStream(CONTENT))
-
-    client = https_client(httpx.MockTransport(answer))
-    path = download(entry_at("https://example.org/x.csv"), tmp_path, client=client, quiet=True)
-    assert path.read_bytes() == CONTENT
+def test_https_redirect_is_followed(server: str, tmp_path: Path) -> None:
+    assert fetch(entry_at(f"{server}/moved"), tmp_path).read_bytes() == CONTENT
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -198,5 +223,5 @@ def test_download_off_a_terminal_prints_nothing(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="404"):
-        download(entry_at(f"{server}/absent"), tmp_path, client=httpx.Client(trust_env=False))
+        download(entry_at(f"{server}/absent"), tmp_path)
     assert capsys.readouterr().err == ""
