@@ -1,135 +1,453 @@
-"""Records as flat rows: the numbers that people put into tables and trackers, one row for each stage."""
+"""Records as two tables, the only flattening of them: `stages` has one row a stage, `arrays` one row an array.
+
+Reports, trackers, the Parquet export and published studies all read these columns. A column of a runtime starts with
+its name: `onnxruntime_latency_ms`, `onnxruntime_speedup`, `onnxruntime_bytes` (`RUNTIME_COLUMNS`, `ARTEFACT_COLUMNS`).
+A metric other than MSE and MAE has the columns `test_<metric>`, `paper_<metric>` and `validation_<metric>`, and its
+errors by block are an array of the kind `block_<metric>`.
+
+`arrays` has the columns fingerprint, kind, key and values:
+
+    block_windows, block_mse, block_<metric>   key: test, paper or validation; one number for each block of windows
+    latency_ms, reference_ms                   key: the runtime; raw samples
+    epoch, epoch_steps, epoch_<name>           one number for each epoch of the training curve
+    removed_weights                            key: names of the parameters, as JSON; zeros in each
+    kept_units, units                          key: names of the groups, as JSON; units kept in each, and how many of
+    forecast                                   key: channel, window, start and name of the window, as JSON; raw units
+    history, truth                             fingerprint: name of the window; raw units, held once for all forecasts
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from prunecast.records import Epoch, RunRecord
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-Value = str | int | float | bool | None
+from prunecast.errors import UserError
+from prunecast.records import Accuracy, Example, RunRecord
+from prunecast.registry import METHODS
 
-DESCRIBES: Mapping[str, str] = {
-    "fingerprint": "fingerprint",
-    "stage": "stage",
-    "role": "role",
-    "label": "label",
-    "model": "model",
-    "dataset": "data.name",
-    "data_sha256": "data.sha256",
-    "lookback": "recipe.model.lookback",
-    "horizon": "recipe.model.horizon",
-    "seed": "seed",
-    "scoring": "recipe.data.scoring",
-    "method": "recipe.prune.method",
-    "asked_sparsity": "recipe.prune.sparsity",
-    "parent": "parent",
-    "reference": "reference",
-    "compared_with": "compared_with",
-    "unit": "pruning.unit",
-    "machine": "environment.machine",
-    "processor": "environment.processor",
-    "accelerator": "environment.accelerator",
-    "torch": "environment.versions.torch",
-    "commit": "environment.commit",
-    "started_at": "timing.started_at",
+RECORDS_FILE = "records.parquet"
+ARRAYS_FILE = "arrays.parquet"
+
+Floats = NDArray[np.float64]
+
+TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+Columns = Mapping[str, tuple[pa.DataType, str]]
+"""Column -> its type, and where it stands in a record: names with dots between them."""
+
+DESCRIBES: Columns = {
+    "fingerprint": (TEXT, "fingerprint"),
+    "stage": (TEXT, "stage"),
+    "role": (TEXT, "role"),
+    "label": (TEXT, "label"),
+    "model": (TEXT, "model"),
+    "dataset": (TEXT, "data.name"),
+    "data_sha256": (TEXT, "data.sha256"),
+    "data_rows": (WHOLE, "data.rows"),
+    "lookback": (WHOLE, "recipe.model.lookback"),
+    "horizon": (WHOLE, "recipe.model.horizon"),
+    "seed": (WHOLE, "seed"),
+    "scoring": (TEXT, "recipe.data.scoring"),
+    "method": (TEXT, "recipe.prune.method"),
+    "sparsity_requested": (REAL, "recipe.prune.sparsity"),
+    "budget_of": (TEXT, "pruning.of"),
+    "budget_unit": (TEXT, "pruning.unit"),
+    "parent": (TEXT, "parent"),
+    "reference": (TEXT, "reference"),
+    "compared_with": (TEXT, "compared_with"),
+    "machine": (TEXT, "environment.machine"),
+    "processor": (TEXT, "environment.processor"),
+    "accelerator": (TEXT, "environment.accelerator"),
+    "machine_cores": (WHOLE, "environment.cores"),
+    "machine_memory_bytes": (WHOLE, "environment.memory_bytes"),
+    "system": (TEXT, "environment.system"),
+    "python": (TEXT, "environment.python"),
+    "commit": (TEXT, "environment.commit"),
+    "dirty": (FLAG, "environment.dirty"),
+    "started_at": (TEXT, "timing.started_at"),
 }
-"""Column -> where it stands in a record: what a stage is."""
+"""What a stage is."""
 
-MEASURES: Mapping[str, str] = {
-    "test_mse": "test.mse",
-    "test_mae": "test.mae",
-    "test_windows": "test.windows",
-    "paper_mse": "test_paper.mse",
-    "paper_mae": "test_paper.mae",
-    "validation_mse": "validation.mse",
-    "validation_mae": "validation.mae",
-    "parameters": "size.parameters",
-    "nonzero": "size.nonzero",
-    "prunable": "size.prunable",
-    "raw_bytes": "size.raw_bytes",
-    "zip_bytes": "size.zip_bytes",
-    "dense_macs": "operations.dense_macs",
-    "effective_macs": "operations.effective_macs",
-    "executed_macs": "operations.executed_macs",
-    "pruned_of": "pruning.total",
-    "asked_pruned": "pruning.requested",
-    "pruned": "pruning.realised",
-    "steps": "fit.steps",
-    "best_epoch": "fit.best_epoch",
-    "elapsed_s": "timing.elapsed_s",
+JSON_COLUMNS: Mapping[str, str] = {
+    "channels": "data.channels",
+    "data_windows": "data.windows",
+    "versions": "environment.versions",
+    "unsupported": "unsupported",
+    "imported": "imported",
+    "recipe": "recipe",
 }
-"""Column -> where it stands in a record: what came of it."""
+"""Column -> where it stands in a record: what has parts of its own, as JSON with sorted keys."""
 
-RUNTIME_MEASURES: Mapping[str, str] = {
-    "threads": "threads",
-    "batch": "batch",
-    "ms": "latency.median",
-    "p95_ms": "latency.p95",
-    "reference_ms": "reference.median",
-    "speedup": "speedup.ratio",
-    "speedup_low": "speedup.low",
-    "speedup_high": "speedup.high",
-    "peak_bytes": "peak_memory_bytes",
-    "load_ms": "load_ms",
+MEASURES: Columns = {
+    "test_windows": (WHOLE, "test.windows"),
+    "paper_windows": (WHOLE, "test_paper.windows"),
+    "validation_windows": (WHOLE, "validation.windows"),
+    "block_length": (WHOLE, "test.blocks.length"),
+    "parameters": (WHOLE, "size.parameters"),
+    "nonzero": (WHOLE, "size.nonzero"),
+    "prunable": (WHOLE, "size.prunable"),
+    "unused": (WHOLE, "size.dead"),
+    "raw_bytes": (WHOLE, "size.raw_bytes"),
+    "zip_bytes": (WHOLE, "size.zip_bytes"),
+    "dense_macs": (WHOLE, "operations.dense_macs"),
+    "effective_macs": (WHOLE, "operations.effective_macs"),
+    "executed_macs": (WHOLE, "operations.executed_macs"),
+    "budget_total": (WHOLE, "pruning.total"),
+    "budget_requested": (WHOLE, "pruning.requested"),
+    "budget_realised": (WHOLE, "pruning.realised"),
+    "steps": (WHOLE, "fit.steps"),
+    "best_epoch": (WHOLE, "fit.best_epoch"),
+    "elapsed_s": (REAL, "timing.elapsed_s"),
 }
-"""Column, after the runtime's name -> where it stands in a timing."""
+"""What came of a stage, beside its errors."""
 
-ARTEFACT_MEASURES: Mapping[str, str] = {
-    "bytes": "bytes",
-    "zip_bytes": "zip_bytes",
-    "deviation": "parity.max_deviation",
-    "mse_change": "parity.mse_change",
+RUNTIME_COLUMNS: Columns = {
+    "threads": (WHOLE, "threads"),
+    "batch": (WHOLE, "batch"),
+    "latency_ms": (REAL, "latency.median"),
+    "p95_ms": (REAL, "latency.p95"),
+    "reference_ms": (REAL, "reference.median"),
+    "reference_p95_ms": (REAL, "reference.p95"),
+    "speedup": (REAL, "speedup.ratio"),
+    "speedup_low": (REAL, "speedup.low"),
+    "speedup_high": (REAL, "speedup.high"),
+    "peak_memory_bytes": (WHOLE, "peak_memory_bytes"),
+    "baseline_memory_bytes": (WHOLE, "baseline_memory_bytes"),
+    "load_ms": (REAL, "load_ms"),
+    "busy": (FLAG, "busy"),
 }
-"""Column, after the runtime's name -> where it stands in an artefact."""
+"""Column, after the runtime's name -> its type, and where it stands in a timing."""
+
+ARTEFACT_COLUMNS: Columns = {
+    "artefact": (TEXT, "name"),
+    "bytes": (WHOLE, "bytes"),
+    "zip_bytes": (WHOLE, "zip_bytes"),
+    "parity_windows": (WHOLE, "parity.windows"),
+    "deviation": (REAL, "parity.max_deviation"),
+    "mse_change": (REAL, "parity.mse_change"),
+    "tolerance": (REAL, "parity.tolerance"),
+}
+"""Column, after the runtime's name -> its type, and where it stands in an artefact."""
+
+SCORINGS: Mapping[str, str] = {"test": "test", "paper": "test_paper", "validation": "validation"}
+"""What the columns of an error start with -> where the error stands in a record."""
+
+_NO_ERRORS = frozenset({"split", "scoring", "windows", "blocks"})
+_ARRAYS = pa.schema(
+    [
+        ("fingerprint", pa.dictionary(pa.int32(), TEXT)),
+        ("kind", pa.dictionary(pa.int32(), TEXT)),
+        ("key", pa.dictionary(pa.int32(), TEXT)),
+        ("values", pa.list_(REAL)),
+    ]
+)
+_SHORT = frozenset({"latency_ms", "reference_ms", "forecast", "history", "truth"})
+"""Kinds of few digits, held in single precision in the file: half of their bytes are zeros then."""
+
+_PANDAS = {WHOLE: pd.Int64Dtype(), FLAG: pd.BooleanDtype()}
+
+
+class Forecast(NamedTuple):
+    """One stored forecast beside the truth, in raw units, for one channel; `start` is the time of its first step."""
+
+    channel: str
+    window: int
+    start: str
+    history: Floats
+    truth: Floats
+    forecast: Floats
 
 
 @dataclass(frozen=True)
-class Row:
-    """A stage in flat columns; what it does not have is None.
+class StudyFrame:
+    """The records of a study as tables.
 
     Attributes:
-        describes: what it is.
-        measures: the numbers that came of it.
-        epochs: its training curve.
+        stages: one row a stage; what it does not have is missing.
+        arrays: one row an array; see the module.
     """
 
-    describes: Mapping[str, Value]
-    measures: Mapping[str, Value]
-    epochs: Sequence[Epoch]
+    stages: pd.DataFrame
+    arrays: pd.DataFrame
 
-    @property
-    def columns(self) -> dict[str, Value]:
-        """All columns."""
-        return {**self.describes, **self.measures}
+    @cached_property
+    def _arrays(self) -> dict[tuple[str, str, str], Floats]:
+        names = (self.arrays[name] for name in ("fingerprint", "kind", "key"))
+        return dict(zip(zip(*names, strict=True), self.arrays["values"], strict=True))
+
+    @cached_property
+    def _keys(self) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for fingerprint, kind, key in self._arrays:
+            found.setdefault((fingerprint, kind), []).append(key)
+        return found
+
+    def values(self, fingerprint: str, kind: str, key: str = "") -> Floats | None:
+        """Returns an array of a stage, or None where it has no such array."""
+        return self._arrays.get((fingerprint, kind, key))
+
+    def keys(self, fingerprint: str, kind: str) -> Sequence[str]:
+        """Returns the keys under which a stage has arrays of a kind."""
+        return self._keys.get((fingerprint, kind), ())
+
+    def forecasts(self, fingerprint: str) -> list[Forecast]:
+        """Returns the forecasts that a stage keeps, in the order of its record."""
+        found = []
+        for key in self.keys(fingerprint, "forecast"):
+            channel, window, start, name = json.loads(key)
+            history, truth = self._arrays[name, "history", ""], self._arrays[name, "truth", ""]
+            forecast = self._arrays[fingerprint, "forecast", key]
+            found.append(Forecast(channel, window, start, history, truth, forecast))
+        return found
+
+    def runtimes(self, column: str = "latency_ms") -> tuple[str, ...]:
+        """Returns the runtimes that have a column of this name, in the order of the columns."""
+        return runtimes(self.stages.columns, column)
+
+    def metrics(self) -> tuple[str, ...]:
+        """Returns the metrics that the test errors are given in, MSE first."""
+        found = (name.removeprefix("test_") for name in self.stages.columns if name.startswith("test_"))
+        return tuple(name for name in found if name != "windows")
 
 
-Tracker = Callable[[Sequence[Row], str, str], int]
-"""Rows, target, title of the study -> how many rows were written."""
+def runtimes(columns: Iterable[str], column: str) -> tuple[str, ...]:
+    """Returns the runtimes of which a column is among these, in their order."""
+    fixed = {*DESCRIBES, *MEASURES}
+    ending = f"_{column}"
+    longer = tuple(f"_{other}" for other in (*RUNTIME_COLUMNS, *ARTEFACT_COLUMNS) if other.endswith(ending))
+    found = (name for name in columns if name.endswith(ending) and not name.endswith(longer) and name not in fixed)
+    return tuple(name.removesuffix(ending) for name in found)
 
 
-def rows_of(records: Iterable[RunRecord]) -> list[Row]:
-    """Returns one row for each record, in their order."""
-    return [_row(record) for record in records]
+def frame_of(records: Iterable[RunRecord]) -> StudyFrame:
+    """Returns the tables of records, in their order."""
+    rows: list[dict[str, _Cell]] = []
+    arrays: list[_Array] = []
+    for record in records:
+        rows.append(_row(record))
+        arrays += _arrays_of(record)
+    return StudyFrame(_stages(rows), _array_frame(arrays))
 
 
-def _row(record: RunRecord) -> Row:
-    measures = _taken(record, MEASURES)
-    for timing in record.timing.runtimes:
-        measures |= _taken(timing, RUNTIME_MEASURES, f"{timing.runtime}_")
-    for artefact in record.artefacts:
-        measures |= _taken(artefact, ARTEFACT_MEASURES, f"{artefact.runtime}_")
-    return Row(_taken(record, DESCRIBES), measures, record.fit.epochs if record.fit else ())
-
-
-def _taken(source: Any, places: Mapping[str, str], prefix: str = "") -> dict[str, Value]:
-    return {prefix + column: _at(source, place) for column, place in places.items()}
-
-
-def _at(source: Any, place: str) -> Value:
+def _at(source: Any, place: str) -> Any:
     """Returns what stands at a dotted place of a record, or None where there is no such place."""
     for name in place.split("."):
         source = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
-    value: Value = source
-    return value
+    return source
+
+
+_Cell = tuple[pa.DataType, Any]
+
+
+def _row(record: RunRecord) -> dict[str, _Cell]:
+    row: dict[str, _Cell] = _taken(record, DESCRIBES)
+    row["method_is_control"] = (FLAG, is_control(row["method"][1]))
+    for prefix, place in SCORINGS.items():
+        row |= {f"{prefix}_{name}": (REAL, value) for name, value in _errors(_at(record, place)).items()}
+    if record.test is not None:  # an import without data, say, was scored otherwise than its recipe says
+        row["scoring"] = (TEXT, record.test.scoring)
+    row |= _taken(record, MEASURES)
+    for timing in record.timing.runtimes:
+        row |= _taken(timing, RUNTIME_COLUMNS, f"{timing.runtime}_")
+    for artefact in record.artefacts:
+        row |= _taken(artefact, ARTEFACT_COLUMNS, f"{artefact.runtime}_")
+    plain = {column: _at(record, place) for column, place in JSON_COLUMNS.items()}
+    if record.imported is not None:
+        plain["imported"] = record.imported.model_dump(mode="json")
+    return row | {column: (TEXT, None if value is None else _json(value)) for column, value in plain.items()}
+
+
+def _taken(source: Any, columns: Columns, prefix: str = "") -> dict[str, _Cell]:
+    return {prefix + column: (kind, _at(source, place)) for column, (kind, place) in columns.items()}
+
+
+def _errors(accuracy: Accuracy | None) -> dict[str, float | None]:
+    """Returns the errors of an accuracy by metric; MSE and MAE always have their columns."""
+    if accuracy is None:
+        return {"mse": None, "mae": None}
+    return _by_metric(accuracy)
+
+
+def _by_metric(source: Any, but: frozenset[str] = _NO_ERRORS) -> dict[str, Any]:
+    """Returns what is held for each metric: fields of its name, and the entries of a field that is a table."""
+    found: dict[str, Any] = {}
+    for name in type(source).model_fields:
+        value = getattr(source, name)
+        if name not in but:
+            found |= value if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@lru_cache
+def is_control(method: str | None) -> bool:
+    """Whether a method is there to be compared with: it removes at random what another removes by its score."""
+    if method is None or method not in METHODS.entries:
+        return False
+    return bool(getattr(METHODS.load(method), "is_control", method in ("random", "structured-random")))
+
+
+_Array = tuple[str, str, str, Sequence[float]]
+"""Fingerprint, kind, key, values."""
+
+
+def _arrays_of(record: RunRecord) -> Iterator[_Array]:
+    name = record.fingerprint
+    for prefix, place in SCORINGS.items():
+        blocks = _at(record, f"{place}.blocks")
+        if blocks is not None:
+            for metric, values in _by_metric(blocks, frozenset({"length"})).items():
+                yield name, f"block_{metric}", prefix, values
+    for timing in record.timing.runtimes:
+        yield name, "latency_ms", timing.runtime, timing.latency.samples
+        if timing.reference is not None:
+            yield name, "reference_ms", timing.runtime, timing.reference.samples
+    if record.fit is not None and record.fit.epochs:
+        for field in type(record.fit.epochs[0]).model_fields:
+            kind = field if field == "epoch" else f"epoch_{field}"
+            yield name, kind, "", [getattr(epoch, field) for epoch in record.fit.epochs]
+    if record.pruning is not None:
+        yield from _pruned(name, record.pruning.removed_weights, record.pruning.kept_units)
+    for example in record.examples:
+        yield from _example(name, example)
+
+
+def _pruned(name: str, removed: Mapping[str, int], units: Mapping[str, tuple[int, int]]) -> Iterator[_Array]:
+    if removed:
+        yield name, "removed_weights", _json(list(removed)), list(removed.values())
+    if units:
+        groups = _json(list(units))
+        yield name, "kept_units", groups, [kept for kept, _ in units.values()]
+        yield name, "units", groups, [of for _, of in units.values()]
+
+
+def _example(name: str, example: Example) -> Iterator[_Array]:
+    """Yields a forecast; its history and truth bear a name made of them, so that all forecasts of a window share it."""
+    place = [example.channel, example.window, example.start]
+    digest = hashlib.sha256(_json(place).encode())
+    for values in (example.history, example.truth):
+        digest.update(np.asarray(values, dtype="<f8").tobytes())
+    window = f"window {digest.hexdigest()[:20]}"
+    yield name, "forecast", _json([*place, window]), example.forecast
+    yield window, "history", "", example.history
+    yield window, "truth", "", example.truth
+
+
+def _stages(rows: Sequence[Mapping[str, _Cell]]) -> pd.DataFrame:
+    types = {name: kind for row in rows for name, (kind, _) in row.items()}
+    ordered = sorted(types, key=lambda name: name in JSON_COLUMNS)  # long texts last, all else as it was met
+    columns = {name: [row[name][1] if name in row else None for row in rows] for name in ordered}
+    return _to_pandas(pa.table({name: pa.array(values, types[name]) for name, values in columns.items()}))
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    """Returns the table with whole numbers that stay whole where some are missing, and None for an absent text."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
+    return frame
+
+
+def _array_frame(arrays: Iterable[_Array]) -> pd.DataFrame:
+    unique = {(name, kind, key): values for name, kind, key, values in arrays}
+    names: tuple[Sequence[str], ...] = tuple(zip(*unique, strict=True)) or ((), (), ())
+    frame = pd.DataFrame(dict(zip(("fingerprint", "kind", "key"), names, strict=True)), dtype=object)
+    frame["values"] = pd.Series([np.asarray(values, dtype=np.float64) for values in unique.values()], dtype=object)
+    return frame
+
+
+def concat(frames: Iterable[StudyFrame]) -> StudyFrame:
+    """Returns tables one below the other; of a stage that stands in several, the first counts."""
+    parts = list(frames)
+    kept, seen = [], set[str]()
+    for part in parts:
+        new = part.stages[~part.stages["fingerprint"].isin(seen)]
+        kept.append(new)
+        seen |= set(new["fingerprint"])
+    stages = pd.concat(kept, ignore_index=True) if kept else _stages([])
+    arrays = pd.concat([part.arrays for part in parts], ignore_index=True) if parts else _array_frame([])
+    return StudyFrame(stages, arrays.drop_duplicates(["fingerprint", "kind", "key"], ignore_index=True))
+
+
+def write_records(stages: pd.DataFrame, file: Path, title: str = "") -> None:
+    """Writes the rows of stages as one Parquet file; texts that recur, such as recipes, are held once."""
+    table = pa.Table.from_pandas(stages, preserve_index=False).replace_schema_metadata({"title": title})
+    pq.write_table(table, file, compression="zstd", compression_level=19)
+
+
+def write_frame(frame: StudyFrame, folder: Path) -> None:
+    """Writes both tables into a folder that exists: `records.parquet` and `arrays.parquet`."""
+    write_records(frame.stages, folder / RECORDS_FILE)
+    arrays = frame.arrays
+    pairs = zip(arrays["kind"], arrays["values"], strict=True)
+    values = pd.Series([_single(array) if kind in _SHORT else array for kind, array in pairs], dtype=object)
+    ordered = arrays.assign(values=values).sort_values("kind", kind="stable")  # alike packs well beside alike
+    table = pa.Table.from_pandas(ordered, schema=_ARRAYS, preserve_index=False).replace_schema_metadata(None)
+    encoding = {"values.list.element": "BYTE_STREAM_SPLIT"}
+    names = ["fingerprint", "kind", "key"]
+    pq.write_table(
+        table,
+        folder / ARRAYS_FILE,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=names,
+        column_encoding=encoding,
+    )
+
+
+def _single(values: Floats) -> Floats:
+    """Returns what single precision makes of numbers, if their digits can be told from it; else the numbers."""
+    near = values.astype(np.float32).astype(np.float64)
+    return near if np.array_equal(_digits(near), values) else values
+
+
+def _digits(values: Floats) -> Floats:
+    """Returns numbers of single precision with the seven digits that they were written with."""
+    size = np.abs(values)
+    places = 6 - np.floor(np.log10(np.where(size > 0, size, 1.0)))
+    scale = 10.0 ** np.clip(places, 0, 15)
+    return np.asarray(np.rint(values * scale) / scale)
+
+
+def _whole(values: Floats) -> Floats:
+    """Returns numbers as they were before `_single`."""
+    return _digits(values) if np.array_equal(values.astype(np.float32), values) else values
+
+
+def read_frame(folder: Path) -> StudyFrame:
+    """Reads both tables from a folder.
+
+    Raises:
+        UserError: when a file is missing or is not such a table.
+    """
+    tables = []
+    for name, needed in ((RECORDS_FILE, "fingerprint"), (ARRAYS_FILE, "values")):
+        try:
+            table = pq.read_table(folder / name)
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"expected the tables of a study in {folder}, found no whole {name}: {reason}") from None
+        if needed not in table.column_names:
+            raise UserError(f"expected a column {needed!r} in {folder / name}, found {table.column_names[:5]}")
+        tables.append(table)
+    arrays = tables[1].cast(pa.schema([(name, TEXT) for name in _ARRAYS.names[:3]] + [("values", pa.list_(REAL))]))
+    found: pd.DataFrame = arrays.to_pandas()
+    pairs = zip(found["kind"], found["values"], strict=True)
+    found["values"] = pd.Series([_whole(array) if kind in _SHORT else array for kind, array in pairs], dtype=object)
+    return StudyFrame(_to_pandas(tables[0]), found)
+
+
+Tracker = Callable[[StudyFrame, str, str], int]
+"""Tables, target, title of the study -> how many rows were written."""

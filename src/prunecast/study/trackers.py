@@ -7,48 +7,77 @@ about themselves is switched off.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from prunecast.errors import MissingExtra, UserError
 from prunecast.store import new_file
-from prunecast.study.frame import Row, Value
+from prunecast.study.frame import DESCRIBES, JSON_COLUMNS, StudyFrame, write_records
+
+Row = Mapping[str, Any]
+"""A stage's columns, without those that it does not have."""
 
 FINGERPRINT_TAG = "prunecast.fingerprint"
 BATCH = 100
 """Parameters that MLflow takes in one call."""
 
 
-def to_parquet(rows: Sequence[Row], target: str, title: str) -> int:
-    """Writes the rows into a new file, one column for each name that any row has.
+def to_parquet(frame: StudyFrame, target: str, title: str) -> int:
+    """Writes the stages into a new file, one row each.
 
     Args:
-        rows: of the study.
+        frame: the study's records.
         target: the file; must not exist.
         title: of the study, kept in the file's metadata.
 
     Raises:
-        UserError: when there are no rows, or the file exists or cannot be written.
+        UserError: when there are no records, or the file exists or cannot be written.
     """
-    if not rows:
+    if frame.stages.empty:
         raise UserError("expected records to write, found none; run the study first")
-    columns = list(dict.fromkeys(name for row in rows for name in row.columns))
-    table = pa.table({name: [row.columns.get(name) for row in rows] for name in columns})
     with new_file(Path(target)) as path:
-        pq.write_table(table.replace_schema_metadata({"title": title}), path)
-    return len(rows)
+        write_records(frame.stages, path, title)
+    return len(frame.stages)
 
 
-def to_mlflow(rows: Sequence[Row], target: str, title: str) -> int:
+def _rows(frame: StudyFrame) -> list[Row]:
+    """Returns the stages as rows of what they have."""
+    columns = frame.stages.astype(object).where(frame.stages.notna(), None)
+    return [
+        {str(name): value for name, value in row.items() if value is not None} for row in columns.to_dict("records")
+    ]
+
+
+def _is_measure(name: str, value: object) -> bool:
+    """Whether a column is a number that came of a stage, not one that says what the stage is."""
+    return name not in DESCRIBES and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if _is_measure(name, value)}
+
+
+def _describes(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not _is_measure(name, value) and name not in JSON_COLUMNS}
+
+
+def _curve(frame: StudyFrame, row: Row) -> list[dict[str, float]]:
+    """Returns the training curve of a stage: for each epoch its number, both losses and the learning rate."""
+    kinds = {"epoch": "epoch"} | {n: f"epoch_{n}" for n in ("train_loss", "validation_loss", "learning_rate")}
+    found = {name: frame.values(row["fingerprint"], kind) for name, kind in kinds.items()}
+    columns = {name: values for name, values in found.items() if values is not None}
+    return [dict(zip(columns, map(float, epoch), strict=True)) for epoch in np.transpose(list(columns.values()))]
+
+
+def to_mlflow(frame: StudyFrame, target: str, title: str) -> int:
     """Writes one MLflow run for each row that the experiment does not have yet.
 
     Args:
-        rows: of the study.
+        frame: the study's records.
         target: tracking URI: of a server, a database or a folder.
         title: name of the experiment.
 
@@ -65,9 +94,9 @@ def to_mlflow(rows: Sequence[Row], target: str, title: str) -> int:
         found = client.get_experiment_by_name(title)
         experiment = found.experiment_id if found else client.create_experiment(title)
         known = _known_to_mlflow(client, experiment)
-        new = [row for row in rows if row.describes["fingerprint"] not in known]
+        new = [row for row in _rows(frame) if row["fingerprint"] not in known]
         for row in new:
-            _log_to_mlflow(mlflow, client, experiment, row)
+            _log_to_mlflow(mlflow, client, experiment, row, _curve(frame, row))
     except (mlflow.MlflowException, OSError) as error:
         raise UserError(f"mlflow at {target}: {str(error).strip().splitlines()[0]}") from None
     return len(new)
@@ -84,37 +113,27 @@ def _known_to_mlflow(client: Any, experiment: str) -> set[str]:
             return known
 
 
-def _log_to_mlflow(mlflow: Any, client: Any, experiment: str, row: Row) -> None:
-    started_ms = _milliseconds(row.describes["started_at"])
-    elapsed_ms = round(1000 * float(row.measures["elapsed_s"] or 0))
-    label = str(row.describes["label"])
-    run = client.create_run(experiment, start_time=started_ms, run_name=label)
+def _log_to_mlflow(mlflow: Any, client: Any, experiment: str, row: Row, curve: list[dict[str, float]]) -> None:
+    started_ms = round(1000 * datetime.fromisoformat(row["started_at"]).timestamp())
+    run = client.create_run(experiment, start_time=started_ms, run_name=row["label"])
     metric, param = mlflow.entities.Metric, mlflow.entities.Param
     metrics = [metric(name, float(value), started_ms, 0) for name, value in _numbers(row).items()]
-    for epoch in row.epochs:
-        curve = {"train_loss": epoch.train_loss, "validation_loss": epoch.validation_loss}
-        metrics += [metric(name, value, started_ms, epoch.epoch) for name, value in curve.items()]
-    params = [param(name, str(value)) for name, value in row.describes.items() if value is not None]
+    for epoch in curve:
+        losses = (name for name in epoch if name.endswith("_loss"))
+        metrics += [metric(name, epoch[name], started_ms, int(epoch["epoch"])) for name in losses]
+    params = [param(name, str(value)) for name, value in _describes(row).items()]
     for start in range(0, max(len(metrics), len(params)), BATCH):
         client.log_batch(run.info.run_id, metrics[start : start + BATCH], params[start : start + BATCH])
     # the tag comes last: a run that was interrupted does not count as known
-    client.set_tag(run.info.run_id, FINGERPRINT_TAG, row.describes["fingerprint"])
-    client.set_terminated(run.info.run_id, end_time=started_ms + elapsed_ms)
+    client.set_tag(run.info.run_id, FINGERPRINT_TAG, row["fingerprint"])
+    client.set_terminated(run.info.run_id, end_time=started_ms + round(1000 * row["elapsed_s"]))
 
 
-def _milliseconds(started_at: Value) -> int:
-    return round(1000 * datetime.fromisoformat(str(started_at)).timestamp())
-
-
-def _numbers(row: Row) -> dict[str, float]:
-    return {name: float(value) for name, value in row.measures.items() if isinstance(value, int | float)}
-
-
-def to_wandb(rows: Sequence[Row], target: str, title: str) -> int:
+def to_wandb(frame: StudyFrame, target: str, title: str) -> int:
     """Writes one run at Weights & Biases for each row; one that is there already is written over.
 
     Args:
-        rows: of the study.
+        frame: the study's records.
         target: the project, or entity/project.
         title: the group that the runs belong to.
 
@@ -127,33 +146,27 @@ def to_wandb(rows: Sequence[Row], target: str, title: str) -> int:
     except ModuleNotFoundError:
         raise MissingExtra("wandb", "wandb") from None
     entity, _, project = target.rpartition("/")
+    rows = _rows(frame)
     settings = wandb.Settings(
         silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True
     )
     try:
         for row in rows:
-            _log_to_wandb(wandb, entity or None, project, title, row, settings)
+            run = wandb.init(
+                entity=entity or None,
+                project=project,
+                group=title,
+                job_type=row["stage"],
+                id=row["fingerprint"],
+                name=row["label"],
+                config=_describes(row),
+                resume="allow",
+                settings=settings,
+            )
+            for epoch in _curve(frame, row):
+                run.log({name: value for name, value in epoch.items() if name != "epoch"}, step=int(epoch["epoch"]))
+            run.summary.update(_numbers(row))
+            run.finish()
     except wandb.Error as error:
         raise UserError(f"wandb, project {target}: {str(error).strip().splitlines()[0]}") from None
     return len(rows)
-
-
-def _log_to_wandb(  # noqa: PLR0917
-    wandb: Any, entity: str | None, project: str, title: str, row: Row, settings: Any
-) -> None:
-    run = wandb.init(
-        entity=entity,
-        project=project,
-        group=title,
-        job_type=row.describes["stage"],
-        id=row.describes["fingerprint"],
-        name=row.describes["label"],
-        config={name: value for name, value in row.describes.items() if value is not None},
-        resume="allow",
-        settings=settings,
-    )
-    for epoch in row.epochs:
-        losses = {"train_loss": epoch.train_loss, "validation_loss": epoch.validation_loss}
-        run.log(losses | {"learning_rate": epoch.learning_rate}, step=epoch.epoch)
-    run.summary.update(_numbers(row))
-    run.finish()
