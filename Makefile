@@ -12,8 +12,11 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# more than a clone has, where it lies beside it: published data sets, reference cases with longer windows
+ifneq ($(wildcard ../shared),)
 export PRUNECAST_DATA      ?= $(abspath ../shared/data)
 export PRUNECAST_REFERENCE ?= $(abspath ../shared/reference)
+endif
 
 .PHONY: quickstart test test-all check report clean
 

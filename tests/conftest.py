@@ -1,4 +1,7 @@
-"""Shared files for the tests: named by environment variables; in CI a missing one fails, elsewhere it skips."""
+"""Files for the tests, in `tests/data` and in folders that environment variables name.
+
+Where a variable names nothing, its tests do with what a clone has, or are left out. In CI a name of nothing fails.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,18 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     tempfile.tempdir = None
 
 
-def _folder(variable: str) -> Path:
+OWN = Path(__file__).parent / "data"
+"""What a clone brings along; its README says where it is from."""
+
+
+def _folder(variable: str, own: Path | None = None) -> Path:
     value = os.environ.get(variable)
     if value and Path(value).is_dir():
         return Path(value)
     reason = f"{variable} does not name a folder: {value!r}"
-    if os.environ.get("CI") == "true":
+    if value and os.environ.get("CI") == "true":
         pytest.fail(reason)
-    pytest.skip(reason)
+    return own or pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -33,5 +40,11 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
-    """The folder with the published models' outputs."""
-    return _folder("PRUNECAST_REFERENCE")
+    """The folder with the published models' outputs; a clone has the small ones."""
+    return _folder("PRUNECAST_REFERENCE", OWN / "reference")
+
+
+@pytest.fixture(scope="session")
+def hourly_csv() -> Path:
+    """A real hourly file: the first 2,000 rows of ETTh1."""
+    return OWN / "ETTh1-2000.csv"

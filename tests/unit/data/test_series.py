@@ -72,6 +72,14 @@ def test_order_of_day_and_month_is_the_one_that_gives_regular_times(tmp_path: Pa
         np.testing.assert_array_equal(series.times, times.to_numpy())
 
 
+def test_a_real_file_is_read_as_it_stands(hourly_csv: Path) -> None:
+    series = load_series(DataConfig(name=str(hourly_csv)))
+    assert (series.channels[0], series.channels[-1], series.frequency, series.season) == ("HUFL", "OT", "h", 24)
+    plain = [line.split(",") for line in hourly_csv.read_text().splitlines()[1:]]
+    np.testing.assert_array_equal(series.values_TC, [[float(cell) for cell in cells[1:]] for cells in plain])
+    np.testing.assert_array_equal(series.times, np.array([cells[0] for cells in plain], dtype="datetime64[ns]"))
+
+
 def test_time_in_a_zone_becomes_utc(tmp_path: Path) -> None:
     assert load(tmp_path, hourly(5, zone="+02:00")).times[0] == np.datetime64("2019-12-31T22:00")
 
