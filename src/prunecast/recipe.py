@@ -22,10 +22,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
 )
 
 from prunecast.errors import UserError, near
@@ -38,7 +36,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(Strict):
-    """Base of all sections."""
+    """Base of all sections.
+
+    A key that recipes did not always have is left out where it changes nothing (`exclude_if`): older results keep
+    their names.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -83,14 +85,13 @@ class FitConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = Field(
-        False, description="let torch.compile fuse the step (CUDA graphs on a GPU); costs a minute, pays in long runs"
+        False,
+        exclude_if=lambda compiled: not compiled,
+        description="let torch.compile fuse the step (CUDA graphs on a GPU); costs a minute, pays in long runs",
     )
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out a setting that recipes did not always have where it changes nothing: older results keep names."""
-        values: dict[str, Any] = write(self)
-        return values if self.compile else {key: value for key, value in values.items() if key != "compile"}
+
+CALIBRATION_BATCHES = 8
 
 
 class PruneConfig(Section):
@@ -106,6 +107,18 @@ class PruneConfig(Section):
     )
     step: float | None = Field(
         None, gt=0, lt=1, description="share removed at a time, scores renewed in between; all at once when absent"
+    )
+    calibration_batches: int = Field(
+        CALIBRATION_BATCHES,
+        ge=1,
+        exclude_if=lambda count: count == CALIBRATION_BATCHES,
+        description="methods that look at data: batches of 32 windows of the training part, drawn at random",
+    )
+    calibration_seed: int | None = Field(
+        None,
+        ge=0,
+        exclude_if=lambda seed: seed is None,
+        description="methods that look at data: of that draw; the recipe's seed when absent",
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -104,6 +105,26 @@ class Windows:
 def _gathered(rows_TN: Tensor, rows_BS: Tensor) -> Tensor:
     # one flat index_select copies whole rows, three times as fast as indexing a view of overlapping windows
     return rows_TN.index_select(0, rows_BS.reshape(-1)).view(*rows_BS.shape, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnBatches:
+    """Some windows drawn at random, in batches that are made when they are read; the same ones each time.
+
+    Attributes:
+        windows: that are drawn from.
+        size: of a batch.
+        count: of batches; fewer where there are too few windows.
+        seed: of the draw.
+    """
+
+    windows: Windows
+    size: int
+    count: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self.windows.batches(self.size, shuffle_seed=self.seed), self.count)
 
 
 @dataclass(frozen=True, eq=False)

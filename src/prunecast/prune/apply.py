@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prunecast.batch import Batch
+from prunecast.errors import UserError
 from prunecast.models.base import Forecaster, ForecasterConfig, blank
 from prunecast.prune.masks import check_masks
-from prunecast.prune.methods import Cost, Granularity, Masks, Method, Pruned, Statistics, Task, WeightCost
+from prunecast.prune.methods import Cost, Granularity, Masks, Method, Pruned, Statistics, Task, WeightCost, refuse
 from prunecast.prune.schedule import in_steps
 from prunecast.recipe import PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS
@@ -21,7 +22,7 @@ def prune(
     cost: Cost,
     weight_cost: WeightCost,
     masks: Masks | None = None,
-    batches: Iterable[Batch] = (),
+    batches: Iterable[Batch] | None = None,
 ) -> Pruned:
     """Prunes a model by the method that the config names. The model itself is left as it is.
 
@@ -32,23 +33,26 @@ def prune(
         cost: tells the dense MACs of a config.
         weight_cost: tells the MACs that each weight of a parameter takes part in.
         masks: held from an earlier pruning; what they remove counts as gone already.
-        batches: windows of the training part, for methods that look at data.
+        batches: windows of the training part, for methods that look at data; read anew at each step.
 
     Raises:
-        UserError: on an unknown method, a budget that cannot be met, or masks that do not fit the model.
+        UserError: on an unknown method, a budget that cannot be met, masks that do not fit the model, or a method that
+            looks at data and is given none.
     """
     held = {} if masks is None else masks
     check_masks(model, held)
+    method, granularity = _parts(config)
+    if method.needs_data and batches is None:
+        raise UserError(f"method {method.name!r} looks at data, expected batches of the training part, found none")
     task = Task(
         model=model,
         config=config,
-        method=METHODS.load(config.method),
+        method=method,
         statistics=Statistics(seed, batches),
         cost=cost,
         weight_cost=weight_cost,
         masks=held,
     )
-    granularity: Granularity = GRANULARITIES.load(task.method.granularity)
     return granularity.prune(task) if config.step is None else in_steps(task, granularity)
 
 
@@ -56,10 +60,9 @@ def check_budget(model: ForecasterConfig, config: PruneConfig, *, cost: Cost, we
     """Checks that a model of this config can lose as much as is asked for, whatever its weights: before it is trained.
 
     Raises:
-        UserError: when it cannot, with the most that it can.
+        UserError: when it cannot, with the most that it can; or on an option that has no meaning for the method.
     """
-    method: Method = METHODS.load(config.method)
-    granularity: Granularity = GRANULARITIES.load(method.granularity)
+    method, granularity = _parts(config)
     if granularity.check is not None:
         granularity.check(
             Task(
@@ -72,3 +75,13 @@ def check_budget(model: ForecasterConfig, config: PruneConfig, *, cost: Cost, we
                 masks={},
             )
         )
+
+
+def _parts(config: PruneConfig) -> tuple[Method, Granularity]:
+    """Returns the method of a section and what goes at once, once no option is without meaning for it."""
+    method: Method = METHODS.load(config.method)
+    if not method.needs_data:
+        for option in ("calibration_batches", "calibration_seed"):
+            refuse(method, config, option)
+    granularity: Granularity = GRANULARITIES.load(method.granularity)
+    return method, granularity

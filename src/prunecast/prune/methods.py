@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -32,6 +32,7 @@ class Method:
         is_control: whether this is such a method itself: its models are compared with, not shipped.
         budget: how an amount is asked for: as a share, an N:M pattern, or a latency.
         trains: whether the method itself needs training steps.
+        needs_data: whether its score looks at batches of the training part.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Method:
     is_control: bool = False
     budget: Literal["share", "pattern", "latency"] = "share"
     trains: bool = False
+    needs_data: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +82,25 @@ class Statistics:
 
     Attributes:
         seed: of whatever it draws, from a generator of its own.
-        batches: windows of the training part.
+        data: windows of the training part, to be read through `batches`; None where nobody has any.
     """
 
     seed: int
-    batches: Iterable[Batch] = ()
+    data: Iterable[Batch] | None = None
+
+    @property
+    def batches(self) -> Iterator[Batch]:
+        """Gives the windows of the training part, from the first one at each call.
+
+        Raises:
+            UserError: when there are none: a score of no data at all would prune by index.
+        """
+        empty = True
+        for batch in self.data or ():
+            empty = False
+            yield batch
+        if empty:
+            raise UserError("the method's score looks at data, expected batches of the training part, found none")
 
 
 Score: TypeAlias = "Callable[[Forecaster, Statistics], Scores]"
@@ -114,8 +130,17 @@ class Task:
         Raises:
             UserError: when it was set.
         """
-        if getattr(self.config, option) != PruneConfig.model_fields[option].default:
-            raise UserError(f"method {self.method.name!r} has no use for prune.{option}; leave it out")
+        refuse(self.method, self.config, option)
+
+
+def refuse(method: Method, config: PruneConfig, option: str) -> None:
+    """Checks that an option without meaning for a method was left alone.
+
+    Raises:
+        UserError: when it was set.
+    """
+    if getattr(config, option) != PruneConfig.model_fields[option].default:
+        raise UserError(f"method {method.name!r} has no use for prune.{option}; leave it out")
 
 
 @dataclass(frozen=True)

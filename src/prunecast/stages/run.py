@@ -18,7 +18,7 @@ import torch
 
 from prunecast import environment
 from prunecast.data.series import Series, load_series
-from prunecast.data.windows import Prepared, prepare
+from prunecast.data.windows import DrawnBatches, Prepared, prepare
 from prunecast.errors import UserError
 from prunecast.measure.machine_lock import beside_others
 from prunecast.measure.operations import dense_macs, macs_per_weight
@@ -38,6 +38,9 @@ from prunecast.train.fit import fit
 from prunecast.train.progress import Reporter
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+
+CALIBRATION_BATCH = 32
+"""Windows in a batch that a pruning method looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +139,16 @@ def _finetune(job: Job, prepared: Prepared, place: Place) -> Fields:
 
 
 def _prune(job: Job, prepared: Prepared, place: Place) -> Fields:
-    assert job.recipe.prune is not None
+    config, seed = job.recipe.prune, job.recipe.seed
+    assert config is not None
+    drawn_by = seed if config.calibration_seed is None else config.calibration_seed
     parent = load_model(_parent(job, place))
     pruned = prune(
         parent.model,
-        job.recipe.prune,
-        seed=job.recipe.seed,
+        config,
+        seed=seed,
         masks=parent.masks,
+        batches=DrawnBatches(prepared.train, CALIBRATION_BATCH, config.calibration_batches, drawn_by),
         cost=dense_macs,
         weight_cost=macs_per_weight,
     )

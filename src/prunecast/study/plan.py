@@ -142,8 +142,11 @@ class _Cell:
             twins = [_method(name).control for name in grid.methods]
             methods |= {twin: None for twin in twins if twin is not None}
         for method in methods:
+            settings = grid.settings
+            if _method(method).is_control:  # it looks at no data, and may share a line with a method that does
+                settings = {key: value for key, value in settings.items() if not key.startswith("calibration_")}
             for sparsity in grid.sparsities:
-                yield from self.variant(dense, method, sparsity, grid.settings)
+                yield from self.variant(dense, method, sparsity, settings)
 
     def variant(self, dense: Job, method: str, sparsity: float, settings: dict[str, Any]) -> Iterator[Job]:
         values = settings | {"method": method, "sparsity": sparsity}
