@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from tests.support.coupled_model import ENTRY, coupled, macs, macs_per_weight
+from tests.support.extended_package import extended
 
 from prunecast.batch import Batch
+from prunecast.errors import UserError
+from prunecast.models.io import load_model
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
 from prunecast.registry import ALLOCATIONS, GRANULARITIES, METHODS, MODELS, SCORES
@@ -20,17 +26,40 @@ from prunecast.registry import ALLOCATIONS, GRANULARITIES, METHODS, MODELS, SCOR
 PAGE = Path(__file__).parents[2] / "docs" / "new-pruner.md"
 
 
+LINES = re.findall(r'^    "([\w-]+)": "([\w.]+):(\w+)",$', PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+"""Registered name, module and attribute, as the page has them."""
+
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+TABLES = {"scores": "SCORES", "allocate": "ALLOCATIONS", "methods": "METHODS"}
+
+STUDY: dict[str, Any] = {
+    "data": {"name": "synthetic-load"},
+    "model": {"lookback": 24, "horizon": 6},
+    "train": {"epochs": 1, "max_steps": 4, "threads": 1},
+    "measure": {"runtimes": []},
+    "study": {
+        "controls": ["random"],
+        "finetune": [False],
+        "models": [{"model": {"name": "transformer", "d_model": 8, "n_heads": 2, "d_ff": 8, "encoder_layers": 1}}],
+        "prune": [
+            {"methods": ["taylor-element-row"], "sparsities": [0.5]},
+            {"methods": ["taylor-element-row"], "sparsities": [0.5], "settings": {"calibration_batches": 1}},
+        ],
+    },
+}
+
+
 @pytest.fixture
 def _documented(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = PAGE.read_text(encoding="utf-8")
     module = ModuleType("documented_pruner")
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+    for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(MODELS.entries, "coupled", ENTRY)
-    for name, path in re.findall(r'^    "([\w-]+)": "([\w.:]+)",$', text, re.MULTILINE):
-        table = {"scores": SCORES, "allocate": ALLOCATIONS, "methods": METHODS}[re.split(r"[.:]", path)[-2]]
-        monkeypatch.setitem(table.entries, name, f"documented_pruner:{path.partition(':')[2]}")
+    tables = {"SCORES": SCORES, "ALLOCATIONS": ALLOCATIONS, "METHODS": METHODS}
+    for name, path, attribute in LINES:
+        table = tables[TABLES[path.rpartition(".")[2]]]
+        monkeypatch.setitem(table.entries, name, f"documented_pruner:{attribute}")
 
 
 def _batches(count: int) -> list[Batch]:
@@ -53,6 +82,47 @@ def test_the_documented_score_and_allocation_make_a_method() -> None:
         assert (removed_per_row - mask.shape[1] / 2).abs().max() < 1
     other = prune(model, config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=_batches(1))
     assert not all(torch.equal(other.masks[name], mask) for name, mask in pruned.masks.items())
+
+
+@pytest.mark.usefixtures("_documented")
+@pytest.mark.parametrize("batches", [None, []])
+def test_a_method_that_looks_at_data_is_refused_without(batches: list[Batch] | None) -> None:
+    config = PruneConfig(method="taylor-element-row", sparsity=0.5)
+    with pytest.raises(UserError, match="looks at data, expected batches of the training part, found none"):
+        prune(coupled(), config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=batches)
+
+
+def test_a_method_that_looks_at_no_data_has_no_use_for_any() -> None:
+    config = PruneConfig(method="magnitude", calibration_batches=2)
+    with pytest.raises(UserError, match=r"no use for prune\.calibration_batches"):
+        prune(coupled(), config, seed=1, cost=macs, weight_cost=macs_per_weight)
+
+
+def test_a_study_gives_batches_to_a_method_registered_as_the_page_says(tmp_path: Path) -> None:
+    package = extended(tmp_path / "package")
+    for block in BLOCKS:  # each into the module that the page names for what it defines
+        [module] = {path for _, path, attribute in LINES if re.search(rf"(def )?{attribute}\b( =|\()", block)}
+        package.add(f"{module.partition('.')[2].replace('.', '/')}.py", block)
+    for name, path, attribute in LINES:
+        package.register(TABLES[path.rpartition(".")[2]], {name: f"{path}:{attribute}"})
+    recipe = tmp_path / "study.yaml"
+    recipe.write_text(yaml.safe_dump(STUDY))
+    done = package.run("-m", "prunecast", "--quiet", "study", "run", str(recipe), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    records = [
+        json.loads(path.read_text()) | {"folder": path.parent} for path in tmp_path.glob("out/store/*/*/record.json")
+    ]
+    pruned = {
+        (record["pruning"]["method"], record["recipe"]["prune"].get("calibration_batches")): record
+        for record in records
+        if record["stage"] == "prune"
+    }
+    assert pruned.keys() == {("taylor-element-row", None), ("taylor-element-row", 1), ("random", None)}
+    eight, one = (load_model(pruned["taylor-element-row", count]["folder"]).masks for count in (None, 1))
+    differ = [name for name, mask in eight.items() if not torch.equal(mask, one[name])]
+    assert differ, "another draw of batches, other weights"
+    by_index = [name for name, mask in eight.items() if not mask[:, : mask.shape[1] // 2].any()]
+    assert not by_index, "no weight of equal scores: they would go by index"
 
 
 @pytest.mark.usefixtures("_documented")
