@@ -20,6 +20,7 @@ from prunecast.inference import (
     with_data,
 )
 from prunecast.measure.latency import time_against
+from prunecast.measure.machine_lock import alone, is_busy, seconds
 from prunecast.models.convert.convert import ModeChoice
 from prunecast.models.io import load_card, load_model
 from prunecast.recipe import ExportConfig, MeasureConfig, load_recipe
@@ -200,12 +201,22 @@ def measure(
     threads: int = 1,
     batch: int = 1,
     data: str | None = None,
+    wait: str = "60s",
 ) -> list[Row]:
     """Measures size, operations, memory and time; later models against the first, in turn.
+
+    Args:
+        sources: model folders and artefacts; the first is the reference.
+        runtime: that runs them; the one of the first artefact, else the default, when None.
+        threads: of the runtime.
+        batch: windows in one call.
+        data: where the data is, when the models were trained on a file.
+        wait: how long at most to wait for other stages on this machine; the answer says whether it was busy still.
 
     Raises:
         UserError: when a source, the runtime or the data does not fit.
     """
+    wait_s = seconds(wait)
     opened = [open_source(source).with_data(data) for source in sources]
     name = runtime or next((item.runtime for item in opened if item.path.is_file()), ExportConfig().runtime)
     RUNTIMES.check(name)
@@ -214,9 +225,15 @@ def measure(
     inputs = assess.real_inputs(opened[0].card, prepared_for_card(opened[0].card, data), batch)
     with tempfile.TemporaryDirectory() as folder:
         paths = [item.shipped(name, Path(folder) / str(number)) for number, item in enumerate(opened)]
+        with alone(wait_s) as was_busy:
+            timings = [
+                time_against(name, path, paths[0] if number else None, inputs, config)
+                for number, path in enumerate(paths)
+            ]
+            busy = was_busy or is_busy()
         return [
-            item.measured(time_against(name, path, paths[0] if number else None, inputs, config), path)
-            for number, (item, path) in enumerate(zip(opened, paths, strict=True))
+            item.measured(timing, path) | {"machine_busy": busy}
+            for item, timing, path in zip(opened, timings, paths, strict=True)
         ]
 
 

@@ -233,6 +233,7 @@ class StageTiming(Record):
     started_at: str
     elapsed_s: float
     runtimes: tuple[Timing, ...] = ()
+    machine_busy: bool = Field(False, description="whether other stages ran beside a timing, which waited in vain")
     record_sha256: str | None = Field(None, description="of the record's text, with null in this place; see `sealed`")
 
 

@@ -11,6 +11,7 @@ from prunecast import environment
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.inference import Row
+from prunecast.measure.machine_lock import seconds
 from prunecast.recipe import RECIPE_FILE, load_recipe
 from prunecast.registry import ENGINES, TRACKERS
 from prunecast.report.page import ReportFiles, write_report
@@ -44,6 +45,7 @@ def study_run(
     workers: int | None = None,
     engine: str = "local",
     measure: Timings = "any",
+    wait: str = "60s",
     settings: Iterable[str] = (),
 ) -> StudyResult:
     """Runs a study or goes on with it, and writes its report.
@@ -55,18 +57,21 @@ def study_run(
         workers: stages at once; as many as the machine has room for when absent.
         engine: local, or ray: a cluster.
         measure: here: take this machine's timings even where another one's are there.
+        wait: how long at most a timing waits for other stages on this machine, as in 60s or 10min.
         settings: "section.key=value" texts.
 
     Raises:
         UserError: when the recipe does not fit, something that it needs is missing, or another run holds the folder.
     """
+    wait_s = seconds(wait)
     hired: Engine = ENGINES.load(engine)
     hired.check()
     directory = out or Path("runs") / recipe.stem
     whole = decided(load_recipe(recipe, settings), directory / RECIPE_FILE)
     jobs = plan(whole, load_series, environment.describe().machine)
-    own_timings = measure == "here"
-    outcome = run_study(directory, whole, jobs, workers, monitor, engine=hired, own_timings=own_timings)
+    outcome = run_study(
+        directory, whole, jobs, workers, monitor, engine=hired, own_timings=measure == "here", wait_s=wait_s
+    )
     return StudyResult(outcome, len(jobs), report(directory))
 
 

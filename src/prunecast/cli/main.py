@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunecast.cli.console import Output, output_of
-from prunecast.cli.study import SetOption, study_app
+from prunecast.cli.study import SetOption, WaitOption, study_app
 from prunecast.errors import UserError
 
 if TYPE_CHECKING:
@@ -193,11 +193,12 @@ def measure(
     threads: Annotated[int, typer.Option(min=1)] = 1,
     batch: Annotated[int, typer.Option(min=1)] = 1,
     data: DataOption = None,
+    wait: WaitOption = "60s",
 ) -> None:
     """Measure size, operations, memory and time; later models against the first, in turn."""
     from prunecast import api as facade
 
-    rows = facade.measure(sources, runtime=runtime, threads=threads, batch=batch, data=data)
+    rows = facade.measure(sources, runtime=runtime, threads=threads, batch=batch, data=data, wait=wait)
     output_of(context).rows("models", rows)
 
 

@@ -13,6 +13,9 @@ from prunecast.errors import UserError
 if TYPE_CHECKING:
     from prunecast.studies import Timings
 
+WaitOption = Annotated[
+    str, typer.Option("--wait", metavar="TIME", help="Longest wait of a timing for other stages on this machine.")
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")]
 
 study_app = typer.Typer(help="Run a grid of pipelines, ask how it stands, and hand its records on.")
@@ -28,6 +31,7 @@ def study_run(
     measure: Annotated[
         str, typer.Option(help="Timings that count as done: any machine's, or those taken here alone.")
     ] = "any",
+    wait: WaitOption = "60s",
     settings: SetOption = None,
 ) -> None:
     """Run a study, or go on with it, and write its report."""
@@ -40,6 +44,7 @@ def study_run(
         workers=workers,
         engine=engine,
         measure=_timings(measure),
+        wait=wait,
         settings=settings or (),
         monitor=output.monitor(),
     )

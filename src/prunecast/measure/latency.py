@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs
 from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, LOADS, RESULT_FILE, Turns
-from prunecast.measure.machine_lock import alone
 from prunecast.recipe import MeasureConfig
 from prunecast.records import Latency, Ratio, Timing
 
@@ -40,7 +39,7 @@ def time_against(
     inputs: Inputs,
     config: MeasureConfig,
 ) -> Timing:
-    """Times a model, and a reference in turn with it; blocks meanwhile, and until nothing else of ours runs here.
+    """Times a model, and a reference in turn with it; the caller has the machine to itself, see `machine_lock`.
 
     Args:
         runtime: name of the runtime.
@@ -148,8 +147,7 @@ def _in_child(job: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
         np.savez(folder / INPUTS_FILE, allow_pickle=False, **inputs)
         command = [sys.executable, "-P", "-m", "prunecast.measure.latency_worker", name]
         threads = dict.fromkeys(_THREAD_VARIABLES, str(job["threads"]))
-        with alone():
-            done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise RuntimeError(f"the timed process failed: {reason}")

@@ -20,7 +20,7 @@ from prunecast import environment
 from prunecast.data.series import Series, load_series
 from prunecast.data.windows import DrawnBatches, Prepared, prepare
 from prunecast.errors import UserError
-from prunecast.measure.machine_lock import beside_others
+from prunecast.measure.machine_lock import beside_others, is_busy
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import Forecaster, build, config_from
 from prunecast.models.io import Card, SavedModel, load_card, load_model, save_model
@@ -52,12 +52,14 @@ class Place:
         found: fingerprint of a finished stage -> its folder.
         work: folder for checkpoints, or None to keep none.
         reporter: hears of training, or None.
+        machine_busy: whether a timing waited in vain to have the machine to itself.
     """
 
     directory: Path
     found: Callable[[str], Path]
     work: Path | None = None
     reporter: Reporter | None = None
+    machine_busy: bool = False
 
 
 Fields = dict[str, Any]
@@ -65,7 +67,10 @@ Fields = dict[str, Any]
 
 
 def run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
-    """Runs one stage and fills its folder: what it makes, the resolved recipe, and last its record."""
+    """Runs one stage and fills its folder: what it makes, the resolved recipe, and last its record.
+
+    Whoever has a timing run keeps the machine to it, see `machine_lock`.
+    """
     with nullcontext() if job.exclusive else beside_others():
         return _run(job, prepared, place)
 
@@ -87,7 +92,12 @@ def _run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
         model=str(job.recipe.model["name"]),
         recipe=job.recipe.model_dump(mode="json"),
         data=prepared.facts,
-        timing=StageTiming(started_at=started_at, elapsed_s=time.perf_counter() - clock, runtimes=runtimes),
+        timing=StageTiming(
+            started_at=started_at,
+            elapsed_s=time.perf_counter() - clock,
+            runtimes=runtimes,
+            machine_busy=job.exclusive and (place.machine_busy or is_busy()),
+        ),
         environment=environment.describe(),
         **fields,
     )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from prunecast.errors import UserError
+from prunecast.measure.machine_lock import WAIT_S, alone
 from prunecast.records import Failure
 from prunecast.sealed import Damaged
 from prunecast.stages.job import Job
@@ -76,7 +77,7 @@ class Workers(Protocol):
     def fits(self, taken: Resources, needed: Resources) -> bool:
         """Whether a stage can start beside those that run and take what is `taken`."""
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, *, machine_busy: bool = False) -> None:
         """Starts a stage.
 
         Raises:
@@ -98,6 +99,7 @@ class Assignment:
         at_once: the most stages that may run at once, or None.
         monitor: hears of it.
         keep_files: whether models and exported files stay when nothing waits for them any more.
+        wait_s: how long at most a timing waits for other stages on this machine.
     """
 
     jobs: Sequence[Job]
@@ -106,6 +108,7 @@ class Assignment:
     at_once: int | None
     monitor: Monitor
     keep_files: bool = True
+    wait_s: float = WAIT_S
 
 
 class Engine(Protocol):
@@ -154,6 +157,8 @@ class _Run:
         self.shares, self.at_once, self.keep_files = assignment.shares, assignment.at_once, assignment.keep_files
         self.schedule = Schedule(plan, self.shares.needed)
         self.running: dict[str, Job] = {}
+        self.gate, self.wait_s = ExitStack(), assignment.wait_s
+        self.patience_s = self.wait_s
         self.lost: Counter[str] = Counter()
         self.outcome = outcome
         for job in assignment.jobs:
@@ -166,6 +171,7 @@ class _Run:
             if self.running:
                 for settled in self.workers.settled():
                     del self.running[settled.job.fingerprint]
+                    self.gate.close()
                     self.settle(settled.job, settled.error)
         return self.outcome
 
@@ -178,8 +184,11 @@ class _Run:
     def start(self, job: Job) -> None:
         try:
             self.store.begin(job.fingerprint)
-            self.workers.start(job)
+            busy = job.exclusive and self.gate.enter_context(alone(self.patience_s))
+            self.patience_s = 0.0 if busy else self.wait_s  # what was waited for in vain is not waited for again
+            self.workers.start(job, machine_busy=busy)
         except UserError as error:
+            self.gate.close()
             self.settle(job, error)
             return
         self.running[job.fingerprint] = job

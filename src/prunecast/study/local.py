@@ -45,12 +45,12 @@ class _Process:
     exports: bool
     pool: ProcessPoolExecutor | None = None
 
-    def submit(self, job: Job, root: str) -> Future[None]:
+    def submit(self, job: Job, root: str, machine_busy: bool) -> Future[None]:
         try:
-            return self.living().submit(execute, job, root)
+            return self.living().submit(execute, job, root, machine_busy)
         except BrokenProcessPool:  # it died with nothing to do
             self.pool = None
-            return self.living().submit(execute, job, root)
+            return self.living().submit(execute, job, root, machine_busy)
 
     def living(self) -> ProcessPoolExecutor:
         if self.pool is None:
@@ -90,7 +90,7 @@ class LocalWorkers:
         """Whether a stage can start beside those that run; one that asks for more than there is runs alone."""
         return taken == NOTHING or here().holds(taken + needed)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, *, machine_busy: bool = False) -> None:
         """Starts a stage in an idle process, or in a new one."""
         visible = self._visible_gpus(job)
         process = next((idle for idle in self._idle if idle.visible_gpus == visible), None)
@@ -98,7 +98,7 @@ class LocalWorkers:
             process = _Process(visible, self._threads, self._exports)
         else:
             self._idle.remove(process)
-        self._running[process.submit(job, self._root)] = job, process
+        self._running[process.submit(job, self._root, machine_busy)] = job, process
 
     def settled(self) -> Sequence[Settled]:
         """Waits until a process is through with a stage; returns all such."""

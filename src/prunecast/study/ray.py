@@ -109,7 +109,7 @@ class RayWorkers:
         """Whether the cluster as a whole has room for a stage beside those that run."""
         return taken == NOTHING or _resources(self._ray.cluster_resources()).holds(taken + needed)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, *, machine_busy: bool = False) -> None:
         """Hands a stage to the cluster, with what it needs.
 
         Raises:
@@ -118,7 +118,7 @@ class RayWorkers:
         folders = {name: self._put_folder(name) for name in job.needs}
         series = self._put_series(data_of(job))
         task = self._task.options(max_retries=0, **self._options(job))
-        self._running[task.remote(job, folders, series)] = job
+        self._running[task.remote(job, folders, series, machine_busy)] = job
 
     def settled(self) -> Sequence[Settled]:
         """Waits until a worker is through with a stage, and puts what it made into the store's `work`."""
@@ -171,7 +171,7 @@ def _resources(offered: Mapping[str, float]) -> Resources:
     return Resources(int(offered.get("CPU", 0)), offered.get("GPU", 0.0), int(offered.get("memory", 0)))
 
 
-def _run_stage(job: Job, folders: Mapping[str, Any], series: Series) -> Folder:
+def _run_stage(job: Job, folders: Mapping[str, Any], series: Series, machine_busy: bool = False) -> Folder:
     """Runs one stage in a worker process of the cluster, and returns its files."""
     import ray
 
@@ -183,7 +183,8 @@ def _run_stage(job: Job, folders: Mapping[str, Any], series: Series) -> Folder:
             unpack(ray.get(reference), root / fingerprint)
         directory = root / "result"
         directory.mkdir()
-        run(job, prepared_for(job, _loader(job, series)), Place(directory=directory, found=root.joinpath))
+        place = Place(directory=directory, found=root.joinpath, machine_busy=machine_busy)
+        run(job, prepared_for(job, _loader(job, series)), place)
         return packed(directory)
 
 

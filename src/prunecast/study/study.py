@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prunecast.errors import UserError
+from prunecast.measure.machine_lock import WAIT_S
 from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe, write_recipe
 from prunecast.records import Failure, Record, RunRecord, Stage
 from prunecast.sealed import Damaged
@@ -111,6 +112,7 @@ def run_study(
     *,
     engine: Engine = LOCAL,
     own_timings: bool = False,
+    wait_s: float = WAIT_S,
 ) -> Outcome:
     """Runs what is not done yet of a plan, in the study's folder.
 
@@ -122,6 +124,7 @@ def run_study(
         monitor: hears of progress.
         engine: runs the stages.
         own_timings: timings are taken on this machine even where another one's are there.
+        wait_s: how long at most a timing waits for other stages on this machine.
 
     Raises:
         UserError: when the folder cannot be written, another run holds it, or a package or device is missing.
@@ -143,7 +146,7 @@ def run_study(
             if not keep_files:  # what a killed run had no time to drop, or was kept before
                 needed = {name for job in waiting for name in job.needs}
                 drop_files((job for job in jobs if job.fingerprint not in needed), store)
-            assignment = Assignment(waiting, store, Shares.of(recipe.study), workers, monitor, keep_files)
+            assignment = Assignment(waiting, store, Shares.of(recipe.study), workers, monitor, keep_files, wait_s)
             return run_plan(engine, assignment, jobs, outcome)
         finally:
             monitor.stop()

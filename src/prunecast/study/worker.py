@@ -58,7 +58,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def execute(job: Job, root: str) -> None:
+def execute(job: Job, root: str, machine_busy: bool = False) -> None:
     """Runs one stage into its folder in the store's `work`.
 
     Raises:
@@ -68,7 +68,8 @@ def execute(job: Job, root: str) -> None:
 
     store = Store(Path(root))
     directory = store.result(job.fingerprint)
-    place = Place(directory=directory, found=cache(store.checked), work=store.work(job.fingerprint))
+    found, work = cache(store.checked), store.work(job.fingerprint)
+    place = Place(directory=directory, found=found, work=work, machine_busy=machine_busy)
     with plain_errors():
         run(job, prepared_for(job), place)
         sync(directory)

@@ -117,6 +117,7 @@ def test_a_structured_model_is_smaller_and_goes_through_the_whole_chain(
     assert rows[1]["bytes"] < rows[0]["bytes"]
     assert set(rows[1]["speedup"]) == {"ratio", "low", "high"}
     assert rows[1]["latency_ms"]["n"] >= 100
+    assert {type(row["machine_busy"]) for row in rows} == {bool}
 
 
 def test_forecast_continues_the_file_in_its_own_units(

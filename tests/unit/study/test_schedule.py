@@ -96,7 +96,7 @@ class Crew:
     def fits(self, taken: Resources, needed: Resources) -> bool:
         return taken == NOTHING or Resources(CORES, 1.0, 10**12).holds(taken + needed)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, *, machine_busy: bool = False) -> None:
         assert self.assignment is not None
         for need in job.needs:
             self.assignment.store.checked(need)
@@ -237,7 +237,7 @@ def test_a_parent_that_turns_out_to_be_damaged_is_computed_again(tmp_path: Path)
 
 def test_what_is_damaged_each_time_fails_in_the_end(tmp_path: Path) -> None:
     class Rotten(Crew):
-        def start(self, job: Job) -> None:
+        def start(self, job: Job, *, machine_busy: bool = False) -> None:
             if job.needs:
                 raise Damaged(Path(job.needs[0]), "rotten")
             super().start(job)

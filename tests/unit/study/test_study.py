@@ -16,6 +16,7 @@ from tools.kill_study import contents, differences
 from prunecast import api, environment, studies
 from prunecast.cli.main import main
 from prunecast.errors import MissingExtra, UserError
+from prunecast.measure.machine_lock import beside_others
 from prunecast.recipe import Recipe, load_recipe, write_recipe
 from prunecast.records import Failure
 from prunecast.stages.job import Job
@@ -219,6 +220,19 @@ def test_another_machines_timings_are_taken_unless_ones_own_are_asked_for(micro:
     records, _ = open_study(out).results()
     assert len(records) == len(jobs) + len(clocks), "each timing under its machine"
     assert left_to_do(out, jobs, own_timings=True) == left_to_do(out, micro.jobs, own_timings=True) == []
+
+
+def test_a_study_waits_once_for_a_busy_machine_and_its_records_say_so(
+    micro: Micro, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clocks = [job for job in micro.jobs if job.exclusive]
+    out, wait_s = micro.copied(tmp_path / "out", *clocks), 3.0
+    with beside_others():
+        outcome = run_study(out, micro.recipe, micro.jobs, 1, Watch(), wait_s=wait_s)
+    assert (outcome.ran, outcome.failed) == (len(clocks), {})
+    assert all(Store(out / "store").record(job.fingerprint).timing.machine_busy for job in clocks)
+    waits = [record for record in caplog.records if "a timing waits" in record.getMessage()]
+    assert len(waits) == 1, "what was waited for in vain is not waited for again"
 
 
 def test_own_timings_are_asked_for_on_the_command_line(
