@@ -6,7 +6,9 @@ Where a variable names nothing, its tests do with what a clone has, or are left 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,17 @@ def reference_dir() -> Path:
 def hourly_csv() -> Path:
     """A real hourly file: the first 2,000 rows of ETTh1."""
     return OWN / "ETTh1-2000.csv"
+
+
+@pytest.fixture(autouse=True)
+def _the_same_random_numbers() -> Iterator[None]:
+    """Starts torch's default generator anew for each test, so that no test depends on what ran before it.
+
+    A net below the tests, which draw their models and numbers from seeds of their own.
+    """
+    if (torch := sys.modules.get("torch")) is None:  # whoever needs no torch does not wait for it
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
