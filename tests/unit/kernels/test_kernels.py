@@ -179,6 +179,7 @@ def _fingerprint_of_one_thread() -> list[float]:
 
 
 def test_attention_of_what_is_not_a_number_is_none() -> None:
+    torch.manual_seed(1)
     layer = ProbSparse(8, 8, Heads((0, 1), 2, 4, True, 12), Sampling(12, 12, 1)).train()
     x = torch.randn(3, 12, 8)
     x[1, 4, 2] = math.nan
@@ -188,6 +189,7 @@ def test_attention_of_what_is_not_a_number_is_none() -> None:
 
 
 def test_a_query_that_is_not_a_number_is_chosen_in_batches_too() -> None:
+    torch.manual_seed(1)
     layer = ProbSparse(8, 8, Heads((0, 1), 2, 4, True, 12), Sampling(12, 12, 1)).eval()
     x, memory = torch.randn(16, 12, 8), torch.randn(16, 12, 8)
     x[3, 4, 2] = math.nan
@@ -199,6 +201,7 @@ def test_a_query_that_is_not_a_number_is_chosen_in_batches_too() -> None:
 
 @pytest.mark.parametrize("key", [12, 2**40, -1])
 def test_keys_that_are_not_there_are_refused_in_batches_too(key: int) -> None:
+    torch.manual_seed(1)
     layer = ProbSparse(8, 8, Heads((0, 1), 2, 4, True, 12), Sampling(12, 12, 1)).eval()
     layer.sampled[3, 1] = key
     x = torch.randn(16, 12, 8)
@@ -209,6 +212,7 @@ def test_keys_that_are_not_there_are_refused_in_batches_too(key: int) -> None:
 
 @pytest.mark.parametrize("options", [{"elementwise_affine": False}, {"bias": False}], ids=str)
 def test_a_norm_of_another_kind_takes_the_plain_way(options: dict[str, bool]) -> None:
+    torch.manual_seed(1)
     norm, dropout, x, y = nn.LayerNorm(8, **options), Dropout(0.5).train(), torch.randn(3, 8), torch.randn(3, 8)
     torch.manual_seed(9)
     found = add_and_norm(norm, dropout, x, y)
@@ -217,6 +221,7 @@ def test_a_norm_of_another_kind_takes_the_plain_way(options: dict[str, bool]) ->
 
 
 def test_who_listens_is_heard_in_training() -> None:
+    torch.manual_seed(1)
     heard: list[str] = []
     layer, norm, dropout = FeedForward(8, 16, "gelu", 0.5).train(), nn.LayerNorm(8), Dropout(0.5).train()
     norm.register_forward_hook(lambda module, inputs, output: heard.append("norm"))
@@ -227,6 +232,7 @@ def test_who_listens_is_heard_in_training() -> None:
 
 
 def test_dropout_that_is_frozen_drops_nothing() -> None:
+    torch.manual_seed(1)
     layer, x = FeedForward(8, 16, "gelu", 0.5).train(), torch.randn(2, 3, 8)
     layer.dropout.eval()
     torch.testing.assert_close(layer(x), layer.down(F.gelu(layer.up(x))))

@@ -51,6 +51,7 @@ def _step_by_step(layer: LSTMLayer, x_BLI: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("width", "units"), [(3, 5), (1, 1), (6, 16)])
 def test_a_layer_follows_its_equations(width: int, units: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
     layer = LSTMLayer(width, units).to(dtype)
     x = torch.randn(4, 9, width, dtype=dtype)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
@@ -60,6 +61,7 @@ def test_a_layer_follows_its_equations(width: int, units: int, dtype: torch.dtyp
 
 
 def test_gradients_follow_the_equations() -> None:
+    torch.manual_seed(1)
     layer = LSTMLayer(3, 5).double()
     x = torch.randn(4, 9, 3, dtype=torch.double)
     found, expected = (
@@ -141,6 +143,7 @@ def test_training_is_the_same_for_the_same_seed() -> None:
 
 
 def test_a_unit_without_weights_stays_at_zero() -> None:
+    torch.manual_seed(1)
     layer = LSTMLayer(3, 5)
     with torch.no_grad():
         for member in layer.written(""):

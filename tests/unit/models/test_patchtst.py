@@ -119,6 +119,7 @@ def test_dropout_of_the_forecast_is_its_own() -> None:
 
 
 def test_batch_normalisation_is_the_usual_one() -> None:
+    torch.manual_seed(1)
     ours, usual = BatchNorm(5), nn.BatchNorm1d(5)
     x = torch.randn(6, 4, 5) * 3 + 1
     for _ in range(2):

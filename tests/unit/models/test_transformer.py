@@ -173,6 +173,7 @@ def test_prunable_names_are_weights_of_the_model() -> None:
 
 
 def test_token_convolution_is_the_circular_one() -> None:
+    torch.manual_seed(1)
     layer = TokenConvolution(3, 5)
     circular = torch.nn.Conv1d(3, 5, 3, padding=1, padding_mode="circular", bias=False)
     circular.load_state_dict({"weight": layer.weight.detach()})

@@ -77,6 +77,7 @@ def test_what_is_gone_already_goes_first_even_where_a_layer_lost_more_than_its_s
 
 
 def test_masks_own_their_memory() -> None:
+    torch.manual_seed(1)
     masks = global_masks({"a": torch.rand(4), "b": torch.rand(2, 3)}, 5)
     assert [mask.untyped_storage().nbytes() for mask in masks.values()] == [4, 6]
     assert [tuple(mask.shape) for mask in masks.values()] == [(4,), (2, 3)]
@@ -104,6 +105,7 @@ def test_a_layer_that_lost_more_than_its_share_keeps_its_loss() -> None:
 
 
 def test_uniform_order_takes_the_same_share_of_each_group() -> None:
+    torch.manual_seed(1)
     scores = {"a": torch.rand(4), "b": torch.rand(16) + 5}
     order = removal_order(uniform_priorities(scores), {"a": 1, "b": 1})
     for count in range(1, len(order) + 1):

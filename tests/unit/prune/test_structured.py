@@ -112,6 +112,7 @@ def test_operations_come_within_one_unit_of_the_request(method: str, sparsity: f
 
 
 def test_few_questions_are_asked_about_the_cost() -> None:
+    torch.manual_seed(1)
     asked: list[int] = []
 
     def cost(config: ForecasterConfig) -> int:
