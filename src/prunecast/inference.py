@@ -146,6 +146,7 @@ def summary(directory: Path) -> Row:
         "path": str(directory),
         "mse": None if test is None else test.mse,
         "mae": None if test is None else test.mae,
+        **({} if test is None else test.metrics),
         "val_mse": None if validation is None else validation.mse,
         "windows": None if test is None else test.windows,
         "scoring": None if test is None else test.scoring,

@@ -28,6 +28,7 @@ from pydantic import (
 
 from prunecast.errors import UserError, near
 from prunecast.records import BudgetOf, Control, GroupKind, Scoring, Stage, Strict
+from prunecast.registry import METRICS
 
 RECIPE_FILE = "recipe.yaml"
 """The name of the resolved recipe beside every result."""
@@ -60,6 +61,18 @@ class DataConfig(Section):
         None, description="train, validation, test shares; else the published"
     )
     scoring: Scoring = Field("full", description="full: every window; paper: whole batches of 32 only")
+    metrics: tuple[str, ...] = Field(
+        (), exclude_if=lambda names: not names, description="what errors are given in besides MSE and MAE, by name"
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _registered(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for name in metrics:
+            METRICS.check(name)
+            if name in ("mse", "mae") or metrics.count(name) > 1:
+                raise ValueError(f"{name!r} is given anyway; leave it out")
+        return metrics
 
     @field_validator("split")
     @classmethod

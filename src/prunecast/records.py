@@ -57,6 +57,9 @@ class Blocks(Record):
     windows: tuple[int, ...]
     mse: tuple[float, ...]
     mae: tuple[float, ...]
+    metrics: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict, exclude_if=lambda metrics: not metrics, description="in other metrics that were asked for"
+    )
 
 
 class Accuracy(Record):
@@ -67,6 +70,9 @@ class Accuracy(Record):
     windows: int
     mse: float
     mae: float
+    metrics: dict[str, float] = Field(
+        default_factory=dict, exclude_if=lambda metrics: not metrics, description="in other metrics that were asked for"
+    )
     blocks: Blocks | None = None
 
 

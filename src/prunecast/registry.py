@@ -136,6 +136,11 @@ GRANULARITIES = Registry(
     },
 )
 
+METRICS = Registry(
+    "metric",
+    {"mse": "prunecast.train.metrics:squared_error", "mae": "prunecast.train.metrics:absolute_error"},
+)
+
 ENGINES = Registry("engine", {"local": "prunecast.study.local:ENGINE", "ray": "prunecast.study.ray:ENGINE"})
 
 TRACKERS = Registry(

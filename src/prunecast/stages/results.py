@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from prunecast.records import Accuracy, Artefact, Example, Scoring, Timing
 from prunecast.registry import RUNTIMES
 from prunecast.store import RECORD_FILE, read_record
 from prunecast.train.evaluate import evaluate, evaluate_both
+from prunecast.train.metrics import measured_on
 
 EXAMPLES = 3
 """Forecasts kept for drawing, spread evenly over the test part."""
@@ -33,7 +34,11 @@ CALIBRATION_WINDOWS, CALIBRATION_BATCH = 256, 32
 
 
 def facts(
-    saved: SavedModel, prepared: Prepared, scoring: Scoring, validation: Accuracy | None = None
+    saved: SavedModel,
+    prepared: Prepared,
+    scoring: Scoring,
+    validation: Accuracy | None = None,
+    metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns validation and test error, size, operations and example forecasts, by the record's field names.
 
@@ -41,14 +46,16 @@ def facts(
         saved: the model.
         prepared: its data.
         scoring: which windows count.
-        validation: the full score of the validation part, where it is known already.
+        validation: the full score of the validation part, where it is known already, in MSE and MAE.
+        metrics: what errors are given in besides these.
     """
-    if validation is None or scoring != "full":
-        validation = evaluate(saved.model, prepared.validation, "validation", scoring)
+    further = measured_on(prepared, metrics)
+    if validation is None or scoring != "full" or further:
+        validation = evaluate(saved.model, prepared.validation, "validation", scoring, further)
     if scoring == "full":
-        test, test_paper = evaluate_both(saved.model, prepared.test, "test")
+        test, test_paper = evaluate_both(saved.model, prepared.test, "test", further)
     else:
-        test, test_paper = evaluate(saved.model, prepared.test, "test", scoring), None
+        test, test_paper = evaluate(saved.model, prepared.test, "test", scoring, further), None
     return {
         "validation": validation,
         "test": test,

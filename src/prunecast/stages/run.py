@@ -222,6 +222,6 @@ def _fit(config: FitConfig, job: Job, prepared: Prepared, place: Place, saved: S
 
 def _kept(saved: SavedModel, job: Job, prepared: Prepared, place: Place, fitted: Fit | None = None) -> Fields:
     """Writes the model into the stage's folder and returns what is known about it."""
-    known = None if fitted is None else fitted.validation
+    data, known = job.recipe.data, None if fitted is None else fitted.validation
     save_model(saved, place.directory)
-    return {"fit": fitted} | assess.facts(saved, prepared, job.recipe.data.scoring, known)
+    return {"fit": fitted} | assess.facts(saved, prepared, data.scoring, known, data.metrics)

@@ -5,7 +5,7 @@ B batch, H horizon, C scored channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,6 +17,7 @@ from prunecast.batch import Batch
 from prunecast.data.windows import Windows
 from prunecast.errors import UserError
 from prunecast.records import Accuracy, Blocks, Scoring, Split
+from prunecast.train.metrics import Measured, absolute_error, squared_error
 
 PAPER_BATCH = 32
 """Batch size of the published test loaders, which dropped the last incomplete batch."""
@@ -37,19 +38,27 @@ def scored_windows(total: int, scoring: Scoring) -> int:
     return total if scoring == "full" else total // PAPER_BATCH * PAPER_BATCH
 
 
-def evaluate(model: nn.Module, windows: Windows, split: Split, scoring: Scoring = "full") -> Accuracy:
-    """Scores a forecaster in eval mode over a split's windows; the mode it was in comes back."""
+def evaluate(
+    model: nn.Module, windows: Windows, split: Split, scoring: Scoring = "full", further: Measured | None = None
+) -> Accuracy:
+    """Scores a forecaster in eval mode over a split's windows; the mode it was in comes back.
+
+    `further` are the metrics besides MSE and MAE, as `metrics.measured_on` gives them.
+    """
     with in_eval_mode(model) as predict:
-        return score(predict, windows, split, scoring)
+        return score(predict, windows, split, scoring, further)
 
 
-def evaluate_both(model: nn.Module, windows: Windows, split: Split) -> tuple[Accuracy, Accuracy | None]:
+def evaluate_both(
+    model: nn.Module, windows: Windows, split: Split, further: Measured | None = None
+) -> tuple[Accuracy, Accuracy | None]:
     """Returns the full scoring and, from the same forecasts, the paper's; none where no batch of 32 is whole."""
     with in_eval_mode(model) as predict:
-        squared, absolute = window_errors(predict, windows, len(windows))
+        errors = window_errors(predict, windows, len(windows), further)
     whole = scored_windows(len(windows), "paper")
-    paper = accuracy(squared[:whole], absolute[:whole], windows, split, "paper") if whole else None
-    return accuracy(squared, absolute, windows, split, "full"), paper and paper.model_copy(update={"blocks": None})
+    of_whole = {name: values[:whole] for name, values in errors.items()}
+    paper = accuracy(of_whole, windows, split, "paper").model_copy(update={"blocks": None}) if whole else None
+    return accuracy(errors, windows, split, "full"), paper
 
 
 @contextmanager
@@ -63,57 +72,63 @@ def in_eval_mode(model: nn.Module) -> Iterator[Predict]:
         model.train(was_training)
 
 
-def score(predict: Predict, windows: Windows, split: Split, scoring: Scoring = "full") -> Accuracy:
+def score(
+    predict: Predict, windows: Windows, split: Split, scoring: Scoring = "full", further: Measured | None = None
+) -> Accuracy:
     """Scores whatever forecasts, an exported artefact too.
 
     Raises:
-        UserError: when there is no window to score, or a forecast is not a finite number.
+        UserError: when there is no window to score, or an error is not a finite number.
     """
     count = scored_windows(len(windows), scoring)
     if count == 0:
         raise UserError(f"paper scoring needs {PAPER_BATCH} windows, the {split} part has {len(windows)}; use full")
-    return accuracy(*window_errors(predict, windows, count), windows, split, scoring)
+    return accuracy(window_errors(predict, windows, count, further), windows, split, scoring)
 
 
-def accuracy(squared: Errors, absolute: Errors, windows: Windows, split: Split, scoring: Scoring) -> Accuracy:
-    """Returns the result in the errors of single windows.
+def accuracy(errors: Mapping[str, Errors], windows: Windows, split: Split, scoring: Scoring) -> Accuracy:
+    """Returns the result in the errors of single windows, by metric.
 
     Sums run in float64, so the order of batches does not show.
 
     Raises:
         UserError: when an error is not a finite number.
     """
-    if not np.isfinite(squared).all():
+    if not np.isfinite(errors["mse"]).all():
         raise UserError(f"the forecasts of the {split} part are not finite; expected the weights of a sound training")
+    for name, values in errors.items():
+        if not np.isfinite(values).all():
+            raise UserError(f"{name} of the {split} part is not finite: it has no meaning on this data; leave it out")
+    means = {name: float(values.mean()) for name, values in errors.items()}
     return Accuracy(
         split=split,
         scoring=scoring,
-        windows=len(squared),
-        mse=float(squared.mean()),
-        mae=float(absolute.mean()),
-        blocks=block_means(squared, absolute, windows.shape.steps),
+        windows=len(errors["mse"]),
+        mse=means.pop("mse"),
+        mae=means.pop("mae"),
+        metrics=means,
+        blocks=block_means(errors, windows.shape.steps),
     )
 
 
 @torch.inference_mode()
-def window_errors(predict: Predict, windows: Windows, count: int) -> tuple[Errors, Errors]:
-    """Returns mean squared and mean absolute error of each of the first `count` windows."""
-    squared, absolute = [], []
+def window_errors(predict: Predict, windows: Windows, count: int, further: Measured | None = None) -> dict[str, Errors]:
+    """Returns the mean error of each of the first `count` windows: MSE, MAE and further metrics, by name."""
+    metrics: Measured = {"mse": squared_error, "mae": absolute_error} | dict(further or {})
+    errors: dict[str, list[Errors]] = {name: [] for name in metrics}
     for start in range(0, count, EVALUATION_BATCH):
         batch = windows.batch(torch.arange(start, min(start + EVALUATION_BATCH, count)))
-        difference = (predict(batch) - batch.y_BHC).double()
-        squared.append(difference.square().mean(dim=(1, 2)).cpu().numpy())
-        absolute.append(difference.abs().mean(dim=(1, 2)).cpu().numpy())
-    return np.concatenate(squared), np.concatenate(absolute)
+        forecast_BHC = predict(batch)
+        for name, metric in metrics.items():
+            errors[name].append(metric(forecast_BHC, batch.y_BHC).mean(dim=(1, 2)).cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in errors.items()}
 
 
-def block_means(squared: Errors, absolute: Errors, length: int) -> Blocks:
+def block_means(errors: Mapping[str, Errors], length: int) -> Blocks:
     """Returns the errors of consecutive blocks of `length` windows, which overlap in no value."""
-    edges = np.arange(0, len(squared), length)
-    sizes = np.diff(np.append(edges, len(squared)))
+    edges = np.arange(0, len(errors["mse"]), length)
+    sizes = np.diff(np.append(edges, len(errors["mse"])))
+    means = {name: tuple((np.add.reduceat(values, edges) / sizes).tolist()) for name, values in errors.items()}
     return Blocks(
-        length=length,
-        windows=tuple(int(size) for size in sizes),
-        mse=tuple(float(total / size) for total, size in zip(np.add.reduceat(squared, edges), sizes, strict=True)),
-        mae=tuple(float(total / size) for total, size in zip(np.add.reduceat(absolute, edges), sizes, strict=True)),
+        length=length, windows=tuple(sizes.tolist()), mse=means.pop("mse"), mae=means.pop("mae"), metrics=means
     )

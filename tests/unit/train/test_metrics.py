@@ -1,0 +1,114 @@
+"""Metrics: MSE and MAE always, others by name; what they may know of the series, and how a window's error is made."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from prunecast.batch import Batch
+from prunecast.data.series import load_series
+from prunecast.data.windows import Prepared, prepare
+from prunecast.errors import UserError
+from prunecast.recipe import DataConfig
+from prunecast.records import Accuracy
+from prunecast.registry import METRICS
+from prunecast.train.evaluate import evaluate_both, score
+from prunecast.train.metrics import MetricContext, measured_on
+
+SEASON = 24
+
+
+def mase(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
+    return (forecast_BHC - truth_BHC).double().abs() / context.naive_mae_C
+
+
+def mape(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
+    raw_forecast, raw_truth = (values.double() * context.std_C + context.mean_C for values in (forecast_BHC, truth_BHC))
+    return ((raw_forecast - raw_truth) / raw_truth).abs()
+
+
+def rmse(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
+    return (forecast_BHC - truth_BHC).double().square().mean(1, keepdim=True).sqrt()
+
+
+def infinite(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
+    return truth_BHC.double() / 0
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("own_metrics")
+    for metric in (mase, mape, rmse, infinite):
+        setattr(module, metric.__name__, metric)
+        monkeypatch.setitem(METRICS.entries, metric.__name__, f"own_metrics:{metric.__name__}")
+    monkeypatch.setitem(sys.modules, "own_metrics", module)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    data = DataConfig(name="synthetic-load", targets=("retail", "office"))
+    series = load_series(data)
+    few = {name: getattr(series, name)[:1500] for name in ("times", "values_TC", "covariates_TK")}
+    return prepare(replace(series, **few), data, lookback=24, horizon=6, label_len=12)
+
+
+def zeros(batch: Batch) -> Tensor:
+    """The mean of the training part, as a forecast."""
+    return torch.zeros_like(batch.y_BHC)
+
+
+def test_a_metric_knows_the_scored_channels_of_the_training_part(prepared: Prepared) -> None:
+    accuracy = score(zeros, prepared.test, "test", further=measured_on(prepared, ["mase", "mape", "rmse"]))
+    targets = list(prepared.train.targets or ())
+    training = prepared.train.values_TC[:, targets].double().numpy()
+    naive = np.abs(training[SEASON:] - training[:-SEASON]).mean(0)
+    truth = torch.stack([prepared.test.batch(torch.tensor([i])).y_BHC[0] for i in range(len(prepared.test))])
+    y_WHC = truth.double().numpy()
+    raw = y_WHC * prepared.scaler.std[targets] + prepared.scaler.mean[targets]
+    assert accuracy.metrics.keys() == {"mase", "mape", "rmse"}
+    assert accuracy.metrics["mase"] == pytest.approx((np.abs(y_WHC) / naive).mean(), rel=1e-12)
+    assert accuracy.metrics["mape"] == pytest.approx(np.abs(1 - prepared.scaler.mean[targets] / raw).mean(), rel=1e-9)
+    assert accuracy.metrics["rmse"] == pytest.approx(np.sqrt((y_WHC**2).mean(1)).mean(), rel=1e-12)
+
+
+def test_blocks_of_every_metric_add_up(prepared: Prepared) -> None:
+    accuracy = score(zeros, prepared.test, "test", further=measured_on(prepared, ["mase"]))
+    assert accuracy.blocks is not None
+    of_blocks = np.average(accuracy.blocks.metrics["mase"], weights=accuracy.blocks.windows)
+    assert of_blocks == pytest.approx(accuracy.metrics["mase"], rel=1e-12)
+
+
+def test_both_scorings_have_every_metric_and_the_others_do_not_change_mse(prepared: Prepared) -> None:
+    class Zeros(torch.nn.Module):
+        def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor, y_mark_BTF: Tensor) -> Tensor:
+            return torch.zeros(len(x_BLC), 6, 2)
+
+    full, paper = evaluate_both(Zeros(), prepared.test, "test", measured_on(prepared, ["mase"]))
+    plain, _ = evaluate_both(Zeros(), prepared.test, "test")
+    assert paper is not None
+    assert paper.metrics.keys() == full.metrics.keys() == {"mase"}
+    assert (full.mse, full.mae) == (plain.mse, plain.mae)
+
+
+def test_a_metric_without_meaning_on_the_data_is_refused(prepared: Prepared) -> None:
+    with pytest.raises(UserError, match="infinite of the test part is not finite"):
+        score(zeros, prepared.test, "test", further=measured_on(prepared, ["infinite"]))
+
+
+def test_only_registered_metrics_can_be_asked_for_and_none_twice() -> None:
+    assert DataConfig(metrics=("mase", "rmse")).model_dump()["metrics"] == ("mase", "rmse")
+    for names, reason in ((("masse",), "did you mean 'mase'"), (("mae",), "given anyway"), (("mase", "mase"), "given")):
+        with pytest.raises(ValidationError, match=reason):
+            DataConfig(metrics=names)
+
+
+def test_what_was_not_asked_for_is_not_written() -> None:
+    assert "metrics" not in DataConfig().model_dump()
+    assert "metrics" not in Accuracy(split="test", scoring="full", windows=1, mse=1.0, mae=1.0).model_dump()
