@@ -14,8 +14,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 
 # more than a clone has, where it lies beside it: published data sets, reference cases with longer windows
 ifneq ($(wildcard ../shared),)
-export PRUNECAST_DATA      ?= $(abspath ../shared/data)
-export PRUNECAST_REFERENCE ?= $(abspath ../shared/reference)
+# what lies beside the clone; where nothing does, the tests use what is in tests/data
+SHARED := $(wildcard ../shared)
+ifneq ($(SHARED),)
+export PRUNECAST_DATA      ?= $(abspath $(SHARED)/data)
+export PRUNECAST_REFERENCE ?= $(abspath $(SHARED)/reference)
+endif
 endif
 
 .PHONY: quickstart test test-all check report clean

@@ -13,6 +13,9 @@ from prunecast.registry import MODELS
 BATCH, LOOKBACK = 16, 24
 """Enough samples and steps for what is written by hand for the processor, which small inputs pass by."""
 
+SOON = ("transformer", "informer", "fedformer", "lstm")
+"""What they are made of is what the others are made of; `make test-all` compiles all of them."""
+
 
 def model_and_inputs(name: str, **values: object) -> tuple[Forecaster, tuple[Tensor, ...]]:
     return small_model(name, lookback=LOOKBACK, **values).train(), small_inputs(BATCH, LOOKBACK)
@@ -25,7 +28,9 @@ def gradients(model: Forecaster, called: torch.nn.Module, inputs: tuple[Tensor, 
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name", [name if name in SOON else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
+)
 def test_a_step_is_one_graph_with_the_plain_gradients(name: str) -> None:
     values = {"dropout": 0.0} if "dropout" in MODELS.load(name).Config.model_fields else {}
     model, inputs = model_and_inputs(name, **values)
@@ -39,7 +44,7 @@ def test_a_step_is_one_graph_with_the_plain_gradients(name: str) -> None:
         assert torch.allclose(found[key], gradient, rtol=0, atol=1e-10 * max(largest, 1)), key
 
 
-@pytest.mark.parametrize("name", ["transformer", "informer"])
+@pytest.mark.parametrize("name", ["transformer", pytest.param("informer", marks=pytest.mark.slow)])
 def test_a_compiled_step_drops_as_often(name: str) -> None:
     model, inputs = model_and_inputs(name, dropout=0.5)
     torch.compiler.reset()

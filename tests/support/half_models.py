@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.support.onnx_graphs import check_graph
 from tests.support.small_models import SIZES, small_model
 from torch import Tensor
 
@@ -46,6 +47,7 @@ def check_half(name: str, folder: Path, **values: Any) -> None:
     _learns(loaded.model)
     tuned = replace(saved, model=loaded.model.eval())
     path = RUNTIME.export(tuned, folder / "model.onnx")
+    check_graph(path)
     assert check_parity(tuned, RUNTIME.name, path, [_windows(tuned.model)]).max_deviation < 1e-4
 
 

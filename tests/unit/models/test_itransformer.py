@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.support.half_models import check_half
 from torch import Tensor
 
 from prunecast.errors import UserError
@@ -155,10 +153,6 @@ def test_prunable_names_are_weights_of_the_model() -> None:
     model = _model()
     assert model.output_layer() == ("projection.weight",)
     assert set(model.prunable()) == {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
-
-
-def test_half_of_everything_is_saved_loaded_tuned_and_exported(tmp_path: Path) -> None:
-    check_half("itransformer", tmp_path)
 
 
 def test_a_structured_pruning_at_paper_size_meets_its_budget() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.support.half_models import check_half
 from tests.support.saved_models import saved_model
 from torch import Tensor
 
@@ -199,10 +197,6 @@ def test_a_config_that_does_not_fit_is_one_line(values: dict[str, Any], message:
     with pytest.raises(UserError, match=message) as error:
         config_from({"name": "lstm"} | SMALL | values)
     assert "\n" not in str(error.value)
-
-
-def test_half_of_everything_is_saved_loaded_tuned_and_exported(tmp_path: Path) -> None:
-    check_half("lstm", tmp_path)
 
 
 def test_a_structured_pruning_meets_its_budget() -> None:

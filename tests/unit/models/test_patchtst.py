@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.support.half_models import check_half
 from torch import Tensor, nn
 
 from prunecast.errors import UserError
@@ -178,10 +176,6 @@ def test_a_config_that_does_not_fit_is_one_line(values: dict[str, Any], message:
 def test_a_wrong_lookback_is_refused() -> None:
     with pytest.raises(UserError, match=r"x: expected \(batch, 20, 3\), found \(4, 19, 3\)"):
         _model()(torch.randn(4, 19, 3))
-
-
-def test_half_of_everything_is_saved_loaded_tuned_and_exported(tmp_path: Path) -> None:
-    check_half("patchtst", tmp_path)
 
 
 def test_a_structured_pruning_at_paper_size_meets_its_budget() -> None:

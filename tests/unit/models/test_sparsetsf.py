@@ -169,6 +169,5 @@ def test_a_published_checkpoint_has_other_names(model_type: str) -> None:
     assert published("sparsetsf", "original").sizes(theirs) == {"model_type": model_type} | hidden
 
 
-@pytest.mark.parametrize("model_type", ["linear", "mlp"])
-def test_half_of_everything_is_saved_loaded_tuned_and_exported(model_type: str, tmp_path: Path) -> None:
-    check_half("sparsetsf", tmp_path, model_type=model_type)
+def test_half_of_everything_is_saved_loaded_tuned_and_exported(tmp_path: Path) -> None:
+    check_half("sparsetsf", tmp_path, model_type="linear")

@@ -198,6 +198,7 @@ def test_prunable_names_are_weights_of_the_model() -> None:
     assert model.dead() == ()
 
 
+@pytest.mark.slow
 @VARIANTS
 def test_half_of_every_group_saves_learns_and_exports(odd_lengths: str, tmp_path: Path) -> None:
     check_half("autoformer", tmp_path, odd_lengths=odd_lengths, lookback=16, targets=(2, 0))

@@ -315,11 +315,8 @@ def test_a_shrunk_config_is_an_ordinary_config() -> None:
     assert small(_inputs(small)).shape == (4, 7, 3)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [{"variant": "tslib"}, {"win_size": 1, "targets": [2, 0]}],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [{"variant": "tslib"}, {"win_size": 1, "targets": [2, 0]}], ids=str)
 def test_half_of_every_group_goes_through_the_chain(values: dict[str, Any], tmp_path: Path) -> None:
     check_half("crossformer", tmp_path, **values)
 

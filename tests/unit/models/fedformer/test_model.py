@@ -182,7 +182,8 @@ def test_what_may_be_pruned() -> None:
     assert set(model.studied()) == set(model.prunable()) - blocks
 
 
-@pytest.mark.parametrize("values", [{}, ORIGINAL, {"targets": (2, 0)}], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [ORIGINAL, {"targets": (2, 0)}], ids=str)
 def test_half_of_everything(tmp_path: Path, values: dict[str, Any]) -> None:
     check_half("fedformer", tmp_path, **values)
 

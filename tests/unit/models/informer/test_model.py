@@ -311,6 +311,7 @@ def test_zeroed_equals_removed_in_every_variant(variant: dict[str, Any], seed: i
     assert deviation(model, keep) < 1e-10
 
 
+@pytest.mark.slow
 @VARIANTS
 def test_half_of_every_group_goes_through_the_chain(variant: dict[str, Any], tmp_path: Path) -> None:
     check_half("informer", tmp_path, **variant)
