@@ -1,4 +1,4 @@
-"""What the pages tell people to type works: the README's and those in docs/.
+"""What the pages tell people to type works: README's, CONTRIBUTING's and those in docs/; what they name is there.
 
 In a page, a block fenced as bash is run line by line, one as python as a whole; console shows output and is not run.
 Each page has a folder of its own; training and studies are cut to a few steps.
@@ -19,7 +19,7 @@ from tests.support.foreign_checkpoints import transformer
 from prunecast.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES_RUN_ELSEWHERE = {
     "new-pruner.md": "tests/docs/test_new_pruner.py",
     "new-runtime.md": "tests/docs/test_new_runtime.py",
@@ -42,6 +42,9 @@ SHORTER = {
     ],
 }
 """Verb -> what makes it quick; the page's own options are read all the same."""
+
+MADE = {"record.json", "config.json", "recipe.yaml", "stages.json", "damaged/", "predecoded.json", "report_files/"}
+"""What a run makes; the pages speak of it, and no clone has it."""
 
 NOT_OURS = ("git", "cd", "pip", "source", "ls")
 
@@ -130,3 +133,14 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
     recipes = set(re.findall(r"recipes/[\w-]+\.yaml", text))
     missing += [recipe for recipe in recipes if not (ROOT / recipe).is_file()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "architecture.svg"], ids=named)
+def test_the_files_and_folders_that_a_page_names_are_there(page: Path) -> None:
+    """A path stands in backticks (or alone in a picture), from the root, from the package or from its own folder."""
+    text = page.read_text(encoding="utf-8")
+    pattern = r">([\w/]+(?:\.py|/))<" if page.suffix == ".svg" else r"`([\w./-]+(?:\.py|\.yaml|\.json|/))`"
+    named = {name for name in re.findall(pattern, text) if "NAME" not in name}
+    places = (ROOT, ROOT / "src", ROOT / "src" / "prunecast", ROOT / "tests", ROOT / "recipes", page.parent)
+    missing = sorted(name for name in named if not any((place / name).exists() for place in places))
+    assert set(missing) <= MADE, missing
