@@ -21,8 +21,8 @@ import torch
 from prunecast.batch import Batch
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.measure.operations import dense_macs
-from prunecast.models.base import Forecaster
-from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts
+from prunecast.models.base import ForecastModel
+from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts
 from published import MODULES, add_sizes, call_published, config_of, median_ratio, pair, peak_gmacs_per_s, random_batch
 
 WARM_UP = 5
@@ -78,10 +78,10 @@ def _times_ms(contestants: list[Forecast], count: int) -> list[np.ndarray]:
     return [np.array(samples[WARM_UP:]) for samples in times]
 
 
-def _onnx(model: Forecaster, batch: Batch, folder: Path) -> Forecast:
+def _onnx(model: ForecastModel, batch: Batch, folder: Path) -> Forecast:
     channels = model.config.channels
     names = tuple(f"channel {number}" for number in range(channels))
-    card = Card(
+    metadata = ModelMetadata(
         model=model.config.model_dump(mode="json"),
         channels=names,
         targets=names,
@@ -89,7 +89,7 @@ def _onnx(model: Forecaster, batch: Batch, folder: Path) -> Forecast:
         dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
         data=DataSource(name="noise", sha256="0" * 64),
     )
-    predict = RUNTIME.load(RUNTIME.export(SavedModel(model, card), folder / "model.onnx"), 1)
+    predict = RUNTIME.load(RUNTIME.export(SavedModel(model, metadata), folder / "model.onnx"), 1)
     inputs = {"history": batch.x_BLC, "x_mark": batch.x_mark_BLF, "y_mark": batch.y_mark_BTF}
     return lambda: predict({name: tensor.numpy() for name, tensor in inputs.items()})
 

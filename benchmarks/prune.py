@@ -16,7 +16,7 @@ import time
 import torch
 
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
 
@@ -47,7 +47,7 @@ def _line(name: str, sparsity: float) -> str:
     return f"{name:12s} {parameters:>11,} parameters   first {first:5.2f} s   next {min(others):5.2f} s"
 
 
-def _elapsed_s(model: Forecaster, sparsity: float) -> float:
+def _elapsed_s(model: ForecastModel, sparsity: float) -> float:
     dense_macs.cache_clear()
     config = PruneConfig(method="structured-magnitude", sparsity=sparsity)
     started = time.perf_counter()

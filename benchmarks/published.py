@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prunecast.batch import Batch
 from prunecast.kernels.linear import linear
-from prunecast.models.base import Forecaster, ForecasterConfig, build, config_from
+from prunecast.models.base import ForecasterConfig, ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
 
 MODULES = {
@@ -74,7 +74,7 @@ def config_of(model: str, arguments: argparse.Namespace) -> ForecasterConfig:
     return config_from({"name": model, "channels": 7} | known | dict(theirs.constants))
 
 
-def pair(config: ForecasterConfig, checkout: Path, seed: int) -> tuple[Forecaster, nn.Module]:
+def pair(config: ForecasterConfig, checkout: Path, seed: int) -> tuple[ForecastModel, nn.Module]:
     """Returns ours and the published model, with the same weights."""
     torch.manual_seed(seed)
     theirs = _published_model(config, checkout)

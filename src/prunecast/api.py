@@ -14,7 +14,7 @@ from prunecast.inference import (
     check_same_inputs,
     forecast_table,
     open_source,
-    prepared_for_card,
+    prepared_for_metadata,
     runtime_of,
     summary,
     with_data,
@@ -22,7 +22,7 @@ from prunecast.inference import (
 from prunecast.measure.latency import time_against
 from prunecast.measure.machine_lock import alone, is_busy, seconds
 from prunecast.models.convert.convert import ModeChoice
-from prunecast.models.io import load_card, load_model
+from prunecast.models.io import load_metadata, load_model
 from prunecast.recipe import ExportConfig, MeasureConfig, load_recipe
 from prunecast.records import Scoring
 from prunecast.registry import METHODS, MODELS, RUNTIMES
@@ -169,7 +169,7 @@ def prune(
         section["finetune"] = {"epochs": finetune_epochs}
     with folder_with_data(directory, data) as parent:
         recipe = recipe_of(parent, section, tuple(settings))
-        prune_one(parent, recipe, prepared_for_card(load_card(parent), data), out, reporter)
+        prune_one(parent, recipe, prepared_for_metadata(load_metadata(parent), data), out, reporter)
     return summary(out)
 
 
@@ -180,7 +180,7 @@ def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full"
         UserError: when the source or the data does not fit.
     """
     opened = open_source(source).with_data(data)
-    prepared = prepared_for_card(opened.card, data)
+    prepared = prepared_for_metadata(opened.metadata, data)
     predict = opened.predictor()
     test = score(predict, prepared.test, "test", scoring)
     validation = score(predict, prepared.validation, "validation", scoring)
@@ -222,7 +222,7 @@ def measure(
     RUNTIMES.check(name)
     config = MeasureConfig(threads=threads, batch=batch)
     check_same_inputs(opened)
-    inputs = assess.real_inputs(opened[0].card, prepared_for_card(opened[0].card, data), batch)
+    inputs = assess.real_inputs(opened[0].metadata, prepared_for_metadata(opened[0].metadata, data), batch)
     with tempfile.TemporaryDirectory() as folder:
         paths = [item.shipped(name, Path(folder) / str(number)) for number, item in enumerate(opened)]
         with alone(wait_s) as was_busy:
@@ -259,7 +259,7 @@ def export(directory: Path, runtime: str, *, out: Path, int8: bool = False, data
     reason = assess.refusal(saved.model, config)
     if reason is not None:
         raise UserError(f"runtime {runtime!r} cannot run this model: {reason}")
-    prepared = prepared_for_card(saved.card, data)
+    prepared = prepared_for_metadata(saved.metadata, data)
     with new_file(out) as path:
         artefact = assess.export_to(saved, prepared, config, path)
     assert artefact.parity is not None

@@ -15,8 +15,8 @@ import pandas as pd
 from prunecast import api as facade
 from prunecast.errors import UserError
 from prunecast.inference import forecast_table, open_source
-from prunecast.models.base import Forecaster as Module
-from prunecast.models.io import load_card, load_model
+from prunecast.models.base import ForecastModel
+from prunecast.models.io import load_metadata, load_model
 from prunecast.store import new_directory
 
 
@@ -133,7 +133,7 @@ class Forecaster:
         Raises:
             UserError: when it is not a model folder.
         """
-        values = load_card(Path(path)).model
+        values = load_metadata(Path(path)).model
         loaded = cls(values["name"], values["horizon"], values["lookback"])
         shutil.copytree(path, loaded._new_home() / "model")
         loaded._data = None if data is None else str(data)
@@ -152,7 +152,7 @@ class Forecaster:
         return self._home / "model"
 
     @property
-    def module(self) -> Module:
+    def module(self) -> ForecastModel:
         """The `nn.Module`, in eval mode and standardised units."""
         return load_model(self.directory).model
 

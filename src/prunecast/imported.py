@@ -26,7 +26,7 @@ from prunecast.errors import UserError
 from prunecast.inference import with_data
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import measure_size
-from prunecast.models.base import Forecaster, ForecasterConfig, config_from
+from prunecast.models.base import ForecasterConfig, ForecastModel, config_from
 from prunecast.models.convert.checkpoint import Checkpoint, read_checkpoint
 from prunecast.models.convert.convert import (
     Claim,
@@ -40,14 +40,14 @@ from prunecast.models.convert.convert import (
     some,
     unclaimed,
 )
-from prunecast.models.io import Card, SavedModel, ScalerFacts, load_card, load_model, save_model
+from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts, load_metadata, load_model, save_model
 from prunecast.recipe import RECIPE_FILE, Recipe, fingerprint, load_recipe, read_mapping, write_recipe
 from prunecast.records import DataFacts, Imported, RunRecord, StageTiming, to_json
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved, with_rate
 from prunecast.single import check_settings
 from prunecast.stages import results as assess
-from prunecast.stages.run import card
+from prunecast.stages.run import metadata
 from prunecast.store import RECORD_FILE, new_directory
 
 SECTIONS = frozenset({"seed", "data", "model", "train"})
@@ -228,12 +228,12 @@ def _whole(recipe: Recipe, values: dict[str, Any], series: Series | None) -> Rec
     )
 
 
-def _kept(model: Forecaster, found: _Found, directory: Path) -> dict[str, Any]:
+def _kept(model: ForecastModel, found: _Found, directory: Path) -> dict[str, Any]:
     """Writes the model into the folder and returns what is known about it, by the record's field names."""
     if found.series is None:
-        saved = SavedModel(model, _unbound_card(model, found.recipe))
+        saved = SavedModel(model, _unbound_metadata(model, found.recipe))
         save_model(saved, directory)
-        nothing = DataFacts(name="", sha256="", rows=0, channels=saved.card.channels, windows={})
+        nothing = DataFacts(name="", sha256="", rows=0, channels=saved.metadata.channels, windows={})
         return {"data": nothing, "size": measure_size(saved), "operations": count_operations(saved)}
     config = found.config
     prepared = prepare(
@@ -243,16 +243,16 @@ def _kept(model: Forecaster, found: _Found, directory: Path) -> dict[str, Any]:
         horizon=config.horizon,
         label_len=config.label_len,
     )
-    saved = SavedModel(model, card(model, prepared, found.recipe))
+    saved = SavedModel(model, metadata(model, prepared, found.recipe))
     save_model(saved, directory)
     return {"data": prepared.facts} | assess.facts(saved, prepared, found.recipe.data.scoring)
 
 
-def _unbound_card(model: Forecaster, recipe: Recipe) -> Card:
-    """Returns the card of a model whose data is not known: channels by number, values as they are."""
+def _unbound_metadata(model: ForecastModel, recipe: Recipe) -> ModelMetadata:
+    """Returns the metadata of a model whose data is not known: channels by number, values as they are."""
     config = model.config
     channels = tuple(f"channel_{number + 1}" for number in range(config.channels))
-    return Card(
+    return ModelMetadata(
         model=config.model_dump(mode="json"),
         channels=channels,
         targets=channels if config.targets is None else tuple(channels[target] for target in config.targets),
@@ -279,7 +279,7 @@ def _fingerprint(request: Request, checkpoint: Checkpoint, found: _Found) -> str
     )
 
 
-def _imported(request: Request, checkpoint: Checkpoint, found: _Found, model: Forecaster) -> Imported:
+def _imported(request: Request, checkpoint: Checkpoint, found: _Found, model: ForecastModel) -> Imported:
     origins = found.origins
     return Imported(
         source=request.source,
@@ -299,7 +299,7 @@ def _assumed(found: _Found) -> dict[str, Any]:
     return found.origins.of("defaults") | unclaimed(found.config, found.origins)
 
 
-def _notes(request: Request, checkpoint: Checkpoint, found: _Found, model: Forecaster) -> Iterator[str]:
+def _notes(request: Request, checkpoint: Checkpoint, found: _Found, model: ForecastModel) -> Iterator[str]:
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in checkpoint.tensors.values()}
     for kind in sorted(kinds & {"float64", "float16", "bfloat16", "complex128"}):
         yield f"numbers stored as {kind} became float32"
@@ -333,12 +333,12 @@ def folder_with_data(directory: Path, data: str | None) -> Iterator[Path]:
     Raises:
         UserError: when the data is needed and does not fit, or the folder is damaged.
     """
-    if load_card(directory).data is not None:
+    if load_metadata(directory).data is not None:
         yield directory
         return
     saved = with_data(load_model(directory), data)
-    assert saved.card.data is not None
-    recipe = load_recipe(base=read_mapping(directory / RECIPE_FILE), settings=[f"data.name={saved.card.data.name}"])
+    assert saved.metadata.data is not None
+    recipe = load_recipe(base=read_mapping(directory / RECIPE_FILE), settings=[f"data.name={saved.metadata.data.name}"])
     with tempfile.TemporaryDirectory() as folder:
         save_model(saved, Path(folder))
         write_recipe(recipe, Path(folder) / RECIPE_FILE)

@@ -27,11 +27,11 @@ from prunecast.export.base import Predictor, Runtime
 from prunecast.export.raw import raw_inputs
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import measure_size
-from prunecast.models.io import Card, SavedModel, ScalerFacts, load_card
+from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts, load_metadata
 from prunecast.recipe import DataConfig
 from prunecast.records import Timing
 from prunecast.registry import RUNTIMES
-from prunecast.resolve import card_of
+from prunecast.resolve import metadata_of
 from prunecast.store import RECORD_FILE, read_record
 
 Row = dict[str, Any]
@@ -52,9 +52,9 @@ class Opened:
     saved: SavedModel
 
     @property
-    def card(self) -> Card:
+    def metadata(self) -> ModelMetadata:
         """What is known about the model but its tensors."""
-        return self.saved.card
+        return self.saved.metadata
 
     def with_data(self, data: str | None) -> Opened:
         """Returns this model, which learns what its data says of it where it was imported without; see `with_data`."""
@@ -70,7 +70,7 @@ class Opened:
         if self.path.is_dir():  # no detour by raw units: on as many threads, the scores of training come back
             model = self.saved.model
             return lambda batch: cast("Tensor", model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF))
-        return _standardised(self.load(threads=1), self.card)
+        return _standardised(self.load(threads=1), self.metadata)
 
     def sizes(self) -> Row:
         """Returns parameters, those that are never used, non-zeros and the share that is gone from the dense parent."""
@@ -79,7 +79,7 @@ class Opened:
             "parameters": size.parameters,
             "dead": size.dead,
             "nonzero": size.nonzero,
-            "sparsity": sparsity(size.nonzero, self.card.dense_parameters),
+            "sparsity": sparsity(size.nonzero, self.metadata.dense_parameters),
         }
 
     def shipped(self, runtime: str, folder: Path) -> Path:
@@ -122,13 +122,13 @@ def sparsity(nonzero: int, dense_parameters: int) -> float:
     return 1 - nonzero / dense_parameters if dense_parameters else 0.0
 
 
-def _standardised(predict: Predictor, card: Card) -> Callable[[Batch], Tensor]:
-    chosen = [card.channels.index(target) for target in card.targets]
-    mean_O = torch.tensor([card.scaler.mean[channel] for channel in chosen], dtype=torch.float64)
-    std_O = torch.tensor([card.scaler.std[channel] for channel in chosen], dtype=torch.float64)
+def _standardised(predict: Predictor, metadata: ModelMetadata) -> Callable[[Batch], Tensor]:
+    chosen = [metadata.channels.index(target) for target in metadata.targets]
+    mean_O = torch.tensor([metadata.scaler.mean[channel] for channel in chosen], dtype=torch.float64)
+    std_O = torch.tensor([metadata.scaler.std[channel] for channel in chosen], dtype=torch.float64)
 
     def forecast(batch: Batch) -> Tensor:
-        raw_BHO = torch.from_numpy(predict(raw_inputs(card, batch)))
+        raw_BHO = torch.from_numpy(predict(raw_inputs(metadata, batch)))
         return ((raw_BHO.double() - mean_O) / std_O).float()
 
     return forecast
@@ -139,7 +139,7 @@ def summary(directory: Path) -> Row:
 
     Errors are None for a model that was imported without data.
     """
-    record, card = read_record(directory / RECORD_FILE), load_card(directory)
+    record, metadata = read_record(directory / RECORD_FILE), load_metadata(directory)
     test, validation = record.test, record.validation
     assert record.size is not None
     numbers: Row = {
@@ -153,7 +153,7 @@ def summary(directory: Path) -> Row:
         "parameters": record.size.parameters,
         "dead": record.size.dead,
         "nonzero": record.size.nonzero,
-        "sparsity": sparsity(record.size.nonzero, card.dense_parameters),
+        "sparsity": sparsity(record.size.nonzero, metadata.dense_parameters),
     }
     if record.pruning is not None:
         numbers |= record.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
@@ -183,7 +183,9 @@ def check_same_inputs(opened: Sequence[Opened]) -> None:
     Raises:
         UserError: when they take other channels, marks or lengths than the first.
     """
-    first, *others = ((item.card.channels, item.card.model["marks"], window_shape(item.card)) for item in opened)
+    first, *others = (
+        (item.metadata.channels, item.metadata.model["marks"], window_shape(item.metadata)) for item in opened
+    )
     for item, inputs in zip(opened[1:], others, strict=True):
         if inputs != first:
             raise UserError(f"{item.path} takes other inputs than {opened[0].path}: channels, marks, or window lengths")
@@ -205,37 +207,37 @@ def _opened(path: Path, name: str) -> Opened:
     return Opened(path, name, runtime.read(path))
 
 
-def prepared_for_card(card: Card, data: str | None) -> Prepared:
+def prepared_for_metadata(metadata: ModelMetadata, data: str | None) -> Prepared:
     """Returns the windows that a model is scored on, standardised by the model's own scaler.
 
     Args:
-        card: of the model.
+        metadata: of the model.
         data: catalogue name or file; None for what the model was trained on, when the catalogue has it.
 
     Raises:
         UserError: when the data is not to be found, or lacks one of the model's channels.
     """
-    config = data_config(card, data)
+    config = data_config(metadata, data)
     series = load_series(config)
-    missing = [name for name in card.channels if name not in series.channels]
+    missing = [name for name in metadata.channels if name not in series.channels]
     if missing:
         raise UserError(
             f"{series.name}: no column {missing[0]!r}, which the model needs; {near(missing[0], series.channels)}"
         )
-    _check_step(series, card)
-    shape = window_shape(card)
+    _check_step(series, metadata)
+    shape = window_shape(metadata)
     return prepare(
-        series.select(card.channels, card.targets),
+        series.select(metadata.channels, metadata.targets),
         config,
         lookback=shape.lookback,
         horizon=shape.horizon,
         label_len=shape.label_len,
-        scalers=(_scaler(card.scaler), _scaler(card.covariate_scaler)),
+        scalers=(_scaler(metadata.scaler), _scaler(metadata.covariate_scaler)),
     )
 
 
 def with_data(saved: SavedModel, data: str | None) -> SavedModel:
-    """Returns a model whose card knows its data: itself, unless it was imported without.
+    """Returns a model whose metadata knows its data: itself, unless it was imported without.
 
     Such a model takes the channels of `data` in their order, and the scaler that its training part gives.
 
@@ -246,41 +248,41 @@ def with_data(saved: SavedModel, data: str | None) -> SavedModel:
     Raises:
         UserError: when the data is needed and not named, not to be found, or has not as many channels.
     """
-    card = saved.card
-    if card.data is not None:
+    metadata = saved.metadata
+    if metadata.data is not None:
         return saved
     if data is None:
         raise UserError("the model was imported without data; say what it was trained on with --data NAME|FILE")
-    config = DataConfig(name=data, freq=card.freq)
+    config = DataConfig(name=data, freq=metadata.freq)
     series = load_series(config)
-    if len(series.channels) != len(card.channels):
+    if len(series.channels) != len(metadata.channels):
         found = len(series.channels)
-        raise UserError(f"{series.name}: expected {len(card.channels)} channels, as the model has, found {found}")
-    shape = window_shape(card)
+        raise UserError(f"{series.name}: expected {len(metadata.channels)} channels, as the model has, found {found}")
+    shape = window_shape(metadata)
     prepared = prepare(series, config, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)
-    return replace(saved, card=card_of(saved.model.config, prepared, config, card.dense_parameters))
+    return replace(saved, metadata=metadata_of(saved.model.config, prepared, config, metadata.dense_parameters))
 
 
-def data_config(card: Card, data: str | None) -> DataConfig:
+def data_config(metadata: ModelMetadata, data: str | None) -> DataConfig:
     """Returns the data section that fits a model that knows its data."""
-    assert card.data is not None
-    if data is None and card.data.name not in catalog.names():
-        raise UserError(f"the model was trained on the file {card.data.name!r}; say where it is with --data FILE")
-    name = card.data.name if data is None else data
+    assert metadata.data is not None
+    if data is None and metadata.data.name not in catalog.names():
+        raise UserError(f"the model was trained on the file {metadata.data.name!r}; say where it is with --data FILE")
+    name = metadata.data.name if data is None else data
     from_catalog = name in catalog.names()
     return DataConfig(
         name=name,
-        freq=card.freq,
-        covariates=card.covariates,
-        time_column=None if from_catalog else card.data.time_column,
-        fill="refuse" if from_catalog else card.data.fill,
-        split=card.data.split,
+        freq=metadata.freq,
+        covariates=metadata.covariates,
+        time_column=None if from_catalog else metadata.data.time_column,
+        fill="refuse" if from_catalog else metadata.data.fill,
+        split=metadata.data.split,
     )
 
 
-def window_shape(card: Card) -> WindowShape:
+def window_shape(metadata: ModelMetadata) -> WindowShape:
     """Returns the shape of a model's windows."""
-    return WindowShape(*(int(card.model[key]) for key in ("lookback", "horizon", "label_len")))
+    return WindowShape(*(int(metadata.model[key]) for key in ("lookback", "horizon", "label_len")))
 
 
 def _scaler(facts: ScalerFacts) -> Scaler:
@@ -293,24 +295,26 @@ def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
     Raises:
         UserError: when the file does not fit the model.
     """
-    card = opened.card
-    if card.data is None:
+    metadata = opened.metadata
+    if metadata.data is None:
         raise UserError(
             f"{opened.path} was imported without data, so that its scaler is not known; "
             "import the checkpoint with --data NAME|FILE to forecast"
         )
-    history = load_history(file, card.channels, card.covariates, time_column=card.data.time_column, fill=fill)
-    _check_step(history.series, card)
-    rows = rows_for_forecast(
-        history, window_shape(card), card.freq, _scaler(card.scaler), _scaler(card.covariate_scaler)
+    history = load_history(
+        file, metadata.channels, metadata.covariates, time_column=metadata.data.time_column, fill=fill
     )
-    y_HO = opened.load(threads=1)(raw_inputs(card, rows))[0]
-    return _table(rows.times, y_HO, card.targets, card.data.time_column or "date")
+    _check_step(history.series, metadata)
+    rows = rows_for_forecast(
+        history, window_shape(metadata), metadata.freq, _scaler(metadata.scaler), _scaler(metadata.covariate_scaler)
+    )
+    y_HO = opened.load(threads=1)(raw_inputs(metadata, rows))[0]
+    return _table(rows.times, y_HO, metadata.targets, metadata.data.time_column or "date")
 
 
-def _check_step(series: Series, card: Card) -> None:
-    if card.frequency is not None and series.frequency != card.frequency:
-        raise UserError(f"{series.name}: expected the model's step {card.frequency!r}, found {series.frequency!r}")
+def _check_step(series: Series, metadata: ModelMetadata) -> None:
+    if metadata.frequency is not None and series.frequency != metadata.frequency:
+        raise UserError(f"{series.name}: expected the model's step {metadata.frequency!r}, found {series.frequency!r}")
 
 
 def _table(times: Times, y_HO: np.ndarray[Any, Any], targets: Sequence[str], time_column: str) -> pd.DataFrame:

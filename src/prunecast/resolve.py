@@ -1,4 +1,4 @@
-"""A recipe meets its data: the model section becomes whole, and a model's card says what the data is."""
+"""A recipe meets its data: the model section becomes whole, and a model's metadata says what the data is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.models.base import Forecaster, ForecasterConfig, config_from
-from prunecast.models.io import Card, DataSource, ScalerFacts
+from prunecast.models.base import ForecasterConfig, ForecastModel, config_from
+from prunecast.models.io import DataSource, ModelMetadata, ScalerFacts
 from prunecast.recipe import DataConfig, FitConfig, Recipe
 from prunecast.registry import MODELS
 
@@ -25,7 +25,7 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
         UserError: when the model cannot use the known covariates that the data section names.
     """
     values = dict(recipe.model)
-    kind: type[Forecaster] = MODELS.load(str(values.setdefault("name", "transformer")))
+    kind: type[ForecastModel] = MODELS.load(str(values.setdefault("name", "transformer")))
     if recipe.data.covariates and not kind.uses_marks:
         raise UserError(f"model {values['name']!r} cannot use data.covariates; leave them out or take another model")
     lookback = values.setdefault("lookback", ForecasterConfig.model_fields["lookback"].default)
@@ -48,13 +48,13 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
     )
 
 
-def with_rate(config: FitConfig, kind: type[Forecaster]) -> FitConfig:
+def with_rate(config: FitConfig, kind: type[ForecastModel]) -> FitConfig:
     """Returns the training section with the model's own learning rate where it has none."""
     return config.model_copy(update={"learning_rate": config.learning_rate or kind.learning_rate})
 
 
-def card_of(config: ForecasterConfig, prepared: Prepared, data: DataConfig, dense_parameters: int) -> Card:
-    """Returns the card of a model of a config on prepared data.
+def metadata_of(config: ForecasterConfig, prepared: Prepared, data: DataConfig, dense_parameters: int) -> ModelMetadata:
+    """Returns the metadata of a model of a config on prepared data.
 
     Args:
         config: of the model.
@@ -65,7 +65,7 @@ def card_of(config: ForecasterConfig, prepared: Prepared, data: DataConfig, dens
     channels = prepared.facts.channels
     targets = range(len(channels)) if config.targets is None else config.targets
     scaler, covariate_scaler = prepared.scaler, prepared.covariate_scaler
-    return Card(
+    return ModelMetadata(
         model=config.model_dump(mode="json"),
         channels=channels,
         targets=tuple(channels[target] for target in targets),

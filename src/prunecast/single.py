@@ -13,8 +13,8 @@ from typing import Any
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.models.base import Forecaster
-from prunecast.models.io import load_card
+from prunecast.models.base import ForecastModel
+from prunecast.models.io import load_metadata
 from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe, merged, parse_setting, read_mapping
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved, with_rate
@@ -98,11 +98,11 @@ def recipe_of(directory: Path, section: Mapping[str, Any], settings: Iterable[st
     recipe = load_recipe(base=merged(read_mapping(directory / RECIPE_FILE), section), settings=settings)
     if recipe.prune is None:
         raise UserError("prune: expected its settings, found none")
-    card = load_card(directory)
-    kind: type[Forecaster] = MODELS.load(str(card.model["name"]))
+    metadata = load_metadata(directory)
+    kind: type[ForecastModel] = MODELS.load(str(metadata.model["name"]))
     return recipe.model_copy(
         update={
-            "model": dict(card.model),
+            "model": dict(metadata.model),
             "train": with_rate(recipe.train, kind),
             "finetune": with_rate(recipe.finetune, kind),
         }

@@ -26,7 +26,7 @@ from prunecast.export.parity import TOLERANCES, check_parity
 from prunecast.export.raw import raw_inputs
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
-from prunecast.models.base import Forecaster, ForecasterConfig, Group, build, config_from
+from prunecast.models.base import ForecasterConfig, ForecastModel, Group, build, config_from
 from prunecast.models.io import SavedModel, load_model, save_model
 from prunecast.prune.apply import prune
 from prunecast.prune.masks import HeldMasks
@@ -36,7 +36,7 @@ from prunecast.records import Artefact
 from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages.results import export_one, refusal, some_batches, training_inputs
-from prunecast.stages.run import card
+from prunecast.stages.run import metadata
 from prunecast.train.fit import fit
 
 LOOKBACK, HORIZON = 24, 6
@@ -63,17 +63,17 @@ class Chain:
     def dense(self, name: str) -> SavedModel:
         """A model after two steps, so that no weight is where it started."""
         if name not in self.models:
-            kind: type[Forecaster] = MODELS.load(name)
+            kind: type[ForecastModel] = MODELS.load(name)
             values = {key: value for key, value in SMALL.items() if key in kind.Config.model_fields}
             sizes = {"name": name, "lookback": LOOKBACK, "horizon": HORIZON}
             recipe = resolved(self.recipe.model_copy(update={"model": values | sizes}), self.prepared.series)
             torch.manual_seed(1)
             model = build(config_from(recipe.model))
             self.train(model, {})
-            self.models[name] = SavedModel(model.eval(), card(model, self.prepared, recipe))
+            self.models[name] = SavedModel(model.eval(), metadata(model, self.prepared, recipe))
         return self.models[name]
 
-    def train(self, model: Forecaster, masks: Mapping[str, Tensor]) -> None:
+    def train(self, model: ForecastModel, masks: Mapping[str, Tensor]) -> None:
         if model.trainable:
             hooks = [HeldMasks(masks)] if masks else []
             fit(model, self.prepared.train, self.prepared.validation, STEPS, seed=1, hooks=hooks)
@@ -102,7 +102,7 @@ class Chain:
         if method == DENSE:
             return dense
         pruned = self.pruned(name, method)
-        return SavedModel(pruned.model, dense.card, pruned.masks)
+        return SavedModel(pruned.model, dense.metadata, pruned.masks)
 
     def saved(self, name: str, method: str) -> Path:
         """The folder of a variant."""
@@ -126,7 +126,7 @@ class Chain:
         return some_batches(self.prepared, WINDOWS)[0]
 
 
-def candidates(model: Forecaster, method: str) -> Sequence[str]:
+def candidates(model: ForecastModel, method: str) -> Sequence[str]:
     """Returns the names of what a method could remove from a model."""
     kinds = PruneConfig().kinds
     if GRANULARITIES.load(METHODS.load(method).granularity).shrinks:
@@ -150,7 +150,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return Chain(prepared, recipe, folder)
 
 
-def supported(name: str, model: Forecaster) -> Runtime:
+def supported(name: str, model: ForecastModel) -> Runtime:
     kind: Runtime = RUNTIMES.load(name)
     try:
         reason = kind.unsupported(model)
@@ -183,13 +183,13 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def one_unit(model: Forecaster) -> int:
+def one_unit(model: ForecastModel) -> int:
     """Returns the most MACs that a single unit costs."""
     whole = dense_macs(model.config)
     return max(whole - dense_macs(without_one(model, group)) for group in model.groups() if group.members)
 
 
-def without_one(model: Forecaster, group: Group) -> ForecasterConfig:
+def without_one(model: ForecastModel, group: Group) -> ForecasterConfig:
     return model.shrunk_config({group.name: torch.arange(group.size - 1)})
 
 
@@ -213,7 +213,7 @@ def test_the_budget_is_met(chain: Chain, model_name: str, method: str) -> None:
     if pruned.masks:
         zeros = sum(int((~mask).sum()) for mask in pruned.masks.values())
         assert outcome.realised == outcome.requested == zeros
-        gone = measure_size(dense).nonzero - measure_size(SavedModel(pruned.model, dense.card)).nonzero
+        gone = measure_size(dense).nonzero - measure_size(SavedModel(pruned.model, dense.metadata)).nonzero
         assert gone == zeros
     else:
         assert outcome.realised == dense_macs(dense.model.config) - dense_macs(pruned.model.config)
@@ -240,7 +240,9 @@ def test_what_is_saved_comes_back(chain: Chain, model_name: str, method: str) ->
     variant = chain.variant(model_name, method)
     loaded = load_model(chain.saved(model_name, method))
     assert loaded.model.config == variant.model.config
-    assert loaded.card == variant.card.model_copy(update={"model": variant.model.config.model_dump(mode="json")})
+    assert loaded.metadata == variant.metadata.model_copy(
+        update={"model": variant.model.config.model_dump(mode="json")}
+    )
     assert same(loaded.masks, variant.masks)
     assert same(state(loaded.model), state(variant.model))
     assert torch.equal(forecast(loaded.model, chain.batch()), forecast(variant.model, chain.batch()))
@@ -273,7 +275,7 @@ def test_an_artefact_forecasts_what_the_model_does(
     parity = artefact.parity or check_parity(variant, runtime_name, path, [chain.batch()])
     assert parity.within
     inside = kind.read(path)
-    assert inside.card == load_model(chain.saved(model_name, method)).card
+    assert inside.metadata == load_model(chain.saved(model_name, method)).metadata
     assert torch.equal(forecast(inside.model, chain.batch()), forecast(variant.model, chain.batch()))
 
 
@@ -283,7 +285,7 @@ def test_an_artefact_takes_any_batch(chain: Chain, model_name: str, runtime_name
     variant = chain.variant(model_name, DENSE)
     kind = supported(runtime_name, variant.model)
     predict = kind.load(chain.exported(model_name, DENSE, runtime_name)[1], 1)
-    inputs = raw_inputs(variant.card, chain.batch())
+    inputs = raw_inputs(variant.metadata, chain.batch())
     whole = predict(inputs)
     assert whole.shape == (WINDOWS, HORIZON, 3)
     alone = predict({name: values[2:3] for name, values in inputs.items()})
@@ -300,7 +302,7 @@ def test_8_bits_forecast_nearly_what_the_model_does(
     reason = refusal(variant.model, ExportConfig(runtime=runtime_name, int8=True))
     if reason is not None:
         pytest.skip(reason)
-    path, inputs = tmp_path / f"model{kind.suffix}", training_inputs(variant.card, chain.prepared)
+    path, inputs = tmp_path / f"model{kind.suffix}", training_inputs(variant.metadata, chain.prepared)
     if not variant.model.prunable():
         with pytest.raises(UserError, match="no weight"):
             kind.export_int8(variant, path, inputs)
@@ -309,7 +311,7 @@ def test_8_bits_forecast_nearly_what_the_model_does(
     seen = chain.prepared.train.batch(torch.arange(WINDOWS))
     parity = check_parity(variant, runtime_name, path, [seen], int8=True)
     assert 1e-4 < parity.max_deviation < 0.2
-    assert kind.read(path).card == load_model(chain.saved(model_name, DENSE)).card
+    assert kind.read(path).metadata == load_model(chain.saved(model_name, DENSE)).metadata
 
 
 def test_every_runtime_has_its_tolerance() -> None:

@@ -7,7 +7,7 @@ import torch
 from tests.support.small_models import TRAINED, small_inputs, small_model
 from torch import Tensor
 
-from prunecast.models.base import Forecaster
+from prunecast.models.base import ForecastModel
 from prunecast.registry import MODELS
 
 BATCH, LOOKBACK = 16, 24
@@ -17,11 +17,11 @@ SOON = ("transformer", "informer", "fedformer", "lstm")
 """What they are made of is what the others are made of; `make test-all` compiles all of them."""
 
 
-def model_and_inputs(name: str, **values: object) -> tuple[Forecaster, tuple[Tensor, ...]]:
+def model_and_inputs(name: str, **values: object) -> tuple[ForecastModel, tuple[Tensor, ...]]:
     return small_model(name, lookback=LOOKBACK, **values).train(), small_inputs(BATCH, LOOKBACK)
 
 
-def gradients(model: Forecaster, called: torch.nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def gradients(model: ForecastModel, called: torch.nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
     model.zero_grad()
     torch.manual_seed(3)
     called(*inputs).square().mean().backward()

@@ -11,7 +11,7 @@ import torch
 from tests.support.small_models import SMALL, prunable_models, small_inputs, small_model
 from torch import Tensor, nn
 
-from prunecast.models.base import Forecaster, Group, Keep
+from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.prune.shrink import shrink
 from prunecast.registry import MODELS
 
@@ -53,7 +53,7 @@ class PassThrough(nn.Module):
         return x
 
 
-def zeroed(model: Forecaster, keep: Keep) -> Callable[..., Tensor]:
+def zeroed(model: ForecastModel, keep: Keep) -> Callable[..., Tensor]:
     """Returns the dense model with the units that do not stay silenced, as a function of its inputs."""
     reference = copy.deepcopy(model)
     for group in model.groups():
@@ -63,7 +63,7 @@ def zeroed(model: Forecaster, keep: Keep) -> Callable[..., Tensor]:
     return lambda *inputs: reference(*inputs)[:, -model.config.horizon :]
 
 
-def _silence(model: Forecaster, group: Group, kept: Tensor) -> None:
+def _silence(model: ForecastModel, group: Group, kept: Tensor) -> None:
     gone = torch.tensor([unit not in kept for unit in range(group.size)])
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     for member in group.members:
@@ -75,8 +75,8 @@ def _silence(model: Forecaster, group: Group, kept: Tensor) -> None:
             name = member.name.rpartition(".")[0]
             if isinstance(norm := model.get_submodule(name), nn.LayerNorm):
                 model.set_submodule(name, KeptNorm(norm, member.index[kept].flatten()))
-    if group.attended is not None:
-        model.set_submodule(f"{group.attended}.dropout", KeptMemory(gone))
+    if group.softmax_of is not None:
+        model.set_submodule(f"{group.softmax_of}.dropout", KeptMemory(gone))
     if group.stack is not None:
         for unit in gone.nonzero().flatten().tolist():
             model.set_submodule(f"{group.stack}.{unit}", PassThrough())
@@ -86,7 +86,7 @@ def random_keep(group: Group, size: int, seed: int) -> Tensor:
     return torch.randperm(group.size, generator=torch.Generator().manual_seed(seed))[:size].sort().values
 
 
-def deviation(model: Forecaster, keep: Keep) -> float:
+def deviation(model: ForecastModel, keep: Keep) -> float:
     with torch.no_grad():
         return (shrink(model, keep)(*small_inputs()) - zeroed(model, keep)(*small_inputs())).abs().max().item()
 

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunecast.measure import operations
 from prunecast.measure.operations import count_operations, dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, example_inputs
-from prunecast.models.io import Card, SavedModel, ScalerFacts
+from prunecast.models.base import ForecastModel, example_inputs
+from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS
@@ -21,16 +21,17 @@ RECURRENT = ("lstm",)
 for_models = pytest.mark.parametrize("name", MODELS.names())
 
 
-def model_of(name: str) -> Forecaster:
+def model_of(name: str) -> ForecastModel:
     return small_model(name).float()
 
 
-def saved(model: Forecaster) -> SavedModel:
+def saved(model: ForecastModel) -> SavedModel:
     channels = tuple(f"c{number}" for number in range(model.config.channels))
     scaler = ScalerFacts(mean=(0.0,) * len(channels), std=(1.0,) * len(channels))
     values = model.config.model_dump(mode="json")
     return SavedModel(
-        model, Card(model=values, channels=channels, targets=channels, scaler=scaler, dense_parameters=1, data=None)
+        model,
+        ModelMetadata(model=values, channels=channels, targets=channels, scaler=scaler, dense_parameters=1, data=None),
     )
 
 
@@ -57,7 +58,7 @@ def test_each_product_is_known_by_its_weight(name: str) -> None:
     model = model_of(name)
     weights, costs = {n: model.get_parameter(n) for n in model.prunable()}, macs_per_weight(model)
     assert all(costs[n] > 0 for n in weights), "a weight that could go without saving anything"
-    assert not costs.keys() & set(model.dead())
+    assert not costs.keys() & set(model.unused_parameters())
     whole = count_operations(saved(model))
     assert whole.effective_macs == whole.dense_macs
     with torch.no_grad():

@@ -38,7 +38,7 @@ def test_the_documented_runtime_keeps_the_contract(targets: tuple[int, ...] | No
     runtime, saved = RUNTIMES.load("numpy"), saved_model(name="dlinear", targets=targets)
     path = runtime.export(saved, tmp_path / f"model{runtime.suffix}")
     assert check_parity(saved, "numpy", path, [windows(saved, 1), windows(saved, 7)]).max_deviation < 1e-5
-    assert runtime.read(path).card == saved.card
+    assert runtime.read(path).metadata == saved.metadata
     first = path.read_bytes()
     assert runtime.export(saved, path).read_bytes() == first
     with pytest.raises(UserError, match="only dlinear"):

@@ -17,7 +17,7 @@ from prunecast import api as facade
 from prunecast.errors import UserError
 from prunecast.models.convert.convert import _mapped, shown
 from prunecast.models.convert.convert import published as published_model
-from prunecast.models.io import load, load_card
+from prunecast.models.io import load, load_metadata
 
 DAMAGED = (torch.tensor(1.0), torch.empty(0), torch.empty(0, 4), torch.ones(3), torch.ones(1, 1, 2, 1, 1))
 
@@ -82,7 +82,7 @@ def test_an_imported_case_forecasts_as_published(published: Published, tmp_path:
     config = published.model(SINGLE).config.model_dump(mode="json")
     if "label_len" not in published.config:
         config["label_len"] = config["lookback"] // 2
-    assert load_card(folder).model == config, "the tensors and what no tensor shows make the whole config"
+    assert load_metadata(folder).model == config, "the tensors and what no tensor shows make the whole config"
 
 
 def test_sampled_keys_that_do_not_matter_are_drawn_by_a_seed(reference_dir: Path, tmp_path: Path) -> None:

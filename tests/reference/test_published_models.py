@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published as published_model
 from prunecast.models.convert.convert import published_state
 
@@ -47,19 +47,19 @@ DOUBLE, SINGLE = torch.float64, torch.float32
 Tensors = Mapping[str, Tensor]
 
 
-def sampled_keys(model: Forecaster, aux: Tensors) -> dict[str, Tensor]:
+def sampled_keys(model: ForecastModel, aux: Tensors) -> dict[str, Tensor]:
     """The published code draws keys call by call: encoder layers, then both attentions of each decoder layer."""
     names = [name for name, _ in model.named_buffers() if name.endswith(".sampled")]
     return {name: aux[f"sampled_key_index/{call}"] for call, name in enumerate(names)}
 
 
-def kept_modes(model: Forecaster, aux: Tensors) -> dict[str, Tensor]:
+def kept_modes(model: ForecastModel, aux: Tensors) -> dict[str, Tensor]:
     modes = published_model("fedformer").modes
     assert modes is not None
     return modes(model.config, {name.removeprefix("modes/"): indices.tolist() for name, indices in aux.items()})
 
 
-BUFFERS: dict[str, Callable[[Forecaster, Tensors], dict[str, Tensor]]] = {
+BUFFERS: dict[str, Callable[[ForecastModel, Tensors], dict[str, Tensor]]] = {
     "informer": sampled_keys,
     "fedformer": kept_modes,
 }
@@ -89,7 +89,7 @@ class Published:
     def was_double(self) -> bool:
         return bool(self.arrays["output/eval"].dtype == np.float64)
 
-    def model(self, dtype: torch.dtype) -> Forecaster:
+    def model(self, dtype: torch.dtype) -> ForecastModel:
         values = published_model(self.name, self.source).config(self.config)
         model = build(config_from({"name": self.name} | values)).to(dtype)
         buffers = BUFFERS.get(self.name, lambda *_: {})(model, self.tensors("aux"))
@@ -160,10 +160,12 @@ def test_loss_and_every_gradient(published: Published, dtype: torch.dtype) -> No
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert expected.keys() <= found.keys()
     assert all(found[name] is None for name in found.keys() - expected.keys())
-    assert set(model.dead()) == found.keys() - {name for name, gradient in expected.items() if gradient.any()}
+    assert set(model.unused_parameters()) == found.keys() - {
+        name for name, gradient in expected.items() if gradient.any()
+    }
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in expected.items():
-        if name in model.dead():
+        if name in model.unused_parameters():
             continue
         # the files hold gradients of a float64 run rounded to float32: half a unit in the last place is theirs
         rounding = np.spacing(gradient.abs().max().numpy()).item() / 2

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, Member
 
 HEAD_SIZE = 3
 ENTRY = "tests.support.coupled_model:Coupled"
@@ -41,7 +41,7 @@ class Block(nn.Module):
         return x_BCD + self.down(self.up(x_BCD).relu())
 
 
-class Coupled(Forecaster):
+class Coupled(ForecastModel):
     Config = CoupledConfig
     config: CoupledConfig
 
@@ -124,7 +124,7 @@ def macs(config: ForecasterConfig) -> int:
     return config.channels * config.width * (config.lookback + config.horizon + per_width)
 
 
-def macs_per_weight(model: Forecaster) -> dict[str, float]:
+def macs_per_weight(model: ForecastModel) -> dict[str, float]:
     """Every weight works once for each channel."""
     return dict.fromkeys(model.prunable(), float(model.config.channels))
 

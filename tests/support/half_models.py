@@ -15,8 +15,8 @@ from torch import Tensor
 from prunecast.batch import Batch
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.parity import check_parity
-from prunecast.models.base import Forecaster
-from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts, load_model, save_model
+from prunecast.models.base import ForecastModel
+from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts, load_model, save_model
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import FitConfig
 from prunecast.train.fit import adam
@@ -24,7 +24,7 @@ from prunecast.train.fit import adam
 STEPS, WINDOWS = 3, 8
 
 
-def half(model: Forecaster) -> Forecaster:
+def half(model: ForecastModel) -> ForecastModel:
     """Returns the model with half of the units of each group, at least the fewest that it needs."""
     generator = torch.Generator().manual_seed(5)
     sizes = {group: max(group.minimum, math.ceil(group.size / 2)) for group in model.groups()}
@@ -39,7 +39,7 @@ def check_half(name: str, folder: Path, **values: Any) -> None:
     before, after = ({group.name: group.size for group in some.groups()} for some in (dense, model))
     assert before.keys() >= after.keys()
     assert all(after[group] == math.ceil(before[group] / 2) for group in after)
-    saved = SavedModel(model, _card(model, dense))
+    saved = SavedModel(model, _metadata(model, dense))
     save_model(saved, folder)
     loaded = load_model(folder)
     assert loaded.model.config == model.config
@@ -51,9 +51,9 @@ def check_half(name: str, folder: Path, **values: Any) -> None:
     assert check_parity(tuned, RUNTIME.name, path, [_windows(tuned.model)]).max_deviation < 1e-4
 
 
-def _card(model: Forecaster, dense: Forecaster) -> Card:
+def _metadata(model: ForecastModel, dense: ForecastModel) -> ModelMetadata:
     channels = tuple("abc")
-    return Card(
+    return ModelMetadata(
         model=model.config.model_dump(mode="json"),
         channels=channels,
         targets=tuple(channels[target] for target in model.config.targets or range(3)),
@@ -63,21 +63,21 @@ def _card(model: Forecaster, dense: Forecaster) -> Card:
     )
 
 
-def _windows(model: Forecaster) -> Batch:
+def _windows(model: ForecastModel) -> Batch:
     generator = torch.Generator().manual_seed(3)
     known, config = SIZES["label_len"] + SIZES["horizon"], model.config
     shapes = ((SIZES["lookback"], 3), (SIZES["horizon"], config.outputs), (SIZES["lookback"], 4), (known, 4))
     return Batch(*(torch.randn(WINDOWS, *shape, generator=generator) for shape in shapes))
 
 
-def _forecast(model: Forecaster) -> Tensor:
+def _forecast(model: ForecastModel) -> Tensor:
     batch = _windows(model)
     with torch.no_grad():
         result: Tensor = model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
     return result
 
 
-def _learns(model: Forecaster) -> None:
+def _learns(model: ForecastModel) -> None:
     """Takes a few steps of the published optimiser; the error falls and every weight that may be pruned moves."""
     batch, before = _windows(model), {name: weight.detach().clone() for name, weight in model.named_parameters()}
     optimizer, losses = adam(model.train(), FitConfig(learning_rate=1e-2)), []

@@ -8,14 +8,14 @@ import torch
 
 from prunecast.batch import Batch
 from prunecast.models.base import build, config_from
-from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts
+from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts
 
 TRANSFORMER = {"name": "transformer", "d_model": 16, "n_heads": 2, "d_ff": 24, "encoder_layers": 1}
 SIZES = {"lookback": 24, "horizon": 12, "label_len": 6, "channels": 3}
 
 
 def saved_model(seed: int = 1, **values: Any) -> SavedModel:
-    """Returns an untrained model with a card, scaler and all."""
+    """Returns an untrained model with metadata, scaler and all."""
     config = config_from(SIZES | values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -23,7 +23,7 @@ def saved_model(seed: int = 1, **values: Any) -> SavedModel:
         for parameter in model.parameters():  # no bias and no norm at its special starting value
             parameter.data += 0.02 * torch.randn_like(parameter)
     channels = tuple("abcdefg"[: config.channels])
-    card = Card(
+    metadata = ModelMetadata(
         model=config.model_dump(mode="json"),
         channels=channels,
         targets=tuple(channels[target] for target in config.targets or range(config.channels)),
@@ -31,7 +31,7 @@ def saved_model(seed: int = 1, **values: Any) -> SavedModel:
         dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
         data=DataSource(name="made-up", sha256="0" * 64),
     )
-    return SavedModel(model, card)
+    return SavedModel(model, metadata)
 
 
 def windows(saved: SavedModel, count: int = 5) -> Batch:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.registry import MODELS
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ TRAINED = tuple(name for name in SMALL if MODELS.load(name).trainable)
 SIZES = {"lookback": 16, "horizon": 9, "label_len": 6, "channels": 3, "marks": 4}
 
 
-def small_model(name: str, **values: Any) -> Forecaster:
+def small_model(name: str, **values: Any) -> ForecastModel:
     """Returns the small model in eval mode, float64, every parameter random (none at a start of zeros or ones).
 
     The same one whatever was drawn before it. Not every seed will do: distilling doubles Informer's first and last

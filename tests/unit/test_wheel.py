@@ -69,5 +69,5 @@ def test_it_runs_from_anywhere(site: Path, tmp_path: Path) -> None:
     request = ["train", "--model", "repeat", "--data", "synthetic-load", *sizes, "--out", "model"]
     trained = answer(site, tmp_path, *request)
     assert trained["mse"] > 0
-    card = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert card["model"]["name"] == "repeat"
+    metadata = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert metadata["model"]["name"] == "repeat"

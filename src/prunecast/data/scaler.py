@@ -37,7 +37,7 @@ class Scaler:
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float]) -> Scaler:
-        """Returns the scaler with these values, for instance those of a model's card."""
+        """Returns the scaler with these values, for instance those of a model's metadata."""
         return cls(np.array(mean, dtype=np.float64), np.array(std, dtype=np.float64))
 
     def transform(self, values: NDArray[np.floating]) -> Array:

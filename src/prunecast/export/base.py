@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # a process that only runs an artefact must not import torch
-    from prunecast.models.base import Forecaster
+    from prunecast.models.base import ForecastModel
     from prunecast.models.io import SavedModel
 
 Inputs = Mapping[str, NDArray[np.float32]]
@@ -31,7 +31,7 @@ class Runtime(Protocol):
     suffix: str
     """File name ending of its artefacts; empty when it runs the model directory itself."""
 
-    def unsupported(self, model: Forecaster) -> str | None:
+    def unsupported(self, model: ForecastModel) -> str | None:
         """Returns why this runtime cannot run the model, or None when it can.
 
         Raises:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prunecast.export.base import Inputs, Predictor
 from prunecast.export.raw import raw_forecaster
-from prunecast.models.base import Forecaster
+from prunecast.models.base import ForecastModel
 from prunecast.models.io import SavedModel, load_model
 
 
@@ -20,7 +20,7 @@ class Eager:
     name = "eager"
     suffix = ""
 
-    def unsupported(self, model: Forecaster) -> str | None:
+    def unsupported(self, model: ForecastModel) -> str | None:
         """Returns None: it runs every model."""
         return None
 

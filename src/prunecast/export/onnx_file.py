@@ -13,11 +13,11 @@ from prunecast.errors import UserError
 from prunecast.export.base import Inputs
 
 if TYPE_CHECKING:
-    from prunecast.models.base import Forecaster
+    from prunecast.models.base import ForecastModel
     from prunecast.models.io import SavedModel
 
 FILE_LIMIT_BYTES = 2**31 - 2**24
-"""One protobuf message holds 2 GB; the graph itself and the card need a little of it."""
+"""One protobuf message holds 2 GB; the graph itself and the metadata need a little of it."""
 
 
 class OnnxFiles:
@@ -26,7 +26,7 @@ class OnnxFiles:
     name: str
     suffix: str
 
-    def unsupported(self, model: Forecaster) -> str | None:
+    def unsupported(self, model: ForecastModel) -> str | None:
         """Returns why the model does not fit into one file, or None when it does."""
         needed = sum(tensor.nbytes for tensor in model.state_dict().values())
         if needed > FILE_LIMIT_BYTES:
@@ -70,7 +70,7 @@ class OnnxFiles:
 
         return read_model(path)
 
-    def _check(self, model: Forecaster) -> None:
+    def _check(self, model: ForecastModel) -> None:
         reason = self.unsupported(model)
         if reason is not None:
             raise UserError(f"runtime {self.name!r} cannot run this model: {reason}")

@@ -1,4 +1,4 @@
-"""A forecaster as an ONNX graph: from raw units to raw units, weights and model card inside the one file.
+"""A forecaster as an ONNX graph: from raw units to raw units, weights and model metadata inside the one file.
 
 The graph follows from the model's config alone: it is traced with all weights as inputs, once per config and process,
 and each model's weights are then put in by name. Tracing takes seconds, filling in takes milliseconds; and since
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from prunecast.errors import UserError
 from prunecast.export.raw import RawForecaster, raw_forecaster
-from prunecast.models.base import Forecaster, ForecasterConfig, build, config_from, example_inputs
-from prunecast.models.io import Card, SavedModel, card_from, filled, parse_card
+from prunecast.models.base import ForecasterConfig, ForecastModel, build, config_from, example_inputs
+from prunecast.models.io import ModelMetadata, SavedModel, filled, metadata_from, parse_metadata
 
 INPUTS = ("history", "x_mark", "y_mark")
 OUTPUT = "forecast"
-CARD_KEY = "prunecast"
-"""Key of the model card in the file's metadata."""
+METADATA_KEY = "prunecast"
+"""Key of the model metadata in the file's metadata."""
 
 MODEL = "model."
 """What stands before the names of the model's own tensors."""
@@ -52,8 +52,8 @@ def onnx_bytes(saved: SavedModel) -> bytes:
     model.graph.initializer.extend(
         onnx.numpy_helper.from_array(weights[name].numpy(), name) for name in sorted(weights.keys() & used)
     )
-    card = saved.card.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
-    onnx.helper.set_model_props(model, {CARD_KEY: json.dumps(card, sort_keys=True, allow_nan=False)})
+    metadata = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
@@ -65,15 +65,15 @@ def read_model(path: Path) -> SavedModel:
         UserError: when it is not an ONNX file, none that Prunecast wrote, or one that was changed since.
     """
     file = _read(path)
-    card = _card(file, path)
+    metadata = _metadata(file, path)
     weights, read = dict(_weights(file, path)), {name for node in file.graph.node for name in node.input}
-    model = filled(config_from(card.model), weights, path, "its model card", lambda model: _unread(model, read))
-    return SavedModel(model.eval(), card)
+    model = filled(config_from(metadata.model), weights, path, "its model metadata", lambda model: _unread(model, read))
+    return SavedModel(model.eval(), metadata)
 
 
-def _unread(model: Forecaster, read: Collection[str]) -> Collection[str]:
+def _unread(model: ForecastModel, read: Collection[str]) -> Collection[str]:
     """Returns the names that a file may lack: dead parameters, and buffers that no node of its graph reads."""
-    return {*model.dead(), *(name for name, _ in model.named_buffers() if MODEL + name not in read)}
+    return {*model.unused_parameters(), *(name for name, _ in model.named_buffers() if MODEL + name not in read)}
 
 
 def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -118,12 +118,12 @@ def _read(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path}: expected an ONNX file, found something else (or a part of one)") from None
 
 
-def _card(file: onnx.ModelProto, path: Path) -> Card:
-    cards = [entry.value for entry in file.metadata_props if entry.key == CARD_KEY]
-    if not cards:
-        raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model card in it")
-    source = f"{path}: its model card"
-    return card_from(parse_card(cards[0], source), source)
+def _metadata(file: onnx.ModelProto, path: Path) -> ModelMetadata:
+    metadata = [entry.value for entry in file.metadata_props if entry.key == METADATA_KEY]
+    if not metadata:
+        raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
+    source = f"{path}: its model metadata"
+    return metadata_from(parse_metadata(metadata[0], source), source)
 
 
 @lru_cache(maxsize=32)
@@ -165,7 +165,7 @@ class _Functional(nn.Module):
         return forecast
 
 
-def _built(config: ForecasterConfig) -> Forecaster:
+def _built(config: ForecasterConfig) -> ForecastModel:
     with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
         return build(config)
 

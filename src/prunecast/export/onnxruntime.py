@@ -45,7 +45,7 @@ class OnnxRuntime(OnnxFiles):
         except _REFUSALS as error:
             raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
         if "prunecast" not in session.get_modelmeta().custom_metadata_map:
-            raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model card in it")
+            raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
         names = [entry.name for entry in session.get_inputs()]
 
         def predict(inputs: Inputs) -> NDArray[np.float32]:

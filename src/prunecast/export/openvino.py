@@ -18,7 +18,7 @@ from prunecast.export.base import Inputs, Predictor
 from prunecast.export.onnx_file import OnnxFiles
 
 if TYPE_CHECKING:
-    from prunecast.models.base import Forecaster
+    from prunecast.models.base import ForecastModel
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -29,7 +29,7 @@ class OpenVino(OnnxFiles):
     name = "openvino"
     suffix = ".openvino"
 
-    def unsupported(self, model: Forecaster) -> str | None:
+    def unsupported(self, model: ForecastModel) -> str | None:
         """Returns why the model does not fit into one file, or None when it does.
 
         Raises:
@@ -51,7 +51,7 @@ class OpenVino(OnnxFiles):
             frontend = openvino.frontend.FrontEndManager().load_by_framework("onnx")
             model = frontend.convert(frontend.load(str(path)))
             if not model.has_rt_info(["framework", "prunecast"]):
-                raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model card in it")
+                raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
             request = openvino.Core().compile_model(model, "CPU", _settings(threads)).create_infer_request()
         except _refusals(openvino) as error:
             raise UserError(f"{path}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1]}") from None

@@ -107,8 +107,10 @@ class _Compared:
 
 
 def _compared(saved: SavedModel, predict: Predictor, batch: Batch, tolerance: float) -> _Compared:
-    mean_C, std_C = (torch.tensor(values).double() for values in (saved.card.scaler.mean, saved.card.scaler.std))
-    inputs = raw_inputs(saved.card, batch)
+    mean_C, std_C = (
+        torch.tensor(values).double() for values in (saved.metadata.scaler.mean, saved.metadata.scaler.std)
+    )
+    inputs = raw_inputs(saved.metadata, batch)
     eager_BHO = _eager(saved, batch)
     raw_BHO = torch.from_numpy(predict(inputs)).double()
     export_BHO = (raw_BHO - saved.model.select(mean_C)) / saved.model.select(std_C)

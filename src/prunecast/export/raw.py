@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunecast.batch import ModelInputs
-from prunecast.models.base import Forecaster
-from prunecast.models.io import Card, SavedModel
+from prunecast.models.base import ForecastModel
+from prunecast.models.io import ModelMetadata, SavedModel
 
 
 class RawForecaster(nn.Module):
@@ -25,7 +25,7 @@ class RawForecaster(nn.Module):
     mean_O: Tensor
     std_O: Tensor
 
-    def __init__(self, model: Forecaster, mean_C: Tensor, std_C: Tensor) -> None:
+    def __init__(self, model: ForecastModel, mean_C: Tensor, std_C: Tensor) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("mean_C", mean_C)
@@ -41,13 +41,13 @@ class RawForecaster(nn.Module):
 
 def raw_forecaster(saved: SavedModel) -> RawForecaster:
     """Returns the model in raw units, in eval mode."""
-    scaler = saved.card.scaler
+    scaler = saved.metadata.scaler
     return RawForecaster(saved.model, torch.tensor(scaler.mean), torch.tensor(scaler.std)).eval()
 
 
-def raw_inputs(card: Card, batch: ModelInputs) -> Mapping[str, NDArray[np.float32]]:
+def raw_inputs(metadata: ModelMetadata, batch: ModelInputs) -> Mapping[str, NDArray[np.float32]]:
     """Returns what an artefact takes for a batch in standardised units."""
-    mean_C, std_C = torch.tensor(card.scaler.mean).double(), torch.tensor(card.scaler.std).double()
+    mean_C, std_C = torch.tensor(metadata.scaler.mean).double(), torch.tensor(metadata.scaler.std).double()
     return {
         "history": (batch.x_BLC.double() * std_C + mean_C).float().numpy(),
         "x_mark": batch.x_mark_BLF.numpy(),

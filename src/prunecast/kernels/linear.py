@@ -47,10 +47,10 @@ class Linear(nn.Linear):
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether calling a layer does no more than its product: nobody listens to it or has put another in its place."""
-    return type(layer) is Linear and not is_heard(layer)
+    return type(layer) is Linear and not has_hooks(layer)
 
 
-def is_heard(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Whether somebody listens to the calls of a module, or answers them in its place."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in module.__dict__

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunecast.measure.size import count_nonzero, real_numbers
-from prunecast.models.base import Forecaster, ForecasterConfig, blank, build, example_inputs
+from prunecast.models.base import ForecasterConfig, ForecastModel, blank, build, example_inputs
 from prunecast.models.io import SavedModel
 from prunecast.records import Operations
 
@@ -58,11 +58,11 @@ def dense_macs(config: ForecasterConfig) -> int:
     return _total(model, inputs)
 
 
-def _total(model: Forecaster, inputs: Iterable[Tensor]) -> int:
+def _total(model: ForecastModel, inputs: Iterable[Tensor]) -> int:
     return sum(product.macs for product in _products(model, inputs, _Counter()))
 
 
-def macs_per_weight(model: Forecaster) -> Mapping[str, float]:
+def macs_per_weight(model: ForecastModel) -> Mapping[str, float]:
     """Returns how many multiply-adds of one forecast each number of a parameter takes part in, by parameter name.
 
     A parameter that is used in parts gets the mean over its numbers; one that is in no product is absent.

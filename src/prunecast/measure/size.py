@@ -19,7 +19,7 @@ def measure_size(saved: SavedModel) -> Size:
     Dead parameters count as non-zero whatever they hold: an exported file does not have them, and is no sparser for it.
     """
     model = saved.model
-    parameters, unused = dict(model.named_parameters()), set(model.dead())
+    parameters, unused = dict(model.named_parameters()), set(model.unused_parameters())
     dead = sum(real_numbers(parameters[name]) for name in unused)
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     return Size(

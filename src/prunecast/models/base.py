@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from prunecast.batch import Batch
 from prunecast.records import GroupKind, Strict
 
-STUDIED_OUTPUTS = 7
+PAPER_OUTPUTS = 7
 """The number of outputs by which the study's code tells an output layer."""
 
 
@@ -75,7 +75,7 @@ class Group:
         minimum: how many units must stay.
         stack: layer groups only: the module list whose entries are the units.
         attended: the attention whose memory the units are: its softmax goes over those that stay. None elsewhere.
-        idle: units that never reach the forecast, whatever they hold: the first to go.
+        unused_units: units that never reach the forecast, whatever they hold: the first to go.
     """
 
     name: str
@@ -85,15 +85,15 @@ class Group:
     normalised: bool = False
     minimum: int = 1
     stack: str | None = None
-    attended: str | None = None
-    idle: tuple[int, ...] = ()
+    softmax_of: str | None = None
+    unused_units: tuple[int, ...] = ()
 
 
 Keep = Mapping[str, Tensor]
 """Group name -> sorted indices (int64) of the units that stay; groups that are not named stay whole."""
 
 
-class Forecaster(nn.Module, ABC):
+class ForecastModel(nn.Module, ABC):
     """A model of the house: standardised values in, standardised values out; deterministic in eval mode."""
 
     Config: ClassVar[type[ForecasterConfig]]
@@ -119,14 +119,14 @@ class Forecaster(nn.Module, ABC):
         """Names among `prunable` that make up the output layer; `candidates: body` leaves them alone."""
         return ()
 
-    def studied(self) -> tuple[str, ...]:
+    def paper_candidates(self) -> tuple[str, ...]:
         """Names among `prunable` that arXiv 2412.12883 pruned: linear layers and convolutions but those of 7 outputs.
 
         Its code tells output layers by that number, so it spares them on data of 7 channels and on no other.
         """
-        return tuple(name for name in self.prunable() if self.get_parameter(name).shape[0] != STUDIED_OUTPUTS)
+        return tuple(name for name in self.prunable() if self.get_parameter(name).shape[0] != PAPER_OUTPUTS)
 
-    def dead(self) -> tuple[str, ...]:
+    def unused_parameters(self) -> tuple[str, ...]:
         """Names of the parameters that never reach the forecast: kept, since the published model has them."""
         return ()
 
@@ -168,15 +168,15 @@ class TrainingHook(Protocol):
         """Takes back what `state` gave."""
 
 
-def build(config: ForecasterConfig) -> Forecaster:
+def build(config: ForecasterConfig) -> ForecastModel:
     """Returns the untrained model of a config; weights are drawn from torch's default generator."""
     from prunecast.registry import MODELS
 
-    model: Forecaster = MODELS.load(config.name)(config)
+    model: ForecastModel = MODELS.load(config.name)(config)
     return model
 
 
-def blank(config: ForecasterConfig) -> Forecaster:
+def blank(config: ForecasterConfig) -> ForecastModel:
     """Returns the model of a config with parameters of zero: for those who count, or who have values of their own.
 
     No parameter is drawn, and torch's default generator is put back. A model without memory (on torch's meta device)

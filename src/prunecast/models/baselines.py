@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from prunecast.models.base import Forecaster, ForecasterConfig
+from prunecast.models.base import ForecasterConfig, ForecastModel
 
 
 class RepeatConfig(ForecasterConfig):
@@ -19,7 +19,7 @@ class RepeatConfig(ForecasterConfig):
     name: Literal["repeat"] = "repeat"
 
 
-class Repeat(Forecaster):
+class Repeat(ForecastModel):
     """The last value, for the whole horizon."""
 
     Config = RepeatConfig
@@ -48,7 +48,7 @@ class SeasonalNaiveConfig(ForecasterConfig):
         return self
 
 
-class SeasonalNaive(Forecaster):
+class SeasonalNaive(ForecastModel):
     """The last season of the look-back, again and again."""
 
     Config = SeasonalNaiveConfig

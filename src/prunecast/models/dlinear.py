@@ -13,7 +13,7 @@ from typing import Literal, Self, cast
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunecast.models.base import Forecaster, ForecasterConfig
+from prunecast.models.base import ForecasterConfig, ForecastModel
 from prunecast.models.layers.decomposition import window_counts
 
 
@@ -30,7 +30,7 @@ class DLinearConfig(ForecasterConfig):
         return self
 
 
-class DLinear(Forecaster):
+class DLinear(ForecastModel):
     """Sum of a linear map of the trend and one of the remainder. Calendar features do not reach the forecast."""
 
     Config = DLinearConfig

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecast.kernels.linear import linear
-from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, Member
 from prunecast.models.layers.dft import FourierTransform
 from prunecast.models.layers.groups import unit_index
 from prunecast.models.layers.inputs import check_history
@@ -65,7 +65,7 @@ class FITSConfig(ForecasterConfig):
         return min(int(self.dense_reads * (self.steps / self.lookback)), self.steps // 2 + 1)
 
 
-class FITS(Forecaster):
+class FITS(ForecastModel):
     """Complex interpolation between two real Fourier transforms, in units of each window's deviation."""
 
     Config = FITSConfig

@@ -1,6 +1,6 @@
 """A model on disk: a directory with `config.json` and `model.safetensors`. No pickle, ever.
 
-`config.json` holds the card: widths, constants, channel names, scaler. `model.safetensors` holds weights, buffers
+`config.json` holds the metadata: widths, constants, channel names, scaler. `model.safetensors` holds weights, buffers
 and, under `mask/`, the packed masks of an unstructured pruning. A structurally pruned model is simply another
 config, so it is loaded the same way.
 """
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.models.base import Forecaster, ForecasterConfig, build, config_from
+from prunecast.models.base import ForecasterConfig, ForecastModel, build, config_from
 from prunecast.recipe import DataConfig, checked
 from prunecast.records import Strict
 
@@ -67,7 +67,7 @@ class DataSource(Strict):
     split: tuple[float, float, float] | None = None
 
 
-class Card(Strict):
+class ModelMetadata(Strict):
     """Everything about a model but its tensors.
 
     Attributes:
@@ -114,10 +114,10 @@ class Card(Strict):
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model with its card and its held masks (parameter name -> boolean tensor, True where a weight stays)."""
+    """A model with its metadata and its held masks (parameter name -> boolean tensor, True where a weight stays)."""
 
-    model: Forecaster
-    card: Card
+    model: ForecastModel
+    metadata: ModelMetadata
     masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -126,7 +126,7 @@ def save_model(saved: SavedModel, directory: Path) -> None:
 
     The caller makes the whole directory appear at once (see `store.new_directory`).
     """
-    values = saved.card.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
+    values = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
     (directory / CONFIG_FILE).write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.model.state_dict().items()}
     packed = {MASK_PREFIX + name: pack_mask(mask) for name, mask in saved.masks.items()}
@@ -139,16 +139,16 @@ def load_model(directory: Path) -> SavedModel:
     Raises:
         UserError: when it is not a model directory, a file is truncated or foreign, or widths do not fit weights.
     """
-    card, path = load_card(directory), directory / WEIGHTS_FILE
+    metadata, path = load_metadata(directory), directory / WEIGHTS_FILE
     tensors = _read_tensors(path)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(MASK_PREFIX)}
     packed = {name.removeprefix(MASK_PREFIX): tensors[name] for name in tensors.keys() - weights.keys()}
-    model = filled(config_from(card.model), weights, path, CONFIG_FILE)
+    model = filled(config_from(metadata.model), weights, path, CONFIG_FILE)
     masks = {name: _mask(name, packed[name], model, path) for name in sorted(packed)}
-    return SavedModel(model.eval(), card, masks)
+    return SavedModel(model.eval(), metadata, masks)
 
 
-def load(path: str | Path) -> Forecaster:
+def load(path: str | Path) -> ForecastModel:
     """Returns the module of a model folder, in eval mode: standardised values in, standardised values out.
 
     Raises:
@@ -157,7 +157,7 @@ def load(path: str | Path) -> Forecaster:
     return load_model(Path(path)).model
 
 
-def load_card(directory: Path) -> Card:
+def load_metadata(directory: Path) -> ModelMetadata:
     """Reads `config.json` alone.
 
     Raises:
@@ -170,10 +170,10 @@ def load_card(directory: Path) -> Card:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return card_from(parse_card(content, str(path)), str(path))
+    return metadata_from(parse_metadata(content, str(path)), str(path))
 
 
-def parse_card(content: str | bytes, source: str) -> object:
+def parse_metadata(content: str | bytes, source: str) -> object:
     """Returns what a JSON text holds; `source` names it in errors.
 
     Raises:
@@ -183,34 +183,36 @@ def parse_card(content: str | bytes, source: str) -> object:
         value: object = json.loads(content)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets, thousands of them
         raise UserError(
-            f"{source}: expected a model card, found not valid JSON: {error}; take an intact copy"
+            f"{source}: expected model metadata, found not valid JSON: {error}; take an intact copy"
         ) from None
     return value
 
 
-def card_from(values: object, source: str) -> Card:
-    """Returns the checked card in what `parse_card` found, every default of its `model` spelled out.
+def metadata_from(values: object, source: str) -> ModelMetadata:
+    """Returns the checked metadata in what `parse_metadata` found, every default of its `model` spelled out.
 
     Raises:
-        UserError: when it is no card of this version, or one whose parts contradict each other.
+        UserError: when it is no metadata of this version, or one whose parts contradict each other.
     """
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{source}: expected a Prunecast model card of schema version {SCHEMA_VERSION}")
+        raise UserError(f"{source}: expected Prunecast model metadata of schema version {SCHEMA_VERSION}")
     try:
-        return _whole(checked(Card, values, "card"))
+        return _whole(checked(ModelMetadata, values, "metadata"))
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 
 
-def _whole(card: Card) -> Card:
-    config = config_from(card.model)
-    if config.channels != len(card.channels):
-        raise UserError(f"channels: expected {config.channels} names, as model.channels, found {len(card.channels)}")
+def _whole(metadata: ModelMetadata) -> ModelMetadata:
+    config = config_from(metadata.model)
+    if config.channels != len(metadata.channels):
+        raise UserError(
+            f"channels: expected {config.channels} names, as model.channels, found {len(metadata.channels)}"
+        )
     forecast = range(config.channels) if config.targets is None else config.targets
-    expected = tuple(card.channels[target] for target in forecast)
-    if card.targets != expected:
-        raise UserError(f"targets: expected {list(expected)}, as model.targets, found {list(card.targets)}")
-    return card.model_copy(update={"model": config.model_dump(mode="json")})
+    expected = tuple(metadata.channels[target] for target in forecast)
+    if metadata.targets != expected:
+        raise UserError(f"targets: expected {list(expected)}, as model.targets, found {list(metadata.targets)}")
+    return metadata.model_copy(update={"model": config.model_dump(mode="json")})
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -229,32 +231,32 @@ def filled(
     config: ForecasterConfig,
     weights: Mapping[str, Tensor],
     source: Path,
-    card: str,
-    may_lack: Callable[[Forecaster], Collection[str]] = lambda _: (),
-) -> Forecaster:
+    metadata: str,
+    may_lack: Callable[[ForecastModel], Collection[str]] = lambda _: (),
+) -> ForecastModel:
     """Returns the model of a config with the given weights, once they are known to be the config's.
 
     Args:
         config: what was read; nothing of its size is allocated before the weights bear it out.
         weights: every tensor of the state dict.
         source: the file that they come from, for errors.
-        card: what the config comes from, for errors.
+        metadata: what the config comes from, for errors.
         may_lack: the names of tensors that may be missing: parameters become zero, buffers stay as the config has them.
 
     Raises:
         UserError: naming the first tensor whose name, shape or type is not the config's.
     """
-    outline = _outline(config, len(weights), f"{source}: tensors do not fit {card}")
+    outline = _outline(config, len(weights), f"{source}: tensors do not fit {metadata}")
     expected = outline.state_dict()
     lacking, foreign = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     missing = lacking - set(may_lack(outline)) if lacking else lacking
     if missing or foreign:
         wrong = f"{min(missing)!r} is missing" if missing else f"{min(foreign)!r} is not in the model"
-        raise UserError(f"{source}: tensors do not fit {card}: {wrong}; take an intact copy")
+        raise UserError(f"{source}: tensors do not fit {metadata}: {wrong}; take an intact copy")
     for name in (name for name in expected if name in weights):
         says, found = _kind(expected[name]), _kind(weights[name])
         if says != found:
-            raise UserError(f"{source}: {name}: {card} says {says}, found {found}; take an intact copy")
+            raise UserError(f"{source}: {name}: {metadata} says {says}, found {found}; take an intact copy")
     with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
         model = build(config)
     dead = {
@@ -264,7 +266,7 @@ def filled(
     return model
 
 
-def _outline(config: ForecasterConfig, tensors: int, mistake: str) -> Forecaster:
+def _outline(config: ForecasterConfig, tensors: int, mistake: str) -> ForecastModel:
     """Returns the model of a config without values: on the meta device no width takes memory."""
     for key, value in config:
         if key.endswith("_layers") and value > tensors:
@@ -280,7 +282,7 @@ def _kind(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _mask(name: str, packed: Tensor, model: Forecaster, source: Path) -> Tensor:
+def _mask(name: str, packed: Tensor, model: ForecastModel, source: Path) -> Tensor:
     """Returns the held mask of a parameter, once it is known to be one."""
     weight = dict(model.named_parameters(remove_duplicate=False)).get(name)
     if weight is None:

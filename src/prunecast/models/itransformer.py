@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels.dropout import Dropout
 from prunecast.kernels.linear import Linear
-from prunecast.models.base import Forecaster, Group, Keep
+from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import EncoderLayer, named
 from prunecast.models.layers.groups import inputs, norms, outputs, unit_index, weights_of
@@ -72,7 +72,7 @@ class InvertedEncoder(nn.Module):
         return Group(f"{name}.width", "width", width, members, normalised=True)
 
 
-class ITransformer(Forecaster):
+class ITransformer(ForecastModel):
     """Inverted encoder and a linear map from each channel's token to its horizon."""
 
     Config = ITransformerConfig

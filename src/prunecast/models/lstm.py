@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels.dropout import Dropout
 from prunecast.kernels.linear import Linear
-from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep, Member
+from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, Member
 from prunecast.models.layers.blocks import named
 from prunecast.models.layers.groups import inputs, outputs, unit_index
 from prunecast.models.layers.inputs import check_lookback
@@ -96,7 +96,7 @@ class LSTMLayer(nn.Module):
         return (Member(f"{name}.input_weight", 1, unit_index(self.input_weight.shape[1])),)
 
 
-class LSTM(Forecaster):
+class LSTM(ForecastModel):
     """Embedding of each step, layers of cells, linear map from the last state to the whole horizon."""
 
     Config = LSTMConfig

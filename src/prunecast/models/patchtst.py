@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels.dropout import Dropout
 from prunecast.kernels.linear import Linear
-from prunecast.models.base import Forecaster, Group, Keep, Member
+from prunecast.models.base import ForecastModel, Group, Keep, Member
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.batchnorm import BatchNorm
 from prunecast.models.layers.blocks import EncoderLayer, named
@@ -99,7 +99,7 @@ class PatchEncoder(nn.Module):
         return cast("Tensor", self.norm(x_NPD))
 
 
-class PatchTST(Forecaster):
+class PatchTST(ForecastModel):
     """Encoder over patches and a linear map from all of them to the horizon, both shared by all channels."""
 
     Config = PatchTSTConfig

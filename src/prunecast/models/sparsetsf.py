@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.kernels.linear import Linear
-from prunecast.models.base import Forecaster, ForecasterConfig, Group, Keep
+from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep
 from prunecast.models.layers.groups import inputs, outputs, unit_index, weights_of
 from prunecast.models.layers.inputs import check_history
 from prunecast.models.layers.widths import kept
@@ -39,7 +39,7 @@ class SparseTSFConfig(ForecasterConfig):
         return self
 
 
-class SparseTSF(Forecaster):
+class SparseTSF(ForecastModel):
     """A convolution that gathers a phase's neighbourhood, then the map across periods."""
 
     Config = SparseTSFConfig

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels.dropout import Dropout
 from prunecast.kernels.linear import Linear
-from prunecast.models.base import Forecaster, Group, Keep
+from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import DecoderLayer, EncoderLayer, named
 from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
@@ -82,7 +82,7 @@ def _decoder_layer(config: EncoderDecoderConfig, layer: DecoderLayerWidths) -> D
     return DecoderLayer(config, self_attention, cross_attention, layer.d_ff)
 
 
-class Transformer(Forecaster):
+class Transformer(ForecastModel):
     """The published encoder-decoder; every width is in its config."""
 
     Config = TransformerConfig

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.models.base import Forecaster, ForecasterConfig, blank
+from prunecast.models.base import ForecasterConfig, ForecastModel, blank
 from prunecast.prune.masks import check_masks
 from prunecast.prune.methods import Cost, Granularity, Masks, Method, Pruned, Statistics, Task, WeightCost, refuse
 from prunecast.prune.schedule import in_steps
@@ -15,7 +15,7 @@ from prunecast.registry import GRANULARITIES, METHODS
 
 
 def prune(
-    model: Forecaster,
+    model: ForecastModel,
     config: PruneConfig,
     *,
     seed: int,

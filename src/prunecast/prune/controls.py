@@ -6,12 +6,12 @@ import copy
 
 import torch
 
-from prunecast.models.base import Forecaster
+from prunecast.models.base import ForecastModel
 from prunecast.prune.masks import apply_masks
 from prunecast.prune.methods import Masks
 
 
-def zero_body(model: Forecaster) -> tuple[Forecaster, Masks]:
+def zero_body(model: ForecastModel) -> tuple[ForecastModel, Masks]:
     """Returns a copy of the model whose prunable weights are zero, the output layer's excepted, and the masks."""
     spared = model.output_layer()
     names = [name for name in model.prunable() if name not in spared]

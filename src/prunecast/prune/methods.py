@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # `prunecast list methods` answers without torch
     from torch import Tensor
 
     from prunecast.batch import Batch
-    from prunecast.models.base import Forecaster, ForecasterConfig
+    from prunecast.models.base import ForecasterConfig, ForecastModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ Masks: TypeAlias = "Mapping[str, Tensor]"
 Cost: TypeAlias = "Callable[[ForecasterConfig], int]"
 """The dense MACs of one forecast of the model that a config describes."""
 
-WeightCost: TypeAlias = "Callable[[Forecaster], Mapping[str, float]]"
+WeightCost: TypeAlias = "Callable[[ForecastModel], Mapping[str, float]]"
 """Parameter name -> the MACs of one forecast that each of its weights takes part in; one in no product is absent."""
 
 
@@ -103,7 +103,7 @@ class Statistics:
             raise UserError("the method's score looks at data, expected batches of the training part, found none")
 
 
-Score: TypeAlias = "Callable[[Forecaster, Statistics], Scores]"
+Score: TypeAlias = "Callable[[ForecastModel, Statistics], Scores]"
 """A pure function; of single weights it scores at least `model.prunable()`, of units all of `model.groups()`."""
 
 
@@ -111,7 +111,7 @@ Score: TypeAlias = "Callable[[Forecaster, Statistics], Scores]"
 class Task:
     """One pruning step: what a granularity is asked to do."""
 
-    model: Forecaster
+    model: ForecastModel
     config: PruneConfig
     method: Method
     statistics: Statistics
@@ -147,7 +147,7 @@ def refuse(method: Method, config: PruneConfig, option: str) -> None:
 class Pruned:
     """A pruned model, the masks to hold through fine-tuning, and what was asked for and done."""
 
-    model: Forecaster
+    model: ForecastModel
     masks: Masks = field(repr=False)
     outcome: Pruning
 

@@ -7,35 +7,35 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from prunecast.models.base import Forecaster, Group
+from prunecast.models.base import ForecastModel, Group
 from prunecast.prune.methods import Scores, Statistics
 
 
-def magnitude(model: Forecaster, statistics: Statistics) -> Scores:
+def magnitude(model: ForecastModel, statistics: Statistics) -> Scores:
     """Scores each prunable weight w with abs(w) (Han et al. 2015, "Learning both weights and connections")."""
     return {name: model.get_parameter(name).detach().abs() for name in model.prunable()}
 
 
-def random(model: Forecaster, statistics: Statistics) -> Scores:
+def random(model: ForecastModel, statistics: Statistics) -> Scores:
     """Scores each prunable weight with a uniform draw, the same for a seed on every device."""
     generator = torch.Generator().manual_seed(statistics.seed)
     weights = {name: model.get_parameter(name) for name in model.prunable()}
     return {name: torch.rand(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()}
 
 
-def unit_magnitude(model: Forecaster, statistics: Statistics) -> Scores:
+def unit_magnitude(model: ForecastModel, statistics: Statistics) -> Scores:
     """Scores each unit with the L2 norm over all it owns, so scaled that groups compare.
 
     The norm is taken per weight (root mean square), then divided by the mean of its group: 1 is a unit as
     strong as its neighbours, whatever its kind.
     """
-    dead = set(model.dead())  # what they hold says nothing about a unit
+    dead = set(model.unused_parameters())  # what they hold says nothing about a unit
     every = model.named_parameters(remove_duplicate=False)
     weights = {name: weight.detach() for name, weight in every if name not in dead}
     return {group.name: _relative_to_mean(_root_mean_square(group, weights)) for group in model.groups()}
 
 
-def unit_random(model: Forecaster, statistics: Statistics) -> Scores:
+def unit_random(model: ForecastModel, statistics: Statistics) -> Scores:
     """Scores each unit with a uniform draw."""
     generator = torch.Generator().manual_seed(statistics.seed)
     return {group.name: torch.rand(group.size, generator=generator) for group in model.groups()}

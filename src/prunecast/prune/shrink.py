@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from prunecast.models.base import Forecaster, Group, Keep, Member, blank
+from prunecast.models.base import ForecastModel, Group, Keep, Member, blank
 from prunecast.prune.methods import Masks
 
 
-def shrink(model: Forecaster, keep: Keep) -> Forecaster:
+def shrink(model: ForecastModel, keep: Keep) -> ForecastModel:
     """Returns the smaller model in which only `keep` stays; device, type and mode are the given model's.
 
     Args:
@@ -25,7 +25,7 @@ def shrink(model: Forecaster, keep: Keep) -> Forecaster:
     return small
 
 
-def shrink_masks(model: Forecaster, keep: Keep, masks: Masks) -> Masks:
+def shrink_masks(model: ForecastModel, keep: Keep, masks: Masks) -> Masks:
     """Returns the masks of the shrunk model, given the larger model and its masks."""
     return cut(masks, model.groups(), keep)
 

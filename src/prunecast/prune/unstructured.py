@@ -49,7 +49,7 @@ def candidates(task: Task) -> tuple[str, ...]:
     """
     model = task.model
     if task.config.candidates == "study":
-        names = model.studied()
+        names = model.paper_candidates()
     else:
         spared = model.output_layer() if task.config.candidates == "body" else ()
         names = tuple(name for name in model.prunable() if name not in spared)

@@ -17,8 +17,8 @@ from prunecast.export.raw import raw_inputs
 from prunecast.measure.latency import time_against
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import compressed_bytes, measure_size
-from prunecast.models.base import Forecaster
-from prunecast.models.io import Card, SavedModel, load_card
+from prunecast.models.base import ForecastModel
+from prunecast.models.io import ModelMetadata, SavedModel, load_metadata
 from prunecast.recipe import ExportConfig, MeasureConfig, Recipe
 from prunecast.records import Accuracy, Artefact, Example, Scoring, Timing
 from prunecast.registry import RUNTIMES
@@ -73,9 +73,9 @@ def draw_examples(saved: SavedModel, prepared: Prepared) -> tuple[Example, ...]:
     batch = windows.batch(chosen)
     with torch.inference_mode():
         y_BHC = saved.model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
-    name = saved.card.targets[-1]
-    channel = saved.card.channels.index(name)
-    mean, std = saved.card.scaler.mean[channel], saved.card.scaler.std[channel]
+    name = saved.metadata.targets[-1]
+    channel = saved.metadata.channels.index(name)
+    mean, std = saved.metadata.scaler.mean[channel], saved.metadata.scaler.std[channel]
 
     def raw(values: torch.Tensor) -> tuple[float, ...]:
         return tuple(float(f"{value:.6g}") for value in (values.double() * std + mean).tolist())
@@ -113,7 +113,7 @@ def export_all(
     return tuple(artefacts), unsupported
 
 
-def refusal(model: Forecaster, config: ExportConfig) -> str | None:
+def refusal(model: ForecastModel, config: ExportConfig) -> str | None:
     """Returns why a model cannot be exported as asked for, or None when it can."""
     runtime: Runtime = RUNTIMES.load(config.runtime)
     if config.int8 and not isinstance(runtime, Int8Runtime):
@@ -134,7 +134,7 @@ def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path:
     """Exports to a file and holds it against eager on real windows; what is out of tolerance is an error."""
     runtime = RUNTIMES.load(config.runtime)
     if config.int8:
-        runtime.export_int8(saved, path, training_inputs(saved.card, prepared))
+        runtime.export_int8(saved, path, training_inputs(saved.metadata, prepared))
     else:
         runtime.export(saved, path)
     compared = some_batches(prepared, config.parity_windows)
@@ -151,10 +151,10 @@ def some_batches(prepared: Prepared, count: int) -> list[Batch]:
     return [windows.batch(spread(len(windows), count))]
 
 
-def training_inputs(card: Card, prepared: Prepared) -> Iterator[Inputs]:
+def training_inputs(metadata: ModelMetadata, prepared: Prepared) -> Iterator[Inputs]:
     """Yields windows spread evenly over the training part in batches, in raw units: what 8 bits are scaled by."""
     for chosen in torch.split(spread(len(prepared.train), CALIBRATION_WINDOWS), CALIBRATION_BATCH):
-        yield raw_inputs(card, prepared.train.batch(chosen))
+        yield raw_inputs(metadata, prepared.train.batch(chosen))
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Shipped:
 
 def time_all(ours: Shipped, reference: Shipped | None, prepared: Prepared, config: MeasureConfig) -> tuple[Timing, ...]:
     """Times a model on every runtime that can run it, in turn with the reference where there is one."""
-    inputs = real_inputs(load_card(ours.model), prepared, config.batch)
+    inputs = real_inputs(load_metadata(ours.model), prepared, config.batch)
     timings = []
     for name in config.runtimes:
         path = ours.path(name)
@@ -189,7 +189,7 @@ def time_all(ours: Shipped, reference: Shipped | None, prepared: Prepared, confi
     return tuple(timings)
 
 
-def real_inputs(card: Card, prepared: Prepared, batch: int) -> Inputs:
+def real_inputs(metadata: ModelMetadata, prepared: Prepared, batch: int) -> Inputs:
     """Returns `batch` real windows of the test part, in raw units."""
     chosen = torch.arange(batch) % len(prepared.test)
-    return raw_inputs(card, prepared.test.batch(chosen))
+    return raw_inputs(metadata, prepared.test.batch(chosen))

@@ -22,14 +22,14 @@ from prunecast.data.windows import DrawnBatches, Prepared, prepare
 from prunecast.errors import UserError
 from prunecast.measure.machine_lock import beside_others, is_busy
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, build, config_from
-from prunecast.models.io import Card, SavedModel, load_card, load_model, save_model
+from prunecast.models.base import ForecastModel, build, config_from
+from prunecast.models.io import ModelMetadata, SavedModel, load_metadata, load_model, save_model
 from prunecast.prune.apply import prune
 from prunecast.prune.controls import zero_body
 from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import RECIPE_FILE, DataConfig, FitConfig, Recipe, write_recipe
 from prunecast.records import Fit, RunRecord, StageTiming
-from prunecast.resolve import card_of
+from prunecast.resolve import metadata_of
 from prunecast.sealed import write_record
 from prunecast.stages import results as assess
 from prunecast.stages.job import Job
@@ -132,11 +132,11 @@ def _prepared(
 
 def _train(job: Job, prepared: Prepared, place: Place) -> Fields:
     config = config_from(
-        job.recipe.model if job.compared_with is None else load_card(place.found(job.compared_with)).model
+        job.recipe.model if job.compared_with is None else load_metadata(place.found(job.compared_with)).model
     )
     torch.manual_seed(job.recipe.seed)
     model = build(config)
-    saved = SavedModel(model, card(model, prepared, job.recipe))
+    saved = SavedModel(model, metadata(model, prepared, job.recipe))
     fitted = _fit(job.recipe.train, job, prepared, place, saved) if model.trainable else None
     return _kept(saved, job, prepared, place, fitted)
 
@@ -162,14 +162,14 @@ def _prune(job: Job, prepared: Prepared, place: Place) -> Fields:
         cost=dense_macs,
         weight_cost=macs_per_weight,
     )
-    saved = SavedModel(pruned.model, parent.card, pruned.masks)
+    saved = SavedModel(pruned.model, parent.metadata, pruned.masks)
     return _kept(saved, job, prepared, place) | {"pruning": pruned.outcome}
 
 
 def _zero(job: Job, prepared: Prepared, place: Place) -> Fields:
     parent = load_model(_parent(job, place))
     model, masks = zero_body(parent.model)
-    return _kept(SavedModel(model, parent.card, masks), job, prepared, place)
+    return _kept(SavedModel(model, parent.metadata, masks), job, prepared, place)
 
 
 def _export(job: Job, prepared: Prepared, place: Place) -> Fields:
@@ -196,10 +196,10 @@ _STAGES: Mapping[str, Callable[[Job, Prepared, Place], Fields]] = {
 }
 
 
-def card(model: Forecaster, prepared: Prepared, recipe: Recipe) -> Card:
-    """Returns the card of a model trained on prepared data."""
+def metadata(model: ForecastModel, prepared: Prepared, recipe: Recipe) -> ModelMetadata:
+    """Returns the metadata of a model trained on prepared data."""
     dense_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return card_of(model.config, prepared, recipe.data, dense_parameters)
+    return metadata_of(model.config, prepared, recipe.data, dense_parameters)
 
 
 def _parent(job: Job, place: Place) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunecast.data.series import Series
 from prunecast.errors import UserError, near
-from prunecast.models.base import Forecaster, ForecasterConfig
+from prunecast.models.base import ForecasterConfig, ForecastModel
 from prunecast.prune.methods import Granularity, Method
 from prunecast.recipe import (
     DataConfig,
@@ -120,7 +120,7 @@ class _Cell:
     machine: str
 
     def jobs(self) -> Iterator[Job]:
-        kind: type[Forecaster] = MODELS.load(self.name)
+        kind: type[ForecastModel] = MODELS.load(self.name)
         dense = self.job("train", "dense" if kind.trainable else "naive", "dense")
         yield dense
         if kind.trainable:

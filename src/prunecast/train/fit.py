@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunecast.batch import Batch
 from prunecast.data.windows import Windows
 from prunecast.errors import UserError
-from prunecast.models.base import Forecaster, TrainingHook
+from prunecast.models.base import ForecastModel, TrainingHook
 from prunecast.recipe import FitConfig
 from prunecast.records import Accuracy, Epoch, Fit
 from prunecast.train.checkpoint import Counters, RunState, Tensors
@@ -34,7 +34,7 @@ class DivergedError(UserError):
 
 
 def fit(
-    model: Forecaster,
+    model: ForecastModel,
     train: Windows,
     validation: Windows,
     config: FitConfig,

@@ -271,9 +271,9 @@ def test_a_config_that_does_not_fit_the_weights(
     change: dict[str, Any], hint: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = damaged(model, tmp_path)
-    card = json.loads((copy / "config.json").read_text())
-    card["model"] |= change
-    (copy / "config.json").write_text(json.dumps(card))
+    metadata = json.loads((copy / "config.json").read_text())
+    metadata["model"] |= change
+    (copy / "config.json").write_text(json.dumps(metadata))
     assert hint in complaint(capsys, "evaluate", str(copy))
 
 

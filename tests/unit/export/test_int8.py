@@ -25,7 +25,7 @@ from prunecast.export.onnx_graph import onnx_bytes
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.parity import EIGHT_BITS, check_parity
 from prunecast.export.raw import raw_inputs
-from prunecast.inference import prepared_for_card
+from prunecast.inference import prepared_for_metadata
 from prunecast.measure.size import measure_size
 from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import ExportConfig, load_recipe
@@ -40,7 +40,7 @@ MODELS = {
 
 
 def calibration(saved: SavedModel) -> list[Inputs]:
-    return [raw_inputs(saved.card, windows(saved, 64))]
+    return [raw_inputs(saved.metadata, windows(saved, 64))]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_an_8_bit_artefact_forecasts_nearly_what_the_model_does(name: str, tmp_p
 
 def test_the_batch_stays_free(exported: tuple[SavedModel, Path]) -> None:
     saved, path = exported
-    predict, inputs = RUNTIME.load(path, 1), raw_inputs(saved.card, windows(saved, 5))
+    predict, inputs = RUNTIME.load(path, 1), raw_inputs(saved.metadata, windows(saved, 5))
     one = predict({key: values[3:4] for key, values in inputs.items()})
     np.testing.assert_allclose(one[0], predict(inputs)[3], rtol=1e-4, atol=1e-4)
     onnx.checker.check_model(onnx.load(path), full_check=True)
@@ -98,7 +98,7 @@ def test_products_are_run_in_8_bits(exported: tuple[SavedModel, Path], tmp_path:
 def test_the_file_is_read_back_as_the_numbers_that_it_stands_for(exported: tuple[SavedModel, Path]) -> None:
     saved, path = exported
     back = RUNTIME.read(path)
-    assert back.card == saved.card
+    assert back.metadata == saved.metadata
     for name, weight in saved.model.state_dict().items():
         found = back.model.state_dict()[name]
         if name in quantised(saved):
@@ -203,7 +203,7 @@ def test_the_whole_chain_of_commands(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert exported["mse_change"] != 0
     recipe = load_recipe(base={"export": {"int8": True}})
     saved = load_model(Path(model))
-    artefacts, unsupported = export_all(saved, prepared_for_card(saved.card, data[1]), recipe, tmp_path)
+    artefacts, unsupported = export_all(saved, prepared_for_metadata(saved.metadata, data[1]), recipe, tmp_path)
     assert [artefact.bytes for artefact in artefacts] == [exported["bytes"]]
     assert (tmp_path / "model.onnx").read_bytes() == Path(small).read_bytes()
     assert "no 8-bit export" in unsupported["eager"]

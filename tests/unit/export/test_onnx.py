@@ -43,7 +43,7 @@ def test_an_artefact_forecasts_what_the_model_does(name: str, tmp_path: Path) ->
     predict = RUNTIME.load(RUNTIME.export(saved, tmp_path / "model.onnx"), threads=1)
     raw = raw_forecaster(saved)
     for count in (1, 5):
-        inputs = raw_inputs(saved.card, windows(saved, count))
+        inputs = raw_inputs(saved.metadata, windows(saved, count))
         with torch.inference_mode():
             expected = raw(*map(torch.from_numpy, inputs.values())).numpy()
         found = predict(inputs)
@@ -99,7 +99,7 @@ def test_another_models_weights_fill_the_same_graph(exported: tuple[SavedModel, 
 def test_the_model_comes_back_from_its_file(exported: tuple[SavedModel, Path]) -> None:
     saved, path = exported
     found = RUNTIME.read(path)
-    assert found.card == saved.card
+    assert found.metadata == saved.metadata
     state, back = saved.model.state_dict(), found.model.state_dict()
     assert state.keys() == back.keys()
     assert all(torch.equal(state[name], back[name]) for name in state)
@@ -116,7 +116,7 @@ def test_denormal_weights_are_flushed(tmp_path: Path) -> None:
 
 def test_loading_leaves_this_threads_arithmetic_alone(exported: tuple[SavedModel, Path]) -> None:
     saved, path = exported
-    RUNTIME.load(path, 1)(raw_inputs(saved.card, windows(saved)))
+    RUNTIME.load(path, 1)(raw_inputs(saved.metadata, windows(saved)))
     assert torch.tensor(1e-39) * 2 > 0, "denormal numbers count in a process that trains"
 
 
@@ -168,7 +168,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_an_onnx_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     path = foreign(tmp_path / "foreign.onnx")
     for use in (RUNTIME.read, lambda path: RUNTIME.load(path, 1)):
-        with pytest.raises(UserError, match="no model card"):
+        with pytest.raises(UserError, match="no model metadata"):
             use(path)
 
 
@@ -200,7 +200,7 @@ def test_a_changed_artefact_is_refused(exported: tuple[SavedModel, Path], tmp_pa
     def no_json(model: onnx.ModelProto) -> None:
         model.metadata_props[0].value = "{"
 
-    for change, message in ((outside, "outside"), (reshaped, "model card says"), (no_json, "not valid JSON")):
+    for change, message in ((outside, "outside"), (reshaped, "model metadata says"), (no_json, "not valid JSON")):
         with pytest.raises(UserError, match=message):
             RUNTIME.read(changed(change))
 

@@ -53,7 +53,7 @@ def _absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_absent")
 def test_without_the_package_every_use_says_what_to_install(artefact: tuple[SavedModel, Path], tmp_path: Path) -> None:
     saved, path = artefact
-    inputs = raw_inputs(saved.card, windows(saved))
+    inputs = raw_inputs(saved.metadata, windows(saved))
     for use in (
         lambda: RUNTIME.unsupported(saved.model),
         lambda: RUNTIME.export(saved, tmp_path / "new.openvino"),
@@ -67,7 +67,7 @@ def test_without_the_package_every_use_says_what_to_install(artefact: tuple[Save
         time_against("openvino", path, None, inputs, MeasureConfig())
     assert str(told.value) == HINT
     assert not (tmp_path / "new.openvino").exists()
-    assert RUNTIME.read(path).card == saved.card, "the model inside needs no OpenVINO"
+    assert RUNTIME.read(path).metadata == saved.metadata, "the model inside needs no OpenVINO"
 
 
 @pytest.mark.usefixtures("_absent")
@@ -102,14 +102,14 @@ def test_an_artefact_forecasts_what_the_model_does(name: str, tmp_path: Path) ->
     saved = saved_model(**MODELS[name])
     path = RUNTIME.export(saved, tmp_path / f"model{RUNTIME.suffix}")
     assert check_parity(saved, "openvino", path, [windows(saved, 1), windows(saved, 5)]).max_deviation < 1e-5
-    assert RUNTIME.read(path).card == saved.card
+    assert RUNTIME.read(path).metadata == saved.metadata
 
 
 @needs_openvino
 @pytest.mark.parametrize("name", ["transformer", "dlinear"])
 def test_8_bits_are_taken_too(name: str, tmp_path: Path) -> None:
     saved = saved_model(**MODELS[name])
-    path = RUNTIME.export_int8(saved, tmp_path / "model.openvino", [raw_inputs(saved.card, windows(saved, 64))])
+    path = RUNTIME.export_int8(saved, tmp_path / "model.openvino", [raw_inputs(saved.metadata, windows(saved, 64))])
     parity = check_parity(saved, "openvino", path, [windows(saved, 1), windows(saved, 5)], int8=True)
     assert 1e-4 < parity.max_deviation < 0.1
 
@@ -118,9 +118,9 @@ def test_8_bits_are_taken_too(name: str, tmp_path: Path) -> None:
 def test_forecasts_are_the_callers_own(artefact: tuple[SavedModel, Path]) -> None:
     saved, path = artefact
     predict = RUNTIME.load(path, 1)
-    first = predict(raw_inputs(saved.card, windows(saved, 2)))
+    first = predict(raw_inputs(saved.metadata, windows(saved, 2)))
     kept = first.copy()
-    predict({name: values + 1 for name, values in raw_inputs(saved.card, windows(saved, 2)).items()})
+    predict({name: values + 1 for name, values in raw_inputs(saved.metadata, windows(saved, 2)).items()})
     np.testing.assert_array_equal(first, kept)
 
 
@@ -128,7 +128,7 @@ def test_forecasts_are_the_callers_own(artefact: tuple[SavedModel, Path]) -> Non
 def test_loading_leaves_this_threads_arithmetic_and_processors_alone(artefact: tuple[SavedModel, Path]) -> None:
     saved, path = artefact
     processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    RUNTIME.load(path, 1)(raw_inputs(saved.card, windows(saved)))
+    RUNTIME.load(path, 1)(raw_inputs(saved.metadata, windows(saved)))
     assert torch.tensor(1e-39) * 2 > 0, "denormal numbers count in a process that trains"
     if processors is not None:
         assert os.sched_getaffinity(0) == processors
@@ -171,7 +171,7 @@ def test_foreign_files_and_folders_are_refused(tmp_path: Path) -> None:
     for location in ("../secret.bin", str(tmp_path / "secret.bin")):
         with pytest.raises(UserError, match="outside"):
             RUNTIME.load(foreign(folder / "foreign.openvino", location), 1)
-    with pytest.raises(UserError, match="no model card"):
+    with pytest.raises(UserError, match="no model metadata"):
         RUNTIME.load(foreign(folder / "foreign.openvino"), 1)
     for path in (tmp_path, tmp_path / "none.openvino"):
         with pytest.raises(UserError, match="OpenVINO cannot load"):

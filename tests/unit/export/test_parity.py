@@ -47,7 +47,7 @@ def test_a_wrong_export_is_an_error(saved: SavedModel, tmp_path: Path, wrong: fl
 
 
 def test_deviation_and_change_are_those_computed_by_hand(saved: SavedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, mean, std = windows(saved), np.array(saved.card.scaler.mean), np.array(saved.card.scaler.std)
+    batch, mean, std = windows(saved), np.array(saved.metadata.scaler.mean), np.array(saved.metadata.scaler.std)
     with torch.inference_mode():
         eager = saved.model(batch.x_BLC).double().numpy()
     shifted = eager + 5e-5 * np.array([0, 1, 0])  # one channel, in its own standard deviations
@@ -66,7 +66,7 @@ def test_deviation_and_change_are_those_computed_by_hand(saved: SavedModel, monk
 
 def test_large_offsets_widen_the_tolerance_by_the_rounding_of_raw_values(saved: SavedModel, tmp_path: Path) -> None:
     facts = ScalerFacts(mean=(1e5, 1e5, 1e5), std=(1.0, 1.0, 1.0))
-    far = replace(saved, card=saved.card.model_copy(update={"scaler": facts}))
+    far = replace(saved, metadata=saved.metadata.model_copy(update={"scaler": facts}))
     path = RUNTIMES.load("onnxruntime").export(far, tmp_path / "model.onnx")
     parity = check_parity(far, "onnxruntime", path, [windows(far)])
     assert parity.max_deviation > TOLERANCES["onnxruntime"].value
@@ -84,8 +84,8 @@ def test_not_a_number_is_never_within() -> None:
 
 def test_raw_inputs_undo_the_scaler(saved: SavedModel) -> None:
     batch = windows(saved)
-    inputs = raw_inputs(saved.card, batch)
+    inputs = raw_inputs(saved.metadata, batch)
     assert all(values.dtype == np.float32 for values in inputs.values())
-    back = (inputs["history"] - np.array(saved.card.scaler.mean)) / np.array(saved.card.scaler.std)
+    back = (inputs["history"] - np.array(saved.metadata.scaler.mean)) / np.array(saved.metadata.scaler.std)
     np.testing.assert_allclose(back, batch.x_BLC.numpy(), atol=1e-6)
     np.testing.assert_array_equal(inputs["y_mark"], batch.y_mark_BTF.numpy())

@@ -104,7 +104,7 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_real_process_times_an_artefact_against_itself(artefact: Path) -> None:
     saved = saved_model(name="dlinear")
     before = os.times()
-    timing = time_against("onnxruntime", artefact, artefact, raw_inputs(saved.card, windows(saved)), QUICK)
+    timing = time_against("onnxruntime", artefact, artefact, raw_inputs(saved.metadata, windows(saved)), QUICK)
     assert os.times().children_user - before.children_user < 3
     assert timing.latency.n >= QUICK.min_count
     assert timing.reference is not None
@@ -119,7 +119,7 @@ def test_a_real_process_times_an_artefact_against_itself(artefact: Path) -> None
 def test_eager_runs_a_model_folder(tmp_path: Path) -> None:
     saved = saved_model(name="dlinear")
     save_model(saved, tmp_path)
-    timing = time_against("eager", tmp_path, None, raw_inputs(saved.card, windows(saved)), QUICK)
+    timing = time_against("eager", tmp_path, None, raw_inputs(saved.metadata, windows(saved)), QUICK)
     assert timing.reference is None
     assert timing.speedup is None
     assert timing.latency.median > 0

@@ -159,6 +159,6 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     saved = saved_model(**TRANSFORMER)
     saved.model.train()
     before = {name: tensor.clone() for name, tensor in saved.model.state_dict().items()}
-    count_operations(SavedModel(saved.model, saved.card))
+    count_operations(SavedModel(saved.model, saved.metadata))
     assert saved.model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in saved.model.state_dict().items())

@@ -18,7 +18,7 @@ def test_bytes_are_those_on_disk_without_masks(tmp_path: Path) -> None:
     save_model(saved, tmp_path)
     written = (tmp_path / "model.safetensors").read_bytes()
     masks = {name: torch.ones_like(saved.model.get_parameter(name), dtype=bool) for name in saved.model.prunable()}
-    size = measure_size(SavedModel(saved.model, saved.card, masks))
+    size = measure_size(SavedModel(saved.model, saved.metadata, masks))
     assert size.raw_bytes == len(written)
     assert size.zip_bytes == len(zlib.compress(written, 9))
 

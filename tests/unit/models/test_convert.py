@@ -15,7 +15,7 @@ from tests.support.foreign_checkpoints import CHANNELS, HORIZON, LOOKBACK, dline
 import prunecast
 from prunecast.cli.main import main
 from prunecast.models.convert.convert import ModeChoice, published, read_modes, sources
-from prunecast.models.io import load_card
+from prunecast.models.io import load_metadata
 from prunecast.recipe import load_recipe, read_mapping
 from prunecast.registry import MODELS, PUBLISHED
 from prunecast.store import read_record
@@ -140,7 +140,7 @@ def test_the_calendar_features_follow_the_tensors(
     for name, data in (("with", ["--data", table]), ("without", [])):
         found = facts(capsys, "import", path, *TRANSFORMER, *data, "--out", tmp_path / name)
         assert found["from_tensors"]["marks"] == 5
-        assert load_card(tmp_path / name).freq == "t"
+        assert load_metadata(tmp_path / name).freq == "t"
     hours = complaint(capsys, "import", path, *TRANSFORMER, "--set", "data.freq=h", "--out", tmp_path / "x")
     assert "model.marks: the tensors show 5, data.freq 'h' and the covariates make 4" in hours
 
@@ -150,8 +150,8 @@ def test_covariates_take_part_in_the_marks(table: Path, tmp_path: Path, capsys: 
     request = ["import", path, *TRANSFORMER, "--data", table, "--set", "data.covariates=[c]"]
     found = facts(capsys, *request, "--out", tmp_path / "m")
     assert found["from_tensors"] | {"channels": 2, "marks": 5} == found["from_tensors"]
-    assert load_card(tmp_path / "m").covariates == ("c",)
-    assert load_card(tmp_path / "m").freq == "h"
+    assert load_metadata(tmp_path / "m").covariates == ("c",)
+    assert load_metadata(tmp_path / "m").freq == "h"
 
 
 def test_fewer_channels_may_come_out(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,8 +160,8 @@ def test_fewer_channels_may_come_out(table: Path, tmp_path: Path, capsys: pytest
     named = ["--data", table, "--set", "data.targets=[b]"]
     facts(capsys, "import", path, *TRANSFORMER, *named, "--out", tmp_path / "named")
     facts(capsys, "import", path, *TRANSFORMER, "--set", "model.targets=[1]", "--out", tmp_path / "counted")
-    assert load_card(tmp_path / "named").targets == ("b",)
-    assert load_card(tmp_path / "counted").targets == ("channel_2",)
+    assert load_metadata(tmp_path / "named").targets == ("b",)
+    assert load_metadata(tmp_path / "counted").targets == ("channel_2",)
     scores = [facts(capsys, "evaluate", tmp_path / name, "--data", table) for name in ("named", "counted")]
     assert scores[0] == scores[1]
 
@@ -197,9 +197,9 @@ def test_pruning_and_fine_tuning_teach_a_folder_its_data(
         request = ["prune", tmp_path / name, "--method", "structured-magnitude", "--sparsity", "0.5", *data, *steps]
         found[name] = facts(capsys, *request, "--out", tmp_path / f"{name}-pruned") | {"path": ""}
     assert found["known"] == found["unknown"]
-    cards = [load_card(tmp_path / f"{name}-pruned") for name in found]
-    assert cards[0] == cards[1]
-    assert cards[0].channels == ("a", "b", "c")
+    metadata = [load_metadata(tmp_path / f"{name}-pruned") for name in found]
+    assert metadata[0] == metadata[1]
+    assert metadata[0].channels == ("a", "b", "c")
     assert read_record(tmp_path / "unknown-pruned" / "record.json").recipe["data"]["name"] == "own.csv"
     assert "imported without data" in complaint(
         capsys, "prune", tmp_path / "unknown", "--method", "random", "--sparsity", "0.5", "--out", tmp_path / "x"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
@@ -21,7 +21,7 @@ from prunecast.recipe import PruneConfig
 SMALL = {"channels": 3, "lookback": 24, "horizon": 12, "label_len": 4, "cut_freq": 9}
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     model = build(config_from({"name": "fits"} | SMALL | values)).double().eval()
     with torch.no_grad():
@@ -30,7 +30,7 @@ def _model(**values: Any) -> Forecaster:
     return model
 
 
-def _by_definition(model: Forecaster, x_BLC: Tensor) -> Tensor:
+def _by_definition(model: ForecastModel, x_BLC: Tensor) -> Tensor:
     """The paper's section 3.3 with complex numbers, for a whole model."""
     config = model.config
     mean, deviation = x_BLC.mean(1, keepdim=True), (x_BLC.var(1, keepdim=True) + 1e-5).sqrt()

@@ -15,8 +15,8 @@ from tests.support.saved_models import TRANSFORMER, saved_model
 from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.export.onnx_graph import CARD_KEY, onnx_bytes, read_model
-from prunecast.models.io import SavedModel, load_card, load_model, save_model
+from prunecast.export.onnx_graph import METADATA_KEY, onnx_bytes, read_model
+from prunecast.models.io import SavedModel, load_metadata, load_model, save_model
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     weight = saved.model.get_parameter(name)
     mask = torch.arange(weight.numel()).reshape(weight.shape) % 3 > 0
     weight.data[~mask] = 0
-    save_model(SavedModel(saved.model, saved.card, {name: mask}), tmp_path)
+    save_model(SavedModel(saved.model, saved.metadata, {name: mask}), tmp_path)
     return tmp_path
 
 
@@ -36,11 +36,11 @@ def artefact() -> bytes:
     return onnx_bytes(saved_model(**TRANSFORMER))
 
 
-def change_card(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def change_metadata(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / "config.json"
-    card = json.loads(path.read_text())
-    change(card)
-    path.write_text(json.dumps(card))
+    metadata = json.loads(path.read_text())
+    change(metadata)
+    path.write_text(json.dumps(metadata))
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, Tensor], str], object]) -> None:
@@ -60,14 +60,14 @@ def complaint(call: Callable[[Path], object], path: Path) -> str:
     return str(error.value)
 
 
-def changed_artefact(content: bytes, path: Path, card: str) -> Path:
+def changed_artefact(content: bytes, path: Path, metadata: str) -> Path:
     model = onnx.ModelProto.FromString(content)
-    onnx.helper.set_model_props(model, {CARD_KEY: card})
+    onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
     path.write_bytes(model.SerializeToString())
     return path
 
 
-def card_of(content: bytes) -> dict[str, Any]:
+def metadata_of(content: bytes) -> dict[str, Any]:
     return json.loads(onnx.ModelProto.FromString(content).metadata_props[0].value)
 
 
@@ -84,49 +84,51 @@ HUGE = [
 def test_widths_are_believed_only_when_the_weights_have_them(
     values: dict[str, int], hint: str, folder: Path, artefact: bytes, tmp_path: Path
 ) -> None:
-    change_card(folder, lambda card: card["model"].update(values))
+    change_metadata(folder, lambda metadata: metadata["model"].update(values))
     assert hint in complaint(load_model, folder)
-    card = card_of(artefact)
-    card["model"] |= values
-    assert hint in complaint(read_model, changed_artefact(artefact, tmp_path / "m.onnx", json.dumps(card)))
+    metadata = metadata_of(artefact)
+    metadata["model"] |= values
+    assert hint in complaint(read_model, changed_artefact(artefact, tmp_path / "m.onnx", json.dumps(metadata)))
 
 
 @pytest.mark.parametrize(
     ("change", "hint"),
     [
-        (lambda card: card["scaler"]["mean"].pop(), "scaler: expected 3"),
-        (lambda card: card["scaler"]["std"].append(1.0), "scaler: expected 3"),
-        (lambda card: card["scaler"].update(std=[1.0, 0.0, 1.0]), "positive"),
-        (lambda card: card["scaler"].update(mean=[1.0, float("nan"), 1.0]), "finite"),
-        (lambda card: card["scaler"].update(std=[1.0, float("inf"), 1.0]), "finite"),
-        (lambda card: card["covariate_scaler"].update(mean=[0.0], std=[1.0]), "covariate_scaler: expected 0"),
-        (lambda card: card.update(targets=[]), "targets"),
-        (lambda card: card.update(targets=["a", "a", "b"]), "targets"),
-        (lambda card: card.update(targets=["a", "b", "z"]), "targets"),
-        (lambda card: card.update(targets=["a"]), "as model.targets"),
-        (lambda card: card["model"].update(channels=4), "as model.channels"),
-        (lambda card: card.update(dense_parameters=-1), "dense_parameters"),
-        (lambda card: card.update(freq="century"), "freq"),
-        (lambda card: card["data"].update(fill="guess"), "fill"),
-        (lambda card: card["data"].update(split=[0.5, 0.5, 0.5]), "add up to 1"),
-        (lambda card: card.update(schema_version=2), "schema version 1"),
+        (lambda metadata: metadata["scaler"]["mean"].pop(), "scaler: expected 3"),
+        (lambda metadata: metadata["scaler"]["std"].append(1.0), "scaler: expected 3"),
+        (lambda metadata: metadata["scaler"].update(std=[1.0, 0.0, 1.0]), "positive"),
+        (lambda metadata: metadata["scaler"].update(mean=[1.0, float("nan"), 1.0]), "finite"),
+        (lambda metadata: metadata["scaler"].update(std=[1.0, float("inf"), 1.0]), "finite"),
+        (lambda metadata: metadata["covariate_scaler"].update(mean=[0.0], std=[1.0]), "covariate_scaler: expected 0"),
+        (lambda metadata: metadata.update(targets=[]), "targets"),
+        (lambda metadata: metadata.update(targets=["a", "a", "b"]), "targets"),
+        (lambda metadata: metadata.update(targets=["a", "b", "z"]), "targets"),
+        (lambda metadata: metadata.update(targets=["a"]), "as model.targets"),
+        (lambda metadata: metadata["model"].update(channels=4), "as model.channels"),
+        (lambda metadata: metadata.update(dense_parameters=-1), "dense_parameters"),
+        (lambda metadata: metadata.update(freq="century"), "freq"),
+        (lambda metadata: metadata["data"].update(fill="guess"), "fill"),
+        (lambda metadata: metadata["data"].update(split=[0.5, 0.5, 0.5]), "add up to 1"),
+        (lambda metadata: metadata.update(schema_version=2), "schema version 1"),
     ],
 )
-def test_a_card_that_contradicts_itself(change: Callable[[dict[str, Any]], object], hint: str, folder: Path) -> None:
-    change_card(folder, change)
-    assert hint in complaint(load_card, folder)
+def test_metadata_that_contradict_themselves(
+    change: Callable[[dict[str, Any]], object], hint: str, folder: Path
+) -> None:
+    change_metadata(folder, change)
+    assert hint in complaint(load_metadata, folder)
 
 
-def test_a_card_has_every_default_of_its_model(folder: Path) -> None:
-    whole = load_card(folder)
-    change_card(folder, lambda card: card["model"].pop("dropout"))
-    assert load_card(folder) == whole
+def test_metadata_have_every_default_of_their_model(folder: Path) -> None:
+    whole = load_metadata(folder)
+    change_metadata(folder, lambda metadata: metadata["model"].pop("dropout"))
+    assert load_metadata(folder) == whole
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "1" * 5000, "\xff"])
 def test_what_is_not_json(text: str, folder: Path, artefact: bytes, tmp_path: Path) -> None:
     (folder / "config.json").write_bytes(text.encode("latin-1"))
-    assert "not valid JSON" in complaint(load_card, folder)
+    assert "not valid JSON" in complaint(load_metadata, folder)
     if text.isascii():
         path = changed_artefact(artefact, tmp_path / "m.onnx", text)
         assert "not valid JSON" in complaint(read_model, path)
@@ -157,6 +159,6 @@ def test_weights_that_cannot_be_read(folder: Path) -> None:
     assert "cannot read" in complaint(load_model, folder)
 
 
-@pytest.mark.parametrize("card", ["[1]", "3", "null", '{"schema_version": 2}'])
-def test_an_onnx_file_with_another_card(card: str, artefact: bytes, tmp_path: Path) -> None:
-    assert "schema version 1" in complaint(read_model, changed_artefact(artefact, tmp_path / "m.onnx", card))
+@pytest.mark.parametrize("metadata", ["[1]", "3", "null", '{"schema_version": 2}'])
+def test_an_onnx_file_with_other_metadata(metadata: str, artefact: bytes, tmp_path: Path) -> None:
+    assert "schema version 1" in complaint(read_model, changed_artefact(artefact, tmp_path / "m.onnx", metadata))

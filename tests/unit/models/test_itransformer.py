@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
@@ -18,12 +18,12 @@ from prunecast.recipe import PruneConfig
 SMALL = {"channels": 5, "lookback": 12, "horizon": 7, "label_len": 4, "d_model": 8, "n_heads": 2, "d_ff": 6}
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     return build(config_from({"name": "itransformer"} | SMALL | values)).eval()
 
 
-def _inputs(model: Forecaster, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(model: ForecastModel, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     config = model.config
     x = torch.randn(batch, config.lookback, config.channels)
     x_mark = torch.randn(batch, config.lookback, config.marks)
@@ -172,7 +172,7 @@ def test_a_published_checkpoint_shows_its_sizes(source: str) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def _published_names(model: Forecaster, source: str) -> dict[str, Tensor]:
+def _published_names(model: ForecastModel, source: str) -> dict[str, Tensor]:
     """Returns our tensors under the published names, with kernels of width one."""
     names = (
         ("encoder.embedding.", "enc_embedding.value_embedding."),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.measure.operations import count_operations, dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.lstm import LSTMLayer
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
@@ -20,12 +20,12 @@ from prunecast.recipe import PruneConfig
 SMALL = {"channels": 3, "lookback": 12, "horizon": 5, "label_len": 4, "d_model": 8}
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     return build(config_from({"name": "lstm"} | SMALL | values)).eval()
 
 
-def _inputs(model: Forecaster, batch: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(model: ForecastModel, batch: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     config = model.config
     x = torch.randn(batch, config.lookback, config.channels) * 2 + 3
     x_mark = torch.randn(batch, config.lookback, config.marks)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
 from prunecast.models.layers.batchnorm import BatchNorm
 from prunecast.models.layers.embedding import sinusoids
@@ -29,12 +29,12 @@ SMALL = {
 }
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     return build(config_from({"name": "patchtst"} | SMALL | values)).eval()
 
 
-def _inputs(model: Forecaster, batch: int = 4) -> Tensor:
+def _inputs(model: ForecastModel, batch: int = 4) -> Tensor:
     return torch.randn(batch, model.config.lookback, model.config.channels)
 
 

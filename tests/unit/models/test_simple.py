@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from prunecast.errors import UserError
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.layers.decomposition import window_counts
 
 
-def _model(name: str, **values: Any) -> Forecaster:
+def _model(name: str, **values: Any) -> ForecastModel:
     sizes = {"channels": 2, "lookback": 8, "horizon": 5, "label_len": 2}
     return build(config_from({"name": name} | sizes | values)).eval()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
@@ -20,16 +20,16 @@ from prunecast.recipe import PruneConfig
 SMALL = {"channels": 3, "lookback": 20, "horizon": 10, "label_len": 4, "period_len": 5}
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     return build(config_from({"name": "sparsetsf"} | SMALL | values)).double().eval()
 
 
-def _inputs(model: Forecaster, batch: int = 4) -> Tensor:
+def _inputs(model: ForecastModel, batch: int = 4) -> Tensor:
     return torch.randn(batch, model.config.lookback, model.config.channels, dtype=torch.double) * 2 + 3
 
 
-def _phase_by_phase(model: Forecaster, x_BLC: Tensor) -> Tensor:
+def _phase_by_phase(model: ForecastModel, x_BLC: Tensor) -> Tensor:
     """The paper's section 3.2, one phase of the period after the other, for whole periods."""
     period, lookback = model.config.period_len, model.config.lookback
     mean = x_BLC.mean(1, keepdim=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.kernels.dropout import Dropout
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.embedding import TokenConvolution, sinusoids
@@ -19,12 +19,12 @@ from prunecast.models.layers.embedding import TokenConvolution, sinusoids
 SMALL = {"channels": 3, "lookback": 12, "horizon": 5, "label_len": 4, "d_model": 8, "n_heads": 2, "d_ff": 6}
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     return build(config_from({"name": "transformer"} | SMALL | values)).eval()
 
 
-def _inputs(model: Forecaster, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(model: ForecastModel, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     config = model.config
     x = torch.randn(batch, config.lookback, config.channels)
     x_mark = torch.randn(batch, config.lookback, config.marks)

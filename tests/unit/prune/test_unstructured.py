@@ -150,10 +150,10 @@ def test_a_model_that_diverged_is_refused() -> None:
 def test_the_study_spared_layers_of_seven_outputs_whatever_they_are() -> None:
     model = coupled()
     outputs = {name: model.get_parameter(name).shape[0] for name in model.prunable()}
-    assert set(model.studied()) == {name for name, count in outputs.items() if count != 7}
-    assert "head.weight" in model.studied()  # it forecasts another number of steps
+    assert set(model.paper_candidates()) == {name for name, count in outputs.items() if count != 7}
+    assert "head.weight" in model.paper_candidates()  # it forecasts another number of steps
     masks = _prune(model, candidates="study").masks
-    assert masks.keys() == set(model.studied())
+    assert masks.keys() == set(model.paper_candidates())
 
 
 def test_options_without_meaning_are_refused() -> None:

@@ -14,7 +14,7 @@ from prunecast.batch import Batch
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
 from prunecast.errors import UserError
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import DataConfig, FitConfig
 from prunecast.records import Epoch
@@ -48,7 +48,7 @@ def prepared() -> Prepared:
     return prepare(replace(series, **few), data, lookback=24, horizon=6, label_len=12)
 
 
-def transformer(prepared: Prepared) -> Forecaster:
+def transformer(prepared: Prepared) -> ForecastModel:
     sizes = {"lookback": 24, "horizon": 6, "label_len": 12, "channels": 6, "marks": 4, "dropout": 0.1}
     torch.manual_seed(3)
     narrow = {"d_model": 8, "n_heads": 2, "d_ff": 8, "encoder_layers": 1}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunecast.errors import UserError, near
-from prunecast.models.base import Forecaster, ForecasterConfig, build
+from prunecast.models.base import ForecasterConfig, ForecastModel, build
 from prunecast.models.convert.base import Modes, Published, Tensors
 from prunecast.registry import MODELS, PUBLISHED
 
@@ -123,7 +123,7 @@ def unclaimed(config: ForecasterConfig, origins: Origins) -> dict[str, Any]:
     return {key: value for key, value in values if key not in claimed and value is not None}
 
 
-def _outline(config: ForecasterConfig) -> Forecaster:
+def _outline(config: ForecasterConfig) -> ForecastModel:
     """Returns the model of a config without numbers: on the meta device no width takes memory."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -225,7 +225,7 @@ def imported_model(
     source: str,
     buffers: Tensors | None = None,
     seed: int = 1,
-) -> Forecaster:
+) -> ForecastModel:
     """Returns the model of a config, in eval mode, with the weights of a published state dict.
 
     Args:
@@ -246,14 +246,14 @@ def imported_model(
     return model.eval()
 
 
-def drawn_buffers(model: Forecaster) -> set[str]:
+def drawn_buffers(model: ForecastModel) -> set[str]:
     """Returns the names of the buffers that hold indices: what a published model draws, and ours keeps."""
     state = model.state_dict()
     return {name for name, tensor in model.named_buffers() if name in state and not tensor.is_floating_point()}
 
 
 def published_state(
-    model: Forecaster,
+    model: ForecastModel,
     tensors: Mapping[str, Tensor],
     source: str = "tslib",
     buffers: Mapping[str, Tensor] | None = None,
@@ -307,7 +307,7 @@ def _mapped(known: Published, tensors: Tensors, implementation: str) -> dict[str
         raise UserError(f"not a checkpoint of {implementation}: its tensors have other shapes; see --model") from None
 
 
-def _learned(model: Forecaster) -> set[str]:
+def _learned(model: ForecastModel) -> set[str]:
     """Returns the names of what only training gives: parameters, and statistics of batches, but no position table."""
     buffers = {name for name, tensor in model.named_buffers() if tensor.is_floating_point()}
     statistics = {name for name in buffers & model.state_dict().keys() if not name.endswith("position")}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels.dropout import Dropout
 from prunecast.kernels.linear import Linear
-from prunecast.models.base import Forecaster, Group, Keep, Member
+from prunecast.models.base import ForecastModel, Group, Keep, Member
 from prunecast.models.crossformer.config import CrossformerConfig, CrossformerDecoderLayerWidths
 from prunecast.models.crossformer.two_stage import TIME, TwoStageLayer
 from prunecast.models.layers.attention import Attention
@@ -196,7 +196,7 @@ class Decoder(nn.Module):
         return cast("Tensor", progress[1]).flatten(2)
 
 
-class Crossformer(Forecaster):
+class Crossformer(ForecastModel):
     """Both published variants, as the config says; every width is in it."""
 
     Config = CrossformerConfig
@@ -223,14 +223,14 @@ class Crossformer(Forecaster):
 
     def prunable(self) -> tuple[str, ...]:
         """The weights of all linear layers; no bias, no normalisation, no learned vector, nothing dead."""
-        dead = set(self.dead())
+        dead = set(self.unused_parameters())
         return tuple(name for name in weights_of(self, nn.Linear) if name not in dead)
 
     def output_layer(self) -> tuple[str, ...]:
         """The projections that write each decoder layer's share of the forecast."""
         return tuple(f"{name}.projection.weight" for name, _ in named(self.decoder.layers, "decoder.layers"))
 
-    def dead(self) -> tuple[str, ...]:
+    def unused_parameters(self) -> tuple[str, ...]:
         """What asks and answers where there is only one answer, and the scales that no decoder layer looks at."""
         parameters = [name for name, _ in self.named_parameters()]
         prefixes = (*self._settled(), *self._unread())
@@ -279,7 +279,7 @@ class Crossformer(Forecaster):
             *(group for name, layer in layers for group in layer.groups(name)),
             *(self._encoder_width(stream) for stream in range(len(self.config.encoder_widths.widths))),
             self._decoder_width(),
-            Group(stack, "layer", len(self.encoder.layers), stack=stack, idle=unread),
+            Group(stack, "layer", len(self.encoder.layers), stack=stack, unused_units=unread),
             Group("decoder.layers", "layer", len(self.decoder.layers), stack="decoder.layers"),
         )
 

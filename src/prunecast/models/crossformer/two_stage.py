@@ -88,7 +88,7 @@ class RouterAttention(nn.Module):
         return (
             self.sender.head_group(f"{name}.sender"),
             self.receiver.head_group(f"{name}.receiver"),
-            Group(f"{name}.routers", "router", count, (router,), attended=f"{name}.receiver"),
+            Group(f"{name}.routers", "router", count, (router,), softmax_of=f"{name}.receiver"),
             Group(f"{name}.router_width", "width", width, members),
         )
 

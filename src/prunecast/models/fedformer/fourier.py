@@ -258,7 +258,7 @@ class FourierAttention(nn.Module):
         """Returns none: its units are the block's."""
         return ()
 
-    def dead(self, name: str) -> tuple[str, ...]:
+    def unused_parameters(self, name: str) -> tuple[str, ...]:
         """Returns the names of the parameters that never reach the result."""
         return tuple(f"{name}.{part}.{kind}" for part in self.shared[0].unread for kind in ("weight", "bias"))
 

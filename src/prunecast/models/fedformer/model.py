@@ -169,17 +169,20 @@ class FEDformer(DecompositionForecaster):
     def prunable(self) -> tuple[str, ...]:
         """The weights of linear layers and convolutions that reach the forecast, and those of the Fourier blocks."""
         spectral = (f"fourier.{block}.weight" for block in self.fourier)
-        dead = set(self.dead())
+        dead = set(self.unused_parameters())
         return (*(name for name in super().prunable() if name not in dead), *spectral)
 
-    def studied(self) -> tuple[str, ...]:
+    def paper_candidates(self) -> tuple[str, ...]:
         """Names as for every model; the weights of the Fourier blocks were no candidates in that study."""
-        return tuple(name for name in super().studied() if not name.startswith("fourier."))
+        return tuple(name for name in super().paper_candidates() if not name.startswith("fourier."))
 
-    def dead(self) -> tuple[str, ...]:
+    def unused_parameters(self) -> tuple[str, ...]:
         """The published projections to keys and values that Fourier blocks do not read, and single mixtures."""
         attentions = ((name, module) for name, module in self.named_modules() if isinstance(module, FourierAttention))
-        return (*super().dead(), *(parameter for name, module in attentions for parameter in module.dead(name)))
+        return (
+            *super().unused_parameters(),
+            *(parameter for name, module in attentions for parameter in module.unused_parameters(name)),
+        )
 
     def groups(self) -> tuple[Group, ...]:
         """Heads, channels and modes of each Fourier block, beside what every model that decomposes has."""

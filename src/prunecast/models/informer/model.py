@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels.dropout import Dropout
 from prunecast.kernels.linear import Linear
-from prunecast.models.base import Forecaster, Group, Keep, Member
+from prunecast.models.base import ForecastModel, Group, Keep, Member
 from prunecast.models.informer.config import InformerConfig, InformerDecoderLayerWidths, Places, SegmentLayerWidths
 from prunecast.models.informer.distilling import Distilling
 from prunecast.models.informer.probsparse import Heads, ProbSparse, Sampling
@@ -149,7 +149,7 @@ def _decoder_layer(config: InformerConfig, layer: InformerDecoderLayerWidths, st
     return InformerDecoderLayer(config, _prob_sparse(config, stream, stream, heads), cross_attention, layer.d_ff)
 
 
-class Informer(Forecaster):
+class Informer(ForecastModel):
     """The published encoder-decoder and its variants; every width is in its config."""
 
     Config = InformerConfig
@@ -174,20 +174,23 @@ class Informer(Forecaster):
 
     def prunable(self) -> tuple[str, ...]:
         """The weights of all linear layers and convolutions that reach the forecast; no bias, no normalisation."""
-        dead = set(self.dead())
+        dead = set(self.unused_parameters())
         return tuple(name for name in weights_of(self, nn.Linear, nn.Conv1d, TokenConvolution) if name not in dead)
 
     def output_layer(self) -> tuple[str, ...]:
         """The final projection to channels."""
         return ("decoder.projection.weight",)
 
-    def dead(self) -> tuple[str, ...]:
+    def unused_parameters(self) -> tuple[str, ...]:
         """What attends without being read, once pruning left the last layer none but such heads."""
         attentions = {name: module for name, module in self.named_modules() if isinstance(module, ProbSparse)}
         crossing = attentions.get(f"decoder.layers.{len(self.decoder.layers) - 1}.cross_attention")
-        unseen = crossing is not None and crossing.silent and len(self.decoder.layers) == 1
+        unseen = crossing is not None and crossing.has_no_output and len(self.decoder.layers) == 1
         encoder = [name for name, _ in self.named_parameters() if name.startswith("encoder.")] if unseen else []
-        return (*encoder, *(parameter for name, module in attentions.items() for parameter in module.dead(name)))
+        return (
+            *encoder,
+            *(parameter for name, module in attentions.items() for parameter in module.unused_parameters(name)),
+        )
 
     def groups(self) -> tuple[Group, ...]:
         """Heads and feed-forward units of each layer, the width of each segment and of the decoder, whole layers.

@@ -147,7 +147,7 @@ class ProbSparse(Attention):
         self.mixed_rows = MixedRows(heads, sampling.queries) if scattered else None
 
     @property
-    def silent(self) -> bool:
+    def has_no_output(self) -> bool:
         """Whether no head writes a row that is read: then the output is the bias of its projection."""
         return self.unread == self.heads
 
@@ -157,7 +157,7 @@ class ProbSparse(Attention):
         Causal: x and the memory are the same steps, and none sees a later one. They lie along dimension 1.
         """
         assert dim == 1, "keys are sampled from steps along dimension 1"
-        if self.silent:
+        if self.has_no_output:
             return self.out.bias.expand(x_BQD.shape[0], self.kept.read, -1)
         anew = self.training and self.sampling.anew
         sampled_QU = self.sampling.draw().to(x_BQD.device) if anew else self.sampled
@@ -235,11 +235,11 @@ class ProbSparse(Attention):
         if not self.kept.mixed:
             return group
         members = tuple(member for member in group.members if member.name != f"{name}.out.weight")
-        return replace(group, members=members, idle=tuple(range(self.unread)))
+        return replace(group, members=members, unused_units=tuple(range(self.unread)))
 
-    def dead(self, name: str) -> tuple[str, ...]:
+    def unused_parameters(self, name: str) -> tuple[str, ...]:
         """Returns the names of the parameters that never reach the result."""
-        if not self.silent:
+        if not self.has_no_output:
             return ()
         projections = (f"{name}.{part}.{kind}" for part in ("query", "key", "value") for kind in ("weight", "bias"))
         return (*projections, f"{name}.out.weight")

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from prunecast import kernels
 from prunecast.kernels.dropout import Dropout, dropped_positions
-from prunecast.kernels.linear import is_heard
+from prunecast.kernels.linear import has_hooks
 
 
 def add_and_norm(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, y: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def add_and_norm(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, y: Tensor) -> 
 def _is_plain(norm: nn.LayerNorm, dropout: Dropout, x: Tensor) -> bool:
     """Whether the norm is one of the last dimension, with weight and bias, and nobody listens to it or the dropout."""
     whole = norm.normalized_shape == x.shape[-1:] and isinstance(norm.weight, Tensor) and isinstance(norm.bias, Tensor)
-    return whole and type(norm) is nn.LayerNorm and kernels.suit(x) and not (is_heard(norm) or is_heard(dropout))
+    return whole and type(norm) is nn.LayerNorm and kernels.suit(x) and not (has_hooks(norm) or has_hooks(dropout))
 
 
 class _AddAndNorm(torch.autograd.Function):

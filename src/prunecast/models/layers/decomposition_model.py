@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels.dropout import Dropout
 from prunecast.kernels.linear import Linear
-from prunecast.models.base import Forecaster, Group, Keep
+from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.models.layers.blocks import named
 from prunecast.models.layers.decomposition import (
     Decomposition,
@@ -80,7 +80,7 @@ class SeasonalDecoder(nn.Module):
         return cast("Tensor", self.projection(x_BHE)) + trend_BHC
 
 
-class DecompositionForecaster(Forecaster):
+class DecompositionForecaster(ForecastModel):
     """Season and trend of the look-back, continued apart and added."""
 
     uses_marks = True
@@ -118,7 +118,7 @@ class DecompositionForecaster(Forecaster):
         trends = (f"{name}.trend.weight" for name, _ in named(self.decoder.layers, "decoder.layers"))
         return (*trends, "decoder.projection.weight")
 
-    def dead(self) -> tuple[str, ...]:
+    def unused_parameters(self) -> tuple[str, ...]:
         """The learned mixtures of a single moving average, whose weight is 1."""
         single = (
             name

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from prunecast import kernels
 from prunecast.kernels.dropout import Dropout, dropped_positions
-from prunecast.kernels.linear import Linear, is_heard, is_plain, linear
+from prunecast.kernels.linear import Linear, has_hooks, is_plain, linear
 from prunecast.models.base import Group, Member
 from prunecast.models.layers.groups import inputs, outputs, unit_index
 
@@ -53,7 +53,7 @@ class FeedForward(nn.Module):
 
     @property
     def _is_plain(self) -> bool:
-        return is_plain(self.up) and is_plain(self.down) and not is_heard(self.dropout)
+        return is_plain(self.up) and is_plain(self.down) and not has_hooks(self.dropout)
 
     @property
     def _biased(self) -> bool:

@@ -14,7 +14,7 @@ from prunecast.errors import UserError
 from prunecast.kernels.dropout import Dropout
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.autoformer import autocorrelation
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
 from prunecast.models.layers.feedforward import FeedForward
 from prunecast.prune.apply import prune
@@ -33,12 +33,12 @@ SMALL = {
 VARIANTS = pytest.mark.parametrize("odd_lengths", ["resampled", "exact"])
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     return build(config_from({"name": "autoformer"} | SMALL | values)).eval()
 
 
-def _inputs(model: Forecaster, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(model: ForecastModel, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     config = model.config
     x = torch.randn(batch, config.lookback, config.channels)
     x_mark = torch.randn(batch, config.lookback, config.marks)
@@ -121,7 +121,7 @@ def test_the_variants_differ_in_streams_of_odd_length_only() -> None:
     assert published("autoformer", "original").config({})["odd_lengths"] == "exact"
 
 
-def _fixed(model: Forecaster) -> tuple[Tensor, ...]:
+def _fixed(model: ForecastModel) -> tuple[Tensor, ...]:
     torch.manual_seed(2)
     return _inputs(model)
 
@@ -195,7 +195,7 @@ def test_prunable_names_are_weights_of_the_model() -> None:
     names = model.prunable()
     assert set(model.output_layer()) == {"decoder.layers.0.trend.weight", "decoder.projection.weight"}
     assert set(names) == {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
-    assert model.dead() == ()
+    assert model.unused_parameters() == ()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
 from prunecast.models.crossformer.config import CrossformerConfig
 from prunecast.models.crossformer.model import Crossformer, SegmentMerging
@@ -52,7 +52,7 @@ def _model(**values: Any) -> Crossformer:
     return cast("Crossformer", build(config_from({"name": "crossformer"} | SMALL | values)).eval())
 
 
-def _inputs(model: Forecaster, batch: int = 4) -> Tensor:
+def _inputs(model: ForecastModel, batch: int = 4) -> Tensor:
     return torch.randn(batch, model.config.lookback, model.config.channels)
 
 
@@ -88,7 +88,7 @@ def test_sizes_other_than_published(values: dict[str, Any]) -> None:
     assert model(_inputs(model)).shape == (4, model.config.horizon, model.config.channels)
     model.train()(_inputs(model)).square().sum().backward()
     without = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
-    assert without == set(model.dead())
+    assert without == set(model.unused_parameters())
     assert not without & set(model.prunable())
 
 
@@ -216,16 +216,18 @@ def test_scales_that_no_decoder_layer_looks_at_are_dead_and_cost_nothing() -> No
     small = cast("Crossformer", shrink(model, {"decoder.layers": torch.tensor([1])}))
     assert [layer.memory for layer in small.config.decoder_widths.layers] == [1]
     unread = ("encoder.layers.1.", "encoder.layers.2.", "encoder.merging.")
-    assert set(small.dead()) == {name for name, _ in small.named_parameters() if name.startswith(unread)}
+    assert set(small.unused_parameters()) == {name for name, _ in small.named_parameters() if name.startswith(unread)}
     assert not any(name.startswith(unread) for name in small.prunable())
-    assert next(group.idle for group in small.groups() if group.name == "encoder.layers") == (1, 2)
+    assert next(group.unused_units for group in small.groups() if group.name == "encoder.layers") == (1, 2)
     small(_inputs(small)).sum().backward()
-    assert all((weight.grad is None) == (name in small.dead()) for name, weight in small.named_parameters())
+    assert all(
+        (weight.grad is None) == (name in small.unused_parameters()) for name, weight in small.named_parameters()
+    )
 
 
 def test_what_weighs_a_single_memory_step_is_dead() -> None:
     model = _model(encoder_layers=4, channels=1, factor=1)  # 5, 3, 2, 1 segments
-    dead = set(model.dead())
+    dead = set(model.unused_parameters())
     assert {"encoder.layers.3.time_attention.query.weight", "decoder.layers.4.cross_attention.key.bias"} <= dead
     assert "encoder.layers.2.time_attention.query.weight" not in dead
     stage = "encoder.layers.0.channel_attention"

@@ -17,9 +17,9 @@ from prunecast.errors import UserError
 from prunecast.export.onnx_graph import MODEL, onnx_bytes, read_model
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
-from prunecast.models.base import Forecaster, build, config_from
+from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
-from prunecast.models.io import Card, DataSource, SavedModel, ScalerFacts, load_model, save_model
+from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts, load_model, save_model
 from prunecast.prune.apply import prune
 from prunecast.prune.methods import Statistics
 from prunecast.prune.scores import unit_magnitude
@@ -46,20 +46,20 @@ MODES = {
 }
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     return build(config_from({"name": "fedformer"} | SMALL | values)).eval()
 
 
-def _inputs(model: Forecaster, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(model: ForecastModel, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     config = model.config
     x = torch.randn(batch, config.lookback, config.channels)
     x_mark = torch.randn(batch, config.lookback, config.marks)
     return x, x_mark, torch.randn(batch, config.label_len + config.horizon, config.marks)
 
 
-def _saved(model: Forecaster) -> SavedModel:
-    card = Card(
+def _saved(model: ForecastModel) -> SavedModel:
+    metadata = ModelMetadata(
         model=model.config.model_dump(mode="json"),
         channels=("a", "b", "c"),
         targets=("a", "b", "c"),
@@ -67,7 +67,7 @@ def _saved(model: Forecaster) -> SavedModel:
         dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
         data=DataSource(name="made-up", sha256="0" * 64),
     )
-    return SavedModel(model, card)
+    return SavedModel(model, metadata)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_parameters_at_paper_size(values: dict[str, Any], expected: int) -> None
     with torch.device("meta"):
         model = build(config_from({"name": "fedformer", "channels": 7} | values))
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
-    projections = [name for name in model.dead() if ".mixture." not in name]
+    projections = [name for name in model.unused_parameters() if ".mixture." not in name]
     assert sum(model.get_parameter(name).numel() for name in projections) == 1_838_592
 
 
@@ -112,7 +112,7 @@ def test_sizes_other_than_published(values: dict[str, Any]) -> None:
     assert forecast.shape == (2, model.config.horizon, model.config.channels)
     model.train()(*_inputs(model)).sum().backward()
     still = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert still == set(model.dead())
+    assert still == set(model.unused_parameters())
 
 
 def test_targets_choose_output_channels() -> None:
@@ -166,7 +166,7 @@ def test_dead_weights_do_not_matter_and_are_told_apart() -> None:
     assert size.dead == (2 + 2) * 2 * 72 + 2 * 72  # key and value of self blocks, value of cross blocks
     assert size.dead + size.prunable < size.parameters
     with torch.no_grad():
-        for name in model.dead():
+        for name in model.unused_parameters():
             model.get_parameter(name).fill_(torch.nan)
     assert torch.equal(model(*inputs), forecast)
     scores = unit_magnitude(model, Statistics(1))
@@ -176,10 +176,10 @@ def test_dead_weights_do_not_matter_and_are_told_apart() -> None:
 def test_what_may_be_pruned() -> None:
     model = _model(moving_avg=(4, 7))
     weights = {name for name, parameter in model.named_parameters() if parameter.dim() > 1 and ".mixture" not in name}
-    assert set(model.prunable()) == weights - set(model.dead())
+    assert set(model.prunable()) == weights - set(model.unused_parameters())
     assert set(model.output_layer()) <= set(model.prunable())
     blocks = {f"fourier.{block}.weight" for block in ("encoder", "decoder", "cross")}
-    assert set(model.studied()) == set(model.prunable()) - blocks
+    assert set(model.paper_candidates()) == set(model.prunable()) - blocks
 
 
 @pytest.mark.slow
@@ -274,10 +274,10 @@ def test_an_onnx_file_lacks_what_is_dead_and_nothing_else(tmp_path: Path, keep: 
     path.write_bytes(onnx_bytes(_saved(model)))
     file = onnx.load(path)
     stored = {entry.name.removeprefix(MODEL) for entry in file.graph.initializer}
-    assert not stored & set(model.dead())
+    assert not stored & set(model.unused_parameters())
     read = read_model(path).model
     assert torch.equal(read(*inputs), model(*inputs))
-    assert all(not read.get_parameter(name).any() for name in model.dead())
+    assert all(not read.get_parameter(name).any() for name in model.unused_parameters())
     assert measure_size(_saved(read)).nonzero == measure_size(_saved(model)).nonzero
     assert {name for name, _ in read.named_parameters()} == {name for name, _ in model.named_parameters()}
     for name in ("fourier.encoder.weight", "fourier.cross.key_index", "decoder.layers.0.cross_attention.key.bias"):

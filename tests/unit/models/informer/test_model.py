@@ -20,9 +20,9 @@ from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.parity import check_parity
 from prunecast.export.raw import raw_inputs
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import Forecaster, Group, build, config_from
+from prunecast.models.base import ForecastModel, Group, build, config_from
 from prunecast.models.convert.convert import published, published_state
-from prunecast.models.io import Card, SavedModel, ScalerFacts
+from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
 from prunecast.prune.apply import prune
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import PruneConfig
@@ -42,12 +42,12 @@ ORIGINAL = {"cross_attention": "full", "mix_all": False, "distil_padding": 1, "e
 VARIANTS = pytest.mark.parametrize("variant", [{}, {"cross_attention": "full"}, ORIGINAL, {"mix": False}], ids=str)
 
 
-def _model(**values: Any) -> Forecaster:
+def _model(**values: Any) -> ForecastModel:
     torch.manual_seed(1)
     return build(config_from({"name": "informer"} | SMALL | values)).eval()
 
 
-def _inputs(model: Forecaster, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(model: ForecastModel, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     config = model.config
     x = torch.randn(batch, config.lookback, config.channels)
     x_mark = torch.randn(batch, config.lookback, config.marks)
@@ -176,7 +176,7 @@ def test_of_equal_queries_the_first_ones_attend_in_every_runtime(tmp_path: Path)
     assert attention._chosen(torch.ones(1, 2, 16, 4), torch.ones(1, 2, 16, 4), attention.sampled).tolist() == [
         [list(range(attention.sampling.chosen))] * 2
     ]
-    saved = SavedModel(model, _card(model))
+    saved = SavedModel(model, _metadata(model))
     path = RUNTIME.export(saved, tmp_path / "model.onnx")
     assert check_parity(saved, "onnxruntime", path, [_batch(model)]).max_deviation < 1e-5
 
@@ -184,9 +184,9 @@ def test_of_equal_queries_the_first_ones_attend_in_every_runtime(tmp_path: Path)
 # --- parity where the choice hangs on the last digits
 
 
-def _card(model: Forecaster) -> Card:
+def _metadata(model: ForecastModel) -> ModelMetadata:
     names = tuple(f"c{number}" for number in range(model.config.channels))
-    return Card(
+    return ModelMetadata(
         model=model.config.model_dump(mode="json"),
         channels=names,
         targets=names,
@@ -196,12 +196,12 @@ def _card(model: Forecaster) -> Card:
     )
 
 
-def _batch(model: Forecaster, size: int = 3) -> Batch:
+def _batch(model: ForecastModel, size: int = 3) -> Batch:
     x, x_mark, y_mark = _inputs(model, size)
     return Batch(x, torch.zeros(size, model.config.horizon, model.config.outputs), x_mark, y_mark)
 
 
-def _jump(model: Forecaster, batch: Batch) -> tuple[Batch, Batch]:
+def _jump(model: ForecastModel, batch: Batch) -> tuple[Batch, Batch]:
     """Returns two neighbours, equal but for the last digits, between which another query is chosen."""
     other = _batch(model, len(batch.x_BLC))
     low, high = batch.x_BLC, other.x_BLC
@@ -237,9 +237,9 @@ def test_an_export_may_choose_otherwise_where_the_last_digits_do(monkeypatch: py
     def parity(forecast: Tensor) -> float:
         table = type("Table", (), {"load": lambda _, name: Runtime(forecast)})()
         monkeypatch.setattr("prunecast.export.parity.RUNTIMES", table)
-        return check_parity(SavedModel(model, _card(model)), "onnxruntime", Path(), [low]).max_deviation
+        return check_parity(SavedModel(model, _metadata(model)), "onnxruntime", Path(), [low]).max_deviation
 
-    assert raw_inputs(_card(model), low)["history"] == pytest.approx(low.x_BLC.numpy())
+    assert raw_inputs(_metadata(model), low)["history"] == pytest.approx(low.x_BLC.numpy())
     assert parity(there) < 1e-5
     with pytest.raises(RuntimeError, match="it does not forecast what the model does"):
         parity(there + 0.01)
@@ -317,7 +317,7 @@ def test_half_of_every_group_goes_through_the_chain(variant: dict[str, Any], tmp
     check_half("informer", tmp_path, **variant)
 
 
-def _group(model: Forecaster, name: str) -> Group:
+def _group(model: ForecastModel, name: str) -> Group:
     return next(group for group in model.groups() if group.name == name)
 
 
@@ -327,18 +327,18 @@ CROSS = "decoder.layers.1.cross_attention.heads"
 def test_heads_that_write_before_the_horizon_are_idle() -> None:
     """6 of 15 steps are known and 4 heads lie one after the other: the first writes rows 0 to 3 only."""
     model = small_model("informer")
-    assert _group(model, CROSS).idle == (0,)
-    assert _group(model, "decoder.layers.0.cross_attention.heads").idle == ()
-    assert _group(model, "decoder.layers.1.self_attention.heads").idle == ()
+    assert _group(model, CROSS).unused_units == (0,)
+    assert _group(model, "decoder.layers.0.cross_attention.heads").unused_units == ()
+    assert _group(model, "decoder.layers.1.self_attention.heads").unused_units == ()
     with torch.no_grad():
         dense = model(*small_inputs())
         for unit in range(4):
             without = zeroed(model, {CROSS: torch.tensor([other for other in range(4) if other != unit])})
             assert torch.equal(without(*small_inputs()), dense) == (unit == 0)
     full = small_model("informer", cross_attention="full")
-    assert _group(full, "decoder.layers.1.self_attention.heads").idle == (0,)
-    assert _group(full, CROSS).idle == ()
-    assert _group(small_model("informer", mix_all=False), CROSS).idle == ()
+    assert _group(full, "decoder.layers.1.self_attention.heads").unused_units == (0,)
+    assert _group(full, CROSS).unused_units == ()
+    assert _group(small_model("informer", mix_all=False), CROSS).unused_units == ()
 
 
 @pytest.mark.parametrize("method", ["structured-magnitude", "structured-random"])
@@ -358,7 +358,7 @@ def test_what_only_idle_heads_read_is_dead(tmp_path: Path) -> None:
     model = small_model("informer", decoder_layers=1).float()
     name = "decoder.layers.0.cross_attention"
     small = shrink(model, {f"{name}.heads": torch.tensor([0])})
-    dead = set(small.dead())
+    dead = set(small.unused_parameters())
     assert dead == {
         parameter
         for parameter, _ in small.named_parameters()
@@ -367,7 +367,7 @@ def test_what_only_idle_heads_read_is_dead(tmp_path: Path) -> None:
     assert not set(small.prunable()) & dead
     small.train()(*(part.float() for part in small_inputs())).sum().backward()
     assert {parameter for parameter, weight in small.named_parameters() if weight.grad is None} == dead
-    saved = SavedModel(small.eval(), _card(small))
+    saved = SavedModel(small.eval(), _metadata(small))
     path = RUNTIME.export(saved, tmp_path / "model.onnx")
     assert check_parity(saved, "onnxruntime", path, [_batch(small)]).max_deviation < 1e-5
     inputs = _inputs(small)
