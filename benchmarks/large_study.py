@@ -26,9 +26,8 @@ from prunecast import environment
 from prunecast.data.series import load_series
 from prunecast.recipe import Recipe, load_recipe, write_recipe
 from prunecast.records import Accuracy, Blocks, DataFacts, Latency, Pruning, RunRecord, Size, StageTiming, Timing
-from prunecast.sealed import write_record
 from prunecast.stages.job import Job
-from prunecast.store import Store
+from prunecast.store import Store, write_record
 from prunecast.studies import study_run
 from prunecast.study.monitor import ConsoleMonitor
 from prunecast.study.plan import plan

@@ -31,9 +31,10 @@ from typing import Any
 
 import psutil
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from prunecast.errors import UserError
-from prunecast.store import RECORD_FILE, Store
+from prunecast.store import ARRAYS_FILE, RECORD_FILE, SUMS_FILE, Store
 
 VOLATILE = ("timing", "environment")
 WORKERS_END_WITHIN_S = 15.0
@@ -171,17 +172,23 @@ class Reader:
 
 
 def contents(study: Path) -> dict[str, Any]:
-    """Returns what has to be equal: each file's bytes by its place; of a record all but its volatile keys."""
+    """Returns what has to be equal: each file's bytes by its place; of a record and its arrays what is not volatile."""
     files = [path for path in (study / "store").rglob("*") if path.is_file() and path.name != "lock"]
     files += [study / "recipe.yaml", study / "stages.json", *study.glob(".*")]
     return {str(path.relative_to(study)): _content(path) for path in files}
 
 
 def _content(path: Path) -> Any:
-    if path.name != RECORD_FILE:
-        return path.read_bytes()
-    values = json.loads(path.read_text())
-    return {key: value for key, value in values.items() if key not in VOLATILE}
+    if path.name == RECORD_FILE:
+        values = json.loads(path.read_text())
+        return {key: value for key, value in values.items() if key not in VOLATILE}
+    if path.name == ARRAYS_FILE:
+        arrays = load_file(path)
+        return {place: array.tobytes() for place, array in arrays.items() if place.partition("/")[0] not in VOLATILE}
+    if path.name == SUMS_FILE:  # sums of the two above follow what is volatile in them
+        lines = path.read_text().splitlines()
+        return [line for line in lines if not line.endswith((RECORD_FILE, ARRAYS_FILE))]
+    return path.read_bytes()
 
 
 def differences(one: Path, other: Path) -> list[str]:

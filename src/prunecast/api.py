@@ -28,7 +28,7 @@ from prunecast.records import Scoring
 from prunecast.registry import METHODS, MODELS, RUNTIMES
 from prunecast.single import TRAINING_SECTIONS, check_settings, prune_one, recipe_of, train_one
 from prunecast.stages import results as assess
-from prunecast.store import RECORD_FILE, new_file, read_record
+from prunecast.store import new_file, read_record
 from prunecast.studies import report, study_export, study_run, study_status
 from prunecast.train.evaluate import score
 from prunecast.train.progress import Reporter
@@ -131,7 +131,7 @@ def import_checkpoint(
         settings=tuple(settings),
     )
     import_one(request, out)
-    imported = read_record(out / RECORD_FILE).imported
+    imported = read_record(out).imported
     assert imported is not None
     return summary(out) | imported.model_dump(mode="json", exclude={"sha256"})
 

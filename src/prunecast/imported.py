@@ -5,7 +5,6 @@ Without data the folder has no scaler and no names of channels: it learns them f
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -42,13 +41,13 @@ from prunecast.models.convert.convert import (
 )
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts, load_metadata, load_model, save_model
 from prunecast.recipe import RECIPE_FILE, Recipe, fingerprint, load_recipe, read_mapping, write_recipe
-from prunecast.records import DataFacts, Imported, RunRecord, StageTiming, to_json
+from prunecast.records import DataFacts, Imported, RunRecord, StageTiming
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved, with_rate
 from prunecast.single import check_settings
 from prunecast.stages import results as assess
 from prunecast.stages.run import metadata
-from prunecast.store import RECORD_FILE, new_directory
+from prunecast.store import copy_record, new_directory, write_record
 
 SECTIONS = frozenset({"seed", "data", "model", "train"})
 
@@ -134,7 +133,7 @@ def import_one(request: Request, out: Path) -> None:
             **fields,
         )
         write_recipe(found.recipe, directory / RECIPE_FILE)
-        (directory / RECORD_FILE).write_text(to_json(record))
+        write_record(record, directory)
 
 
 @contextmanager
@@ -342,5 +341,5 @@ def folder_with_data(directory: Path, data: str | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         save_model(saved, Path(folder))
         write_recipe(recipe, Path(folder) / RECIPE_FILE)
-        shutil.copy(directory / RECORD_FILE, folder)
+        copy_record(directory, Path(folder))
         yield Path(folder)

@@ -32,7 +32,7 @@ from prunecast.recipe import DataConfig
 from prunecast.records import Timing
 from prunecast.registry import RUNTIMES
 from prunecast.resolve import metadata_of
-from prunecast.store import RECORD_FILE, read_record
+from prunecast.store import read_record
 
 Row = dict[str, Any]
 
@@ -139,7 +139,7 @@ def summary(directory: Path) -> Row:
 
     Errors are None for a model that was imported without data.
     """
-    record, metadata = read_record(directory / RECORD_FILE), load_metadata(directory)
+    record, metadata = read_record(directory), load_metadata(directory)
     test, validation = record.test, record.validation
     assert record.size is not None
     numbers: Row = {

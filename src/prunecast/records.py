@@ -1,17 +1,24 @@
 """Typed results. Each number says its unit in its name, its raw samples, and how many there were.
 
-A record is JSON. Whatever may differ between two runs of the same recipe lies under the keys `timing` and
-`environment`; everything else is equal byte for byte.
+A record lies on disk in two parts: JSON of scalars, at most 4 KB, and arrays beside it (`taken_apart`). Whatever may
+differ between two runs of the same recipe lies under the keys `timing` and `environment`; everything else is equal
+byte for byte.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+
+RECORD_BYTES: Final = 4096
+"""The most that the scalars of a record take, as JSON."""
 
 # Every closed vocabulary of the package stands here, once.
 
@@ -191,7 +198,7 @@ class Artefact(Record):
     """A model as one runtime stores it. `name` is the file inside the stage's folder, None for eager."""
 
     runtime: str
-    name: str | None
+    name: str | None = None
     bytes: int
     zip_bytes: int
     parity: Parity | None = None
@@ -228,26 +235,18 @@ class Environment(Record):
     system: str
     python: str
     versions: dict[str, str]
-    commit: str | None
-    dirty: bool | None
+    commit: str | None = None
+    dirty: bool | None = None
     accelerator: str | None = None
 
 
 class StageTiming(Record):
-    """Everything about a stage that a clock said, and the hash of the whole record, which is another each time."""
+    """Everything about a stage that a clock said."""
 
     started_at: str
     elapsed_s: float
     runtimes: tuple[Timing, ...] = ()
     machine_busy: bool = Field(False, description="whether other stages ran beside a timing, which waited in vain")
-    record_sha256: str | None = Field(None, description="of the record's text, with null in this place; see `sealed`")
-
-
-class FileFacts(Record):
-    """What a file beside a record has to be."""
-
-    bytes: int
-    sha256: str
 
 
 class Imported(Record):
@@ -268,7 +267,7 @@ class Imported(Record):
 class RunRecord(Record):
     """The record of one stage. `timing` and `environment` alone may differ between two runs."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     stage: Stage | Literal["import"]
     fingerprint: str
     parent: str | None = Field(default=None, description="fingerprint of the stage whose model this one took")
@@ -291,7 +290,7 @@ class RunRecord(Record):
     artefacts: tuple[Artefact, ...] = ()
     unsupported: dict[str, str] = Field(default_factory=dict, description="runtime -> why it cannot run this model")
     examples: tuple[Example, ...] = ()
-    files: dict[str, FileFacts] = Field(default_factory=dict, description="what lies beside the record, by name")
+    files: dict[str, int] = Field(default_factory=dict, description="what the stage made beside it: name -> bytes")
     timing: StageTiming
     environment: Environment
 
@@ -311,6 +310,70 @@ class Failure(Record):
     reason: str
 
 
-def to_json(record: Record) -> str:
-    """Returns the record as stable, indented JSON with sorted keys and a final newline."""
-    return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+Arrays = Mapping[str, NDArray[Any]]
+"""Place in a record, with slashes -> what stands there: a list of numbers, or bytes that are JSON in UTF-8."""
+
+_TEXTS = (("imported",), ("data", "channels"), ("pruning", "removed_weights"), ("pruning", "kept_units"))
+"""Places of what can grow long and is no list of numbers; it lies with the arrays, as JSON."""
+
+
+def taken_apart(record: RunRecord) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Returns a record as compact JSON of its scalars, with sorted keys and a final newline, and its arrays.
+
+    The recipe is with the scalars unless they would grow too long with it (it can name hundreds of channels).
+    """
+    values = record.model_dump(mode="json", exclude_none=True)
+    arrays: dict[str, NDArray[Any]] = {}
+    if record.fit is not None:
+        epochs = values["fit"]["epochs"]
+        values["fit"]["epochs"] = {name: [epoch[name] for epoch in epochs] for name in Epoch.model_fields}
+    for *above, name in _TEXTS:
+        holder = values if not above else values.get(above[0], {})
+        if holder.get(name):
+            arrays["/".join([*above, name])] = _as_bytes(holder.pop(name))
+    recipe = values.pop("recipe")
+    _take_numbers(values, "", arrays)
+    text = _compact(values | {"recipe": recipe})
+    if len(text) > RECORD_BYTES:
+        text, arrays["recipe"] = _compact(values), _as_bytes(recipe)
+    return text, arrays
+
+
+def put_together(text: str | bytes, arrays: Arrays) -> RunRecord:
+    """Returns the record that was taken apart.
+
+    Raises:
+        ValueError: when it is none of this schema (of pydantic, or of the JSON reader).
+    """
+    values = json.loads(text)
+    for place, array in arrays.items():
+        *above, name = place.split("/")
+        holder = values
+        for part in above:
+            holder = holder[int(part)] if isinstance(holder, list) else holder.setdefault(part, {})
+        holder[name] = json.loads(array.tobytes()) if array.dtype == np.uint8 else array.tolist()
+    if "fit" in values:
+        columns = values["fit"]["epochs"]
+        values["fit"]["epochs"] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return RunRecord.model_validate(values)
+
+
+def _take_numbers(values: Any, place: str, arrays: dict[str, NDArray[Any]]) -> None:
+    """Moves every list of numbers out of nested values, to the arrays under the name of its place."""
+    entries = list(values.items() if isinstance(values, dict) else enumerate(values))
+    for key, value in entries:
+        if not isinstance(value, dict | list):
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], int | float):
+            arrays[f"{place}{key}"] = np.array(value)
+            del values[key]
+        else:
+            _take_numbers(value, f"{place}{key}/", arrays)
+
+
+def _as_bytes(values: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(_compact(values).encode(), dtype=np.uint8)
+
+
+def _compact(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"

@@ -20,7 +20,7 @@ from prunecast.registry import MODELS
 from prunecast.resolve import resolved, with_rate
 from prunecast.stages.job import Job
 from prunecast.stages.run import Place, prepared_for, run
-from prunecast.store import RECORD_FILE, new_directory, read_record
+from prunecast.store import new_directory, read_record
 from prunecast.train.progress import Reporter
 
 TRAINING_SECTIONS = frozenset({"seed", "data", "model", "train"})
@@ -54,7 +54,7 @@ def prune_one(directory: Path, recipe: Recipe, prepared: Prepared, out: Path, re
     Raises:
         UserError: when the model or its budget does not fit, or the new folder exists.
     """
-    parent = read_record(directory / RECORD_FILE).fingerprint
+    parent = read_record(directory).fingerprint
     pruning = Job(
         stage="prune",
         role="pruned",

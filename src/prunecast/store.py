@@ -1,33 +1,44 @@
 """Records and artefacts by fingerprint: a stage's folder is whole or absent, and present means done.
 
-STORE/<2 digits>/<fingerprint>/record.json      and the stage's files beside it
-STORE/work/<fingerprint>/result/                what a stage under way has written so far; checkpoints beside it
-STORE/failures/<fingerprint>.json               why a stage failed last time
-STORE/damaged/<fingerprint>/                    what was found not to be whole, and set aside
-STORE/lock                                      held by the one writer
+STORE/<2 digits>/<fingerprint>/record.json         scalars; the stage's files beside it
+STORE/<2 digits>/<fingerprint>/arrays.safetensors  what of the record is long
+STORE/<2 digits>/<fingerprint>/SHA256SUMS          of all of them; `sha256sum -c SHA256SUMS` reads it
+STORE/work/<fingerprint>/result/                   what a stage under way has written so far; checkpoints beside it
+STORE/failures/<fingerprint>.json                  why a stage failed last time
+STORE/damaged/<fingerprint>/                       what was found not to be whole, and set aside
+STORE/lock                                         held by the one writer
 
 No file names a place outside its folder and no file lists others' folders, so stores are moved and merged by copying.
+A model folder of the user's choice has the same three files.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save_file as save_arrays
 
-from prunecast import sealed
 from prunecast.errors import UserError
-from prunecast.records import Failure, RunRecord, to_json
-from prunecast.sealed import RECORD_FILE, read_record
+from prunecast.records import SCHEMA_VERSION, Failure, RunRecord, put_together, taken_apart
 
-__all__ = ["RECORD_FILE", "Store", "new_directory", "new_file", "read_record", "sweep", "sync"]
+RECORD_FILE = "record.json"
+ARRAYS_FILE = "arrays.safetensors"
+SUMS_FILE = "SHA256SUMS"
+OF_THE_RECORD = (RECORD_FILE, ARRAYS_FILE, SUMS_FILE)
+"""The files that a record is; all else in its folder is what the stage made."""
 
 LOCK_PATIENCE_S = 1.0
 """Whoever asks whether a store is held holds it for an instant; that is no other run."""
@@ -117,6 +128,224 @@ def sync(directory: Path) -> None:
                 os.fsync(file.fileno())
 
 
+# Records and the files beside them
+
+
+class Damaged(UserError):
+    """A record, or a file beside it, is not what was written."""
+
+    def __init__(self, directory: Path, reason: str) -> None:
+        super().__init__(f"{directory} is damaged: {reason}; take an intact copy, or have a study compute it again")
+        self.directory, self.reason = directory, reason
+
+    def __reduce__(self) -> tuple[type[Damaged], tuple[Path, str]]:
+        return type(self), (self.directory, self.reason)  # it travels from a worker process to its parent
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a finished stage's folder was found.
+
+    Attributes:
+        damage: what is wrong with it, or None.
+        bare: whether the record lies there without the files that it names: it can be read, but not gone on from.
+        hashed: whether files that are newer than their sums were hashed.
+    """
+
+    damage: str | None = None
+    bare: bool = False
+    hashed: bool = False
+
+
+def write_record(record: RunRecord, directory: Path) -> RunRecord:
+    """Writes the record of all else that lies in the directory, and the sums of everything; returns the record."""
+    beside = {name: (directory / name).stat().st_size for name in _files(directory) if name not in OF_THE_RECORD}
+    record = record.model_copy(update={"files": beside})
+    text, arrays = taken_apart(record)
+    save_arrays(arrays, directory / ARRAYS_FILE)
+    (directory / RECORD_FILE).write_text(text, encoding="utf-8")
+    _write_sums(directory)
+    return record
+
+
+def read_record(place: Path) -> RunRecord:
+    """Returns the record in a folder.
+
+    Args:
+        place: the folder, or the file record.json in it.
+
+    Raises:
+        UserError: when it is absent, damaged or of another schema.
+    """
+    directory = place.parent if place.name == RECORD_FILE else place
+    try:
+        if (earlier := _of_schema_1(directory)) is not None:
+            return RunRecord.model_validate(earlier)
+        sums, content = _read_sums(directory), (directory / RECORD_FILE).read_bytes()
+        _check_sum(directory, RECORD_FILE, content, sums)
+        packed = (directory / ARRAYS_FILE).read_bytes()
+        _check_sum(directory, ARRAYS_FILE, packed, sums)
+        return put_together(content, load_arrays(packed))
+    except OSError as error:
+        raise UserError(f"cannot read the record {directory / RECORD_FILE}: {error.strerror}") from None
+    except ValidationError as error:
+        _refuse_other_schemas(directory / RECORD_FILE)
+        raise Damaged(directory, f"{RECORD_FILE} is not a whole record: {error.errors()[0]['msg']}") from None
+
+
+def _of_schema_1(directory: Path) -> dict[str, Any] | None:
+    """Published results are still of schema 1, without sums."""
+    if (directory / SUMS_FILE).exists():
+        return None
+    with suppress(ValueError, OSError):
+        values: dict[str, Any] = json.loads((directory / RECORD_FILE).read_bytes())
+        if values.get("schema_version") == 1:
+            values["timing"].pop("record_sha256", None)
+            files = {name: facts["bytes"] for name, facts in values.get("files", {}).items()}
+            return values | {"schema_version": SCHEMA_VERSION, "files": files}
+    return None
+
+
+def copy_record(source: Path, target: Path) -> None:
+    """Copies a record alone, without the files beside it, and writes the sums of what then lies in the target."""
+    for name in (RECORD_FILE, ARRAYS_FILE):
+        shutil.copy2(source / name, target / name)
+    _write_sums(target)
+
+
+def condition(directory: Path, *, thorough: bool = False) -> Condition:
+    """Says whether a finished stage, whose folder has its fingerprint for a name, is whole.
+
+    The record is hashed each time, without its arrays. Of the other files that is done when they are newer than their
+    sums, which are written last, or when asked for; else their size has to do.
+
+    Args:
+        directory: of the stage.
+        thorough: hash all files.
+
+    Raises:
+        UserError: when the record is of another schema, which is no damage.
+    """
+    try:
+        if _of_schema_1(directory) is not None:
+            return Condition(bare=True)
+        sums, content = _read_sums(directory), (directory / RECORD_FILE).read_bytes()
+        _check_sum(directory, RECORD_FILE, content, sums)
+        values = json.loads(content)
+        if values["schema_version"] != SCHEMA_VERSION:
+            _refuse_other_schemas(directory / RECORD_FILE)
+        if values["fingerprint"] != directory.name:
+            return Condition(f"{RECORD_FILE} is another stage's")
+        trusted_until_ns = None if thorough else (directory / SUMS_FILE).stat().st_mtime_ns
+        return _condition_of_files(os.fspath(directory), values["files"], sums, trusted_until_ns)
+    except OSError as error:
+        return Condition(f"cannot read it: {error.strerror}")
+    except Damaged as error:
+        return Condition(error.reason)
+
+
+def check(directory: Path) -> Path:
+    """Checks every byte of a finished stage that is about to be used, and returns its folder.
+
+    Raises:
+        Damaged: when the record or a file is not what was written, or a file is missing.
+    """
+    found = condition(directory, thorough=True)
+    if found.damage is not None or found.bare:
+        raise Damaged(directory, found.damage or "the files that its record names are gone")
+    return directory
+
+
+def trust(directory: Path) -> None:
+    """Makes the sums newer than the files, which were found whole: they need not be hashed again."""
+    os.utime(directory / SUMS_FILE)
+
+
+def _files(directory: Path) -> list[str]:
+    """Returns the names of all files in a folder and below, sorted."""
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+
+
+def _write_sums(directory: Path) -> None:
+    lines = [f"{_sha256(directory / name)}  {name}\n" for name in _files(directory) if name != SUMS_FILE]
+    (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def _read_sums(directory: Path) -> Mapping[str, str]:
+    """Returns the hash of each file: name -> hexadecimal digits.
+
+    Raises:
+        UserError: when there is a record of another schema, without sums.
+        Damaged: when there are no sums, or it is no such file.
+    """
+    try:
+        text = (directory / SUMS_FILE).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise Damaged(directory, f"{SUMS_FILE} is not a list of hashes") from None
+    except FileNotFoundError:
+        _refuse_other_schemas(directory / RECORD_FILE)
+        raise Damaged(directory, f"{SUMS_FILE} is missing") from None
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
+    if not text.endswith("\n") or not {RECORD_FILE, ARRAYS_FILE} <= sums.keys():
+        raise Damaged(directory, f"{SUMS_FILE} is not a list of hashes")
+    return sums
+
+
+def _refuse_other_schemas(path: Path) -> None:
+    version = None
+    with suppress(ValueError, AttributeError):  # not JSON, or no mapping: damage, as the caller says
+        version = json.loads(path.read_bytes()).get("schema_version")
+    if version not in (None, SCHEMA_VERSION):
+        raise UserError(
+            f"{path}: expected a record of schema {SCHEMA_VERSION}, found {version}; see tools/convert_records.py"
+        )
+
+
+def _check_sum(directory: Path, name: str, content: bytes, sums: Mapping[str, str]) -> None:
+    if hashlib.sha256(content).hexdigest() != sums[name]:
+        raise Damaged(directory, f"{name} does not have the hash that {SUMS_FILE} names")
+
+
+def _condition_of_files(
+    directory: str, sizes: Mapping[str, int], sums: Mapping[str, str], trusted_until_ns: int | None
+) -> Condition:
+    """Looks at the arrays and at the files that a record names; a file without a sum counts as missing.
+
+    Args:
+        directory: of the stage.
+        sizes: name -> bytes of each file that the stage made.
+        sums: name -> hash.
+        trusted_until_ns: files that are newer are hashed; None for all.
+    """
+    missing, hashed, problems = 0, False, []
+    for name in (ARRAYS_FILE, *sizes):
+        path = f"{directory}/{name}"
+        try:
+            found = os.stat(path) if name in sums else None  # noqa: PTH116 - tens of thousands of them in a few seconds
+        except FileNotFoundError:
+            found = None
+        if found is None:
+            missing += name in sizes
+            problems.append(f"{name} is missing")
+            continue
+        newer = trusted_until_ns is None or found.st_mtime_ns > trusted_until_ns
+        hashed = hashed or newer
+        if found.st_size != sizes.get(name, found.st_size):
+            problems.append(f"{name} has {found.st_size} bytes, expected {sizes[name]}")
+        elif newer and _sha256(Path(path)) != sums[name]:
+            problems.append(f"{name} does not have the hash that {SUMS_FILE} names")
+    bare = 0 < missing == len(sizes) == len(problems)
+    return Condition(None if bare or not problems else problems[0], bare, hashed)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# The store
+
+
 class Store:
     """A folder of finished stages. Reading needs no lock; writing needs `writer()`."""
 
@@ -147,9 +376,9 @@ class Store:
                 found += os.listdir(folder)  # noqa: PTH208 - names are enough, and there are tens of thousands
         return frozenset(found)
 
-    def condition(self, fingerprint: str, *, thorough: bool = False) -> sealed.Condition:
-        """Says whether a finished stage is whole; see `sealed.condition`."""
-        return sealed.condition(self.directory(fingerprint), thorough=thorough)
+    def condition(self, fingerprint: str, *, thorough: bool = False) -> Condition:
+        """Says whether a finished stage is whole; see `condition`."""
+        return condition(self.directory(fingerprint), thorough=thorough)
 
     def checked(self, fingerprint: str) -> Path:
         """Returns the folder of a finished stage, every byte of which was checked.
@@ -157,11 +386,11 @@ class Store:
         Raises:
             Damaged: when it is not whole.
         """
-        return sealed.check(self.directory(fingerprint))
+        return check(self.directory(fingerprint))
 
     def trust(self, fingerprint: str) -> None:
-        """Takes note that files which are newer than their record were found whole; see `sealed.condition`."""
-        sealed.trust(self.directory(fingerprint))
+        """Takes note that files which are newer than their sums were found whole; see `condition`."""
+        trust(self.directory(fingerprint))
 
     def record(self, fingerprint: str) -> RunRecord:
         """Returns a finished stage's record.
@@ -169,7 +398,7 @@ class Store:
         Raises:
             UserError: when it is absent or damaged.
         """
-        return read_record(self.directory(fingerprint) / RECORD_FILE)
+        return read_record(self.directory(fingerprint))
 
     @contextmanager
     def writer(self) -> Iterator[None]:
@@ -248,13 +477,13 @@ class Store:
             UserError: when its files cannot be moved.
         """
         folder, work = self.directory(fingerprint), self.work(fingerprint)
-        if os.listdir(folder) == [RECORD_FILE]:  # noqa: PTH208
+        if set(os.listdir(folder)) <= set(OF_THE_RECORD):  # noqa: PTH208
             return
         with _plain_errors(folder):
             _remove(work)
             bare = work / "bare"
             bare.mkdir(parents=True)
-            shutil.copy2(folder / RECORD_FILE, bare)
+            copy_record(folder, bare)
             sync(bare)
             folder.rename(work / "before")
             bare.rename(folder)
@@ -278,7 +507,7 @@ class Store:
         """Notes why a stage failed; its checkpoints stay."""
         _remove(self.result(failure.fingerprint))
         with new_file(self.root / "failures" / f"{failure.fingerprint}.json", replace=True) as path:
-            path.write_text(to_json(failure))
+            path.write_text(failure.model_dump_json(indent=1) + "\n")
 
     def failures(self) -> list[Failure]:
         """Returns the stages that failed and are not done, by fingerprint."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.study_records import ENVIRONMENT
 
 from prunecast.records import DataFacts, RunRecord, StageTiming
-from prunecast.sealed import write_record
+from prunecast.store import write_record
 
 FILES = {"config.json": b'{"a": 1}\n', "model.safetensors": bytes(range(256)) * 8, "deep/er.bin": b"x"}
 

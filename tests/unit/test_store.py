@@ -1,17 +1,41 @@
-"""The store: a stage's folder is whole or absent, one writer, failures kept apart."""
+"""The store: a stage's folder is whole or absent and can tell which, one writer, failures kept apart."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tests.support.stage_folders import FILES, put_result
+from tests.support.stage_folders import FILES, made_up, put_result
 
 from prunecast.errors import UserError
-from prunecast.records import Failure
-from prunecast.store import RECORD_FILE, Store, new_directory, new_file, sweep
+from prunecast.records import Failure, taken_apart
+from prunecast.store import (
+    ARRAYS_FILE,
+    RECORD_FILE,
+    SUMS_FILE,
+    Condition,
+    Damaged,
+    Store,
+    check,
+    condition,
+    copy_record,
+    new_directory,
+    new_file,
+    read_record,
+    sweep,
+    trust,
+    write_record,
+)
+from prunecast.study.study import open_study, status
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -135,20 +159,19 @@ def test_a_result_takes_the_place_of_a_bare_record(tmp_path: Path) -> None:
 
 def test_a_stripped_stage_is_its_record_alone_and_a_kill_in_between_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    whole = store.directory("ab12")
-    whole.mkdir(parents=True)
-    for name in ("model.safetensors", RECORD_FILE):
-        (whole / name).write_text(name)
+    whole = put_result(store.directory("ab12"))
+    record = read_record(whole)
     before = store.work("ab12") / "before"  # as it lies between the two renames
     before.parent.mkdir(parents=True)
     whole.rename(before)
     with store.writer():
-        assert {path.name for path in whole.iterdir()} == {"model.safetensors", RECORD_FILE}
+        assert condition(whole, thorough=True) == Condition(hashed=True)
         assert not store.work("ab12").exists()
         store.strip("ab12")
-        assert [path.name for path in whole.iterdir()] == [RECORD_FILE]
+        assert {path.name for path in whole.iterdir()} == {RECORD_FILE, ARRAYS_FILE, SUMS_FILE}
         store.strip("ab12")
-        assert (whole / RECORD_FILE).read_text() == RECORD_FILE
+        assert store.condition("ab12", thorough=True) == Condition(bare=True, hashed=True)
+        assert store.record("ab12") == record
     assert not store.work("ab12").exists()
 
 
@@ -194,8 +217,186 @@ def test_failures_are_kept_and_forgotten(tmp_path: Path) -> None:
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.directory("ab12").mkdir(parents=True)
+    put_result(store.directory("ab12"))
     (store.directory("ab12") / "record.json").write_text('{"stage": "tr')
-    with pytest.raises(UserError, match="not a whole record"):
+    with pytest.raises(UserError, match="does not have the hash"):
         store.record("ab12")
-    assert "not a whole record" in (store.condition("ab12").damage or "")
+    assert "does not have the hash" in (store.condition("ab12").damage or "")
+
+
+# What can be told of a folder
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return put_result(tmp_path / "ab12")
+
+
+def make_older(directory: Path) -> None:
+    """Makes all files older than their sums, whatever was written into them meanwhile."""
+    for name in FILES:
+        os.utime(directory / name, ns=(0, 0))
+
+
+def test_what_was_written_is_whole(whole: Path) -> None:
+    assert condition(whole) == Condition()
+    assert condition(whole, thorough=True) == Condition(hashed=True)
+    assert check(whole) == whole
+    record = read_record(whole)
+    assert read_record(whole / RECORD_FILE) == record
+    assert record.files == {name: len(FILES[name]) for name in FILES}
+    assert (whole / RECORD_FILE).read_text(encoding="utf-8") == taken_apart(record)[0]
+
+
+def test_the_sums_are_of_every_file_as_sha256sum_reads_them(whole: Path) -> None:
+    names = [line.partition("  ")[2] for line in (whole / SUMS_FILE).read_text().splitlines()]
+    assert names == sorted([*FILES, RECORD_FILE, ARRAYS_FILE])
+    check_tool = shutil.which("sha256sum")
+    if check_tool is not None:
+        subprocess.run([check_tool, "--check", "--strict", "--quiet", SUMS_FILE], cwd=whole, check=True)
+
+
+def test_a_record_without_files_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "ab12").mkdir()
+    write_record(made_up("ab12"), tmp_path / "ab12")
+    assert condition(tmp_path / "ab12") == Condition()
+
+
+def test_equal_runs_differ_in_what_may_differ_alone(whole: Path, tmp_path: Path) -> None:
+    other = put_result(tmp_path / "elsewhere" / "ab12")
+    slower = made_up("ab12").model_copy(update={"timing": made_up("ab12").timing.model_copy(update={"elapsed_s": 9.0})})
+    write_record(slower, other)
+    one, two = (json.loads((folder / RECORD_FILE).read_text()) for folder in (whole, other))
+    assert one.pop("timing") != two.pop("timing")
+    assert one == two
+    assert (whole / ARRAYS_FILE).read_bytes() == (other / ARRAYS_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("name", [RECORD_FILE, ARRAYS_FILE, SUMS_FILE])
+def test_no_changed_byte_of_a_record_goes_unseen(whole: Path, name: str) -> None:
+    path = whole / name
+    content = path.read_bytes()
+    for place in range(0, len(content), 3):
+        flipped = bytearray(content)
+        flipped[place] ^= 0x10
+        path.write_bytes(flipped)
+        assert condition(whole, thorough=True).damage is not None, f"byte {place} of {content!r}"
+        if name != SUMS_FILE:  # a wrong sum may be another file's
+            assert name == ARRAYS_FILE or condition(whole).damage is not None
+            with pytest.raises(UserError):
+                read_record(whole)
+
+
+@pytest.mark.parametrize("name", [RECORD_FILE, ARRAYS_FILE, SUMS_FILE])
+@pytest.mark.parametrize("kept", [0, 1, 40, -1, -2])
+def test_a_record_that_was_cut_off_is_damaged(whole: Path, kept: int, name: str) -> None:
+    path = whole / name
+    path.write_bytes(path.read_bytes()[:kept])
+    assert condition(whole, thorough=True).damage is not None
+    if name != SUMS_FILE:
+        with pytest.raises(Damaged, match=f"damaged: {name}"):
+            read_record(whole)
+
+
+@pytest.mark.parametrize("name", [RECORD_FILE, ARRAYS_FILE, SUMS_FILE])
+def test_a_record_with_a_part_missing_is_damaged(whole: Path, name: str) -> None:
+    (whole / name).unlink()
+    assert condition(whole).damage is not None
+    with pytest.raises(UserError):
+        read_record(whole)
+
+
+def test_another_stages_record_is_not_this_ones(whole: Path) -> None:
+    moved = whole.rename(whole.with_name("ab34"))
+    assert condition(moved).damage == "record.json is another stage's"
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_a_changed_file_is_damage(whole: Path, name: str) -> None:
+    content = bytearray(FILES[name])
+    content[0] ^= 1
+    (whole / name).write_bytes(content)
+    assert condition(whole).damage == f"{name} does not have the hash that SHA256SUMS names"
+    with pytest.raises(Damaged, match="does not have the hash"):
+        check(whole)
+
+
+def test_a_longer_file_and_a_missing_one_are_damage(whole: Path) -> None:
+    (whole / "config.json").write_bytes(b"{}")
+    make_older(whole)
+    assert condition(whole).damage == "config.json has 2 bytes, expected 9"
+    (whole / "config.json").unlink()
+    assert condition(whole).damage == "config.json is missing"
+
+
+def test_what_is_older_than_its_sums_is_hashed_when_asked_for_or_used(whole: Path) -> None:
+    """A study is looked at in seconds; what was written to since, or is gone on from, is read to the end."""
+    (whole / "model.safetensors").write_bytes(bytes(len(FILES["model.safetensors"])))
+    make_older(whole)
+    assert condition(whole) == Condition()
+    assert condition(whole, thorough=True).damage is not None
+    with pytest.raises(Damaged):
+        check(whole)
+
+
+def test_what_was_found_whole_need_not_be_hashed_again(whole: Path) -> None:
+    for name in FILES:
+        os.utime(whole / name, (2e9, 2e9))  # copied later than its sums were
+    os.utime(whole / SUMS_FILE, (1e9, 1e9))
+    assert condition(whole) == Condition(hashed=True)
+    for path in whole.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    trust(whole)
+    assert condition(whole) == Condition()
+
+
+def test_a_record_alone_can_be_read_and_not_gone_on_from(whole: Path) -> None:
+    for name in FILES:
+        (whole / name).unlink()
+    assert condition(whole) == Condition(bare=True)
+    assert read_record(whole).fingerprint == "ab12"
+    with pytest.raises(Damaged, match="files that its record names are gone"):
+        check(whole)
+
+
+def test_a_record_that_is_copied_alone_has_sums_of_its_own(whole: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone" / "ab12"
+    alone.mkdir(parents=True)
+    copy_record(whole, alone)
+    assert {path.name for path in alone.iterdir()} == {RECORD_FILE, ARRAYS_FILE, SUMS_FILE}
+    assert condition(alone, thorough=True) == Condition(bare=True, hashed=True)
+    assert read_record(alone) == read_record(whole)
+    for name in (RECORD_FILE, ARRAYS_FILE, SUMS_FILE):  # as when a store of records is copied over one with files
+        shutil.copy(alone / name, whole)
+    assert condition(whole).bare
+
+
+@pytest.mark.parametrize("study", sorted(path.name for path in RESULTS.iterdir()))
+def test_every_committed_result_is_whole(study: str) -> None:
+    found = status(RESULTS / study, thorough=True)
+    assert (found["done"], found["failed"], found["damaged"]) == (found["stages"], [], [])
+    records, failures = open_study(RESULTS / study).results()
+    assert len(records) >= found["stages"]
+    assert failures == []
+
+
+def test_damage_travels_between_processes(whole: Path) -> None:
+    error = Damaged(whole, "why")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.directory, copy.reason) == (Damaged, str(error), whole, "why")
+
+
+def test_a_folder_that_is_not_there_is_damage(tmp_path: Path) -> None:
+    assert condition(tmp_path / "ab12").damage == "cannot read it: No such file or directory"
+    assert Store(tmp_path).condition("ab12").damage is not None
+
+
+def test_another_schema_is_refused_and_is_no_damage(whole: Path) -> None:
+    record = json.loads((whole / RECORD_FILE).read_text())
+    (whole / RECORD_FILE).write_text(json.dumps(record | {"schema_version": 3}))
+    copy_record(whole, shutil.copytree(whole, whole.with_name("a") / "ab12"))  # with sums that fit
+    (whole / SUMS_FILE).unlink()
+    for directory, look in itertools.product((whole, whole.with_name("a") / "ab12"), (read_record, condition)):
+        with pytest.raises(UserError, match="expected a record of schema 2, found 3") as caught:
+            look(directory)
+        assert not isinstance(caught.value, Damaged)

@@ -22,7 +22,7 @@ from prunecast.models.io import ModelMetadata, SavedModel, load_metadata
 from prunecast.recipe import ExportConfig, MeasureConfig, Recipe
 from prunecast.records import Accuracy, Artefact, Example, Scoring, Timing
 from prunecast.registry import RUNTIMES
-from prunecast.store import RECORD_FILE, read_record
+from prunecast.store import read_record
 from prunecast.train.evaluate import evaluate, evaluate_both
 from prunecast.train.metrics import measured_on
 
@@ -166,7 +166,7 @@ class Shipped:
 
     def artefacts(self) -> tuple[Artefact, ...]:
         """Returns what was exported."""
-        return read_record(self.exported / RECORD_FILE).artefacts
+        return read_record(self.exported).artefacts
 
     def path(self, runtime: str) -> Path | None:
         """Returns what a runtime loads, or None when it cannot run the model."""

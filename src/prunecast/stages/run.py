@@ -30,10 +30,9 @@ from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import RECIPE_FILE, DataConfig, FitConfig, Recipe, write_recipe
 from prunecast.records import Fit, RunRecord, StageTiming
 from prunecast.resolve import metadata_of
-from prunecast.sealed import write_record
 from prunecast.stages import results as assess
 from prunecast.stages.job import Job
-from prunecast.store import RECORD_FILE, read_record
+from prunecast.store import read_record, write_record
 from prunecast.train.fit import fit
 from prunecast.train.progress import Reporter
 
@@ -144,7 +143,7 @@ def _train(job: Job, prepared: Prepared, place: Place) -> Fields:
 def _finetune(job: Job, prepared: Prepared, place: Place) -> Fields:
     saved = load_model(_parent(job, place))
     fitted = _fit(job.recipe.finetune, job, prepared, place, saved)
-    pruning = read_record(_parent(job, place) / RECORD_FILE).pruning
+    pruning = read_record(_parent(job, place)).pruning
     return _kept(saved, job, prepared, place, fitted) | {"pruning": pruning}
 
 

@@ -14,9 +14,8 @@ from typing import Protocol
 from prunecast.errors import UserError
 from prunecast.measure.machine_lock import WAIT_S, alone
 from prunecast.records import Failure
-from prunecast.sealed import Damaged
 from prunecast.stages.job import Job
-from prunecast.store import Store
+from prunecast.store import Damaged, Store
 from prunecast.study.resources import Resources, Shares, total
 from prunecast.study.schedule import Schedule
 

@@ -19,9 +19,8 @@ from prunecast.errors import UserError
 from prunecast.measure.machine_lock import WAIT_S
 from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe, write_recipe
 from prunecast.records import Failure, Record, RunRecord, Stage
-from prunecast.sealed import Damaged
 from prunecast.stages.job import Job, what_is_timed
-from prunecast.store import Store, new_file, sweep
+from prunecast.store import Damaged, Store, new_file, sweep
 from prunecast.study.executor import Assignment, Engine, Monitor, Outcome, drop_files, run_plan
 from prunecast.study.local import ENGINE as LOCAL
 from prunecast.study.ready import refuse_what_cannot_end

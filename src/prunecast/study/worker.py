@@ -15,9 +15,8 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 
 from prunecast.errors import UserError
-from prunecast.sealed import Damaged
 from prunecast.stages.job import Job
-from prunecast.store import Store, sync
+from prunecast.store import Damaged, Store, sync
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 

@@ -18,9 +18,8 @@ from tests.support.stage_folders import FILES, put_result
 
 from prunecast.errors import UserError
 from prunecast.recipe import FitConfig, Recipe, StudyConfig
-from prunecast.sealed import Damaged
 from prunecast.stages.job import Job
-from prunecast.store import Store
+from prunecast.store import Damaged, Store
 from prunecast.study.executor import ATTEMPTS, Assignment, Outcome, Settled, WorkerLost, run_plan
 from prunecast.study.resources import NOTHING, Resources, Shares, total
 
@@ -228,7 +227,7 @@ def test_a_parent_that_turns_out_to_be_damaged_is_computed_again(tmp_path: Path)
     spoil(store, parent)
     outcome, heard = run(Crew(draw=random.Random(0)), store, plan)
     assert outcome == Outcome(
-        ran=4, damaged={"stage 0": "model.safetensors does not have the hash that record.json names"}
+        ran=4, damaged={"stage 0": "model.safetensors does not have the hash that SHA256SUMS names"}
     )
     assert heard.count("damaged stage 0") == 1
     assert (tmp_path / "damaged" / parent.fingerprint).is_dir()

@@ -20,7 +20,7 @@ from prunecast.measure.machine_lock import beside_others
 from prunecast.recipe import Recipe, load_recipe, write_recipe
 from prunecast.records import Failure
 from prunecast.stages.job import Job
-from prunecast.store import Store
+from prunecast.store import OF_THE_RECORD, SUMS_FILE, Store
 from prunecast.study import devices, ready
 from prunecast.study.devices import decided
 from prunecast.study.stock import take_stock, to_run
@@ -65,7 +65,7 @@ def test_a_study_that_keeps_no_files_has_the_same_records_and_goes_on(micro: Mic
     store, dense = Store(out / "store"), micro.the("train", role="dense")
 
     def with_files() -> set[str]:
-        return {path.parent.name for path in (out / "store").glob("*/*/*") if path.name != "record.json"}
+        return {path.parent.name for path in (out / "store").glob("*/*/*") if path.name not in OF_THE_RECORD}
 
     assert with_files() == {dense.fingerprint}, "whatever is new goes on from it"
     for job in jobs:
@@ -132,8 +132,8 @@ def test_what_is_damaged_is_said_set_aside_and_computed_again(micro: Micro, tmp_
     assert (outcome.ran, outcome.failed) == (2, {})
     assert outcome.damaged.keys() == {record.label, model.label}
     assert {line for line in watch.heard if line.startswith("damaged")} == {
-        "damaged train: record.json does not have the hash that it names",
-        "damaged prune: model.safetensors does not have the hash that record.json names",
+        "damaged train: record.json does not have the hash that SHA256SUMS names",
+        "damaged prune: model.safetensors does not have the hash that SHA256SUMS names",
     }
     assert {path.name for path in (out / "store" / "damaged").iterdir()} == {model.fingerprint, record.fingerprint}
     shutil.rmtree(out / "store" / "damaged")
@@ -145,7 +145,7 @@ def test_results_without_their_models_are_results(micro: Micro, tmp_path: Path) 
     out = micro.copied(tmp_path / "out", micro.the("prune"))
     store = Store(out / "store")
     for path in (out / "store").glob("??/*/*"):
-        if path.name != "record.json":
+        if path.is_file() and path.name not in OF_THE_RECORD:
             path.unlink()
     assert status(out)["damaged"] == []
     assert left_to_do(out, [job for job in micro.jobs if store.has(job.fingerprint)]) == []
@@ -177,12 +177,12 @@ def test_two_halves_copied_together_are_a_whole(micro: Micro, tmp_path: Path) ->
 
 @pytest.mark.parametrize("copy", [shutil.copy, shutil.copy2])
 def test_a_moved_store_is_hashed_once(micro: Micro, tmp_path: Path, copy: object) -> None:
-    """What is copied later than its record is read to the end, and then trusted."""
+    """What is copied later than its sums is read to the end, and then trusted."""
     shutil.copytree(micro.whole, tmp_path / "moved", copy_function=copy)
     store = Store(tmp_path / "moved" / "store")
     before = contents(tmp_path / "moved")
     for job in micro.jobs:
-        os.utime(store.directory(job.fingerprint) / "record.json", (1e9, 1e9))
+        os.utime(store.directory(job.fingerprint) / SUMS_FILE, (1e9, 1e9))
     assert take_stock(micro.jobs, store).hashed == {job.fingerprint for job in micro.jobs}
     assert micro.run(tmp_path / "moved").ran == 0
     assert take_stock(micro.jobs, store).hashed == set()
