@@ -15,8 +15,10 @@ from pathlib import Path
 import psutil
 
 from prunecast.records import Environment
+from prunecast.registry import RUNTIMES
 
-PACKAGES = ("prunecast", "torch", "numba", "numpy", "safetensors", "onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("prunecast", "torch", "numba", "numpy", "pandas", "pyarrow", "scipy", "safetensors", "accelerate", "ray")
+"""What computes, whatever the runtime; runtimes name their own."""
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -79,8 +81,10 @@ def _cpuinfo_text() -> str:
 
 
 def _versions() -> dict[str, str]:
+    """Returns the versions of what computes or is timed, as far as it is installed."""
+    of_runtimes = (package for name in RUNTIMES.names() for package in RUNTIMES.load(name).packages)
     versions = {}
-    for package in PACKAGES:
+    for package in dict.fromkeys((*PACKAGES, *of_runtimes)):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

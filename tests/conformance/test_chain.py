@@ -22,7 +22,7 @@ from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
 from prunecast.errors import MissingExtra, UserError
 from prunecast.export.base import Runtime
-from prunecast.export.parity import TOLERANCES, check_parity
+from prunecast.export.parity import check_parity
 from prunecast.export.raw import raw_inputs
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
@@ -312,8 +312,3 @@ def test_8_bits_forecast_nearly_what_the_model_does(
     parity = check_parity(variant, runtime_name, path, [seen], int8=True)
     assert 1e-4 < parity.max_deviation < 0.2
     assert kind.read(path).metadata == load_model(chain.saved(model_name, DENSE)).metadata
-
-
-def test_every_runtime_has_its_tolerance() -> None:
-    assert set(TOLERANCES) == set(RUNTIMES.names())
-    assert all(tolerance.cause for tolerance in TOLERANCES.values())

@@ -11,7 +11,7 @@ import pytest
 from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.errors import UserError
-from prunecast.export.parity import EIGHT_BITS, RAW_ROUNDING, TOLERANCES, Tolerance, check_parity
+from prunecast.export.parity import EIGHT_BITS, RAW_ROUNDING, check_parity
 from prunecast.registry import RUNTIMES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -25,11 +25,8 @@ def _documented(monkeypatch: pytest.MonkeyPatch) -> None:
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(block, "new-runtime.md", "exec"), module.__dict__)
     entry = re.search(r'^    "(\w+)": "[\w.]+:(\w+)",$', text, re.MULTILINE)
-    tolerance = re.search(r'^    "(\w+)": (Tolerance\(.*\)),$', text, re.MULTILINE)
     assert entry is not None
-    assert tolerance is not None
     monkeypatch.setitem(RUNTIMES.entries, entry[1], f"documented_runtime:{entry[2]}")
-    monkeypatch.setitem(TOLERANCES, tolerance[1], eval(tolerance[2], {"Tolerance": Tolerance}))
 
 
 @pytest.mark.usefixtures("_documented")
@@ -52,7 +49,8 @@ def test_the_protocol_tells_the_tolerances() -> None:
     rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", (DOCS / "protocol.md").read_text(encoding="utf-8"), re.MULTILINE)
     told = {name: (value, cause) for name, value, cause in rows[1:] if name != "---"}
     raw = told.pop("every runtime, in addition")
-    tolerances = {**TOLERANCES, "every runtime in 8 bits, instead": EIGHT_BITS}
+    of_runtimes = {name: RUNTIMES.load(name).tolerance for name in RUNTIMES.names()}
+    tolerances = {**of_runtimes, "every runtime in 8 bits, instead": EIGHT_BITS}
     assert told.keys() == tolerances.keys()
     for name, (value, cause) in told.items():
         assert (float(value), cause) == (tolerances[name].value, tolerances[name].cause)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prunecast import environment
+from prunecast.registry import RUNTIMES
 
 
 def test_it_describes_this_process() -> None:
@@ -24,6 +25,14 @@ def test_it_describes_this_process() -> None:
     profile = (processor, found.cores, found.memory_bytes, found.system, found.accelerator)
     assert found.machine == environment._machine(*profile)
     assert environment.describe() is found
+
+
+def test_versions_of_what_a_runtime_names_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RUNTIMES.load("openvino").__class__, "packages", ("pytest", "not-installed"))
+    versions = environment._versions()
+    assert versions["pytest"] == pytest.__version__
+    assert "not-installed" not in versions
+    assert {"pandas", "onnxruntime"} <= versions.keys()
 
 
 def test_it_imports_no_torch() -> None:

@@ -7,11 +7,14 @@ An artefact takes raw units: `history` (B, L, C), `x_mark` (B, L, F) and `y_mark
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prunecast.errors import UserError
 
 if TYPE_CHECKING:  # a process that only runs an artefact must not import torch
     from prunecast.models.base import ForecastModel
@@ -24,12 +27,41 @@ Predictor = Callable[[Inputs], NDArray[np.float32]]
 """Raw inputs -> raw forecast (B, H, targets)."""
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a runtime may be from eager PyTorch, in training standard deviations, and why it is at all."""
+
+    value: float
+    cause: str
+
+
 class Runtime(Protocol):
-    """One way of running a model. A new one is one file, one registry line and at most one extra."""
+    """One way of running a model. A new one is one file, one registry line and at most one extra.
+
+    Its module imports neither torch nor the package that runs the models: both wait for a call.
+
+    Attributes:
+        name: as in `registry.RUNTIMES`.
+        title: for people.
+        suffix: file name ending of its artefacts; empty when it runs the model directory itself.
+        tolerance: what its forecasts are held to.
+        packages: whose versions a record has because they compute what is timed.
+        extra: of Prunecast, that installs them; None where every installation has them.
+    """
 
     name: str
+    title: str
     suffix: str
-    """File name ending of its artefacts; empty when it runs the model directory itself."""
+    tolerance: Tolerance
+    packages: tuple[str, ...]
+    extra: str | None
+
+    def start(self) -> None:
+        """Imports what it runs models with, whose memory is not a model's.
+
+        Raises:
+            MissingExtra: when that is not installed.
+        """
 
     def unsupported(self, model: ForecastModel) -> str | None:
         """Returns why this runtime cannot run the model, or None when it can.
@@ -75,3 +107,75 @@ class Int8Runtime(Runtime, Protocol):
         Raises:
             UserError: when the model is not supported, or nothing in it can be in 8 bits.
         """
+
+
+FILE_LIMIT_BYTES = 2**31 - 2**24
+"""One protobuf message holds 2 GB; the graph itself and the metadata need a little of it."""
+
+
+class OnnxFiles:
+    """What runtimes that take ONNX files share: how these are written, in 32 bits or in 8, and read back.
+
+    A runtime adds what it says of itself, `start` and `load`. Torch and onnx are imported only where a file is written
+    or its model read back: not in a process that runs one.
+    """
+
+    name: str
+    suffix: str
+
+    def unsupported(self, model: ForecastModel) -> str | None:
+        """Returns why the model does not fit into one file, or None when it does."""
+        needed = sum(tensor.nbytes for tensor in model.state_dict().values())
+        if needed > FILE_LIMIT_BYTES:
+            return f"its weights take {needed / 1e9:.1f} GB, and one ONNX file holds 2 GB"
+        return None
+
+    def export(self, saved: SavedModel, path: Path) -> Path:
+        """Writes the ONNX file, whole or not at all, and returns its path.
+
+        Raises:
+            UserError: when the model is not supported or the file cannot be written.
+        """
+        from prunecast.export.onnx import onnx_bytes
+
+        self._check(saved.model)
+        return _written(onnx_bytes(saved), path)
+
+    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
+        """Writes the ONNX file with matrix products in 8 bits, whole or not at all, and returns its path.
+
+        Args:
+            saved: the model.
+            path: of the file.
+            windows: real inputs in batches; what the products take in them sets the scale of their 8 bits.
+
+        Raises:
+            UserError: when the model is not supported, has no such product, or the file cannot be written.
+        """
+        from prunecast.export.int8 import int8_bytes
+
+        self._check(saved.model)
+        return _written(int8_bytes(saved, windows), path)
+
+    def read(self, path: Path) -> SavedModel:
+        """Returns the model inside a file that `export` or `export_int8` wrote.
+
+        Raises:
+            UserError: when it is not an ONNX file, or none that Prunecast wrote.
+        """
+        from prunecast.export.onnx import read_model
+
+        return read_model(path)
+
+    def _check(self, model: ForecastModel) -> None:
+        reason = self.unsupported(model)
+        if reason is not None:
+            raise UserError(f"runtime {self.name!r} cannot run this model: {reason}")
+
+
+def _written(content: bytes, path: Path) -> Path:
+    from prunecast.store import new_file
+
+    with new_file(path, replace=True) as temporary:
+        temporary.write_bytes(content)
+    return path

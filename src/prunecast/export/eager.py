@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from prunecast.export.base import Inputs, Predictor
-from prunecast.export.raw import raw_forecaster
-from prunecast.models.base import ForecastModel
-from prunecast.models.io import SavedModel, load_model
+from prunecast.export.base import Inputs, Predictor, Tolerance
+
+if TYPE_CHECKING:
+    from prunecast.models.base import ForecastModel
+    from prunecast.models.io import SavedModel
 
 
 class Eager:
     """The runtime that needs no export."""
 
     name = "eager"
+    title = "PyTorch"
     suffix = ""
+    tolerance = Tolerance(1e-5, "the same operators; only the scaling to raw units and back is added")
+    packages = ("torch", "numba")
+    extra = None
+
+    def start(self) -> None:
+        """Imports torch and the models."""
+        import prunecast.export.raw
+        import prunecast.models.io  # noqa: F401 - what `load` needs
 
     def unsupported(self, model: ForecastModel) -> str | None:
         """Returns None: it runs every model."""
@@ -34,6 +44,8 @@ class Eager:
         Raises:
             UserError: when the path is not a model directory.
         """
+        from prunecast.models.io import load_model
+
         return load_model(path)
 
     def load(self, path: Path, threads: int) -> Predictor:
@@ -42,8 +54,12 @@ class Eager:
         Raises:
             UserError: when the path is not a model directory.
         """
+        import torch
+
+        from prunecast.export.raw import raw_forecaster
+
         torch.set_num_threads(threads)
-        module = raw_forecaster(load_model(path))
+        module = raw_forecaster(self.read(path))
 
         def predict(inputs: Inputs) -> NDArray[np.float32]:
             tensors = [torch.from_numpy(inputs[name]) for name in ("history", "x_mark", "y_mark")]

@@ -16,7 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs
-from prunecast.export.onnx_graph import MODEL, TRANSPOSED, onnx_bytes, quiet
+from prunecast.export.onnx import MODEL, TRANSPOSED, onnx_bytes, quiet
 from prunecast.models.io import SavedModel
 
 

@@ -7,32 +7,31 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs, Predictor
-from prunecast.export.onnx_file import OnnxFiles
+from prunecast.export.base import Inputs, OnnxFiles, Predictor, Tolerance
 
-_REFUSALS = (
-    ort.Fail,
-    ort.InvalidArgument,
-    ort.InvalidGraph,
-    ort.InvalidProtobuf,
-    ort.NoSuchFile,
-    ort.NotImplemented,
-    ort.RuntimeException,
-)
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 class OnnxRuntime(OnnxFiles):
     """Runs an ONNX file with ONNX Runtime's kernels for the processor."""
 
     name = "onnxruntime"
+    title = "ONNX Runtime"
     suffix = ".onnx"
+    tolerance = Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation")
+    packages = ("onnxruntime", "onnx", "onnxscript")
+    extra = None
+
+    def start(self) -> None:
+        """Imports ONNX Runtime."""
+        import onnxruntime  # noqa: F401 - what `load` needs
 
     def load(self, path: Path, threads: int) -> Predictor:
         """Returns a callable on a file that `export` wrote.
@@ -40,9 +39,11 @@ class OnnxRuntime(OnnxFiles):
         Raises:
             UserError: when it is not an ONNX file, none that Prunecast wrote, or one that this version cannot run.
         """
+        import onnxruntime
+
         try:
             session = onnxruntime.InferenceSession(path, _options(threads), providers=["CPUExecutionProvider"])
-        except _REFUSALS as error:
+        except _refusals() as error:
             raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
         if "prunecast" not in session.get_modelmeta().custom_metadata_map:
             raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
@@ -55,7 +56,24 @@ class OnnxRuntime(OnnxFiles):
         return predict
 
 
+def _refusals() -> tuple[type[Exception], ...]:
+    """Returns what ONNX Runtime raises on a file that it cannot run; it has these under no public name."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort
+
+    return (
+        ort.Fail,
+        ort.InvalidArgument,
+        ort.InvalidGraph,
+        ort.InvalidProtobuf,
+        ort.NoSuchFile,
+        ort.NotImplemented,
+        ort.RuntimeException,
+    )
+
+
 def _options(threads: int) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

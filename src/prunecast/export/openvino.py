@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.errors import MissingExtra, UserError
-from prunecast.export.base import Inputs, Predictor
-from prunecast.export.onnx_file import OnnxFiles
+from prunecast.export.base import Inputs, OnnxFiles, Predictor, Tolerance
 
 if TYPE_CHECKING:
     from prunecast.models.base import ForecastModel
@@ -27,7 +26,19 @@ class OpenVino(OnnxFiles):
     """Runs an ONNX file with OpenVINO's plugin for the processor."""
 
     name = "openvino"
+    title = "OpenVINO"
     suffix = ".openvino"
+    tolerance = Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation")
+    packages = ("openvino", "onnx", "onnxscript")
+    extra = "openvino"
+
+    def start(self) -> None:
+        """Imports OpenVINO.
+
+        Raises:
+            MissingExtra: when it is not installed.
+        """
+        _package()
 
     def unsupported(self, model: ForecastModel) -> str | None:
         """Returns why the model does not fit into one file, or None when it does.

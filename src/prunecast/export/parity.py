@@ -5,7 +5,7 @@ B batch, H horizon, O targets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,26 +14,11 @@ from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.export.base import Predictor
+from prunecast.export.base import Predictor, Runtime, Tolerance
 from prunecast.export.raw import raw_inputs
 from prunecast.models.io import SavedModel
 from prunecast.records import Parity
 from prunecast.registry import RUNTIMES
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a runtime may be from eager PyTorch, in training standard deviations, and why it is at all."""
-
-    value: float
-    cause: str
-
-
-TOLERANCES: Mapping[str, Tolerance] = {
-    "eager": Tolerance(1e-5, "the same operators; only the scaling to raw units and back is added"),
-    "onnxruntime": Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation"),
-    "openvino": Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation"),
-}
 
 EIGHT_BITS = Tolerance(
     1.0, "weights have 7 bits, the inputs of products 8 over their range in training, and beyond it they are cut off"
@@ -71,8 +56,9 @@ def check_parity(
         RuntimeError: when a forecast is further off than the runtime's tolerance, or is not a number.
         UserError: when an 8-bit one is further off than the tolerance for 8 bits: they do not suit the model.
     """
-    predict = RUNTIMES.load(runtime).load(path, 1)
-    tolerance = EIGHT_BITS if int8 else TOLERANCES[runtime]
+    kind: Runtime = RUNTIMES.load(runtime)
+    predict = kind.load(path, 1)
+    tolerance = EIGHT_BITS if int8 else kind.tolerance
     compared = [_compared(saved, predict, batch, tolerance.value) for batch in batches]
     assert compared, "no windows to compare on"
     windows = sum(part.windows for part in compared)

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs, Predictor
+from prunecast.export.base import Inputs, Predictor, Runtime
 from prunecast.measure.memory import peak_resident_bytes, resident_bytes
 from prunecast.registry import RUNTIMES
 
@@ -51,7 +51,8 @@ def _measured(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     _pin(job["threads"])
     with np.load(folder / INPUTS_FILE, allow_pickle=False) as file:
         inputs = dict(file)
-    runtime = RUNTIMES.load(job["runtime"])
+    runtime: Runtime = RUNTIMES.load(job["runtime"])
+    runtime.start()
     load = [partial(runtime.load, Path(path), job["threads"]) for path in job["paths"]]
     _flush_denormals()
     baseline_bytes, clock = resident_bytes(), time.perf_counter()

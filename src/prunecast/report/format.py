@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
-RUNTIME_NAMES: Mapping[str, str] = {
-    "eager": "PyTorch",
-    "compile": "PyTorch, compiled",
-    "csr": "PyTorch, sparse rows",
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "executorch": "ExecuTorch",
-    "c": "C",
-}
-"""Registered name -> the name that people know; others are shown as they are."""
+from prunecast.registry import RUNTIMES
 
 _STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -66,6 +56,7 @@ def signed_percent(share: float) -> str:
 
 
 def runtime_name(label: str) -> str:
-    """Returns a runtime's label with the name that people know."""
+    """Returns a runtime's label with the name that people know; of one that is not registered any more, its own."""
     name, bracket, setting = label.partition(" (")
-    return RUNTIME_NAMES.get(name, name) + bracket + setting
+    title = RUNTIMES.load(name).title if name in RUNTIMES.entries else name
+    return f"{title}{bracket}{setting}"

@@ -45,7 +45,7 @@ def prepare(exports: bool) -> None:
     if torch.get_num_interop_threads() > 1:  # no stage has operators side by side; it can be said once in a process
         torch.set_num_interop_threads(1)
     if exports:
-        from prunecast.export.onnx_graph import warm_up
+        from prunecast.export.onnx import warm_up
 
         warm_up()
 

@@ -21,7 +21,7 @@ from prunecast.cli.main import main
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs, Int8Runtime
 from prunecast.export.int8 import int8_bytes
-from prunecast.export.onnx_graph import onnx_bytes
+from prunecast.export.onnx import onnx_bytes
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.parity import EIGHT_BITS, check_parity
 from prunecast.export.raw import raw_inputs

@@ -15,9 +15,9 @@ import torch
 from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.errors import UserError
-from prunecast.export import onnx_graph
-from prunecast.export.onnx_file import FILE_LIMIT_BYTES
-from prunecast.export.onnx_graph import onnx_bytes
+from prunecast.export import onnx as onnx_export
+from prunecast.export.base import FILE_LIMIT_BYTES
+from prunecast.export.onnx import onnx_bytes
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.raw import raw_forecaster, raw_inputs
 from prunecast.models.io import SavedModel
@@ -73,7 +73,7 @@ def test_inputs_that_a_model_does_not_use_are_absent(tmp_path: Path) -> None:
 
 def test_equal_models_give_equal_bytes_whatever_the_process() -> None:
     code = (
-        "from tests.support.saved_models import saved_model; from prunecast.export.onnx_graph import onnx_bytes; "
+        "from tests.support.saved_models import saved_model; from prunecast.export.onnx import onnx_bytes; "
         "import sys; sys.stdout.buffer.write(onnx_bytes(saved_model(name='dlinear')))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}
@@ -84,15 +84,15 @@ def test_equal_models_give_equal_bytes_whatever_the_process() -> None:
 
 def test_no_word_about_the_machine(exported: tuple[SavedModel, Path]) -> None:
     content = exported[1].read_bytes()
-    package = Path(onnx_graph.__file__).parents[1]
+    package = Path(onnx_export.__file__).parents[1]
     for word in (str(package), str(Path.home()), "site-packages", ".py", "pkg.torch", "forward("):
         assert word.encode() not in content
 
 
 def test_another_models_weights_fill_the_same_graph(exported: tuple[SavedModel, Path]) -> None:
-    before = onnx_graph._graph.cache_info().misses
+    before = onnx_export._graph.cache_info().misses
     other = onnx_bytes(saved_model(seed=2, **TRANSFORMER))
-    assert onnx_graph._graph.cache_info().misses == before
+    assert onnx_export._graph.cache_info().misses == before
     assert other != exported[1].read_bytes()
 
 
@@ -208,7 +208,7 @@ def test_a_changed_artefact_is_refused(exported: tuple[SavedModel, Path], tmp_pa
 def test_a_model_that_fits_no_file_is_unsupported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     saved = saved_model(name="dlinear")
     assert RUNTIME.unsupported(saved.model) is None
-    monkeypatch.setattr("prunecast.export.onnx_file.FILE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("prunecast.export.base.FILE_LIMIT_BYTES", 1000)
     assert FILE_LIMIT_BYTES < 2**31
     with pytest.raises(UserError, match="one ONNX file holds 2 GB"):
         RUNTIME.export(saved, tmp_path / "model.onnx")

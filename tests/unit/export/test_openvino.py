@@ -17,7 +17,7 @@ from tests.unit.export.test_onnx import MODELS, foreign
 
 from prunecast.cli.main import main
 from prunecast.errors import MissingExtra, UserError
-from prunecast.export.onnx_graph import onnx_bytes
+from prunecast.export.onnx import onnx_bytes
 from prunecast.export.openvino import RUNTIME
 from prunecast.export.parity import check_parity
 from prunecast.export.raw import raw_inputs

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,8 @@ import pytest
 import torch
 from tests.support.saved_models import saved_model, windows
 
-from prunecast.export.parity import RAW_ROUNDING, TOLERANCES, check_parity
+from prunecast.export.base import Tolerance
+from prunecast.export.parity import RAW_ROUNDING, check_parity
 from prunecast.export.raw import raw_inputs
 from prunecast.models.io import SavedModel, ScalerFacts, save_model
 from prunecast.records import Parity
@@ -53,6 +57,8 @@ def test_deviation_and_change_are_those_computed_by_hand(saved: SavedModel, monk
     shifted = eager + 5e-5 * np.array([0, 1, 0])  # one channel, in its own standard deviations
 
     class Shifted:
+        tolerance = Tolerance(1e-4, "shifted")
+
         def load(self, path, threads):
             return lambda inputs: (shifted * std + mean).astype(np.float64)
 
@@ -69,13 +75,32 @@ def test_large_offsets_widen_the_tolerance_by_the_rounding_of_raw_values(saved: 
     far = replace(saved, metadata=saved.metadata.model_copy(update={"scaler": facts}))
     path = RUNTIMES.load("onnxruntime").export(far, tmp_path / "model.onnx")
     parity = check_parity(far, "onnxruntime", path, [windows(far)])
-    assert parity.max_deviation > TOLERANCES["onnxruntime"].value
-    assert parity.tolerance == pytest.approx(TOLERANCES["onnxruntime"].value + RAW_ROUNDING.value * 1e5, rel=1e-3)
+    tolerance = RUNTIMES.load("onnxruntime").tolerance
+    assert parity.max_deviation > tolerance.value
+    assert parity.tolerance == pytest.approx(tolerance.value + RAW_ROUNDING.value * 1e5, rel=1e-3)
 
 
 def test_every_tolerance_has_its_cause() -> None:
-    assert TOLERANCES.keys() == set(RUNTIMES.names())
-    assert all(entry.value > 0 and entry.cause for entry in (*TOLERANCES.values(), RAW_ROUNDING))
+    of_runtimes = [RUNTIMES.load(name).tolerance for name in RUNTIMES.names()]
+    assert all(entry.value > 0 and entry.cause for entry in (*of_runtimes, RAW_ROUNDING))
+
+
+def test_what_installs_a_runtime_is_an_extra_of_the_package() -> None:
+    extras = metadata("prunecast").get_all("Provides-Extra") or []
+    for name in RUNTIMES.names():
+        runtime = RUNTIMES.load(name)
+        assert runtime.name == name
+        assert runtime.title
+        assert runtime.extra is None or runtime.extra in extras
+
+
+def test_naming_a_runtime_imports_neither_torch_nor_what_runs_models() -> None:
+    code = (
+        "import sys; from prunecast.registry import RUNTIMES; [RUNTIMES.load(name) for name in RUNTIMES.names()]; "
+        "print(*{'torch', 'onnx', 'onnxruntime', 'openvino'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_not_a_number_is_never_within() -> None:

@@ -15,7 +15,7 @@ from tests.support.saved_models import TRANSFORMER, saved_model
 from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.export.onnx_graph import METADATA_KEY, onnx_bytes, read_model
+from prunecast.export.onnx import METADATA_KEY, onnx_bytes, read_model
 from prunecast.models.io import SavedModel, load_metadata, load_model, save_model
 
 

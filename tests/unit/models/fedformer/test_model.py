@@ -14,7 +14,7 @@ from tests.support.half_models import check_half
 from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.export.onnx_graph import MODEL, onnx_bytes, read_model
+from prunecast.export.onnx import MODEL, onnx_bytes, read_model
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
 from prunecast.models.base import ForecastModel, build, config_from
