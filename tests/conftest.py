@@ -5,7 +5,9 @@ Where a variable names nothing, its tests do with what a clone has, or are left 
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # a machine of its own, as far as clocks can tell: they wait for each other's stages by a file in this folder
-    os.environ["TMPDIR"] = str(Path(tempfile.gettempdir(), f"pc-{worker}"))  # short: sockets lie below it
-    Path(os.environ["TMPDIR"]).mkdir(exist_ok=True)
-    tempfile.tempdir = None
+# a machine of its own, as far as clocks can tell: runs of tests, and workers of one run, do not wait for each other's
+# stages, which they know by a file in this folder; what tests leave behind lies where pytest puts it
+OUTSIDE = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="pc-", dir=OUTSIDE)  # short: sockets lie below it
+tempfile.tempdir = None
+atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 
 
 OWN = Path(__file__).parent / "data"
