@@ -18,10 +18,10 @@ from torch import Tensor
 from prunecast.batch import Batch
 from prunecast.data import catalog
 from prunecast.data.calendar import Times
-from prunecast.data.inputs import rows_for_forecast
+from prunecast.data.files import read_table
 from prunecast.data.scaler import Scaler
-from prunecast.data.series import Series, load_history, load_series
-from prunecast.data.windows import Prepared, WindowShape, prepare
+from prunecast.data.series import Series, history_of, load_series
+from prunecast.data.windows import Prepared, WindowShape, prepare, window_to_forecast
 from prunecast.errors import UserError, near
 from prunecast.export.base import Predictor, Runtime
 from prunecast.export.raw import raw_inputs
@@ -301,15 +301,19 @@ def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
             f"{opened.path} was imported without data, so that its scaler is not known; "
             "import the checkpoint with --data NAME|FILE to forecast"
         )
-    history = load_history(
-        file, metadata.channels, metadata.covariates, time_column=metadata.data.time_column, fill=fill
+    history = history_of(
+        read_table(file),
+        metadata.channels,
+        metadata.covariates,
+        time_column=metadata.data.time_column,
+        fill=fill,
     )
-    _check_step(history.series, metadata)
-    rows = rows_for_forecast(
-        history, window_shape(metadata), metadata.freq, _scaler(metadata.scaler), _scaler(metadata.covariate_scaler)
-    )
-    y_HO = opened.load(threads=1)(raw_inputs(metadata, rows))[0]
-    return _table(rows.times, y_HO, metadata.targets, metadata.data.time_column or "date")
+    _check_step(history, metadata)
+    shape = window_shape(metadata)
+    scalers = _scaler(metadata.scaler), _scaler(metadata.covariate_scaler)
+    window = window_to_forecast(history, shape, metadata.freq, *scalers)
+    y_HO = opened.load(threads=1)(raw_inputs(metadata, window.batch(torch.tensor([0]))))[0]
+    return _table(window.times[shape.lookback :], y_HO, metadata.targets, metadata.data.time_column or "date")
 
 
 def _check_step(series: Series, metadata: ModelMetadata) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
-from prunecast.data.calendar import Times, usual_frequency
-from prunecast.data.columns import Frame, to_frame
-from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, iso, on_grid
-from prunecast.data.series import problems_of
-from prunecast.data.table import read_table
+from prunecast.data.calendar import usual_frequency
+from prunecast.data.files import frame_of, missing_of, read_table
+from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, iso, on_grid, order_problems
 from prunecast.errors import UserError
 from prunecast.records import Record
 
@@ -49,39 +48,32 @@ def check_file(path: Path, *, time_column: str | None = None, fill: str = REFUSE
         UserError: when the file cannot be read as a table at all, or `fill` is none that there is.
     """
     check_fill(fill)
-    frame = to_frame(read_table(path).columns, time_column)
-    times = frame.times[~np.isnat(frame.times)]
+    table = read_table(path)
+    frame, problems = frame_of(table, time_column)
+    times = frame.index.dropna().to_numpy()
+    distinct = np.unique(times)
     return DataCheck(
-        rows=len(frame.times),
+        rows=len(frame),
         start=iso(times[0]) if times.size else None,
         end=iso(times[-1]) if times.size else None,
-        frequency=_frequency(times),
+        frequency=usual_frequency(distinct) if len(distinct) >= 2 else None,
         breaks=breaks_of(times),
-        channels=_channels(frame),
-        problems=_problems(frame, fill),
+        channels=tuple(_channels(frame, missing_of(table, tuple(frame.columns)))),
+        problems=tuple(problems) + order_problems(frame) or _gaps(frame, fill),
     )
 
 
-def _frequency(times: Times) -> str | None:
-    distinct = np.unique(times)
-    return usual_frequency(distinct) if len(distinct) >= 2 else None
+def _channels(frame: pd.DataFrame, missing: tuple[int, ...]) -> Iterator[ChannelCheck]:
+    for (name, values), lacking in zip(frame.items(), missing, strict=True):
+        finite = values[np.isfinite(values)]
+        low, high = (None, None) if finite.empty else (float(finite.min()), float(finite.max()))
+        yield ChannelCheck(name=str(name), min=low, max=high, missing=lacking)
 
 
-def _channels(frame: Frame) -> tuple[ChannelCheck, ...]:
-    columns = zip(frame.names, frame.values_TN.T, frame.missing, strict=True)
-    return tuple(_channel(name, values, missing) for name, values, missing in columns)
-
-
-def _channel(name: str, values: NDArray[np.float64], missing: int) -> ChannelCheck:
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return ChannelCheck(name=name, min=None, max=None, missing=missing)
-    return ChannelCheck(name=name, min=float(finite.min()), max=float(finite.max()), missing=missing)
-
-
-def _problems(frame: Frame, fill: str) -> tuple[str, ...]:
-    problems = list(problems_of(frame))
-    for close in () if problems else (on_grid, filled):
+def _gaps(frame: pd.DataFrame, fill: str) -> tuple[str, ...]:
+    """Returns what cannot be filled: missing steps, missing values."""
+    problems = []
+    for close in (on_grid, filled):
         try:
             frame = close(frame, fill)
         except UserError as error:

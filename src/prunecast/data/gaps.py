@@ -1,22 +1,23 @@
-"""Gaps in a series: times that are missing, values that are missing, and what may be done about them.
+"""Gaps in a frame: times that are missing, values that are missing, and what may be done about them.
 
-T rows, N columns. `fill` is one of: refuse (a gap is an error), ffill (the last known value), interpolate:N (a straight
-line over at most N missing values in a row).
+T rows, N columns, an index of times. `fill` is one of: refuse (a gap is an error), ffill (the last known value),
+interpolate:N (a straight line over at most N missing values in a row).
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from prunecast.data.calendar import Times, frequency_of, usual_step
-from prunecast.data.columns import Frame
 from prunecast.errors import UserError
 from prunecast.records import Record
+
+MIN_ROWS = 3
+"""Fewer rows have no step that could be told."""
 
 REFUSE = "refuse"
 _FILL = re.compile(r"refuse|ffill|interpolate:[1-9]\d*")
@@ -48,28 +49,39 @@ def breaks_of(times: Times) -> tuple[Break, ...]:
     return tuple(Break(after=iso(times[row]), before=iso(times[row + 1])) for row in rows)
 
 
-def iso(time: np.datetime64) -> str:
+def iso(time: np.datetime64 | pd.Timestamp) -> str:
     """Returns a time as ISO 8601 text, without needless digits."""
     return str(pd.Timestamp(time).isoformat())
 
 
-def order_problem(times: Times) -> str | None:
-    """Returns what is wrong with the order of the times, or None when they increase."""
+def order_problems(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Returns what is wrong with the order of a frame's times and with their number; nothing where some are unknown."""
+    times = frame.index.to_numpy()
+    if np.isnat(times).any():
+        return ()
+    problems = []
     backward = np.flatnonzero(np.diff(times) <= np.timedelta64(0))
-    if backward.size == 0:
-        return None
-    row = int(backward[0])
-    what = "repeats" if times[row + 1] == times[row] else "goes back behind"
-    return f"times must increase: row {row + 2} ({iso(times[row + 1])}) {what} row {row + 1} ({iso(times[row])})"
+    if backward.size:
+        row = int(backward[0])
+        what = "repeats" if times[row + 1] == times[row] else "goes back behind"
+        found = f"row {row + 2} ({iso(times[row + 1])}) {what} row {row + 1} ({iso(times[row])})"
+        problems.append(f"times must increase: {found}")
+    if len(times) < MIN_ROWS:
+        problems.append(f"expected at least {MIN_ROWS} rows, found {len(times)}")
+    return tuple(problems)
 
 
-def on_grid(frame: Frame, fill: str) -> Frame:
+def on_grid(frame: pd.DataFrame, fill: str) -> pd.DataFrame:
     """Returns the frame with a row for every step; rows put in hold NaN.
+
+    Args:
+        frame: its times increase.
+        fill: what may be done about missing steps.
 
     Raises:
         UserError: when steps are missing and `fill` refuses, or the times lie on no grid at all.
     """
-    times = frame.times
+    times = frame.index.to_numpy()
     if frequency_of(times) is not None:
         return frame
     step = usual_step(times)
@@ -82,74 +94,68 @@ def on_grid(frame: Frame, fill: str) -> Frame:
             f"{pd.Timedelta(step)} from the first; resample the file"
         )
     positions = (offsets // step).astype(np.int64)
-    _check_holes(times, positions, fill)
-    return _spread(frame, positions, step)
-
-
-def _check_holes(times: Times, positions: NDArray[np.int64], fill: str) -> None:
-    missing = int(positions[-1]) + 1 - len(times)
-    row = int(np.flatnonzero(np.diff(positions) > 1)[0])
+    rows = int(positions[-1]) + 1
+    missing, row = rows - len(times), int(np.flatnonzero(np.diff(positions) > 1)[0])
     where = f"missing time steps: {missing}, the first after row {row + 1} ({iso(times[row])})"
     if missing > len(times):
         raise UserError(f"{where}; that is more than there are: resample the file")
     if fill == REFUSE:
         raise UserError(f"{where}; {_ADVICE}")
+    return frame.reindex(pd.DatetimeIndex(times[0] + np.arange(rows) * step))
 
 
-def _spread(frame: Frame, positions: NDArray[np.int64], step: np.timedelta64) -> Frame:
-    rows = int(positions[-1]) + 1
-    values_TN = np.full((rows, len(frame.names)), np.nan)
-    values_TN[positions] = frame.values_TN
-    return replace(frame, times=frame.times[0] + np.arange(rows) * step, values_TN=values_TN)
-
-
-def filled(frame: Frame, fill: str) -> Frame:
+def filled(frame: pd.DataFrame, fill: str) -> pd.DataFrame:
     """Returns the frame without missing values.
+
+    Args:
+        frame: on a grid.
+        fill: what may be done about missing values.
 
     Raises:
         UserError: when there are some and `fill` refuses, or cannot close a gap.
     """
-    if not np.isnan(frame.values_TN).any():
+    problem = _missing(frame)
+    if problem is None:
         return frame
     if fill == REFUSE:
-        raise UserError(_missing(frame.values_TN, frame.names) + f"; {_ADVICE}")
-    values_TN = _forward(frame.values_TN) if fill == "ffill" else _bridged(frame, int(fill.partition(":")[2]))
-    if np.isnan(values_TN).any():
-        raise UserError(_missing(values_TN, frame.names) + f" which {fill} cannot fill; cut them off")
-    return replace(frame, values_TN=values_TN)
+        raise UserError(f"{problem}; {_ADVICE}")
+    whole = frame.ffill() if fill == "ffill" else _bridged(frame, int(fill.partition(":")[2]))
+    problem = _missing(whole)
+    if problem is not None:
+        raise UserError(f"{problem} which {fill} cannot fill; cut them off")
+    return whole
 
 
-def _missing(values_TN: NDArray[np.float64], names: tuple[str, ...]) -> str:
-    empty_TN = np.isnan(values_TN)
+def _missing(frame: pd.DataFrame) -> str | None:
+    """Returns where the first column with missing values lacks them, None when none does."""
+    empty_TN = frame.isna().to_numpy()
+    if not empty_TN.any():
+        return None
     column = int(empty_TN.any(axis=0).argmax())
     count, row = int(empty_TN[:, column].sum()), int(empty_TN[:, column].argmax())
-    return f"column {names[column]!r}: missing values (NaN): {count}, the first in row {row + 1}"
+    return f"column {frame.columns[column]!r}: missing values (NaN): {count}, the first in row {row + 1}"
 
 
-def _forward(values_TN: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(pd.DataFrame(values_TN).ffill().to_numpy(), dtype=np.float64)
-
-
-def _bridged(frame: Frame, longest: int) -> NDArray[np.float64]:
-    for column, name in enumerate(frame.names):
-        length, row = longest_run(np.isnan(frame.values_TN[:, column]))
+def _bridged(frame: pd.DataFrame, longest: int) -> pd.DataFrame:
+    for name, column in frame.items():
+        length, row = longest_run(column.isna().to_numpy())
         if length > longest:
             raise UserError(
                 f"column {name!r}: {length} values in a row are missing from row {row + 1} "
-                f"({iso(frame.times[row])}); interpolate:{longest} fills at most {longest}"
+                f"({iso(frame.index[row])}); interpolate:{longest} fills at most {longest}"
             )
-    return interpolated(frame.values_TN, ends=False)
+    return interpolated(frame, ends=False)
 
 
-def interpolated(values_TN: NDArray[np.float64], *, ends: bool) -> NDArray[np.float64]:
-    """Returns the values with gaps bridged by straight lines; with `ends`, also by the nearest value at the ends."""
-    result_TN = values_TN.copy()
-    for column_T in result_TN.T:
+def interpolated(frame: pd.DataFrame, *, ends: bool) -> pd.DataFrame:
+    """Returns the frame with gaps bridged by straight lines; with `ends`, also by the nearest value at the ends."""
+    values_TN = frame.to_numpy(copy=True)
+    for column_T in values_TN.T:
         known = np.flatnonzero(~np.isnan(column_T))
         if known.size:
             rows = np.arange(len(column_T)) if ends else np.arange(known[0], known[-1] + 1)
             column_T[rows] = np.interp(rows, known, column_T[known])
-    return result_TN
+    return pd.DataFrame(values_TN, frame.index, frame.columns)
 
 
 def longest_run(flags: NDArray[np.bool_]) -> tuple[int, int]:

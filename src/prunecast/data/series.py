@@ -5,25 +5,23 @@ T rows, C channels, K covariates (columns that are known for the future).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from prunecast.data import catalog
+from prunecast.data import catalog, synthetic
 from prunecast.data.calendar import Times, frequency_of, season_of
-from prunecast.data.catalog_files import load_published
-from prunecast.data.columns import Frame, to_frame
-from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, on_grid, order_problem
+from prunecast.data.download import locate, verified
+from prunecast.data.files import Table, frame_of, parsed, read_content, read_table
+from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, interpolated, on_grid, order_problems
 from prunecast.data.splits import SplitRule
-from prunecast.data.table import read_table
 from prunecast.errors import UserError, near
 from prunecast.recipe import DataConfig
-
-MIN_ROWS = 3
-"""Fewer rows have no step that could be told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +31,9 @@ class Series:
     Attributes:
         name: catalogue name, or file name without its folder.
         times: (T,) datetime64[ns].
-        values_TC: raw units, no missing value.
-        channels: names of the channels.
-        covariates_TK: raw units of the columns known for the future.
+        raw_TC: channels in raw units, no missing value.
+        channels: their names.
+        raw_covariates_TK: in raw units; with further rows after the last time where a file knows them for the future.
         covariates: their names.
         targets: which channels are forecast; None for all.
         frequency: the step, as pandas writes it.
@@ -47,9 +45,9 @@ class Series:
 
     name: str
     times: Times
-    values_TC: NDArray[np.float64]
+    raw_TC: NDArray[np.float64]
     channels: tuple[str, ...]
-    covariates_TK: NDArray[np.float64]
+    raw_covariates_TK: NDArray[np.float64]
     covariates: tuple[str, ...]
     targets: tuple[int, ...] | None
     frequency: str
@@ -63,23 +61,10 @@ class Series:
         columns = [self.channels.index(channel) for channel in channels]
         return replace(
             self,
-            values_TC=np.ascontiguousarray(self.values_TC[:, columns]),
+            raw_TC=np.ascontiguousarray(self.raw_TC[:, columns]),
             channels=tuple(channels),
             targets=None if tuple(targets) == tuple(channels) else tuple(channels.index(target) for target in targets),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """What a forecast starts from.
-
-    Attributes:
-        series: the known rows.
-        future_TK: covariates of the rows after them; no rows where there are no covariates.
-    """
-
-    series: Series
-    future_TK: NDArray[np.float64]
 
 
 def load_series(config: DataConfig, *, accept_unverified: bool = False, quiet: bool = False) -> Series:
@@ -98,7 +83,62 @@ def load_series(config: DataConfig, *, accept_unverified: bool = False, quiet: b
     path = Path(config.name)
     if not path.exists() and not path.suffix and path.name == config.name:
         catalog.entry(config.name)  # says which name is near
-    return _from_file(config, path)
+    return series_of(read_table(path), config)
+
+
+def series_of(table: Table, config: DataConfig) -> Series:
+    """Returns the series in a table that is no catalogue set.
+
+    Raises:
+        UserError: in one line, whatever is wrong with its content.
+    """
+    try:
+        frame = filled(on_grid(_sound(*frame_of(table, config.time_column)), config.fill), config.fill)
+        return _series(table.name, frame, config, table.sha256, frequency_of(_times(frame)))
+    except UserError as error:
+        raise UserError(f"{table.name}: {error}") from None
+
+
+def history_of(
+    table: Table,
+    channels: Sequence[str],
+    covariates: Sequence[str] = (),
+    *,
+    time_column: str | None = None,
+    fill: str = REFUSE,
+) -> Series:
+    """Returns the rows of a table that a forecast starts from, by column name; other columns are left out.
+
+    With covariates the table goes on into the future: in its last rows the covariates stand and all channels are empty.
+
+    Args:
+        table: of a file or a data frame.
+        channels: names of the model's channels, in its order.
+        covariates: names of the model's covariates, in its order.
+        time_column: found by itself when absent.
+        fill: what to do with gaps.
+
+    Raises:
+        UserError: in one line, whatever is wrong with the content, a missing column included.
+    """
+    check_fill(fill)
+    config = DataConfig(name=table.name, covariates=tuple(covariates))
+    try:
+        frame = on_grid(_sound(*frame_of(table, time_column, (*channels, *covariates))), fill)
+        known = len(frame) - (_empty_rows_at_end(frame[list(channels)]) if covariates else 0)
+        past = filled(frame.iloc[:known], fill)
+        series = _series(table.name, past, config, table.sha256, frequency_of(_times(frame)))
+        return replace(series, raw_covariates_TK=_raw(filled(frame[list(covariates)], fill)))
+    except UserError as error:
+        raise UserError(f"{table.name}: {error}") from None
+
+
+def _empty_rows_at_end(frame: pd.DataFrame) -> int:
+    some = np.flatnonzero(frame.notna().to_numpy().any(axis=1))
+    return len(frame) - (int(some[-1]) + 1 if some.size else 0)
+
+
+# Catalogue sets: as they were published, found or downloaded, checked by hash and shape, and nothing else changed
 
 
 def _from_catalog(config: DataConfig, accept_unverified: bool, quiet: bool) -> Series:
@@ -109,65 +149,77 @@ def _from_catalog(config: DataConfig, accept_unverified: bool, quiet: bool) -> S
         raise UserError(
             f"data.time_column: expected {entry.time_column!r} for {entry.name}, found {config.time_column!r}"
         )
-    published = load_published(entry, accept_unverified=accept_unverified, quiet=quiet)
-    series = _series(entry.name, published.frame, config, published.sha256, entry.frequency)
+    if entry.file is None:
+        frame = synthetic.generate()
+        sha256 = synthetic.sha256_of(frame)
+    else:
+        path = locate(entry, accept_unverified=accept_unverified, quiet=quiet)
+        content = read_content(path)
+        sha256 = verified(entry, content, path)
+        frame = _published(entry, parsed(content, path.name, sha256), path)
+    series = _series(entry.name, frame, config, sha256, entry.frequency)
     return replace(series, season=entry.season, split=_split(config, entry.split))
 
 
-def _from_file(config: DataConfig, path: Path) -> Series:
-    table = read_table(path)
-    try:
-        frame = sound(to_frame(table.columns, config.time_column))
-        frame = filled(on_grid(frame, config.fill), config.fill)
-        return _series(table.name, frame, config, table.sha256, frequency_of(frame.times))
-    except UserError as error:
-        raise UserError(f"{table.name}: {error}") from None
+def _published(entry: catalog.Entry, table: Table, path: Path) -> pd.DataFrame:
+    """Returns the rows of a set's file.
+
+    Raises:
+        UserError: when they are not what was published.
+    """
+    wanted = None if entry.select is None else re.compile(entry.select.columns)
+    frame, found = frame_of(table, entry.time_column, wanted)
+    problems = list(found)
+    if entry.select is not None:
+        few = frame.isna().mean() <= entry.select.max_missing
+        frame = interpolated(frame.loc[:, few], ends=True)
+    rows, channels = frame.shape
+    if entry.rows not in (None, rows) or entry.channels not in (None, channels):
+        expected = f"expected {entry.rows} rows of {entry.channels} channels"
+        problems.append(f"not {entry.name} as published: {expected}, found {rows} of {channels}")
+    if channels == 0 or frame.isna().to_numpy().any():
+        problems.append(f"not {entry.name} as published: values are missing")
+    if problems:
+        raise UserError(f"{path}: {problems[0]}")
+    return frame
 
 
-def sound(frame: Frame) -> Frame:
+def _sound(frame: pd.DataFrame, problems: tuple[str, ...]) -> pd.DataFrame:
     """Returns the frame when its columns could be read and its times increase.
 
     Raises:
         UserError: with the first problem.
     """
-    problem = next(iter(problems_of(frame)), None)
+    problem = next(iter((*problems, *order_problems(frame))), None)
     if problem is not None:
         raise UserError(problem)
     return frame
 
 
-def problems_of(frame: Frame) -> tuple[str, ...]:
-    """Returns what is wrong with a frame's columns, the order of its times and its length."""
-    if np.isnat(frame.times).any():
-        return frame.problems
-    disorder = order_problem(frame.times)
-    rows = len(frame.times)
-    short = f"expected at least {MIN_ROWS} rows, found {rows}" if rows < MIN_ROWS else None
-    return (*frame.problems, *(problem for problem in (disorder, short) if problem))
-
-
-def _series(name: str, frame: Frame, config: DataConfig, sha256: str, frequency: str | None) -> Series:
+def _series(name: str, frame: pd.DataFrame, config: DataConfig, sha256: str, frequency: str | None) -> Series:
     assert frequency is not None, "a series has a step: on_grid sees to it"
-    _check_known("covariates", config.covariates, frame.names)
-    channels = tuple(name for name in frame.names if name not in config.covariates)
+    columns = tuple(frame.columns)
+    _check_known("covariates", config.covariates, columns)
+    channels = tuple(column for column in columns if column not in config.covariates)
     if not channels:
         raise UserError("data.covariates: expected to leave at least one channel, found none left")
     if config.targets == ():
         raise UserError("data.targets: expected at least one channel, found none")
     _check_known("targets", config.targets or (), channels)
+    times = _times(frame)
     return Series(
-        name,
-        frame.times,
-        _pick(frame, channels),
-        channels,
-        _pick(frame, config.covariates),
-        config.covariates,
-        None if config.targets is None else tuple(channels.index(target) for target in config.targets),
-        frequency,
-        season_of(frequency),
-        _split(config, SplitRule()),
-        breaks_of(frame.times),
-        sha256,
+        name=name,
+        times=times,
+        raw_TC=_raw(frame[list(channels)]),
+        channels=channels,
+        raw_covariates_TK=_raw(frame[list(config.covariates)]),
+        covariates=config.covariates,
+        targets=None if config.targets is None else tuple(channels.index(target) for target in config.targets),
+        frequency=frequency,
+        season=season_of(frequency),
+        split=_split(config, SplitRule()),
+        breaks=breaks_of(times),
+        sha256=sha256,
     )
 
 
@@ -179,58 +231,14 @@ def _check_known(key: str, asked: Sequence[str], known: Sequence[str]) -> None:
         raise UserError(f"data.{key}: expected each column once, found {', '.join(asked)}")
 
 
-def _pick(frame: Frame, names: Sequence[str]) -> NDArray[np.float64]:
-    return np.ascontiguousarray(frame.values_TN[:, [frame.names.index(name) for name in names]])
-
-
 def _split(config: DataConfig, published: SplitRule) -> SplitRule:
     return published if config.split is None else SplitRule(shares=config.split)
 
 
-def load_history(
-    path: Path,
-    channels: Sequence[str],
-    covariates: Sequence[str] = (),
-    *,
-    time_column: str | None = None,
-    fill: str = REFUSE,
-) -> History:
-    """Returns the rows of a file that a forecast starts from, by column name; other columns are left out.
-
-    With covariates the file goes on into the future: in its last rows the covariates stand and all channels are empty.
-
-    Args:
-        path: a CSV or Parquet file.
-        channels: names of the model's channels, in its order.
-        covariates: names of the model's covariates, in its order.
-        time_column: found by itself when absent.
-        fill: what to do with gaps.
-
-    Raises:
-        UserError: in one line, whatever is wrong with the file or its content, a missing column included.
-    """
-    check_fill(fill)
-    table = read_table(path)
-    config = DataConfig(name=str(path), covariates=tuple(covariates))
-    try:
-        frame = on_grid(sound(to_frame(table.columns, time_column, (*channels, *covariates))), fill)
-        known = len(frame.times) - (_empty_rows_at_end(frame, len(channels)) if covariates else 0)
-        past = filled(_rows(frame, known), fill)
-        ahead = filled(_of(frame, covariates), fill)
-        series = _series(table.name, past, config, table.sha256, frequency_of(frame.times))
-    except UserError as error:
-        raise UserError(f"{table.name}: {error}") from None
-    return History(series, ahead.values_TN[known:])
+def _times(frame: pd.DataFrame) -> Times:
+    return np.array(frame.index.to_numpy(), dtype="datetime64[ns]")
 
 
-def _empty_rows_at_end(frame: Frame, channels: int) -> int:
-    filled_rows = np.flatnonzero(~np.isnan(frame.values_TN[:, :channels]).all(axis=1))
-    return len(frame.times) - (int(filled_rows[-1]) + 1 if filled_rows.size else 0)
-
-
-def _rows(frame: Frame, count: int) -> Frame:
-    return replace(frame, times=frame.times[:count], values_TN=frame.values_TN[:count])
-
-
-def _of(frame: Frame, names: Sequence[str]) -> Frame:
-    return replace(frame, names=tuple(names), values_TN=_pick(frame, names))
+def _raw(frame: pd.DataFrame) -> NDArray[np.float64]:
+    # row after row in memory, whatever order pandas keeps: the last digit of a mean over rows depends on it
+    return np.array(frame.to_numpy(), dtype=np.float64, order="C")

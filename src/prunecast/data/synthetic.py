@@ -31,14 +31,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-
-from prunecast.data.calendar import Times
 
 Array = NDArray[np.float64]
 
@@ -53,36 +51,24 @@ _WINTER_BREAK = slice(356, 365)
 _PLANT_REST = slice(210, 224)
 
 
-@dataclass(frozen=True, eq=False)
-class Generated:
-    """A generated series.
-
-    Attributes:
-        times: (T,) hourly.
-        values_TC: rounded to four decimals.
-        channels: names.
-        sha256: of the content.
-    """
-
-    times: Times
-    values_TC: Array
-    channels: tuple[str, ...]
-    sha256: str
-
-
 @cache
-def generate(seed: int = 1) -> Generated:
-    """Returns the series of a seed; the catalogue's `synthetic-load` is that of the default one."""
+def generate(seed: int = 1) -> pd.DataFrame:
+    """Returns the hourly frame of a seed; the catalogue's `synthetic-load` is that of the default one."""
     source = _Source(seed)
     hour, day = np.arange(HOURS) % 24, np.arange(HOURS) // 24
     solar, temperature = _weather(source, hour, day + 1)
     loads = _loads(source, hour, day, solar, _follow(temperature, 6))
-    columns = np.stack([*loads, temperature, solar], axis=1)
-    values_TC = np.asarray(np.round(columns, DECIMALS), dtype=np.float64)
+    values_TC = np.round(np.stack([*loads, temperature, solar], axis=1), DECIMALS)
     values_TC += 0.0  # no negative zero
+    values_TC.setflags(write=False)  # every caller gets the same one
     times = START + np.arange(HOURS) * np.timedelta64(1, "h")
-    values_TC.setflags(write=False)
-    return Generated(times, values_TC, CHANNELS, _hash(values_TC))
+    return pd.DataFrame(values_TC, index=pd.DatetimeIndex(times), columns=pd.Index(CHANNELS))
+
+
+def sha256_of(frame: pd.DataFrame) -> str:
+    """Returns the hash that names a generated frame: of its channels, its first time and its values in whole units."""
+    whole = np.round(frame.to_numpy() * 10**DECIMALS).astype("<i8")
+    return hashlib.sha256(",".join(CHANNELS).encode() + str(START).encode() + whole.tobytes()).hexdigest()
 
 
 class _Source:
@@ -180,8 +166,3 @@ _TABLES = {
         [12] * 24,
     ),
 }
-
-
-def _hash(values_TC: Array) -> str:
-    whole = np.round(values_TC * 10**DECIMALS).astype("<i8")
-    return hashlib.sha256(",".join(CHANNELS).encode() + str(START).encode() + whole.tobytes()).hexdigest()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prunecast.batch import Batch
-from prunecast.data.calendar import Times, calendar_features
+from prunecast.data.calendar import Times, calendar_features, future_times
 from prunecast.data.scaler import Array, Scaler
 from prunecast.data.series import Series
 from prunecast.data.splits import SplitLengths
@@ -39,24 +39,24 @@ class WindowShape:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """All windows of one split. Window i begins at row i of `values_TC`; nothing is copied until a batch is asked for.
+    """All windows of one split. Window i begins at row i of `x_TC`; nothing is copied until a batch is asked for.
 
     Attributes:
-        values_TC: the split's rows (with the L rows before it), standardised, float32.
+        x_TC: the split's rows (with the L rows before it), standardised, float32.
         marks_TF: calendar features and standardised covariates of the same rows.
         times: of the same rows.
         shape: of a window.
         targets: channels of the truth; None for all.
     """
 
-    values_TC: Tensor
+    x_TC: Tensor
     marks_TF: Tensor
     times: Times
     shape: WindowShape
     targets: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.values_TC) - self.shape.steps + 1
+        return len(self.x_TC) - self.shape.steps + 1
 
     def batch(self, indices: Tensor) -> Batch:
         """Returns some windows.
@@ -64,10 +64,8 @@ class Windows:
         Args:
             indices: (B,) int64, each from 0 to len - 1.
         """
-        rows_BS = indices.to(self.values_TC.device)[:, None] + torch.arange(
-            self.shape.steps, device=self.values_TC.device
-        )
-        values_BSC, marks_BSF = _gathered(self.values_TC, rows_BS), _gathered(self.marks_TF, rows_BS)
+        rows_BS = indices.to(self.x_TC.device)[:, None] + torch.arange(self.shape.steps, device=self.x_TC.device)
+        values_BSC, marks_BSF = _gathered(self.x_TC, rows_BS), _gathered(self.marks_TF, rows_BS)
         lookback, known = self.shape.lookback, self.shape.lookback - self.shape.label_len
         y_BHC = values_BSC[:, lookback:]
         return Batch(
@@ -95,7 +93,7 @@ class Windows:
 
     def to(self, device: torch.device) -> Windows:
         """Returns the same windows with their tensors on another device."""
-        return replace(self, values_TC=self.values_TC.to(device), marks_TF=self.marks_TF.to(device))
+        return replace(self, x_TC=self.x_TC.to(device), marks_TF=self.marks_TF.to(device))
 
     def times_of(self, index: int) -> Times:
         """Returns the L + H times of a window."""
@@ -180,13 +178,13 @@ def prepare(
     lengths = series.split.lengths(len(series.times), series.frequency)
     borders = _borders(lengths, shape, series)
     scaler, covariate_scaler = scalers or (
-        Scaler.fit(series.values_TC[: lengths.train]),
-        Scaler.fit(series.covariates_TK[: lengths.train]),
+        Scaler.fit(series.raw_TC[: lengths.train]),
+        Scaler.fit(series.raw_covariates_TK[: lengths.train]),
     )
-    values_TC = to_tensor(scaler.transform(series.values_TC), device)
-    marks_TF = to_tensor(marks_of(series.times, series.covariates_TK, config.freq, covariate_scaler), device)
+    x_TC = _to_tensor(scaler.transform(series.raw_TC), device)
+    marks_TF = _to_tensor(_marks(series.times, series.raw_covariates_TK, config.freq, covariate_scaler), device)
     parts = {
-        name: Windows(values_TC[rows], marks_TF[rows], series.times[rows], shape, series.targets)
+        name: Windows(x_TC[rows], marks_TF[rows], series.times[rows], shape, series.targets)
         for name, rows in borders.items()
     }
     facts = DataFacts(
@@ -199,13 +197,47 @@ def prepare(
     return Prepared(series, parts["train"], parts["validation"], parts["test"], scaler, covariate_scaler, facts)
 
 
-def marks_of(times: Times, covariates_TK: Array, freq: str, scaler: Scaler) -> Array:
+def window_to_forecast(
+    series: Series, shape: WindowShape, freq: str, scaler: Scaler, covariate_scaler: Scaler
+) -> Windows:
+    """Returns one window that ends H steps after the last known row: its truth is not known, but NaN.
+
+    Args:
+        series: at least L known rows, and H further rows of covariates where it has any.
+        shape: of the model's windows.
+        freq: which set of calendar features the marks begin with.
+        scaler: of the model's channels.
+        covariate_scaler: of the model's covariates.
+
+    Raises:
+        UserError: when the series or its covariates are too short.
+    """
+    rows = len(series.times)
+    ahead = len(series.raw_covariates_TK) - rows
+    if rows < shape.lookback:
+        raise UserError(f"{series.name}: expected at least {shape.lookback} rows to forecast from, found {rows}")
+    if series.covariates and ahead < shape.horizon:
+        raise UserError(
+            f"{series.name}: expected {shape.horizon} rows after the last known one in which {series.covariates[0]!r} "
+            f"stands and the channels are empty, found {ahead}"
+        )
+    first = rows - shape.lookback
+    times = np.concatenate([series.times[first:], future_times(series.times, shape.horizon, series.frequency)])
+    covariates_SK = series.raw_covariates_TK[first : rows + shape.horizon]
+    if not series.covariates:
+        covariates_SK = np.empty((shape.steps, 0))
+    x_LC = _to_tensor(scaler.transform(series.raw_TC[first:]))
+    unknown_HC = x_LC.new_full((shape.horizon, x_LC.shape[1]), torch.nan)
+    marks_SF = _to_tensor(_marks(times, covariates_SK, freq, covariate_scaler))
+    return Windows(torch.cat([x_LC, unknown_HC]), marks_SF, times, shape, series.targets)
+
+
+def _marks(times: Times, covariates_TK: Array, freq: str, scaler: Scaler) -> Array:
     """Returns the marks (T, F): calendar features, then standardised covariates."""
     return np.concatenate([calendar_features(times, freq), scaler.transform(covariates_TK)], axis=1)
 
 
-def to_tensor(values: Array, device: str | torch.device = "cpu") -> Tensor:
-    """Returns float64 values as a float32 tensor."""
+def _to_tensor(values: Array, device: str | torch.device = "cpu") -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).to(device)
 
 

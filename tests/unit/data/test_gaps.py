@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecast.data.check import check_file
+from prunecast.data.files import read_table
 from prunecast.data.gaps import longest_run
-from prunecast.data.series import load_history, load_series
+from prunecast.data.series import Series, history_of, load_series
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 
@@ -36,7 +37,7 @@ def gappy(tmp_path: Path) -> Path:
 
 def test_ffill_carries_the_last_value_on_and_puts_missing_steps_in(gappy: Path) -> None:
     series = load_series(DataConfig(name=str(gappy), fill="ffill"))
-    assert series.values_TC.tolist() == [[1, 10], [1, 20], [3, 30], [3, 30], [5, 60], [6, 60]]
+    assert series.raw_TC.tolist() == [[1, 10], [1, 20], [3, 30], [3, 30], [5, 60], [6, 60]]
     np.testing.assert_array_equal(series.times, pd.date_range("2020-01-01", periods=6, freq="h").to_numpy())
     assert (series.frequency, series.breaks) == ("h", ())
 
@@ -44,7 +45,7 @@ def test_ffill_carries_the_last_value_on_and_puts_missing_steps_in(gappy: Path) 
 def test_interpolate_draws_a_straight_line(gappy: Path) -> None:
     gappy.write_text(GAPPY.replace("6,\n", "6,70\n"))
     series = load_series(DataConfig(name=str(gappy), fill="interpolate:1"))
-    assert series.values_TC.tolist() == [[1, 10], [2, 20], [3, 30], [4, 45], [5, 60], [6, 70]]
+    assert series.raw_TC.tolist() == [[1, 10], [2, 20], [3, 30], [4, 45], [5, 60], [6, 70]]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_unknown_fill_is_refused(gappy: Path, fill: str) -> None:
     with pytest.raises(UserError, match="fill: expected refuse, ffill or interpolate:N, found"):
         check_file(gappy, fill=fill)
     with pytest.raises(UserError, match="fill: expected refuse, ffill or interpolate:N, found"):
-        load_history(gappy, ("a",), fill=fill)
+        history_of(read_table(gappy), ("a",), fill=fill)
 
 
 def test_check_refuses_what_is_no_table(tmp_path: Path) -> None:
@@ -132,22 +133,25 @@ def test_check_refuses_what_is_no_table(tmp_path: Path) -> None:
         check_file(tmp_path / "x.csv")
 
 
+def history(path: Path, channels: tuple[str, ...], covariates: tuple[str, ...] = ()) -> Series:
+    return history_of(read_table(path), channels, covariates)
+
+
 def test_history_takes_columns_by_name(tmp_path: Path) -> None:
     path = tmp_path / "new.csv"
     path.write_text("site,b,date,a\nnorth,1,2020-01-01,4\nnorth,2,2020-01-02,5\nnorth,3,2020-01-03,6\n")
-    history = load_history(path, ("a", "b"))
-    assert history.series.values_TC.tolist() == [[4, 1], [5, 2], [6, 3]]
-    assert history.future_TK.shape == (3 - 3, 0)
+    series = history(path, ("a", "b"))
+    assert series.raw_TC.tolist() == [[4, 1], [5, 2], [6, 3]]
+    assert series.raw_covariates_TK.shape == (3, 0)
     with pytest.raises(UserError, match=r"new\.csv: column 'c' is missing"):
-        load_history(path, ("a", "c"))
+        history(path, ("a", "c"))
 
 
 def test_history_goes_on_into_the_future_of_its_covariates(tmp_path: Path) -> None:
     path = tmp_path / "new.csv"
     path.write_text("date,a,sun\n2020-01-01,1,7\n2020-01-02,2,8\n2020-01-03,3,9\n2020-01-04,,5\n2020-01-05,,6\n")
-    history = load_history(path, ("a",), ("sun",))
-    assert history.series.values_TC.tolist() == [[1], [2], [3]]
-    assert history.series.covariates_TK.tolist() == [[7], [8], [9]]
-    assert history.future_TK.tolist() == [[5], [6]]
+    series = history(path, ("a",), ("sun",))
+    assert series.raw_TC.tolist() == [[1], [2], [3]]
+    assert (len(series.times), series.raw_covariates_TK.tolist()) == (3, [[7], [8], [9], [5], [6]])
     with pytest.raises(UserError, match=r"column 'a': missing values \(NaN\): 2"):
-        load_history(path, ("a",))
+        history(path, ("a",))

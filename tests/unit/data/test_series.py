@@ -32,7 +32,7 @@ def hourly(rows: int, *, zone: str = "") -> str:
 def test_plain_file(tmp_path: Path) -> None:
     series = load(tmp_path, GOOD)
     assert (series.name, series.channels, series.targets, series.frequency) == ("own.csv", ("a", "b"), None, "D")
-    np.testing.assert_array_equal(series.values_TC, [[1, 4], [2, 5], [3, 6]])
+    np.testing.assert_array_equal(series.raw_TC, [[1, 4], [2, 5], [3, 6]])
     assert series.times[0] == np.datetime64("2020-01-01")
     assert series.season == 7
     assert len(series.sha256) == 64
@@ -61,7 +61,7 @@ def test_plain_file(tmp_path: Path) -> None:
 def test_common_forms_of_csv_are_read_alike(tmp_path: Path, content: bytes) -> None:
     series, plain = load(tmp_path, content), load(tmp_path, GOOD)
     assert series.channels == plain.channels
-    np.testing.assert_array_equal(series.values_TC, plain.values_TC)
+    np.testing.assert_array_equal(series.raw_TC, plain.raw_TC)
     np.testing.assert_array_equal(series.times, plain.times)
 
 
@@ -76,7 +76,7 @@ def test_a_real_file_is_read_as_it_stands(hourly_csv: Path) -> None:
     series = load_series(DataConfig(name=str(hourly_csv)))
     assert (series.channels[0], series.channels[-1], series.frequency, series.season) == ("HUFL", "OT", "h", 24)
     plain = [line.split(",") for line in hourly_csv.read_text().splitlines()[1:]]
-    np.testing.assert_array_equal(series.values_TC, [[float(cell) for cell in cells[1:]] for cells in plain])
+    np.testing.assert_array_equal(series.raw_TC, [[float(cell) for cell in cells[1:]] for cells in plain])
     np.testing.assert_array_equal(series.times, np.array([cells[0] for cells in plain], dtype="datetime64[ns]"))
 
 
@@ -92,15 +92,15 @@ def test_parquet_is_read_by_content(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pandas(frame), path)
     series = load_series(DataConfig(name=str(path)))
     assert (series.channels, series.frequency) == (("x", "on"), "15min")
-    np.testing.assert_array_equal(series.values_TC[:, 1], 1)
+    np.testing.assert_array_equal(series.raw_TC[:, 1], 1)
 
 
 def test_targets_and_covariates(tmp_path: Path) -> None:
     content = "date,a,sun,b\n2020-01-01,1,7,4\n2020-01-02,2,8,5\n2020-01-03,3,9,6\n"
     series = load(tmp_path, content, targets=("b",), covariates=("sun",))
     assert (series.channels, series.targets, series.covariates) == (("a", "b"), (1,), ("sun",))
-    np.testing.assert_array_equal(series.covariates_TK, [[7], [8], [9]])
-    assert series.select(("b",), ("b",)).values_TC.tolist() == [[4], [5], [6]]
+    np.testing.assert_array_equal(series.raw_covariates_TK, [[7], [8], [9]])
+    assert series.select(("b",), ("b",)).raw_TC.tolist() == [[4], [5], [6]]
 
 
 def test_time_column_can_be_named(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_catalogue_sets_are_used_as_published(config: dict[str, object], message
 
 
 def test_unfolding_of_a_parquet_file_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunecast.data.table.MAX_CELLS", 100)
+    monkeypatch.setattr("prunecast.data.files.MAX_CELLS", 100)
     pq.write_table(pa.table({"date": [0] * 60, "x": [1.0] * 60}), tmp_path / "bomb.parquet")
     with pytest.raises(UserError, match=r"bomb\.parquet: has more than 100 values"):
         load_series(DataConfig(name=str(tmp_path / "bomb.parquet")))

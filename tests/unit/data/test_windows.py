@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecast.data.calendar import calendar_features, future_times
-from prunecast.data.inputs import rows_for_forecast
 from prunecast.data.scaler import Scaler
-from prunecast.data.series import History, Series, load_series
+from prunecast.data.series import Series, load_series
 from prunecast.data.splits import SplitRule
-from prunecast.data.windows import Prepared, WindowShape, prepare
+from prunecast.data.windows import Prepared, Windows, WindowShape, prepare, window_to_forecast
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 
@@ -29,9 +28,9 @@ def small_series(rows: int = ROWS, channels: int = 3) -> Series:
     return Series(
         name="small",
         times=np.datetime64("2020-02-27", "ns") + np.arange(rows) * np.timedelta64(1, "h"),
-        values_TC=values[:, :channels],
+        raw_TC=values[:, :channels],
         channels=tuple("abcdefgh"[:channels]),
-        covariates_TK=values[:, channels:],
+        raw_covariates_TK=values[:, channels:],
         covariates=("sun",),
         targets=None,
         frequency="h",
@@ -53,9 +52,11 @@ PREPARED = prepared(small_series())
 def test_windows_are_those_of_a_plain_loop() -> None:
     series = small_series()
     train, validation = 140, 20
-    mean, std = series.values_TC[:train].mean(axis=0), series.values_TC[:train].std(axis=0)
-    values = (series.values_TC - mean) / std
-    covariates = (series.covariates_TK - series.covariates_TK[:train].mean()) / series.covariates_TK[:train].std()
+    mean, std = series.raw_TC[:train].mean(axis=0), series.raw_TC[:train].std(axis=0)
+    values = (series.raw_TC - mean) / std
+    covariates = (series.raw_covariates_TK - series.raw_covariates_TK[:train].mean()) / series.raw_covariates_TK[
+        :train
+    ].std()
     marks = np.hstack([calendar_features(series.times, "h"), covariates])
     starts = {
         "train": range(train - LOOKBACK - HORIZON + 1),
@@ -96,7 +97,7 @@ def test_batches_give_every_window_once(size: int, seed: int | None, drop_last: 
     assert sum(lengths) == expected
     assert all(length == size for length in lengths[: -1 if not drop_last else None])
     seen = torch.cat([batch.x_BLC[:, 0, 0] for batch in batches]) if batches else torch.empty(0)
-    whole = windows.values_TC[: len(windows), 0]
+    whole = windows.x_TC[: len(windows), 0]
     if not drop_last:
         torch.testing.assert_close(seen.sort().values, whole.sort().values)
     if seed is None:
@@ -155,7 +156,7 @@ def test_months_need_enough_rows() -> None:
 
 
 def test_scaler_is_undone_by_its_inverse() -> None:
-    values = small_series().values_TC
+    values = small_series().raw_TC
     scaler = Scaler.fit(values)
     standardised = scaler.transform(values)
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-12)
@@ -175,38 +176,38 @@ def test_scaler_of_a_model_replaces_the_fitted_one() -> None:
     mine = Scaler.of((1.0, 2.0, 3.0), (2.0, 2.0, 2.0)), Scaler.of((0.0,), (1.0,))
     series = small_series()
     windows = prepare(series, DataConfig(), lookback=12, horizon=5, label_len=4, scalers=mine).train
-    np.testing.assert_allclose(windows.values_TC[0], (series.values_TC[0] - [1, 2, 3]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(windows.x_TC[0], (series.raw_TC[0] - [1, 2, 3]) / 2, rtol=1e-6)
+
+
+def to_forecast(series: Series, known: int) -> Windows:
+    """The window after the first rows of a series, whose covariates stand in all of it."""
+    past = replace(series, times=series.times[:known], raw_TC=series.raw_TC[:known])
+    shape = WindowShape(LOOKBACK, HORIZON, LABEL)
+    return window_to_forecast(past, shape, "h", PREPARED.scaler, PREPARED.covariate_scaler)
 
 
 def test_forecast_continues_where_the_windows_end() -> None:
     series = small_series()
-    shape = WindowShape(LOOKBACK, HORIZON, LABEL)
     last = PREPARED.test.batch(torch.tensor([len(PREPARED.test) - 1]))
-    known = replace(
-        series,
-        times=series.times[:-HORIZON],
-        values_TC=series.values_TC[:-HORIZON],
-        covariates_TK=series.covariates_TK[:-HORIZON],
-    )
-    history = History(known, series.covariates_TK[-HORIZON:])
-    rows = rows_for_forecast(history, shape, "h", PREPARED.scaler, PREPARED.covariate_scaler)
-    torch.testing.assert_close(rows.x_BLC, last.x_BLC)
-    torch.testing.assert_close(rows.x_mark_BLF, last.x_mark_BLF)
-    torch.testing.assert_close(rows.y_mark_BTF, last.y_mark_BTF)
-    np.testing.assert_array_equal(rows.times, series.times[-HORIZON:])
-    np.testing.assert_array_equal(rows.times, future_times(known.times, HORIZON))
+    window = to_forecast(series, ROWS - HORIZON)
+    assert len(window) == 1
+    batch = window.batch(torch.tensor([0]))
+    torch.testing.assert_close(batch.x_BLC, last.x_BLC)
+    torch.testing.assert_close(batch.x_mark_BLF, last.x_mark_BLF)
+    torch.testing.assert_close(batch.y_mark_BTF, last.y_mark_BTF)
+    assert batch.y_BHC.shape == last.y_BHC.shape
+    assert batch.y_BHC.isnan().all(), "the truth is not known"
+    np.testing.assert_array_equal(window.times, series.times[-LOOKBACK - HORIZON :])
+    np.testing.assert_array_equal(window.times[LOOKBACK:], future_times(series.times[:-HORIZON], HORIZON))
 
 
 @pytest.mark.parametrize(
-    ("rows", "ahead", "message"),
+    ("known", "ahead", "message"),
     [
         (LOOKBACK - 1, HORIZON, "expected at least 12 rows to forecast from, found 11"),
-        (LOOKBACK, HORIZON - 1, "expected 5 rows after the last known one in which 'sun' stands"),
+        (LOOKBACK, HORIZON - 1, "expected 5 rows after the last known one in which 'sun' stands .* found 4"),
     ],
 )
-def test_too_little_to_forecast_from_is_one_clear_line(rows: int, ahead: int, message: str) -> None:
-    history = History(small_series(rows), np.zeros((ahead, 1)))
+def test_too_little_to_forecast_from_is_one_clear_line(known: int, ahead: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        rows_for_forecast(
-            history, WindowShape(LOOKBACK, HORIZON, LABEL), "h", PREPARED.scaler, PREPARED.covariate_scaler
-        )
+        to_forecast(small_series(known + ahead), known)
