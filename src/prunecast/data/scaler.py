@@ -27,12 +27,12 @@ class Scaler:
     std: Array
 
     @classmethod
-    def fit(cls, values_TC: Array) -> Scaler:
+    def fit(cls, raw_TC: Array) -> Scaler:
         """Returns the scaler of some rows."""
         # asked of the values: the rounding of a mean gives a constant channel a tiny deviation
-        constant = values_TC.max(axis=0) == values_TC.min(axis=0)
+        constant = raw_TC.max(axis=0) == raw_TC.min(axis=0)
         return cls(
-            np.where(constant, values_TC[0], values_TC.mean(axis=0)), np.where(constant, 1, values_TC.std(axis=0))
+            np.where(constant, raw_TC[0], raw_TC.mean(axis=0)), np.where(constant, 1, raw_TC.std(axis=0))
         )
 
     @classmethod

@@ -72,7 +72,7 @@ def measured_on(prepared: Prepared, names: Collection[str]) -> Measured:
         return {}
     targets = slice(None) if prepared.train.targets is None else list(prepared.train.targets)
     context = MetricContext(
-        training_TC=prepared.train.values_TC[:, targets].double(),
+        training_TC=prepared.train.x_TC[:, targets].double(),
         season=prepared.series.season,
         mean_C=torch.from_numpy(prepared.scaler.mean)[targets],
         std_C=torch.from_numpy(prepared.scaler.std)[targets],
