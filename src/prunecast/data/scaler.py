@@ -31,9 +31,7 @@ class Scaler:
         """Returns the scaler of some rows."""
         # asked of the values: the rounding of a mean gives a constant channel a tiny deviation
         constant = raw_TC.max(axis=0) == raw_TC.min(axis=0)
-        return cls(
-            np.where(constant, raw_TC[0], raw_TC.mean(axis=0)), np.where(constant, 1, raw_TC.std(axis=0))
-        )
+        return cls(np.where(constant, raw_TC[0], raw_TC.mean(axis=0)), np.where(constant, 1, raw_TC.std(axis=0)))
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float]) -> Scaler:

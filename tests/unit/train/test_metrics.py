@@ -67,7 +67,7 @@ def zeros(batch: Batch) -> Tensor:
 def test_a_metric_knows_the_scored_channels_of_the_training_part(prepared: Prepared) -> None:
     accuracy = score(zeros, prepared.test, "test", further=measured_on(prepared, ["mase", "mape", "rmse"]))
     targets = list(prepared.train.targets or ())
-    training = prepared.train.values_TC[:, targets].double().numpy()
+    training = prepared.train.x_TC[:, targets].double().numpy()
     naive = np.abs(training[SEASON:] - training[:-SEASON]).mean(0)
     truth = torch.stack([prepared.test.batch(torch.tensor([i])).y_BHC[0] for i in range(len(prepared.test))])
     y_WHC = truth.double().numpy()
