@@ -55,7 +55,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def prepared() -> Prepared:
     data = DataConfig(name="synthetic-load", targets=("retail", "office"))
     series = load_series(data)
-    few = {name: getattr(series, name)[:1500] for name in ("times", "values_TC", "covariates_TK")}
+    few = {name: getattr(series, name)[:1500] for name in ("times", "raw_TC", "raw_covariates_TK")}
     return prepare(replace(series, **few), data, lookback=24, horizon=6, label_len=12)
 
 
