@@ -38,6 +38,14 @@ class Scaler:
         """Returns the scaler with these values, for instance those of a model's metadata."""
         return cls(np.array(mean, dtype=np.float64), np.array(std, dtype=np.float64))
 
+    def rounded(self) -> Scaler:
+        """Returns the scaler as artefacts keep it: mean and deviation are float32 numbers."""
+        return Scaler(self.mean.astype(np.float32).astype(np.float64), self.std.astype(np.float32).astype(np.float64))
+
+    def select(self, channels: Sequence[int] | None) -> Scaler:
+        """Returns the scaler of some channels, in this order; of all when None."""
+        return self if channels is None else Scaler(self.mean[list(channels)], self.std[list(channels)])
+
     def transform(self, values: NDArray[np.floating]) -> Array:
         """Returns raw values (..., C) in standardised units."""
         return (np.asarray(values, dtype=np.float64) - self.mean) / self.std

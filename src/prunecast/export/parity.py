@@ -15,7 +15,7 @@ from torch import Tensor
 from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.export.base import Predictor, Runtime, Tolerance
-from prunecast.export.raw import raw_inputs
+from prunecast.export.raw import artefact_scaler, raw_inputs
 from prunecast.models.io import SavedModel
 from prunecast.records import Parity
 from prunecast.registry import RUNTIMES
@@ -93,15 +93,12 @@ class _Compared:
 
 
 def _compared(saved: SavedModel, predict: Predictor, batch: Batch, tolerance: float) -> _Compared:
-    mean_C, std_C = (
-        torch.tensor(values).double() for values in (saved.metadata.scaler.mean, saved.metadata.scaler.std)
-    )
+    scaler = artefact_scaler(saved.metadata)
     inputs = raw_inputs(saved.metadata, batch)
     eager_BHO = _eager(saved, batch)
-    raw_BHO = torch.from_numpy(predict(inputs)).double()
-    export_BHO = (raw_BHO - saved.model.select(mean_C)) / saved.model.select(std_C)
+    export_BHO = torch.from_numpy(scaler.select(saved.model.config.targets).transform(predict(inputs)))
     errors = [(forecast - batch.y_BHC).square().sum() for forecast in (export_BHO, eager_BHO)]
-    largest = (torch.from_numpy(inputs["history"]) / std_C).abs().max()
+    largest = torch.from_numpy(inputs["history"] / scaler.std).abs().max()
     deviation_B = (export_BHO - eager_BHO).abs().amax((1, 2))
     off = ~(deviation_B <= tolerance + RAW_ROUNDING.value * largest)
     if off.any():

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunecast.batch import ModelInputs
+from prunecast.batch import Batch
+from prunecast.data.scaler import Scaler
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import ModelMetadata, SavedModel
 
@@ -45,11 +46,15 @@ def raw_forecaster(saved: SavedModel) -> RawForecaster:
     return RawForecaster(saved.model, torch.tensor(scaler.mean), torch.tensor(scaler.std)).eval()
 
 
-def raw_inputs(metadata: ModelMetadata, batch: ModelInputs) -> Mapping[str, NDArray[np.float32]]:
+def artefact_scaler(metadata: ModelMetadata) -> Scaler:
+    """Returns the scaler in an artefact: what it undoes is the artefact's own, float32 numbers and all."""
+    return Scaler.of(metadata.scaler.mean, metadata.scaler.std).rounded()
+
+
+def raw_inputs(metadata: ModelMetadata, batch: Batch) -> Mapping[str, NDArray[np.float32]]:
     """Returns what an artefact takes for a batch in standardised units."""
-    mean_C, std_C = torch.tensor(metadata.scaler.mean).double(), torch.tensor(metadata.scaler.std).double()
     return {
-        "history": (batch.x_BLC.double() * std_C + mean_C).float().numpy(),
+        "history": artefact_scaler(metadata).inverse(batch.x_BLC.numpy()).astype(np.float32),
         "x_mark": batch.x_mark_BLF.numpy(),
         "y_mark": batch.y_mark_BTF.numpy(),
     }

@@ -164,6 +164,15 @@ def test_scaler_is_undone_by_its_inverse() -> None:
     np.testing.assert_allclose(scaler.inverse(standardised), values)
 
 
+def test_scaler_of_an_artefact_has_float32_numbers_of_the_chosen_channels() -> None:
+    scaler = Scaler.of((0.1, 2.0, 1e9 + 1), (0.3, 1.0, 7.0))
+    rounded = scaler.select((2, 0)).rounded()
+    assert rounded.mean.tolist() == [1e9, float(np.float32(0.1))]
+    assert rounded.std.tolist() == [7.0, float(np.float32(0.3))]
+    assert rounded.mean.dtype == np.float64
+    assert scaler.select(None) is scaler
+
+
 def test_constant_channel_becomes_zero_and_comes_back() -> None:
     values = np.full((7, 1), 0.1)
     scaler = Scaler.fit(values)
