@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +164,7 @@ def write_record(record: RunRecord, directory: Path) -> RunRecord:
     text, arrays = taken_apart(record)
     save_arrays(arrays, directory / ARRAYS_FILE)
     (directory / RECORD_FILE).write_text(text, encoding="utf-8")
-    _write_sums(directory)
+    write_sums(directory)
     return record
 
 
@@ -210,7 +210,13 @@ def copy_record(source: Path, target: Path) -> None:
     """Copies a record alone, without the files beside it, and writes the sums of what then lies in the target."""
     for name in (RECORD_FILE, ARRAYS_FILE):
         shutil.copy2(source / name, target / name)
-    _write_sums(target)
+    write_sums(target)
+
+
+def write_sums(directory: Path) -> None:
+    """Writes the hashes of all files in a folder and below, last of all."""
+    lines = [f"{_sha256(directory / name)}  {name}\n" for name in _files(directory) if name != SUMS_FILE]
+    (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def condition(directory: Path, *, thorough: bool = False) -> Condition:
@@ -264,11 +270,6 @@ def trust(directory: Path) -> None:
 def _files(directory: Path) -> list[str]:
     """Returns the names of all files in a folder and below, sorted."""
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-
-
-def _write_sums(directory: Path) -> None:
-    lines = [f"{_sha256(directory / name)}  {name}\n" for name in _files(directory) if name != SUMS_FILE]
-    (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def _read_sums(directory: Path) -> Mapping[str, str]:
@@ -347,10 +348,15 @@ def _sha256(path: Path) -> str:
 
 
 class Store:
-    """A folder of finished stages. Reading needs no lock; writing needs `writer()`."""
+    """A folder of finished stages. Reading needs no lock; writing needs `writer()`.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Attributes:
+        root: the folder.
+        published: fingerprints of stages whose records lie elsewhere, in tables: they are done, but without files.
+    """
+
+    def __init__(self, root: Path, published: Iterable[str] = ()) -> None:
+        self.root, self.published = root, frozenset(published)
 
     def directory(self, fingerprint: str) -> Path:
         """Where a stage's files lie once it is done."""
@@ -366,6 +372,9 @@ class Store:
 
     def has(self, fingerprint: str) -> bool:
         """Whether the stage is done."""
+        return fingerprint in self.published or self._holds(fingerprint)
+
+    def _holds(self, fingerprint: str) -> bool:
         return (self.directory(fingerprint) / RECORD_FILE).is_file()
 
     def finished(self) -> frozenset[str]:
@@ -374,11 +383,14 @@ class Store:
         for folder in self.root.glob("[0-9a-f][0-9a-f]"):
             with suppress(OSError):  # something else in its place, which whoever writes there will meet
                 found += os.listdir(folder)  # noqa: PTH208 - names are enough, and there are tens of thousands
-        return frozenset(found)
+        return self.published.union(found)
 
     def condition(self, fingerprint: str, *, thorough: bool = False) -> Condition:
         """Says whether a finished stage is whole; see `condition`."""
-        return condition(self.directory(fingerprint), thorough=thorough)
+        directory = self.directory(fingerprint)
+        if fingerprint in self.published and not directory.exists():
+            return Condition(bare=True)
+        return condition(directory, thorough=thorough)
 
     def checked(self, fingerprint: str) -> Path:
         """Returns the folder of a finished stage, every byte of which was checked.
@@ -396,7 +408,7 @@ class Store:
         """Returns a finished stage's record.
 
         Raises:
-            UserError: when it is absent or damaged.
+            UserError: when it is absent (as those of published stages are) or damaged.
         """
         return read_record(self.directory(fingerprint))
 
@@ -437,7 +449,7 @@ class Store:
         for before in self.root.glob("work/*/before"):  # it was killed between two renames: what lay there goes back
             if not self.directory(before.parent.name).exists():
                 before.rename(self.directory(before.parent.name))
-        finished = [work for work in self.root.glob("work/*") if self.has(work.name)]
+        finished = [work for work in self.root.glob("work/*") if self._holds(work.name)]
         for leftover in (*finished, *self.root.glob("work/*/result"), *self.root.glob("failures/.*")):
             _remove(leftover)
 
@@ -477,7 +489,7 @@ class Store:
             UserError: when its files cannot be moved.
         """
         folder, work = self.directory(fingerprint), self.work(fingerprint)
-        if set(os.listdir(folder)) <= set(OF_THE_RECORD):  # noqa: PTH208
+        if not folder.exists() or set(os.listdir(folder)) <= set(OF_THE_RECORD):  # noqa: PTH208
             return
         with _plain_errors(folder):
             _remove(work)

@@ -18,7 +18,7 @@ from prunecast.report.page import ReportFiles, write_report
 from prunecast.shown import remember, remembered, state_of
 from prunecast.study.devices import decided
 from prunecast.study.executor import Engine, Monitor, Outcome
-from prunecast.study.frame import Tracker, frame_of
+from prunecast.study.frame import Tracker
 from prunecast.study.plan import plan
 from prunecast.study.study import open_study, run_study, status
 
@@ -101,8 +101,8 @@ def study_export(directory: Path, tracker: str, target: str) -> Row:
     """
     send: Tracker = TRACKERS.load(tracker)
     study = open_study(directory)
-    records, _ = study.results()
-    return {"to": target, "records": len(records), "written": send(frame_of(records), target, study.title)}
+    tables, _ = study.tables()
+    return {"to": target, "records": len(tables.stages), "written": send(tables, target, study.title)}
 
 
 def report(directory: Path, *, out: Path | None = None) -> ReportFiles:

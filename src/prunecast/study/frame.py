@@ -143,6 +143,9 @@ ARTEFACT_COLUMNS: Columns = {
 SCORINGS: Mapping[str, str] = {"test": "test", "paper": "test_paper", "validation": "validation"}
 """What the columns of an error start with -> where the error stands in a record."""
 
+_WINDOW = "window "
+"""What the names of windows start with."""
+
 _NO_ERRORS = frozenset({"split", "scoring", "windows", "blocks"})
 _ARRAYS = pa.schema(
     [
@@ -341,7 +344,7 @@ def _example(name: str, example: Example) -> Iterator[_Array]:
     digest = hashlib.sha256(_json(place).encode())
     for values in (example.history, example.truth):
         digest.update(np.asarray(values, dtype="<f8").tobytes())
-    window = f"window {digest.hexdigest()[:20]}"
+    window = f"{_WINDOW}{digest.hexdigest()[:20]}"
     yield name, "forecast", _json([*place, window]), example.forecast
     yield window, "history", "", example.history
     yield window, "truth", "", example.truth
@@ -370,7 +373,7 @@ def _array_frame(arrays: Iterable[_Array]) -> pd.DataFrame:
 
 def concat(frames: Iterable[StudyFrame]) -> StudyFrame:
     """Returns tables one below the other; of a stage that stands in several, the first counts."""
-    parts = list(frames)
+    parts = [frame for frame in frames if not frame.stages.empty]
     kept, seen = [], set[str]()
     for part in parts:
         new = part.stages[~part.stages["fingerprint"].isin(seen)]
@@ -381,10 +384,20 @@ def concat(frames: Iterable[StudyFrame]) -> StudyFrame:
     return StudyFrame(stages, arrays.drop_duplicates(["fingerprint", "kind", "key"], ignore_index=True))
 
 
+def selected(frame: StudyFrame, fingerprints: Iterable[str]) -> StudyFrame:
+    """Returns the tables of these stages alone, in this order; of a stage that is not there, nothing."""
+    places = {name: place for place, name in enumerate(fingerprints)}
+    stages = frame.stages[frame.stages["fingerprint"].isin(places)]
+    ordered = stages.sort_values("fingerprint", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+    names = frame.arrays["fingerprint"]
+    kept = names.isin(places) | names.str.startswith(_WINDOW)
+    return StudyFrame(ordered, frame.arrays[kept].reset_index(drop=True))
+
+
 def write_records(stages: pd.DataFrame, file: Path, title: str = "") -> None:
     """Writes the rows of stages as one Parquet file; texts that recur, such as recipes, are held once."""
     table = pa.Table.from_pandas(stages, preserve_index=False).replace_schema_metadata({"title": title})
-    pq.write_table(table, file, compression="zstd", compression_level=19)
+    pq.write_table(table, file, compression="zstd", compression_level=19, write_page_checksum=True)
 
 
 def write_frame(frame: StudyFrame, folder: Path) -> None:
@@ -403,6 +416,7 @@ def write_frame(frame: StudyFrame, folder: Path) -> None:
         compression="zstd",
         compression_level=19,
         use_dictionary=names,
+        write_page_checksum=True,
         column_encoding=encoding,
     )
 
@@ -432,21 +446,36 @@ def read_frame(folder: Path) -> StudyFrame:
     Raises:
         UserError: when a file is missing or is not such a table.
     """
-    tables = []
-    for name, needed in ((RECORDS_FILE, "fingerprint"), (ARRAYS_FILE, "values")):
-        try:
-            table = pq.read_table(folder / name)
-        except (OSError, pa.ArrowInvalid) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"expected the tables of a study in {folder}, found no whole {name}: {reason}") from None
-        if needed not in table.column_names:
-            raise UserError(f"expected a column {needed!r} in {folder / name}, found {table.column_names[:5]}")
-        tables.append(table)
-    arrays = tables[1].cast(pa.schema([(name, TEXT) for name in _ARRAYS.names[:3]] + [("values", pa.list_(REAL))]))
+    stages = read_stages(folder / RECORDS_FILE, ["fingerprint"])
+    plain = pa.schema([*((name, TEXT) for name in _ARRAYS.names[:3]), ("values", pa.list_(REAL))])
+    arrays = _read_table(folder / ARRAYS_FILE, ["values"]).cast(plain)
     found: pd.DataFrame = arrays.to_pandas()
     pairs = zip(found["kind"], found["values"], strict=True)
     found["values"] = pd.Series([_whole(array) if kind in _SHORT else array for kind, array in pairs], dtype=object)
-    return StudyFrame(_to_pandas(tables[0]), found)
+    return StudyFrame(stages, found)
+
+
+def read_stages(file: Path, needed: Iterable[str]) -> pd.DataFrame:
+    """Reads the table of stages alone.
+
+    Raises:
+        UserError: when the file is missing, is not whole, or lacks a column.
+    """
+    return _to_pandas(_read_table(file, needed))
+
+
+def _read_table(file: Path, needed: Iterable[str]) -> pa.Table:
+    try:
+        table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"expected the tables of a study in {file.parent}, found no whole {file.name}: {reason}"
+        ) from None
+    missing = [column for column in needed if column not in table.column_names]
+    if missing:
+        raise UserError(f"expected a column {missing[0]!r} in {file}, found {table.column_names[:5]}")
+    return table
 
 
 Tracker = Callable[[StudyFrame, str, str], int]

@@ -3,6 +3,9 @@
 STUDY/recipe.yaml     as resolved
 STUDY/stages.json     fingerprint, stage and label of every stage of the plan
 STUDY/store/          the records (see `store`)
+
+A published study is its recipe and the tables of its records (see `frame`), without a store; what runs later in its
+folder, or in a copy of it, lies in a store beside them.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from prunecast.records import Failure, Record, RunRecord, Stage
 from prunecast.stages.job import Job, what_is_timed
 from prunecast.store import Damaged, Store, new_file, sweep
 from prunecast.study.executor import Assignment, Engine, Monitor, Outcome, drop_files, run_plan
+from prunecast.study.frame import RECORDS_FILE, StudyFrame, concat, frame_of, read_frame, read_stages, selected
 from prunecast.study.local import ENGINE as LOCAL
 from prunecast.study.ready import refuse_what_cannot_end
 from prunecast.study.resources import Shares
@@ -63,7 +67,8 @@ class Study:
     def results(self) -> tuple[list[RunRecord], list[Failure]]:
         """Returns the records of the plan's finished stages, in its order, and its failures.
 
-        A timing that was taken on several machines has several. A damaged record counts as a failure.
+        A timing that was taken on several machines has several. A damaged record counts as a failure. Published
+        stages have no records, see `tables`.
         """
         records, failures = [], self.failures()
         names = self.names()
@@ -73,9 +78,19 @@ class Study:
                     records.append(self.store.record(name))
                 except Damaged as error:
                     failures.append(_damage(stage, name, error.reason))
-                except UserError:  # a run has set it aside meanwhile
+                except UserError:  # it is published, or a run has set it aside meanwhile
                     continue
         return records, failures
+
+    def tables(self) -> tuple[StudyFrame, list[Failure]]:
+        """Returns the tables of the plan's finished stages, in its order, and its failures; see `results`."""
+        records, failures = self.results()
+        found = frame_of(records)
+        if not self.store.published:
+            return found, failures
+        found = concat([found, read_frame(self.store.root.parent)])
+        names = [name for results in self.names().values() for name in results]
+        return selected(found, names), failures
 
     def failures(self) -> list[Failure]:
         """Returns the failures of the plan's stages, in its order: what failed comes before what rests on it."""
@@ -94,12 +109,25 @@ def open_study(directory: Path) -> Study:
     Raises:
         UserError: when it is not one.
     """
+    published = _published(directory)
     try:
         stages = _PLAN.validate_json((directory / STAGES_FILE).read_bytes())
     except (OSError, ValidationError):
-        raise UserError(f"{directory} is not a study's folder: expected a whole {STAGES_FILE} in it") from None
+        if not published or (directory / STAGES_FILE).exists():
+            raise UserError(f"{directory} is not a study's folder: expected a whole {STAGES_FILE} in it") from None
+        stages = tuple({what_is_timed(stage.fingerprint): stage for stage in published}.values())
     study = load_recipe(directory / RECIPE_FILE).study
-    return Study((study and study.title) or directory.name, stages, Store(directory / STORE_FOLDER))
+    store = Store(directory / STORE_FOLDER, (stage.fingerprint for stage in published))
+    return Study((study and study.title) or directory.name, stages, store)
+
+
+def _published(directory: Path) -> list[PlannedStage]:
+    """Returns the stages whose records lie in a folder's tables; none where there are no tables."""
+    if not (directory / RECORDS_FILE).exists():
+        return []
+    columns = list(PlannedStage.model_fields)
+    rows = read_stages(directory / RECORDS_FILE, columns)[columns].to_dict("records")
+    return [PlannedStage.model_validate(row) for row in rows]
 
 
 def run_study(
@@ -128,10 +156,11 @@ def run_study(
     Raises:
         UserError: when the folder cannot be written, another run holds it, or a package or device is missing.
     """
-    if directory.exists() and any(directory.iterdir()) and not (directory / STORE_FOLDER).is_dir():
+    published = _published(directory)
+    if not published and directory.exists() and any(directory.iterdir()) and not (directory / STORE_FOLDER).is_dir():
         raise UserError(f"{directory} exists and is not a study's folder; give another --out")
     engine.check()
-    store = Store(directory / STORE_FOLDER)
+    store = Store(directory / STORE_FOLDER, (stage.fingerprint for stage in published))
     refuse_what_cannot_end(jobs, store, own_timings=own_timings)
     with store.writer():
         _write_plan(directory, recipe, jobs)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
@@ -23,6 +24,7 @@ from prunecast.stages.job import Job
 from prunecast.store import OF_THE_RECORD, SUMS_FILE, Store
 from prunecast.study import devices, ready
 from prunecast.study.devices import decided
+from prunecast.study.frame import selected, write_frame
 from prunecast.study.stock import take_stock, to_run
 from prunecast.study.study import Study, open_study, run_study, status
 
@@ -156,6 +158,32 @@ def test_results_without_their_models_are_results(micro: Micro, tmp_path: Path) 
     assert (outcome.ran, outcome.failed) == (len(again), {})
     assert Store(out / "store").checked(dense.fingerprint)
     assert left_to_do(out, micro.jobs) == []
+
+
+# Published tables
+
+
+def test_a_published_study_is_gone_on_from(micro: Micro, tmp_path: Path) -> None:
+    """Tables stand for records without files: what is new computes again what it needs, and all else is taken."""
+    whole, _ = open_study(micro.whole).tables()
+    out, tuned = tmp_path / "out", micro.the("finetune")
+    lost = {job.fingerprint for job in micro.jobs if tuned.fingerprint in (job.fingerprint, *job.needs)}
+    out.mkdir()
+    write_frame(selected(whole, [job.fingerprint for job in micro.jobs if job.fingerprint not in lost]), out)
+    write_recipe(micro.recipe, out / "recipe.yaml")
+    before = status(out)
+    assert (before["stages"], before["done"], before["failed"]) == (len(micro.jobs) - len(lost),) * 2 + ([],)
+    outcome = micro.run(out)
+    again = {micro.the("train").fingerprint, micro.the("prune").fingerprint}
+    assert lost | again <= {path.parent.name for path in (out / "store").glob("??/*/record.json")}
+    assert (outcome.failed, outcome.damaged, outcome.present) == ({}, {}, len(micro.jobs) - outcome.ran)
+    assert status(out)["done"] == len(micro.jobs)
+    found, failures = open_study(out).tables()
+    assert failures == []
+    moved = [name for name in whole.stages.columns if "_ms" in name or "speedup" in name or "memory" in name]
+    moved += ["started_at", "elapsed_s"]
+    pd.testing.assert_frame_equal(found.stages.drop(columns=moved), whole.stages.drop(columns=moved))
+    assert micro.run(out).ran == 0
 
 
 # Copies
