@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -262,22 +263,13 @@ class _Meter:
 
 
 def _assemble(entry: Entry, assembly: Assembly, path: Path, quiet: bool) -> None:
-    """Downloads the parts of a set, one by one, and puts them together."""
+    """Downloads the parts of a set, one by one, and puts them together; whole parts stay until all are there."""
     folder = path.with_name(f"{path.name}.parts")
     folder.mkdir(exist_ok=True)
-    contents: dict[str, bytes] = {}
-    for channel, sha256 in assembly.sha256.items():
-        url = assembly.url.format(channel=channel)
-        part = folder / f"{channel}.csv"
-
-        def check(content: bytes, url: str = url, sha256: str = sha256) -> None:
-            found = hashlib.sha256(content).hexdigest()
-            _require(found, (sha256,), f"the file at {url} is not a part of {entry.name} as published")
-
-        if not (part.is_file() and hashlib.sha256(part.read_bytes()).hexdigest() == sha256):
-            part.unlink(missing_ok=True)
-            _retrieve(entry, url, part, check, quiet)
-        contents[channel] = part.read_bytes()
+    contents = {
+        channel: _part(entry, assembly.url.format(channel=channel), folder / f"{channel}.csv", sha256, quiet)
+        for channel, sha256 in assembly.sha256.items()
+    }
     content = put_together(assembly, contents)
     published_hash(entry, content, f"what the parts at {assembly.url.format(channel='...')} give")
     whole = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -286,9 +278,23 @@ def _assemble(entry: Entry, assembly: Assembly, path: Path, quiet: bool) -> None
         whole.replace(path)
     finally:
         whole.unlink(missing_ok=True)
-    for channel in contents:
-        (folder / f"{channel}.csv").unlink()
-    folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)  # another process may do the same
+
+
+def _part(entry: Entry, url: str, path: Path, sha256: str, quiet: bool) -> bytes:
+    """Returns the content of a part, downloaded where it is not there already, whole and right."""
+
+    def check(content: bytes) -> None:
+        found = hashlib.sha256(content).hexdigest()
+        _require(found, (sha256,), f"the file at {url} is not a part of {entry.name} as published")
+
+    if path.is_file():
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
+        path.unlink()
+    _retrieve(entry, url, path, check, quiet)
+    return path.read_bytes()
 
 
 def put_together(assembly: Assembly, parts: Mapping[str, bytes]) -> bytes:
