@@ -20,11 +20,10 @@ from pathlib import Path
 from prunecast import environment
 from prunecast.data.series import load_series
 from prunecast.recipe import Recipe, load_recipe
-from prunecast.registry import ENGINES
+from prunecast.registry import EXECUTORS
 from prunecast.stages.job import Job
 from prunecast.store import Store
-from prunecast.study.devices import decided
-from prunecast.study.plan import plan
+from prunecast.study.plan import decided, plan
 from prunecast.study.study import run_study
 
 SPEED_TARGET, OVERHEAD_TARGET = 0.6, 0.02
@@ -89,7 +88,7 @@ def run(grid: Recipe, jobs: list[Job], engine: str, workers: int) -> tuple[float
     folder, clock = Path(tempfile.mkdtemp(prefix="engine-")), Clock()
     began_s = time.perf_counter()
     try:
-        run_study(folder, grid, jobs, workers, clock, engine=ENGINES.load(engine))
+        run_study(folder, grid, jobs, workers, clock, executor=EXECUTORS.load(engine))
         whole_s = time.perf_counter() - began_s
         store = Store(folder / "store")
         first, *others = sorted(clock.ended_s, key=clock.ended_s.__getitem__)

@@ -29,7 +29,7 @@ from prunecast.records import Accuracy, Blocks, DataFacts, Latency, Pruning, Run
 from prunecast.stages.job import Job
 from prunecast.store import Store, write_record
 from prunecast.studies import study_run
-from prunecast.study.monitor import ConsoleMonitor
+from prunecast.study.executor import ConsoleMonitor
 from prunecast.study.plan import plan
 from prunecast.study.study import status
 

@@ -20,9 +20,8 @@ from prunecast.recipe import load_recipe
 from prunecast.records import RunRecord
 from prunecast.registry import MODELS
 from prunecast.stages.job import CODE_VERSIONS
-from prunecast.study.devices import decided
-from prunecast.study.monitor import ConsoleMonitor
-from prunecast.study.plan import plan
+from prunecast.study.executor import ConsoleMonitor
+from prunecast.study.plan import decided, plan
 from prunecast.study.study import open_study, run_study
 
 ROOT = Path(__file__).parents[1]

@@ -141,7 +141,9 @@ METRICS = Registry(
     {"mse": "prunecast.train.metrics:squared_error", "mae": "prunecast.train.metrics:absolute_error"},
 )
 
-ENGINES = Registry("engine", {"local": "prunecast.study.local:ENGINE", "ray": "prunecast.study.ray:ENGINE"})
+EXECUTORS = Registry(
+    "engine", {"local": "prunecast.study.local:LocalExecutor", "ray": "prunecast.study.ray:RayExecutor"}
+)
 
 TRACKERS = Registry(
     "tracker",

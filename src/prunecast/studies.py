@@ -13,13 +13,12 @@ from prunecast.errors import UserError
 from prunecast.inference import Row
 from prunecast.measure.machine_lock import seconds
 from prunecast.recipe import RECIPE_FILE, load_recipe
-from prunecast.registry import ENGINES, TRACKERS
+from prunecast.registry import EXECUTORS, TRACKERS
 from prunecast.report.page import ReportFiles, write_report
 from prunecast.shown import remember, remembered, state_of
-from prunecast.study.devices import decided
-from prunecast.study.executor import Engine, Monitor, Outcome
+from prunecast.study.executor import Executor, Monitor, Outcome
 from prunecast.study.frame import Tracker
-from prunecast.study.plan import plan
+from prunecast.study.plan import decided, plan
 from prunecast.study.study import open_study, run_study, status
 
 REPORT_FILE = "report.html"
@@ -64,13 +63,13 @@ def study_run(
         UserError: when the recipe does not fit, something that it needs is missing, or another run holds the folder.
     """
     wait_s = seconds(wait)
-    hired: Engine = ENGINES.load(engine)
-    hired.check()
+    executor: type[Executor] = EXECUTORS.load(engine)
+    executor.check()
     directory = out or Path("runs") / recipe.stem
     whole = decided(load_recipe(recipe, settings), directory / RECIPE_FILE)
     jobs = plan(whole, load_series, environment.describe().machine)
     outcome = run_study(
-        directory, whole, jobs, workers, monitor, engine=hired, own_timings=measure == "here", wait_s=wait_s
+        directory, whole, jobs, workers, monitor, executor=executor, own_timings=measure == "here", wait_s=wait_s
     )
     return StudyResult(outcome, len(jobs), report(directory))
 

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 from prunecast.recipe import load_recipe
-from prunecast.registry import ENGINES, TRACKERS
+from prunecast.registry import EXECUTORS, TRACKERS
 from prunecast.study.study import PLACES, status
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_every_setting_of_the_page_is_one() -> None:
 
 def test_every_engine_and_tracker_is_told_of() -> None:
     assert all(f"--to {name} " in PAGE for name in TRACKERS.names())
-    assert all(f"--engine {name}" in PAGE for name in ENGINES.names())
+    assert all(f"--engine {name}" in PAGE for name in EXECUTORS.names())
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = set(re.findall(r"prunecast\[(\w+)\]", PAGE))
     assert named == {"ray", "mlflow", "wandb"} <= set(extras)

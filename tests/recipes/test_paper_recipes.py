@@ -15,7 +15,7 @@ from prunecast.errors import UserError
 from prunecast.recipe import DataConfig, load_recipe
 from prunecast.stages.job import Job
 from prunecast.study.plan import plan
-from prunecast.study.ready import _check_budgets
+from prunecast.study.study import check_budgets
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("paper*/*.yaml"))
@@ -91,7 +91,7 @@ def test_no_more_is_asked_than_a_model_can_lose(path: Path) -> None:
     few = [job for job in jobs if job.source in ("ETTh1", "Exchange", "Weather", "ILI", "ENTSO-E", "PJM")]
     horizons = {job.recipe.model["horizon"] for job in few}
     ends = {min(horizons), max(horizons), 60}
-    _check_budgets([job for job in few if job.recipe.model["horizon"] in ends])
+    check_budgets([job for job in few if job.recipe.model["horizon"] in ends])
     assert path.read_text().startswith("# "), "a recipe says what it is for"
 
 
@@ -101,4 +101,4 @@ def test_what_no_model_can_lose_is_said_before_anything_runs() -> None:
         ["study.prune=[{methods: [structured-magnitude], sparsities: [0.5, 0.95]}]"],
     )
     with pytest.raises(UserError, match=r"ILI 24 \w+ seed 1: structured-magnitude 0.95: .* at most 0\.\d+$"):
-        _check_budgets(plan(recipe, described, "machine"))
+        check_budgets(plan(recipe, described, "machine"))

@@ -18,10 +18,9 @@ from prunecast.data.series import load_series
 from prunecast.recipe import Recipe, load_recipe
 from prunecast.stages.job import Job
 from prunecast.store import Store
-from prunecast.study.devices import decided
-from prunecast.study.executor import Engine, Outcome
-from prunecast.study.local import ENGINE as LOCAL
-from prunecast.study.plan import plan
+from prunecast.study.executor import Executor, Outcome
+from prunecast.study.local import LocalExecutor
+from prunecast.study.plan import decided, plan
 from prunecast.study.study import run_study
 
 RECIPE: dict[str, Any] = {
@@ -82,13 +81,13 @@ class Micro:
         out: Path,
         watch: Watch | None = None,
         jobs: Sequence[Job] | None = None,
-        engine: Engine = LOCAL,
+        executor: type[Executor] = LocalExecutor,
         workers: int = 1,
         own_timings: bool = False,
     ) -> Outcome:
         """Runs the study, or other stages, elsewhere."""
         asked = self.jobs if jobs is None else jobs
-        return run_study(out, self.recipe, asked, workers, watch or Watch(), engine=engine, own_timings=own_timings)
+        return run_study(out, self.recipe, asked, workers, watch or Watch(), executor=executor, own_timings=own_timings)
 
     def the(self, stage: str, model: str = "transformer", role: str | None = None) -> Job:
         """Returns the only stage of its kind."""

@@ -14,7 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     import typer
 
-    from prunecast.study.monitor import ConsoleMonitor
+    from prunecast.study.executor import ConsoleMonitor
     from prunecast.train.progress import Reporter
 
 Row = Mapping[str, Any]
@@ -69,7 +69,7 @@ class Output:
 
     def monitor(self) -> ConsoleMonitor:
         """Returns what shows the progress of a study."""
-        from prunecast.study.monitor import ConsoleMonitor
+        from prunecast.study.executor import ConsoleMonitor
 
         return ConsoleMonitor(quiet=self.quiet)
 

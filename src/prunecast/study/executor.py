@@ -1,26 +1,120 @@
-"""Runs a plan: what fails is noted, what is lost is tried again, the rest goes on; who runs the stages is open here.
+"""Runs the stages of a plan in two phases: all that compute, side by side, then the timings, each alone on the machine.
 
-Workers fill a folder in the store's `work`; this process alone moves it to its place.
+A failure is recorded and the rest goes on; a stage whose worker is lost is tried again. Who runs the stages is open: an
+`Executor` (see `local`, `ray`). Workers fill a folder in the store's `work`; this process alone moves it to its place.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cache
+from graphlib import TopologicalSorter
+from heapq import heappop, heappush
+from typing import Protocol, Self
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from prunecast.errors import UserError
 from prunecast.measure.machine_lock import WAIT_S, alone
-from prunecast.records import Failure
+from prunecast.recipe import StudyConfig
+from prunecast.records import Failure, Stage
 from prunecast.stages.job import Job
 from prunecast.store import Damaged, Store
-from prunecast.study.resources import Resources, Shares, total
-from prunecast.study.schedule import Schedule
 
 ATTEMPTS = 3
 """How often a stage is tried whose worker is lost (killed, out of memory, its machine gone)."""
+
+GIB = 2**30
+
+
+# What a stage needs of a machine
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Processor threads, GPUs (shares of one count) and bytes of memory.
+
+    Attributes:
+        threads: processor threads; a stage's are in its recipe, for its numbers follow them.
+        gpus: as many as a stage takes, or a machine has.
+        memory_bytes: of the processor.
+    """
+
+    threads: int
+    gpus: float
+    memory_bytes: int
+
+    def holds(self, needed: Resources) -> bool:
+        """Whether there is enough here for what is needed."""
+        return (
+            needed.threads <= self.threads
+            and needed.gpus <= self.gpus + 1e-9
+            and needed.memory_bytes <= self.memory_bytes
+        )
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(self.threads + other.threads, self.gpus + other.gpus, self.memory_bytes + other.memory_bytes)
+
+
+NOTHING = Resources(0, 0.0, 0)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much each kind of stage is given of what its recipe does not settle.
+
+    Attributes:
+        memory_gib: of the processor.
+        gpus: share of a GPU, where it trains on one.
+    """
+
+    memory_gib: Mapping[Stage, float]
+    gpus: Mapping[Stage, float]
+
+    @classmethod
+    def of(cls, study: StudyConfig | None) -> Shares:
+        """Returns the shares that a study names."""
+        study = study or StudyConfig()
+        return cls(study.stage_memory_gib, study.stage_gpus)
+
+    def needed(self, job: Job) -> Resources:
+        """Returns what a stage takes while it runs: a GPU where it trains on one."""
+        recipe = job.recipe
+        section = {"train": recipe.train, "finetune": recipe.finetune}.get(job.stage)
+        threads = max(recipe.train.threads, section.threads if section else 1)
+        gpus = self.gpus[job.stage] if section and section.device == "cuda" else 0.0
+        return Resources(threads, gpus, round(self.memory_gib[job.stage] * GIB))
+
+
+@cache
+def here() -> Resources:
+    """Returns what this process may use of its machine."""
+    return Resources(usable_cores(), float(len(visible_gpus())), int(psutil.virtual_memory().total))
+
+
+def usable_cores() -> int:
+    """Returns the processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Returns the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else [str(number) for number in range(count)]
+    return tuple(name.strip() for name in names)[:count]
+
+
+# Who hears of it
 
 
 class Monitor(Protocol):
@@ -48,6 +142,82 @@ class Monitor(Protocol):
         """Called at the end, also after an error."""
 
 
+PLAIN_EVERY = 10
+"""Stages between two plain lines where there is no terminal."""
+
+
+class ConsoleMonitor:
+    """Writes to stderr: one bar over all stages with the time left, or plain lines where there is no terminal.
+
+    Failures and damage are named even where no progress is wanted.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True)
+        self._quiet, self._plain = quiet, not (quiet or self._console.is_terminal)
+        # No refreshing from a thread: while a stage is timed the parent must sleep.
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            auto_refresh=False,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("study")
+        self._done = self._total = 0
+
+    def start(self, total: int, present: int) -> None:
+        """Shows the bar; what was there already counts as done."""
+        self._done, self._total = present, total
+        self._bar.start()
+        self._bar.reset(self._task, total=total - present)
+        if self._plain:
+            self._print(f"{total} stages, {present} of them done before")
+
+    def note(self, line: str) -> None:
+        """Says what concerns the run as a whole."""
+        if not self._quiet:
+            self._print(line)
+
+    def begin(self, job: Job) -> None:
+        """Names the stage that begins."""
+        self._bar.update(self._task, description=job.label)
+        self._bar.refresh()
+
+    def done(self, job: Job) -> None:
+        """Moves the bar."""
+        self._advance()
+        if self._plain and (self._done % PLAIN_EVERY == 0 or self._done == self._total):
+            self._print(f"{self._done} of {self._total} stages done, last: {job.label}")
+
+    def failed(self, job: Job, reason: str) -> None:
+        """Names the failure."""
+        self._advance()
+        self._print(f"failed: {job.label}: {reason}")
+
+    def damaged(self, job: Job, reason: str) -> None:
+        """Names what was set aside."""
+        self._print(f"damaged, set aside and computed again: {job.label}: {reason}")
+
+    def stop(self) -> None:
+        """Takes the bar away."""
+        self._bar.stop()
+
+    def _advance(self) -> None:
+        self._done += 1
+        self._bar.advance(self._task)
+        self._bar.refresh()
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+# Who runs the stages
+
+
 @dataclass
 class Outcome:
     """How many stages were there and were run; which failed (label -> reason) and which were damaged (likewise)."""
@@ -58,41 +228,13 @@ class Outcome:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
-class WorkerLost(Exception):
-    """The worker of a stage is gone, and what it had done with it."""
-
-
 @dataclass(frozen=True)
-class Settled:
-    """A stage that a worker is through with: its result lies in the store's `work`, or there is an error."""
-
-    job: Job
-    error: BaseException | None = None
-
-
-class Workers(Protocol):
-    """What runs stages, each in a process of its own."""
-
-    def fits(self, taken: Resources, needed: Resources) -> bool:
-        """Whether a stage can start beside those that run and take what is `taken`."""
-
-    def start(self, job: Job, *, machine_busy: bool = False) -> None:
-        """Starts a stage.
-
-        Raises:
-            Damaged: when a stage that it needs is not whole.
-        """
-
-    def settled(self) -> Sequence[Settled]:
-        """Waits until a worker is through with a stage; returns all such."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What an engine is hired for.
+class Workload:
+    """What is to be run, and with what.
 
     Attributes:
-        jobs: the stages that are to be run.
+        plan: all stages, parents first; one that was done before may turn out to be damaged.
+        jobs: those of them that are to be run.
         store: where their results go, and where the stages that they need lie.
         shares: what a stage takes.
         at_once: the most stages that may run at once, or None.
@@ -101,6 +243,7 @@ class Assignment:
         wait_s: how long at most a timing waits for other stages on this machine.
     """
 
+    plan: Sequence[Job]
     jobs: Sequence[Job]
     store: Store
     shares: Shares
@@ -110,37 +253,68 @@ class Assignment:
     wait_s: float = WAIT_S
 
 
-class Engine(Protocol):
-    """What hires workers. A new one is one file and one registry line."""
+class WorkerLost(Exception):
+    """The worker of a stage is gone, and what it had done with it."""
 
-    def check(self) -> None:
-        """Checks that stages can be run, before anything is written.
+
+@dataclass(frozen=True)
+class Completed:
+    """A stage that has ended: its result lies in the store's `work`, or there is an error."""
+
+    job: Job
+    error: BaseException | None = None
+
+
+class Executor(Protocol):
+    """Runs stages, each in a process of its own; as a context manager it leaves no process behind.
+
+    A new one is a file and a line in `registry.EXECUTORS`.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        """Prepares to run a workload; raises a UserError when it cannot be run here."""
+
+    @staticmethod
+    def check() -> None:
+        """Raises a UserError when no stages can be run, before anything is written."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def fits(self, taken: Resources, needed: Resources) -> bool:
+        """Whether a stage can start beside those that run and take what is `taken`."""
+
+    def submit(self, job: Job) -> None:
+        """Starts a stage; raises Damaged when one that it needs is not whole."""
+
+    def completed(self) -> Sequence[Completed]:
+        """Waits until a stage has ended; returns all that have."""
+
+    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
+        """Runs a timing on this machine, with the whole of it, and waits until it has ended.
+
+        Args:
+            job: the timing.
+            machine_busy: whether stages of others run here all the same; its record says so.
 
         Raises:
-            UserError: when they cannot.
-        """
-
-    def hire(self, assignment: Assignment) -> AbstractContextManager[Workers]:
-        """Hires workers for as long as a block lasts.
-
-        Raises:
-            UserError: when the stages cannot be run by them.
+            Damaged: when a stage that it needs is not whole.
         """
 
 
-def run_plan(engine: Engine, assignment: Assignment, plan: Iterable[Job], outcome: Outcome) -> Outcome:
-    """Runs the assigned stages; the caller holds the store for writing.
+def run_plan(executor: Callable[[Workload], Executor], workload: Workload, outcome: Outcome) -> Outcome:
+    """Runs the stages of a workload; the caller holds the store for writing.
 
     Args:
-        engine: hires who runs them.
-        assignment: what is to be done.
-        plan: the whole plan, parents first: a stage that was done may turn out to be damaged.
+        executor: runs them.
+        workload: what is to be run.
         outcome: as it stands before.
     """
-    if not assignment.jobs:
+    if not workload.jobs:
         return outcome
-    with engine.hire(assignment) as workers:
-        return _Run(workers, assignment, plan, outcome).all()
+    with executor(workload) as running:
+        return _Run(running, workload, outcome).all()
 
 
 def drop_files(jobs: Iterable[Job], store: Store) -> None:
@@ -151,63 +325,118 @@ def drop_files(jobs: Iterable[Job], store: Store) -> None:
 
 
 class _Run:
-    def __init__(self, workers: Workers, assignment: Assignment, plan: Iterable[Job], outcome: Outcome) -> None:
-        self.workers, self.store, self.monitor = workers, assignment.store, assignment.monitor
-        self.shares, self.at_once, self.keep_files = assignment.shares, assignment.at_once, assignment.keep_files
-        self.schedule = Schedule(plan, self.shares.needed)
-        self.running: dict[str, Job] = {}
-        self.gate, self.wait_s = ExitStack(), assignment.wait_s
-        self.patience_s = self.wait_s
+    """One run of a workload.
+
+    Attributes:
+        waiting: the stages that are neither done nor failed, by fingerprint; those that run among them.
+        undone: those and the failed ones, which the next run tries again.
+        ready: stages whose parents are done, by what they take: heaps of (place in the plan, fingerprint).
+    """
+
+    def __init__(self, executor: Executor, workload: Workload, outcome: Outcome) -> None:
+        self.executor, self.workload, self.outcome = executor, workload, outcome
+        self.store, self.monitor = workload.store, workload.monitor
+        self.plan = {job.fingerprint: job for job in workload.plan}
+        self.place = {name: number for number, name in enumerate(self.plan)}
+        self.children: defaultdict[str, list[Job]] = defaultdict(list)
+        for job in workload.plan:
+            for name in job.needs:
+                self.children[name].append(job)
+        self.waiting = {job.fingerprint: job for job in workload.jobs}
+        self.undone = set(self.waiting)
+        self.ready: defaultdict[Resources, list[tuple[int, str]]] = defaultdict(list)
+        self.running: dict[str, Resources] = {}
         self.lost: Counter[str] = Counter()
-        self.outcome = outcome
-        for job in assignment.jobs:
-            self.schedule.add(job)
+        self.patience_s = workload.wait_s
 
     def all(self) -> Outcome:
-        while self.schedule.unfinished:
-            while job := self.next():
-                self.start(job)
-            if self.running:
-                for settled in self.workers.settled():
-                    del self.running[settled.job.fingerprint]
-                    self.gate.close()
-                    self.settle(settled.job, settled.error)
+        while self.waiting:  # once; and again for the parents that a timing has found damaged
+            while computing := [job for job in self.waiting.values() if job.stage != "measure"]:
+                self.compute(computing)
+            for job in sorted(self.waiting.values(), key=lambda job: self.place[job.fingerprint]):
+                if self.can_run(job):
+                    self.time(job)
         return self.outcome
 
-    def next(self) -> Job | None:
-        if len(self.running) == self.at_once or any(job.exclusive for job in self.running.values()):
-            return None
-        taken = total(map(self.shares.needed, self.running.values()))
-        return self.schedule.next(lambda needed: self.workers.fits(taken, needed), idle=not self.running)
+    def can_run(self, job: Job) -> bool:
+        return job.fingerprint in self.waiting and not self.waiting.keys() & job.needs
 
-    def start(self, job: Job) -> None:
+    def compute(self, jobs: Sequence[Job]) -> None:
+        """Runs stages side by side; what rests on a parent that is found damaged is left for the next call."""
+        names = {job.fingerprint for job in jobs}
+        order = TopologicalSorter({job.fingerprint: names.intersection(job.needs) for job in jobs})
+        order.prepare()
+        while order.is_active():
+            for name in order.get_ready():
+                self.enqueue(self.plan[name])
+            while job := self.next():
+                self.submit(job)
+            if not self.running:
+                break
+            for completed in self.executor.completed():
+                name = completed.job.fingerprint
+                del self.running[name]
+                if self.settle(completed.job, completed.error):
+                    order.done(name)
+                elif isinstance(completed.error, WorkerLost) and name in self.waiting:
+                    self.enqueue(completed.job)
+
+    def enqueue(self, job: Job) -> None:
+        heappush(self.ready[self.workload.shares.needed(job)], (self.place[job.fingerprint], job.fingerprint))
+
+    def next(self) -> Job | None:
+        """Returns the first stage in the plan among those that are ready and for which there is room."""
+        if len(self.running) == self.workload.at_once:
+            return None
+        taken = sum(self.running.values(), NOTHING)
+        fitting = [queue for needed, queue in self.ready.items() if queue and self.executor.fits(taken, needed)]
+        return self.plan[heappop(min(fitting))[1]] if fitting else None
+
+    def submit(self, job: Job) -> None:
+        if not self.can_run(job):  # a parent of it was found damaged meanwhile
+            return
         try:
             self.store.begin(job.fingerprint)
-            busy = job.exclusive and self.gate.enter_context(alone(self.patience_s))
-            self.patience_s = 0.0 if busy else self.wait_s  # what was waited for in vain is not waited for again
-            self.workers.start(job, machine_busy=busy)
+            self.executor.submit(job)
         except UserError as error:
-            self.gate.close()
             self.settle(job, error)
             return
-        self.running[job.fingerprint] = job
+        self.running[job.fingerprint] = self.workload.shares.needed(job)
         self.monitor.begin(job)
 
-    def settle(self, job: Job, error: BaseException | None) -> None:
+    def time(self, job: Job) -> None:
+        """Runs a timing alone."""
+        with alone(self.patience_s) as busy:
+            self.patience_s = (
+                0.0 if busy else self.workload.wait_s
+            )  # who waited in vain does not wait for the same again
+            try:
+                self.store.begin(job.fingerprint)
+                self.monitor.begin(job)
+                completed = self.executor.run_alone(job, machine_busy=busy)
+            except UserError as error:
+                completed = Completed(job, error)
+        self.settle(job, completed.error)
+
+    def settle(self, job: Job, error: BaseException | None) -> bool:
+        """Deals with a stage that has ended; returns whether it is done."""
         if error is None:
             error = self.commit(job)
         if error is None:
-            self.schedule.done(job)
+            del self.waiting[job.fingerprint]
+            self.undone.discard(job.fingerprint)
             self.outcome.ran += 1
             self.monitor.done(job)
             self.release((*job.needs, job.fingerprint))
-        elif isinstance(error, Damaged | WorkerLost) and self.lost[job.fingerprint] < ATTEMPTS - 1:
+            return True
+        if isinstance(error, Damaged | WorkerLost) and self.lost[job.fingerprint] < ATTEMPTS - 1:
             self.lost[job.fingerprint] += 1
             if isinstance(error, Damaged):
                 self.renew(error)
-            self.schedule.add(job)
         else:
-            self.fail(job, _reason(error))
+            plain = isinstance(error, UserError | WorkerLost)
+            self.fail(job, str(error) if plain else f"{type(error).__name__}: {error}")
+        return False
 
     def commit(self, job: Job) -> UserError | None:
         try:
@@ -218,34 +447,32 @@ class _Run:
 
     def renew(self, found: Damaged) -> None:
         """Has a finished stage computed again that turned out to be damaged."""
-        job = self.schedule.job(found.directory.name)
-        if job is None or self.schedule.is_open(job.fingerprint):
+        job = self.plan.get(found.directory.name)
+        if job is None or job.fingerprint in self.waiting:
             return
         if not self.store.condition(job.fingerprint).bare:  # a record alone is sound: it stays until it is replaced
             if self.store.directory(job.fingerprint).exists():
                 self.store.set_aside(job.fingerprint)
             self.outcome.damaged[job.label] = found.reason
             self.monitor.damaged(job, found.reason)
-        self.schedule.add(job)
+        self.waiting[job.fingerprint] = job
+        self.undone.add(job.fingerprint)
 
     def fail(self, job: Job, reason: str) -> None:
-        self.note_failure(job, reason)
-        for orphan in self.schedule.failed(job):
-            self.note_failure(orphan, "a stage that it needs failed")
-
-    def release(self, names: Iterable[str]) -> None:
-        """Drops files that nothing waits for any more."""
-        if self.keep_files:
-            return
-        jobs = (job for name in names if (job := self.schedule.job(name)) and not self.schedule.is_needed(name))
-        drop_files(jobs, self.store)
-
-    def note_failure(self, job: Job, reason: str) -> None:
+        """Records the failure of a stage, and of all that rest on it, which cannot run."""
+        del self.waiting[job.fingerprint]
         self.outcome.failed[job.label] = reason
         self.store.fail(Failure(stage=job.stage, fingerprint=job.fingerprint, label=job.label, reason=reason))
         self.monitor.failed(job, reason)
+        for child in self.children[job.fingerprint]:
+            if child.fingerprint in self.waiting:
+                self.fail(child, "a stage that it needs failed")
 
+    def release(self, names: Iterable[str]) -> None:
+        """Drops the files of stages that nothing waits for any more, in this run or in the next."""
+        if not self.workload.keep_files:
+            done = (self.plan[name] for name in names if name in self.plan and name not in self.undone)
+            drop_files((job for job in done if not self.is_needed(job)), self.store)
 
-def _reason(error: BaseException) -> str:
-    plain = isinstance(error, UserError | WorkerLost)
-    return str(error) if plain else f"{type(error).__name__}: {error}"
+    def is_needed(self, job: Job) -> bool:
+        return any(child.fingerprint in self.undone for child in self.children[job.fingerprint])

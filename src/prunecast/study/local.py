@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
 from prunecast.errors import UserError
 from prunecast.stages.job import Job
-from prunecast.study.executor import Assignment, Settled, WorkerLost
-from prunecast.study.resources import NOTHING, Resources, here, visible_gpus
+from prunecast.study.executor import NOTHING, Completed, Resources, WorkerLost, Workload, here, visible_gpus
 from prunecast.study.worker import execute, start_worker
-
-
-class LocalEngine:
-    """Runs stages on this machine."""
-
-    def check(self) -> None:
-        """Finds nothing missing."""
-
-    @contextmanager
-    def hire(self, assignment: Assignment) -> Iterator[LocalWorkers]:
-        """Hires processes of this machine, for as long as the block lasts.
-
-        Raises:
-            UserError: when a stage wants a GPU and there is none.
-        """
-        workers = LocalWorkers(assignment)
-        try:
-            yield workers
-        finally:
-            workers.close()
 
 
 @dataclass(eq=False)
@@ -63,82 +42,81 @@ class _Process:
         return self.pool
 
 
-@dataclass
-class _Gpu:
-    """A GPU and the stages that run on it."""
+class LocalExecutor:
+    """Runs stages on this machine, in processes each of which sees one GPU where its stage wants one.
 
-    name: str
-    stages: set[str] = field(default_factory=set)
+    Args:
+        workload: what is to be run.
 
+    Raises:
+        UserError: when a stage wants a GPU and there is none.
+    """
 
-class LocalWorkers:
-    """Processes of this machine, each with one GPU where its stage wants one."""
-
-    def __init__(self, assignment: Assignment) -> None:
-        self._needed, self._root = assignment.shares.needed, str(assignment.store.root)
-        needed = [self._needed(job) for job in assignment.jobs]
-        self._gpus = [_Gpu(name) for name in visible_gpus()]
+    def __init__(self, workload: Workload) -> None:
+        self._needed, self._root = workload.shares.needed, str(workload.store.root)
+        needed = [self._needed(job) for job in workload.jobs]
+        self._gpus = visible_gpus()
         if any(one.gpus for one in needed) and not self._gpus:
             raise UserError("device 'cuda' is not available here; set train.device and finetune.device to cpu")
         self._threads = max(one.threads for one in needed)
-        self._exports = any(job.stage == "export" for job in assignment.jobs)
+        self._exports = any(job.stage == "export" for job in workload.jobs)
         self._idle: list[_Process] = []
         self._running: dict[Future[None], tuple[Job, _Process]] = {}
-        self._say_how_many(assignment)
+        room = max(1, here().threads // self._threads)
+        if workload.at_once is not None and workload.at_once > room:
+            workload.monitor.note(
+                f"{workload.at_once} workers asked for, {room} at once: a stage takes {self._threads} of "
+                f"{here().threads} processors (train.threads, finetune.threads)"
+            )
 
-    def fits(self, taken: Resources, needed: Resources) -> bool:
-        """Whether a stage can start beside those that run; one that asks for more than there is runs alone."""
-        return taken == NOTHING or here().holds(taken + needed)
+    @staticmethod
+    def check() -> None:
+        """Finds nothing missing."""
 
-    def start(self, job: Job, *, machine_busy: bool = False) -> None:
-        """Starts a stage in an idle process, or in a new one."""
-        visible = self._visible_gpus(job)
-        process = next((idle for idle in self._idle if idle.visible_gpus == visible), None)
-        if process is None:
-            process = _Process(visible, self._threads, self._exports)
-        else:
-            self._idle.remove(process)
-        self._running[process.submit(job, self._root, machine_busy)] = job, process
+    def __enter__(self) -> Self:
+        return self
 
-    def settled(self) -> Sequence[Settled]:
-        """Waits until a process is through with a stage; returns all such."""
-        finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
-        return [self._settle(future) for future in finished]
-
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Ends all processes, after the stages that they run."""
         for process in (*self._idle, *(process for _, process in self._running.values())):
             if process.pool is not None:
                 process.pool.shutdown(wait=True, cancel_futures=True)
 
-    def _settle(self, future: Future[None]) -> Settled:
+    def fits(self, taken: Resources, needed: Resources) -> bool:
+        """Whether a stage can start beside those that run; one that asks for more than there is runs alone."""
+        return taken == NOTHING or here().holds(taken + needed)
+
+    def submit(self, job: Job) -> None:
+        """Starts a stage; where it wants a GPU, on the one that runs the fewest."""
+        gpu = min(self._gpus, key=self._stages_on) if self._needed(job).gpus else ""
+        self._start(job, gpu)
+
+    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
+        """Runs a timing, which sees all GPUs, and waits for it."""
+        self._start(job, ",".join(self._gpus), machine_busy)
+        [completed] = self.completed()
+        return completed
+
+    def completed(self) -> Sequence[Completed]:
+        """Waits until a process is through with a stage; returns all such."""
+        finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
+        return [self._completed(future) for future in finished]
+
+    def _start(self, job: Job, gpus: str, machine_busy: bool = False) -> None:
+        process = next((idle for idle in self._idle if idle.visible_gpus == gpus), None)
+        if process is None:
+            process = _Process(gpus, self._threads, self._exports)
+        else:
+            self._idle.remove(process)
+        self._running[process.submit(job, self._root, machine_busy)] = job, process
+
+    def _completed(self, future: Future[None]) -> Completed:
         job, process = self._running.pop(future)
-        for gpu in self._gpus:
-            gpu.stages.discard(job.fingerprint)
         error = future.exception()
         if isinstance(error, BrokenProcessPool):
-            return Settled(job, WorkerLost("its worker process died (killed, or out of memory)"))
+            return Completed(job, WorkerLost("its worker process died (killed, or out of memory)"))
         self._idle.append(process)
-        return Settled(job, error)
+        return Completed(job, error)
 
-    def _visible_gpus(self, job: Job) -> str:
-        """Returns the GPUs that a stage may see: its own; all where a clock runs, for then it is alone."""
-        if job.exclusive:
-            return ",".join(gpu.name for gpu in self._gpus)
-        if not self._needed(job).gpus:
-            return ""
-        gpu = min(self._gpus, key=lambda gpu: len(gpu.stages))
-        gpu.stages.add(job.fingerprint)
-        return gpu.name
-
-    def _say_how_many(self, assignment: Assignment) -> None:
-        largest = max((self._needed(job) for job in assignment.jobs), key=lambda needed: needed.threads)
-        room = max(1, here().threads // largest.threads)
-        if assignment.at_once is not None and assignment.at_once > room:
-            assignment.monitor.note(
-                f"{assignment.at_once} workers asked for, {room} at once: a stage takes {largest.threads} of "
-                f"{here().threads} processors (train.threads, finetune.threads)"
-            )
-
-
-ENGINE = LocalEngine()
+    def _stages_on(self, gpu: str) -> int:
+        return sum(process.visible_gpus == gpu for _, process in self._running.values())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from prunecast.data.series import Series
 from prunecast.errors import UserError, near
@@ -13,21 +14,26 @@ from prunecast.prune.methods import Granularity, Method
 from prunecast.recipe import (
     DataConfig,
     DatasetEntry,
+    FitConfig,
     ModelEntry,
     PruneConfig,
     PruneGrid,
     Recipe,
     StudyConfig,
     checked,
+    load_recipe,
     merged,
 )
 from prunecast.records import Role
 from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages.job import Job
-from prunecast.study.devices import decided
+from prunecast.train.fit import choose_device
 
 Describe = Callable[[DataConfig], Series]
+
+AUTO = "auto"
+FIT_SECTIONS: tuple[Literal["train", "finetune"], ...] = ("train", "finetune")
 
 
 def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
@@ -52,6 +58,43 @@ def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
         for job in cell.jobs():
             jobs.setdefault(job.fingerprint, job)
     return list(jobs.values())
+
+
+def decided(recipe: Recipe, earlier: Path | None = None) -> Recipe:
+    """Returns the recipe with a device for every `auto` in it, which is decided when a study first runs.
+
+    Numbers from a processor and from a GPU differ, so the device is part of what names a result: a store that two
+    machines share must not hold one for the other.
+
+    Args:
+        recipe: of a study.
+        earlier: the recipe that the study ran by before, if it did: its device is kept.
+    """
+    values = recipe.model_dump()
+    asked = [values, *_entries_of(values, "models"), *_entries_of(values, "datasets")]
+    open_sections = [
+        (name, entry[name]) for entry in asked for name in FIT_SECTIONS if entry[name].get("device") == AUTO
+    ]
+    if not open_sections:
+        return recipe
+    kept = _earlier(earlier)
+    for name, section in open_sections:
+        section["device"] = kept.get(name) or choose_device(FitConfig()).type
+    return checked(Recipe, values, "recipe")
+
+
+def _entries_of(values: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    study = values["study"] or {}
+    return list(study.get(key, ()))
+
+
+def _earlier(path: Path | None) -> dict[str, str]:
+    """Returns the device of each section, as it was decided before."""
+    if path is None or not path.is_file():
+        return {}
+    recipe = load_recipe(path)
+    devices = {"train": recipe.train.device, "finetune": recipe.finetune.device}
+    return {name: device for name, device in devices.items() if device != AUTO}
 
 
 def _cells(recipe: Recipe, study: StudyConfig, describe: Describe, machine: str) -> Iterator[_Cell]:
@@ -99,7 +142,7 @@ def _single(
         "seed": seed,
         "model": model | ({} if horizon is None else {"horizon": horizon}),
     }
-    for section in ("train", "finetune"):
+    for section in FIT_SECTIONS:
         values[section] = merged(merged(values[section], getattr(dataset, section)), getattr(entry, section))
     return checked(Recipe, values, "recipe")
 

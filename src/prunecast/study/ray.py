@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 from prunecast.data.series import Series, load_series
 from prunecast.errors import MissingExtra, UserError
@@ -23,8 +23,7 @@ from prunecast.recipe import DataConfig
 from prunecast.stages.job import Job
 from prunecast.stages.run import Place, data_of, prepared_for, run
 from prunecast.store import sync
-from prunecast.study.executor import Assignment, Settled, WorkerLost
-from prunecast.study.resources import NOTHING, Resources, here
+from prunecast.study.executor import GIB, NOTHING, Completed, Resources, WorkerLost, Workload, here
 from prunecast.study.worker import plain_errors, prepare
 
 ADDRESS = "RAY_ADDRESS"
@@ -41,10 +40,21 @@ Folder = dict[str, bytes]
 """A stage's files: place in its folder -> content."""
 
 
-class RayEngine:
-    """Runs stages on the cluster that RAY_ADDRESS names, or on a Ray of its own."""
+class RayExecutor:
+    """Runs stages on the cluster that RAY_ADDRESS names, or on a Ray of its own; Ray chooses where, by what they take.
 
-    def check(self) -> None:
+    Args:
+        workload: what is to be run.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload, self._store, self._needed = workload, workload.store, workload.shares.needed
+        self._running: dict[Any, Job] = {}
+        self._put_folder = lru_cache(KEPT_FOLDERS)(lambda name: self._ray.put(packed(self._store.checked(name))))
+        self._put_series = lru_cache(KEPT_SERIES)(lambda data: self._ray.put(load_series(data)))
+
+    @staticmethod
+    def check() -> None:
         """Checks that stages can be run.
 
         Raises:
@@ -59,72 +69,64 @@ class RayEngine:
                 "timings are taken where it runs"
             )
 
-    @contextmanager
-    def hire(self, assignment: Assignment) -> Iterator[RayWorkers]:
-        """Connects to the cluster for as long as the block lasts.
+    def __enter__(self) -> Self:
+        """Connects to the cluster.
 
         Raises:
             UserError: when no cluster answers, or none of its machines has room for a stage.
         """
-        with redirect_stdout(io.StringIO()):  # Ray prints a line there for every worker that is lost
-            ray = _connected(assignment)
-            try:
-                yield RayWorkers(ray, assignment)
-            finally:
-                ray.shutdown()
+        with ExitStack() as held:
+            held.enter_context(redirect_stdout(io.StringIO()))  # Ray prints a line there for every worker that is lost
+            self._ray = _connected(self._workload)
+            held.callback(self._ray.shutdown)
+            self._check_room()
+            self._task = self._ray.remote(_run_stage)
+            self._held = held.pop_all()
+        return self
 
-
-def _connected(assignment: Assignment) -> Any:
-    address = os.environ.get(ADDRESS)
-    for name, value in (_QUIET if address else _ON_LOOPBACK).items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if address:
-        own: dict[str, Any] = {"address": address}
-    else:
-        threads = max(assignment.shares.needed(job).threads for job in assignment.jobs)
-        own = {"address": "local", "include_dashboard": False, "num_cpus": max(threads, here().threads)}
-        own |= {"num_gpus": int(here().gpus)}
-    try:
-        ray.init(**own, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ray.exceptions.RayError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{ADDRESS}={address}: no Ray cluster answers: {reason}; start one, or unset it") from None
-    return ray
-
-
-class RayWorkers:
-    """The worker processes of a cluster; Ray chooses where a stage runs, by what it takes."""
-
-    def __init__(self, ray: Any, assignment: Assignment) -> None:
-        self._ray, self._store, self._needed = ray, assignment.store, assignment.shares.needed
-        self._task = ray.remote(_run_stage)
-        self._running: dict[Any, Job] = {}
-        self._put_folder = lru_cache(KEPT_FOLDERS)(lambda name: ray.put(packed(self._store.checked(name))))
-        self._put_series = lru_cache(KEPT_SERIES)(lambda data: ray.put(load_series(data)))
-        self._check_room(assignment)
+    def __exit__(self, *error: object) -> None:
+        """Leaves the cluster, or ends the Ray of its own."""
+        self._held.close()
 
     def fits(self, taken: Resources, needed: Resources) -> bool:
         """Whether the cluster as a whole has room for a stage beside those that run."""
         return taken == NOTHING or _resources(self._ray.cluster_resources()).holds(taken + needed)
 
-    def start(self, job: Job, *, machine_busy: bool = False) -> None:
+    def submit(self, job: Job) -> None:
         """Hands a stage to the cluster, with what it needs.
 
         Raises:
             Damaged: when a stage that it needs is not whole.
         """
-        folders = {name: self._put_folder(name) for name in job.needs}
-        series = self._put_series(data_of(job))
-        task = self._task.options(max_retries=0, **self._options(job))
-        self._running[task.remote(job, folders, series, machine_busy)] = job
+        needed = self._needed(job)
+        options = {"num_cpus": needed.threads, "num_gpus": needed.gpus, "memory": needed.memory_bytes}
+        self._start(job, options)
 
-    def settled(self) -> Sequence[Settled]:
+    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
+        """Runs a timing on this machine, whose name it bears, with all processors and GPUs of it reserved.
+
+        Raises:
+            Damaged: when a stage that it needs is not whole.
+        """
+        name = self._ray.get_runtime_context().get_node_id()
+        [node] = [node for node in self._ray.nodes() if node["NodeID"] == name]
+        whole = _resources(node["Resources"])
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(name, soft=False)
+        options = {"num_cpus": whole.threads, "num_gpus": whole.gpus, "scheduling_strategy": strategy}
+        self._start(job, options, machine_busy)
+        [completed] = self.completed()
+        return completed
+
+    def completed(self) -> Sequence[Completed]:
         """Waits until a worker is through with a stage, and puts what it made into the store's `work`."""
         [finished], _ = self._ray.wait(list(self._running), num_returns=1)
         job = self._running.pop(finished)
-        return [Settled(job, self._error(job, finished))]
+        return [Completed(job, self._error(job, finished))]
+
+    def _start(self, job: Job, options: Mapping[str, Any], machine_busy: bool = False) -> None:
+        folders = {name: self._put_folder(name) for name in job.needs}
+        task = self._task.options(max_retries=0, **options)
+        self._running[task.remote(job, folders, self._put_series(data_of(job)), machine_busy)] = job
 
     def _error(self, job: Job, finished: Any) -> BaseException | None:
         exceptions = self._ray.exceptions
@@ -145,26 +147,35 @@ class RayWorkers:
         self._put_series.cache_clear()
         return WorkerLost(f"its worker was lost ({type(error).__name__}: {str(error).strip().splitlines()[0]})")
 
-    def _options(self, job: Job) -> dict[str, Any]:
-        """Returns what a stage takes; where a clock runs that is the whole of this machine, whose name timings bear."""
-        if not job.exclusive:
-            needed = self._needed(job)
-            return {"num_cpus": needed.threads, "num_gpus": needed.gpus, "memory": needed.memory_bytes}
-        name = self._ray.get_runtime_context().get_node_id()
-        [node] = [node for node in self._ray.nodes() if node["NodeID"] == name]
-        whole = _resources(node["Resources"])
-        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(name, soft=False)
-        return {"num_cpus": whole.threads, "num_gpus": whole.gpus, "scheduling_strategy": strategy}
-
-    def _check_room(self, assignment: Assignment) -> None:
+    def _check_room(self) -> None:
         machines = [_resources(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
-        for needed in {self._needed(job) for job in assignment.jobs if not job.exclusive}:
+        for needed in {self._needed(job) for job in self._workload.jobs if job.stage != "measure"}:
             if not any(machine.holds(needed) for machine in machines):
                 raise UserError(
                     f"no machine of the Ray cluster has room for a stage that takes {needed.threads} processors, "
-                    f"{needed.gpus:g} GPUs and {needed.memory_bytes / 2**30:.1f} GiB of memory; "
+                    f"{needed.gpus:g} GPUs and {needed.memory_bytes / GIB:.1f} GiB of memory; "
                     "see study.stage_gpus and study.stage_memory_gib"
                 )
+
+
+def _connected(workload: Workload) -> Any:
+    address = os.environ.get(ADDRESS)
+    for name, value in (_QUIET if address else _ON_LOOPBACK).items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if address:
+        own: dict[str, Any] = {"address": address}
+    else:
+        threads = max(workload.shares.needed(job).threads for job in workload.jobs)
+        own = {"address": "local", "include_dashboard": False, "num_cpus": max(threads, here().threads)}
+        own |= {"num_gpus": int(here().gpus)}
+    try:
+        ray.init(**own, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{ADDRESS}={address}: no Ray cluster answers: {reason}; start one, or unset it") from None
+    return ray
 
 
 def _resources(offered: Mapping[str, float]) -> Resources:
@@ -217,6 +228,3 @@ def unpack(folder: Folder, directory: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     sync(directory)
-
-
-ENGINE = RayEngine()

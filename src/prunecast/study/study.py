@@ -1,4 +1,4 @@
-"""A study on disk: its recipe, the list of its stages, the store, and the report.
+"""A study on disk: what of its plan is there, what a run computes, and how it stands.
 
 STUDY/recipe.yaml     as resolved
 STUDY/stages.json     fingerprint, stage and label of every stage of the plan
@@ -10,26 +10,27 @@ folder, or in a copy of it, lies in a store beside them.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from prunecast.errors import UserError
+from prunecast.errors import MissingExtra, UserError
 from prunecast.measure.machine_lock import WAIT_S
-from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe, write_recipe
+from prunecast.measure.operations import dense_macs, macs_per_weight
+from prunecast.models.base import build, config_from
+from prunecast.prune.apply import check_budget
+from prunecast.recipe import RECIPE_FILE, ExportConfig, Recipe, load_recipe, write_recipe
 from prunecast.records import Failure, Record, RunRecord, Stage
 from prunecast.stages.job import Job, what_is_timed
+from prunecast.stages.results import refusal
 from prunecast.store import Damaged, Store, new_file, sweep
-from prunecast.study.executor import Assignment, Engine, Monitor, Outcome, drop_files, run_plan
+from prunecast.study.executor import Executor, Monitor, Outcome, Shares, Workload, drop_files, run_plan
 from prunecast.study.frame import RECORDS_FILE, StudyFrame, concat, frame_of, read_frame, read_stages, selected
-from prunecast.study.local import ENGINE as LOCAL
-from prunecast.study.ready import refuse_what_cannot_end
-from prunecast.study.resources import Shares
-from prunecast.study.stock import Stock, standing_for, take_stock, to_run
+from prunecast.study.local import LocalExecutor
 
 STAGES_FILE = "stages.json"
 STORE_FOLDER = "store"
@@ -61,8 +62,8 @@ class Study:
     store: Store
 
     def names(self) -> dict[str, list[str]]:
-        """Returns, by planned stage, the results in the store that stand for it."""
-        return standing_for(self.stages, self.store)
+        """Returns the fingerprints of the results in the store that satisfy each planned stage."""
+        return results_of(self.stages, self.store)
 
     def results(self) -> tuple[list[RunRecord], list[Failure]]:
         """Returns the records of the plan's finished stages, in its order, and its failures.
@@ -130,6 +131,97 @@ def _published(directory: Path) -> list[PlannedStage]:
     return [PlannedStage.model_validate(row) for row in rows]
 
 
+# What of the plan is there
+
+
+class Planned(Protocol):
+    """A stage of a plan."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the stage's result."""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What of a plan lies in a store, and whether it is whole.
+
+    Attributes:
+        done: a planned stage's fingerprint -> those of the whole results that satisfy it; several for a timing that was
+            taken on several machines.
+        damaged: fingerprint of a result -> what is wrong with it.
+        bare: results whose record is all that there is of them.
+        hashed: results whose files are newer than their record, and whole.
+    """
+
+    done: Mapping[str, Sequence[str]]
+    damaged: Mapping[str, str]
+    bare: frozenset[str]
+    hashed: frozenset[str]
+
+
+def results_of(stages: Iterable[Planned], store: Store, *, own_timings: bool = False) -> dict[str, list[str]]:
+    """Maps each planned stage to the fingerprints of the results in the store that satisfy it; looks at names alone.
+
+    Args:
+        stages: of a plan.
+        store: where they lie.
+        own_timings: only timings of the machine that the plan names count.
+    """
+    names = store.finished()
+    timings: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(name for name in names if what_is_timed(name) != name):
+        timings[what_is_timed(name)].append(name)
+    found = {}
+    for fingerprint in (stage.fingerprint for stage in stages):
+        timed = what_is_timed(fingerprint)
+        if timed == fingerprint or own_timings:
+            found[fingerprint] = [fingerprint] if fingerprint in names else []
+        else:
+            found[fingerprint] = timings.get(timed, [])
+    return found
+
+
+def take_inventory(
+    stages: Iterable[Planned], store: Store, *, own_timings: bool = False, thorough: bool = False
+) -> Inventory:
+    """Looks at every result that satisfies a planned stage.
+
+    Args:
+        stages: of a plan.
+        store: where they lie.
+        own_timings: only timings of the machine that the plan names count.
+        thorough: hash all files; else those that are newer than their record.
+    """
+    found = results_of(stages, store, own_timings=own_timings)
+    names = dict.fromkeys(name for results in found.values() for name in results)
+    conditions = {name: store.condition(name, thorough=thorough) for name in names}
+    damaged = {name: condition.damage for name, condition in conditions.items() if condition.damage is not None}
+    done = {stage: [name for name in results if name not in damaged] for stage, results in found.items()}
+    return Inventory(
+        {stage: results for stage, results in done.items() if results},
+        damaged,
+        frozenset(name for name, condition in conditions.items() if condition.bare),
+        frozenset(name for name, condition in conditions.items() if condition.hashed) - damaged.keys(),
+    )
+
+
+def to_run(plan: Sequence[Job], inventory: Inventory) -> list[Job]:
+    """Returns the stages that are not done, in the order of the plan.
+
+    A stage is done when its record is there. Where another one is to be run that needs its files, and they are gone,
+    it is to be run again.
+    """
+    wanted = {job.fingerprint for job in plan if job.fingerprint not in inventory.done}
+    for job in reversed(plan):  # parents come first in a plan: what is asked of them is known when they are reached
+        if job.fingerprint in wanted:
+            wanted.update(inventory.bare.intersection(job.needs))
+    return [job for job in plan if job.fingerprint in wanted]
+
+
+# Running
+
+
 def run_study(
     directory: Path,
     recipe: Recipe,
@@ -137,7 +229,7 @@ def run_study(
     workers: int | None,
     monitor: Monitor,
     *,
-    engine: Engine = LOCAL,
+    executor: type[Executor] = LocalExecutor,
     own_timings: bool = False,
     wait_s: float = WAIT_S,
 ) -> Outcome:
@@ -149,7 +241,7 @@ def run_study(
         jobs: the plan.
         workers: stages at once; as many as there is room for when None.
         monitor: hears of progress.
-        engine: runs the stages.
+        executor: runs the stages.
         own_timings: timings are taken on this machine even where another one's are there.
         wait_s: how long at most a timing waits for other stages on this machine.
 
@@ -159,23 +251,24 @@ def run_study(
     published = _published(directory)
     if not published and directory.exists() and any(directory.iterdir()) and not (directory / STORE_FOLDER).is_dir():
         raise UserError(f"{directory} exists and is not a study's folder; give another --out")
-    engine.check()
+    executor.check()
     store = Store(directory / STORE_FOLDER, (stage.fingerprint for stage in published))
-    refuse_what_cannot_end(jobs, store, own_timings=own_timings)
+    preflight(jobs, store, own_timings=own_timings)
     with store.writer():
         _write_plan(directory, recipe, jobs)
-        stock = take_stock(jobs, store, own_timings=own_timings)
-        waiting = to_run(jobs, stock)
+        inventory = take_inventory(jobs, store, own_timings=own_timings)
+        waiting = to_run(jobs, inventory)
         outcome = Outcome(present=len(jobs) - len(waiting))
         monitor.start(len(jobs), outcome.present)
         try:
-            _put_right(stock, store, jobs, outcome, monitor)
+            _put_right(inventory, store, jobs, outcome, monitor)
             keep_files = recipe.study is None or recipe.study.keep_files
             if not keep_files:  # what a killed run had no time to drop, or was kept before
                 needed = {name for job in waiting for name in job.needs}
                 drop_files((job for job in jobs if job.fingerprint not in needed), store)
-            assignment = Assignment(waiting, store, Shares.of(recipe.study), workers, monitor, keep_files, wait_s)
-            return run_plan(engine, assignment, jobs, outcome)
+            shares = Shares.of(recipe.study)
+            workload = Workload(jobs, waiting, store, shares, workers, monitor, keep_files=keep_files, wait_s=wait_s)
+            return run_plan(executor, workload, outcome)
         finally:
             monitor.stop()
 
@@ -190,16 +283,71 @@ def _write_plan(directory: Path, recipe: Recipe, jobs: Sequence[Job]) -> None:
         path.write_bytes(_PLAN.dump_json(tuple(stages), indent=1) + b"\n")
 
 
-def _put_right(stock: Stock, store: Store, jobs: Sequence[Job], outcome: Outcome, monitor: Monitor) -> None:
+def _put_right(inventory: Inventory, store: Store, jobs: Sequence[Job], outcome: Outcome, monitor: Monitor) -> None:
     """Sets aside what is damaged, and takes note that files which are newer than their record are whole."""
-    for name in stock.hashed:
+    for name in inventory.hashed:
         store.trust(name)
     by_name = {what_is_timed(job.fingerprint): job for job in jobs}
-    for name, reason in stock.damaged.items():
+    for name, reason in inventory.damaged.items():
         store.set_aside(name)
         job = by_name[what_is_timed(name)]
         outcome.damaged[job.label] = reason
         monitor.damaged(job, reason)
+
+
+def preflight(jobs: Sequence[Job], store: Store, *, own_timings: bool) -> None:
+    """Refuses a plan of which something that is still to be made cannot be: before anything runs, not after hours.
+
+    Raises:
+        MissingExtra: when a runtime's package is not installed; it names the package and what installs it.
+        UserError: when a model cannot lose as many units as is asked for.
+    """
+    missing = _missing_runtime([job for job in jobs if job.stage == "export"])
+    if missing is not None and _ships(to_run(jobs, take_inventory(jobs, store, own_timings=own_timings))):
+        raise missing
+    finished = store.finished()
+    check_budgets([job for job in jobs if job.fingerprint not in finished])
+
+
+def check_budgets(jobs: Sequence[Job]) -> None:
+    """Asks each model whether it can lose the most that is asked of it; all seeds have one answer.
+
+    Raises:
+        UserError: when it cannot.
+    """
+    most: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        if job.stage == "prune" and job.recipe.prune is not None:
+            way = job.recipe.prune.model_dump(exclude={"sparsity", "step"})
+            key = (str(job.recipe.model), str(way))
+            other = most.setdefault(key, job).recipe.prune
+            if other is not None and other.sparsity < job.recipe.prune.sparsity:
+                most[key] = job
+    for job in most.values():
+        assert job.recipe.prune is not None
+        try:
+            check_budget(config_from(job.recipe.model), job.recipe.prune, cost=dense_macs, weight_cost=macs_per_weight)
+        except UserError as error:
+            raise UserError(f"{job.label}: {error}") from None
+
+
+def _ships(jobs: Sequence[Job]) -> bool:
+    return any(job.stage in ("export", "measure") for job in jobs)
+
+
+def _missing_runtime(exports: Sequence[Job]) -> MissingExtra | None:
+    if not exports:
+        return None
+    model = build(config_from(exports[0].recipe.model))
+    for name in exports[0].recipe.measure.runtimes:
+        try:
+            refusal(model, ExportConfig(runtime=name))
+        except MissingExtra as error:
+            return error
+    return None
+
+
+# How it stands
 
 
 def status(directory: Path, *, thorough: bool = False) -> dict[str, Any]:
@@ -217,10 +365,12 @@ def status(directory: Path, *, thorough: bool = False) -> dict[str, Any]:
         UserError: when the folder is not a study's.
     """
     study = open_study(directory)
-    stock = take_stock(study.stages, study.store, thorough=thorough)
+    inventory = take_inventory(study.stages, study.store, thorough=thorough)
     failures = {failure.fingerprint: failure for failure in study.failures()}
     under_way = study.store.under_way()
-    places = {stage.fingerprint: _place(stage.fingerprint, stock, under_way, failures.keys()) for stage in study.stages}
+    places = {
+        stage.fingerprint: _place(stage.fingerprint, inventory, under_way, failures.keys()) for stage in study.stages
+    }
     labels = {stage.fingerprint: stage.label for stage in study.stages}
     counts = Counter(places.values())
     return {
@@ -229,9 +379,9 @@ def status(directory: Path, *, thorough: bool = False) -> dict[str, Any]:
         "running": study.store.is_held(),
         "waiting": counts["waiting"],
         "failed": [f"{failure.label}: {failure.reason}" for failure in failures.values()],
-        "damaged": [f"{study.store.directory(name)}: {reason}" for name, reason in stock.damaged.items()],
+        "damaged": [f"{study.store.directory(name)}: {reason}" for name, reason in inventory.damaged.items()],
         "now": [labels[name] for name, place in places.items() if place == "running"],
-        "timed_on": _machines(stock),
+        "timed_on": _machines(inventory),
         "by_stage": _by_stage(study.stages, places),
     }
 
@@ -239,18 +389,18 @@ def status(directory: Path, *, thorough: bool = False) -> dict[str, Any]:
 PLACES = ("done", "running", "waiting", "failed", "damaged")
 
 
-def _place(name: str, stock: Stock, under_way: frozenset[str], failed: Any) -> str:
-    if name in stock.done:
+def _place(name: str, inventory: Inventory, under_way: frozenset[str], failed: Any) -> str:
+    if name in inventory.done:
         return "done"
     if name in under_way:
         return "running"
     if name in failed:
         return "failed"
-    return "damaged" if name in stock.damaged else "waiting"
+    return "damaged" if name in inventory.damaged else "waiting"
 
 
-def _machines(stock: Stock) -> dict[str, int]:
-    names = (name for results in stock.done.values() for name in results)
+def _machines(inventory: Inventory) -> dict[str, int]:
+    names = (name for results in inventory.done.values() for name in results)
     return dict(Counter(name.partition("-")[2] for name in names if "-" in name))
 
 

@@ -27,8 +27,7 @@ from prunecast import api, environment
 from prunecast.errors import UserError
 from prunecast.stages.job import Job
 from prunecast.store import Store
-from prunecast.study.executor import Outcome
-from prunecast.study.monitor import ConsoleMonitor
+from prunecast.study.executor import ConsoleMonitor, Outcome
 from prunecast.study.study import open_study, status
 
 

@@ -13,12 +13,12 @@ from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
 
 from prunecast.errors import MissingExtra, UserError
-from prunecast.registry import ENGINES
+from prunecast.registry import EXECUTORS
 from prunecast.stages.job import Job
 from prunecast.store import RECORD_FILE, SUMS_FILE, Damaged, Store
 from prunecast.study import ray as cluster
 from prunecast.study.executor import Outcome
-from prunecast.study.ray import ENGINE, packed, unpack
+from prunecast.study.ray import RayExecutor, packed, unpack
 
 needs_ray = pytest.mark.skipif(cluster.importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -71,7 +71,7 @@ def test_a_cluster_gives_what_one_machine_gives(
     micro: Micro, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     watch = Killer()
-    outcome = micro.run(tmp_path / "out", watch, engine=ENGINE, workers=2)
+    outcome = micro.run(tmp_path / "out", watch, executor=RayExecutor, workers=2)
     assert outcome == Outcome(ran=len(micro.jobs))
     assert watch.killed == 1
     assert watch.heard.count("begin") == len(micro.jobs) + 1, "the lost stage began twice"
@@ -80,7 +80,7 @@ def test_a_cluster_gives_what_one_machine_gives(
     assert capfd.readouterr().out == "", "a JSON answer must stay one"
     timed = Store(tmp_path / "out" / "store").record(micro.the("measure", role="dense").fingerprint)
     assert timed.environment.machine == micro.the("measure", role="dense").machine
-    again = micro.run(tmp_path / "out", engine=ENGINE)
+    again = micro.run(tmp_path / "out", executor=RayExecutor)
     assert (again.ran, again.present) == (0, len(micro.jobs)), "without starting a cluster"
 
 
@@ -89,7 +89,7 @@ def test_without_ray_one_line_says_what_installs_it(
 ) -> None:
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match=r"pip install 'prunecast\[ray\]'"):
-        micro.run(tmp_path / "out", engine=ENGINES.load("ray"))
+        micro.run(tmp_path / "out", executor=EXECUTORS.load("ray"))
     assert not (tmp_path / "out").exists()
 
 
@@ -97,7 +97,7 @@ def test_a_study_is_run_from_inside_the_cluster(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(cluster.ADDRESS, "ray://head:10001")
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda _: "found")
     with pytest.raises(UserError, match="on a node of the cluster"):
-        ENGINE.check()
+        RayExecutor.check()
 
 
 # What a worker does, without a cluster

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +19,17 @@ from prunecast.errors import UserError
 from prunecast.recipe import FitConfig, Recipe, StudyConfig
 from prunecast.stages.job import Job
 from prunecast.store import Damaged, Store
-from prunecast.study.executor import ATTEMPTS, Assignment, Outcome, Settled, WorkerLost, run_plan
-from prunecast.study.resources import NOTHING, Resources, Shares, total
+from prunecast.study.executor import (
+    ATTEMPTS,
+    NOTHING,
+    Completed,
+    Outcome,
+    Resources,
+    Shares,
+    WorkerLost,
+    Workload,
+    run_plan,
+)
 
 CORES = 4
 
@@ -82,43 +90,57 @@ class Crew:
     running: dict[str, Job] = field(default_factory=dict)
     at_once: int = 0
     started: list[str] = field(default_factory=list)
-    assignment: Assignment | None = None
+    workload: Workload | None = None
 
-    def check(self) -> None: ...
+    def __call__(self, workload: Workload) -> Crew:
+        self.workload = workload
+        return self
 
-    @contextmanager
-    def hire(self, assignment: Assignment) -> Iterator[Crew]:
-        self.assignment = assignment
-        yield self
+    @staticmethod
+    def check() -> None: ...
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         assert not self.running
 
     def fits(self, taken: Resources, needed: Resources) -> bool:
         return taken == NOTHING or Resources(CORES, 1.0, 10**12).holds(taken + needed)
 
-    def start(self, job: Job, *, machine_busy: bool = False) -> None:
-        assert self.assignment is not None
-        for need in job.needs:
-            self.assignment.store.checked(need)
-        assert not any(other.exclusive for other in self.running.values())
-        assert not (job.exclusive and self.running)
-        self.running[job.fingerprint] = job
-        self.started.append(job.label)
-        self.at_once = max(self.at_once, len(self.running))
-        taken = total(map(Shares.of(None).needed, self.running.values()))
+    def submit(self, job: Job) -> None:
+        assert job.stage != "measure"
+        self.start(job)
+        taken = sum(map(Shares.of(None).needed, self.running.values()), NOTHING)
         assert taken.threads <= CORES or len(self.running) == 1
         assert taken.gpus <= 1
 
-    def settled(self) -> Sequence[Settled]:
-        assert self.assignment is not None
+    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
+        assert job.stage == "measure"
+        assert not self.running
+        self.start(job)
+        [completed] = self.completed()
+        return completed
+
+    def start(self, job: Job) -> None:
+        assert self.workload is not None
+        for need in job.needs:
+            self.workload.store.checked(need)
+        self.running[job.fingerprint] = job
+        self.started.append(job.label)
+        self.at_once = max(self.at_once, len(self.running))
+
+    def completed(self) -> Sequence[Completed]:
+        assert self.workload is not None
         name = self.draw.choice(list(self.running))
         job = self.running.pop(name)
         if self.lose[name] > 0:
             self.lose[name] -= 1
-            return [Settled(job, WorkerLost("gone"))]
+            return [Completed(job, WorkerLost("gone"))]
         if name in self.fail:
-            return [Settled(job, UserError("no use"))]
-        put_result(self.assignment.store.result(name), name)
-        return [Settled(job)]
+            return [Completed(job, UserError("no use"))]
+        put_result(self.workload.store.result(name), name)
+        return [Completed(job)]
 
 
 def run(
@@ -126,8 +148,8 @@ def run(
 ) -> tuple[Outcome, list[str]]:
     monitor = Silent()
     todo = [job for job in plan if not store.has(job.fingerprint)]
-    assignment = Assignment(todo, store, Shares.of(None), at_once, monitor, keep_files)
-    return run_plan(crew, assignment, plan, Outcome()), monitor.heard
+    workload = Workload(plan, todo, store, Shares.of(None), at_once, monitor, keep_files=keep_files, wait_s=0)
+    return run_plan(crew, workload, Outcome()), monitor.heard
 
 
 @st.composite
@@ -135,7 +157,7 @@ def plans(draw: st.DrawFn) -> list[Job]:
     """Graphs of stages, parents first; nothing rests on a timing."""
     plan: list[Job] = []
     for number in range(draw(st.integers(1, 12))):
-        models = [number for number, job in enumerate(plan) if not job.exclusive]
+        models = [number for number, job in enumerate(plan) if job.stage != "measure"]
         drawn = draw(st.lists(st.sampled_from(models), max_size=3, unique=True)) if models else []
         needs = [plan[number] for number in drawn]
         device = draw(st.sampled_from(["cpu", "cpu", "cuda"]))
@@ -236,7 +258,7 @@ def test_a_parent_that_turns_out_to_be_damaged_is_computed_again(tmp_path: Path)
 
 def test_what_is_damaged_each_time_fails_in_the_end(tmp_path: Path) -> None:
     class Rotten(Crew):
-        def start(self, job: Job, *, machine_busy: bool = False) -> None:
+        def start(self, job: Job) -> None:
             if job.needs:
                 raise Damaged(Path(job.needs[0]), "rotten")
             super().start(job)
@@ -258,25 +280,31 @@ def test_a_place_that_cannot_be_written_fails_one_stage(tmp_path: Path) -> None:
     assert "cannot write" in outcome.failed["stage 1"]
 
 
-@pytest.mark.parametrize("count", [20_000])
-def test_a_large_plan_costs_no_time(count: int) -> None:
+def test_a_large_plan_costs_no_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every stage is looked at a few times, not once for each of the others."""
-    from prunecast.study.schedule import Schedule
-
+    count = 20_000
     parents = [stage(number) for number in range(count // 10)]
     plan = parents + [stage(count + number, [parents[number % len(parents)]]) for number in range(count - len(parents))]
     looked = 0
+    needed = Shares.needed
 
-    def needed(job: Job) -> Resources:
+    def counted(shares: Shares, job: Job) -> Resources:
         nonlocal looked
         looked += 1
-        return Shares.of(None).needed(job)
+        return needed(shares, job)
 
-    schedule = Schedule(plan, needed)
-    for job in plan:
-        schedule.add(job)
-    done = 0
-    while job := schedule.next(lambda _: True, idle=True):
-        schedule.done(job)
-        done += 1
-    assert (done, looked, schedule.unfinished) == (count, count, False)
+    class Instant(Crew):
+        def completed(self) -> Sequence[Completed]:
+            return [Completed(self.running.popitem()[1])]
+
+        def start(self, job: Job) -> None:
+            self.running[job.fingerprint] = job
+
+        def submit(self, job: Job) -> None:
+            self.start(job)
+
+    monkeypatch.setattr(Shares, "needed", counted)
+    monkeypatch.setattr(Store, "begin", lambda *_: None)
+    monkeypatch.setattr(Store, "commit", lambda *_: None)
+    outcome, _ = run(Instant(), Store(tmp_path), plan, at_once=1)
+    assert (outcome.ran, looked) == (count, 2 * count)

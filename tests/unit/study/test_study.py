@@ -22,18 +22,16 @@ from prunecast.recipe import Recipe, load_recipe, write_recipe
 from prunecast.records import Failure
 from prunecast.stages.job import Job
 from prunecast.store import OF_THE_RECORD, SUMS_FILE, Store
-from prunecast.study import devices, ready
-from prunecast.study.devices import decided
 from prunecast.study.frame import selected, write_frame
-from prunecast.study.stock import take_stock, to_run
-from prunecast.study.study import Study, open_study, run_study, status
+from prunecast.study.plan import decided
+from prunecast.study.study import Study, open_study, run_study, status, take_inventory, to_run
 
 ELSEWHERE = "0123456789ab"
 
 
 def left_to_do(store: Path, jobs: Sequence[Job], *, own_timings: bool = False) -> list[Job]:
     """Returns what a run would compute."""
-    return to_run(jobs, take_stock(jobs, Store(store / "store"), own_timings=own_timings))
+    return to_run(jobs, take_inventory(jobs, Store(store / "store"), own_timings=own_timings))
 
 
 # Other recipes
@@ -211,9 +209,9 @@ def test_a_moved_store_is_hashed_once(micro: Micro, tmp_path: Path, copy: object
     before = contents(tmp_path / "moved")
     for job in micro.jobs:
         os.utime(store.directory(job.fingerprint) / SUMS_FILE, (1e9, 1e9))
-    assert take_stock(micro.jobs, store).hashed == {job.fingerprint for job in micro.jobs}
+    assert take_inventory(micro.jobs, store).hashed == {job.fingerprint for job in micro.jobs}
     assert micro.run(tmp_path / "moved").ran == 0
-    assert take_stock(micro.jobs, store).hashed == set()
+    assert take_inventory(micro.jobs, store).hashed == set()
     assert contents(tmp_path / "moved") == before
 
 
@@ -281,9 +279,9 @@ def test_a_damaged_timing_is_one_machines_alone(micro: Micro, tmp_path: Path) ->
     store, own = Store(out / "store"), micro.the("measure", role="dense")
     foreign = replace(own, machine=ELSEWHERE)
     shutil.copytree(store.directory(own.fingerprint), store.directory(foreign.fingerprint))
-    stock = take_stock(micro.jobs, store)
-    assert list(stock.damaged) == [foreign.fingerprint], "its record bears another name"
-    assert to_run(micro.jobs, stock) == []
+    inventory = take_inventory(micro.jobs, store)
+    assert list(inventory.damaged) == [foreign.fingerprint], "its record bears another name"
+    assert to_run(micro.jobs, inventory) == []
 
 
 # What is missing is said before anything runs
@@ -295,7 +293,7 @@ def test_a_runtime_that_is_not_installed_is_refused_before_it_is_needed(
     def refusal(*_: object) -> None:
         raise MissingExtra("openvino", "openvino")
 
-    monkeypatch.setattr(ready, "refusal", refusal)
+    monkeypatch.setattr("prunecast.study.study.refusal", refusal)
     with pytest.raises(MissingExtra, match=r"pip install 'prunecast\[openvino\]'"):
         micro.run(tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -317,7 +315,7 @@ def with_auto(**study: object) -> Recipe:
 
 
 def test_auto_is_decided_everywhere_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "choose_device", lambda _: type("Device", (), {"type": "cuda"}))
+    monkeypatch.setattr("prunecast.study.plan.choose_device", lambda _: type("Device", (), {"type": "cuda"}))
     models = [
         {"model": {"name": "dlinear"}, "train": {"device": "auto"}, "finetune": {"device": "cpu"}},
         {"model": {"name": "transformer"}},
@@ -333,7 +331,7 @@ def test_auto_is_decided_everywhere_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_study_stays_with_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "choose_device", lambda _: type("Device", (), {"type": "cuda"}))
+    monkeypatch.setattr("prunecast.study.plan.choose_device", lambda _: type("Device", (), {"type": "cuda"}))
     write_recipe(load_recipe(settings=["train.device=cpu"]), tmp_path / "recipe.yaml")
     assert decided(with_auto(), tmp_path / "recipe.yaml").train.device == "cpu"
     assert decided(with_auto(), tmp_path / "none.yaml").train.device == "cuda"
