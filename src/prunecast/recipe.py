@@ -292,7 +292,10 @@ def load_recipe(
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes a resolved recipe, every default spelled out, so that it can be run again as it is."""
+    """Writes a resolved recipe, every default spelled out, so that it can be run again as it is.
+
+    A file of the user's own stands there by its name; it has to lie in the current folder or in `$PRUNECAST_DATA`.
+    """
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ T rows, C channels, K covariates (columns that are known for the future).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +72,8 @@ def load_series(config: DataConfig, *, accept_unverified: bool = False, quiet: b
     """Returns the series that a recipe's data section names.
 
     Args:
-        config: its name is one of the catalogue or the path of a CSV or Parquet file.
+        config: its name is one of the catalogue or the path of a CSV or Parquet file; a bare file name is looked for
+            in the current folder, then in `$PRUNECAST_DATA`.
         accept_unverified: download a catalogue set even where no hash is known.
         quiet: without a progress bar.
 
@@ -80,10 +82,18 @@ def load_series(config: DataConfig, *, accept_unverified: bool = False, quiet: b
     """
     if config.name in catalog.names():
         return _from_catalog(config, accept_unverified, quiet)
-    path = Path(config.name)
+    path = _own_file(config.name)
     if not path.exists() and not path.suffix and path.name == config.name:
         catalog.entry(config.name)  # says which name is near
     return series_of(read_table(path), config)
+
+
+def _own_file(name: str) -> Path:
+    """Returns where a file lies: as named, else in `$PRUNECAST_DATA`: written recipes name no folder."""
+    path, given = Path(name), os.environ.get("PRUNECAST_DATA")
+    if given and path.name == name and not path.exists() and (Path(given) / name).is_file():
+        return Path(given) / name
+    return path
 
 
 def series_of(table: Table, config: DataConfig) -> Series:

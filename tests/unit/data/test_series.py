@@ -13,7 +13,8 @@ import pytest
 
 from prunecast.data.series import Series, load_series
 from prunecast.errors import UserError
-from prunecast.recipe import DataConfig
+from prunecast.recipe import DataConfig, Recipe, load_recipe, write_recipe
+from prunecast.resolve import resolved
 
 GOOD = "date,a,b\n2020-01-01,1,4\n2020-01-02,2,5\n2020-01-03,3,6\n"
 
@@ -27,6 +28,28 @@ def load(folder: Path, content: str | bytes, **config: object) -> Series:
 def hourly(rows: int, *, zone: str = "") -> str:
     times = pd.date_range("2020-01-01", periods=rows, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
     return "time,x\n" + "".join(f"{time}{zone},{row}\n" for row, time in enumerate(times))
+
+
+def test_a_written_recipe_finds_its_file_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps no folder: the file is looked for in the current one, then in PRUNECAST_DATA."""
+    data, here = tmp_path / "data", tmp_path / "here"
+    for folder in (data, here):
+        folder.mkdir()
+    (data / "own.csv").write_text(GOOD)
+    recipe = Recipe(data=DataConfig(name=str(data / "own.csv")), model={"name": "dlinear", "lookback": 8})
+    written = resolved(recipe, load_series(recipe.data))
+    write_recipe(written, here / "recipe.yaml")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PRUNECAST_DATA", str(data))
+    again = load_recipe(here / "recipe.yaml")
+    series = load_series(again.data)
+    assert (series.sha256, resolved(again, series)) == (load_series(recipe.data).sha256, written)
+    (here / "own.csv").write_text(GOOD.replace("6", "7"))
+    assert load_series(again.data).sha256 != series.sha256, "the current folder comes first"
+    monkeypatch.delenv("PRUNECAST_DATA")
+    (here / "own.csv").unlink()
+    with pytest.raises(UserError, match=r"own\.csv"):
+        load_series(again.data)
 
 
 def test_plain_file(tmp_path: Path) -> None:
