@@ -17,7 +17,7 @@ import psutil
 from prunecast.records import Environment
 from prunecast.registry import RUNTIMES
 
-PACKAGES = ("prunecast", "torch", "numba", "numpy", "pandas", "pyarrow", "scipy", "safetensors", "accelerate", "ray")
+PACKAGES = ("prunecast", "torch", "numba", "numpy", "pandas", "pyarrow", "scipy", "safetensors", "ray")
 """What computes, whatever the runtime; runtimes name their own."""
 
 _CHECKOUT = Path(__file__).resolve().parents[2]

@@ -17,17 +17,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs
-from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, LOADS, RESULT_FILE, Turns
+from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, RESULT_FILE, Turns
 from prunecast.recipe import MeasureConfig
 from prunecast.records import Latency, Ratio, Timing
 
 KEPT_SAMPLES = 2000
 RESAMPLES = 2000
-SMALL_SAMPLE = 2.776 / 1.960 * math.sqrt(LOADS / (LOADS - 1))
-"""Student's 97.5 % quantile with LOADS - 1 = 4 degrees of freedom over the normal one; bias of the drawn variance."""
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -120,8 +119,17 @@ def speedup(reference_ms: Samples, ours_ms: Samples, seed: int = 1) -> Ratio:
     reference, ours = (_medians(samples, drawn) for samples in (reference_ms, ours_ms))
     ratio = float(np.median(reference_ms) / np.median(ours_ms))
     spread = np.log(np.percentile(reference / ours, [2.5, 97.5]) / ratio)
-    low, high = ratio * np.exp(spread * SMALL_SAMPLE)
+    low, high = ratio * np.exp(spread * _widened_for(loads))
     return Ratio(ratio=ratio, low=float(low), high=float(high))
+
+
+def _widened_for(loads: int) -> float:
+    """Returns by what the logarithm of an interval is stretched for so few loads.
+
+    By Student's 97.5 % quantile over the normal one, and by the bias of the drawn variance.
+    """
+    student, normal = float(stdtrit(loads - 1, 0.975)), float(ndtri(0.975))
+    return student / normal * math.sqrt(loads / (loads - 1))
 
 
 def _drawn_turns(loads: int, turns: int, generator: np.random.Generator) -> NDArray[np.int64]:

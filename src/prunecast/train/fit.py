@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
 
 from prunecast.batch import Batch
@@ -27,6 +24,8 @@ from prunecast.train.progress import Reporter, Silent
 
 CHECK_EVERY_STEPS = 50
 """How often the running loss is looked at: each look makes a GPU wait."""
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DivergedError(UserError):
@@ -46,7 +45,7 @@ def fit(
 ) -> Fit:
     """Trains a forecaster in place; it ends in eval mode with the weights of its best validation loss.
 
-    The process keeps the memory that it frees from here on, see `allocator.py`.
+    The process keeps the memory that it frees from here on, see `malloc.py`.
     For one seed and one thread count the result on a CPU is the same bit for bit, interrupted or not.
 
     Args:
@@ -64,21 +63,21 @@ def fit(
         UserError: when the step is to be compiled and the machine has no compiler.
     """
     keep_freed_memory()
-    accelerator = _accelerator(config)
-    model.to(accelerator.device)
+    device = choose_device(config)
+    model.to(device)
     state = RunState(model, adam(model, config), hooks, _copy(model), Counters())
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint)
     with _threads(config.threads):
         run = _Run(
             state=state,
-            train=train.to(accelerator.device),
-            validation=validation.to(accelerator.device),
+            train=train.to(device),
+            validation=validation.to(device),
             config=config,
             seed=seed,
             checkpoint=checkpoint,
             reporter=reporter or Silent(),
-            accelerator=accelerator,
+            device=device,
         )
         run.start()
         try:
@@ -141,19 +140,12 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _accelerator(config: FitConfig) -> Accelerator:
-    # Accelerate keeps its state in the process and refuses a second precision; a study has many runs in one process.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    device = choose_device(config)
-    compiler = _compiler(device) if config.compile else None
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=config.precision, dynamo_plugin=compiler)
-
-
-def _compiler(device: torch.device) -> TorchDynamoPlugin:
-    """Returns how a step is compiled: whole, for each size of batch by itself, on a GPU as one recorded graph."""
+def _compiled(model: nn.Module, device: torch.device) -> Callable[..., Tensor]:
+    """Returns the model's forecast compiled whole, for each size of batch by itself, on a GPU as one recorded graph."""
     torch.compiler.reset()  # else the graphs of the models before count as this one's, and they may be only so many
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return TorchDynamoPlugin(backend="inductor", mode=mode, fullgraph=True, dynamic=False)
+    compiled: Callable[..., Tensor] = torch.compile(model, backend="inductor", mode=mode, fullgraph=True, dynamic=False)
+    return compiled
 
 
 def _without_compiler(error: RuntimeError) -> UserError | None:
@@ -177,12 +169,19 @@ class _Run:
     seed: int
     checkpoint: Path | None
     reporter: Reporter
-    accelerator: Accelerator
+    device: torch.device
 
     def __post_init__(self) -> None:
-        self.prepared, self.optimizer = self.accelerator.prepare(self.state.model, self.state.optimizer)
+        model = self.state.model
+        self.forecast: Callable[..., Tensor] = _compiled(model, self.device) if self.config.compile else model
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "fp16")
         self.loss = nn.MSELoss()
         self.best: Accuracy | None = None
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """In it, a forecast is computed in the precision asked for; losses, gradients and weights are float32."""
+        dtype = _HALF.get(self.config.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def start(self) -> None:
         for hook in self.state.hooks:
@@ -205,10 +204,11 @@ class _Run:
     def epoch(self) -> None:
         number = len(self.state.counters.epochs) + 1
         rate = learning_rate(self.config, number)
-        for group in self.optimizer.param_groups:
+        for group in self.state.optimizer.param_groups:
             group["lr"] = rate
         steps, train_loss = self.learn(number)
-        validation = evaluate(self.state.model, self.validation, "validation")
+        with self.autocast():
+            validation = evaluate(self.state.model, self.validation, "validation")
         loss = validation.mse
         self.check(loss, number)
         epoch = Epoch(epoch=number, steps=steps, learning_rate=rate, train_loss=train_loss, validation_loss=loss)
@@ -220,10 +220,10 @@ class _Run:
         # Seeding by epoch makes a resumed run draw what an uninterrupted one draws, with no generator state on disk.
         seed = self.seed * 100_003 + number
         torch.manual_seed(seed)
-        self.prepared.train()
-        total, steps = torch.zeros((), device=self.accelerator.device), 0
+        self.state.model.train()
+        total, steps = torch.zeros((), device=self.device), 0
         for batch in self.train.batches(self.config.batch_size, shuffle_seed=seed):
-            total += self.step(self.share(batch), self.state.counters.steps + steps)
+            total += self.step(batch, self.state.counters.steps + steps)
             steps += 1
             if steps % CHECK_EVERY_STEPS == 0:
                 self.check(total.item(), number)
@@ -233,28 +233,22 @@ class _Run:
         return steps, total.item() / steps
 
     def step(self, batch: Batch, number: int) -> Tensor:
-        forecast_BHC = self.prepared(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
-        plain: Tensor = self.loss(forecast_BHC, batch.y_BHC)
+        with self.autocast():
+            forecast_BHC = self.forecast(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+        plain: Tensor = self.loss(forecast_BHC.float(), batch.y_BHC)
         loss = plain
         for hook in self.state.hooks:
             loss = hook.loss(self.state.model, batch, loss)
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
+        self.state.optimizer.zero_grad()
+        torch.autograd.backward(self.scaler.scale(loss))
         for hook in self.state.hooks:
             hook.after_backward(number)
-        self.optimizer.step()
+        self.scaler.step(self.state.optimizer)
+        self.scaler.update()
         for hook in self.state.hooks:
             hook.after_step(number)
         self.reporter.step()
         return plain.detach()
-
-    def share(self, batch: Batch) -> Batch:
-        """Returns this process's part of a batch; with one process, all of it."""
-        if self.accelerator.num_processes == 1:
-            return batch
-        return Batch(
-            *(tensor.chunk(self.accelerator.num_processes)[self.accelerator.process_index] for tensor in batch)
-        )
 
     def check(self, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):
@@ -274,19 +268,18 @@ class _Run:
             best_epoch=epoch.epoch if better else old.best_epoch,
             best_loss=epoch.validation_loss if better else old.best_loss,
         )
-        if self.checkpoint is not None and self.accelerator.is_main_process:
+        if self.checkpoint is not None:
             self.state.save(self.checkpoint)
 
     def score(self) -> Accuracy | None:
         """Returns the score of the weights that are kept, where they were scored as the saved model computes."""
-        if self.accelerator.device.type != "cpu" or self.config.precision != "no":
+        if self.device.type != "cpu" or self.config.precision != "no":
             return None
         if self.best is None:  # the best epoch was before an interruption: scored again as it was then
             return evaluate(self.state.model, self.validation, "validation")
         return self.best
 
     def result(self) -> Fit:
-        self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)  # it is saved, and computes, in float32
         self.state.model.load_state_dict(self.state.best)
         self.state.model.to("cpu").eval()
         return Fit(

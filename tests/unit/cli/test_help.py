@@ -10,7 +10,7 @@ import pytest
 
 from prunecast.cli.main import main
 
-HEAVY = ("torch", "pandas", "onnxruntime", "onnx", "altair", "accelerate")
+HEAVY = ("torch", "pandas", "onnxruntime", "onnx", "altair")
 
 VERBS = {
     "data list": "",

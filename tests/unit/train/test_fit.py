@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 
 from prunecast.batch import Batch
@@ -156,11 +156,11 @@ def test_rates_follow_the_published_schedule() -> None:
 def test_a_compiled_run_is_the_same_run(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled to plain operators, which takes no C++ compiler; one model after the other, as in a study."""
 
-    def plain_operators(_: torch.device) -> TorchDynamoPlugin:
+    def plain_operators(model: nn.Module, _: torch.device) -> Callable[..., torch.Tensor]:
         torch.compiler.reset()
-        return TorchDynamoPlugin(backend="aot_eager", fullgraph=True, dynamic=False)
+        return torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
 
-    monkeypatch.setattr(fitting, "_compiler", plain_operators)
+    monkeypatch.setattr(fitting, "_compiled", plain_operators)
     config = FitConfig(epochs=2, max_steps=20, learning_rate=1e-3, threads=1, device="cpu")
     curves = []
     for compiled in (False, True, True):
