@@ -44,9 +44,6 @@ _LOG = logging.getLogger(__name__)
 @contextmanager
 def beside_others() -> Iterator[None]:
     """Counts as present while the block runs; waits before that for a timing, at most `WAIT_S`."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes that train one model the first is enough: a
-        yield  # second one could come to wait for a timing that waits for the first
-        return
     with _plain_errors(), suppress(Timeout), _gate().acquire(timeout=WAIT_S):
         pass
     with _present():

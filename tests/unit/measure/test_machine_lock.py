@@ -150,12 +150,6 @@ def test_later_stages_wait_for_a_timing_that_waits() -> None:
     assert order == [False]
 
 
-def test_only_the_first_of_several_processes_that_train_one_model_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with alone(), beside_others():
-        assert not is_busy()
-
-
 def test_a_lock_that_cannot_be_taken_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(machine_lock, "lock_file", lambda: tmp_path / "file" / "prunecast.lock")
