@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from graphlib import TopologicalSorter
@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from prunecast.errors import UserError
 from prunecast.measure.machine_lock import WAIT_S, alone
 from prunecast.recipe import StudyConfig
-from prunecast.records import Failure, Stage
+from prunecast.records import Failure
 from prunecast.stages.job import Job
 from prunecast.store import Damaged, Store
 
@@ -64,31 +64,15 @@ class Resources:
 NOTHING = Resources(0, 0.0, 0)
 
 
-@dataclass(frozen=True)
-class Shares:
-    """How much each kind of stage is given of what its recipe does not settle.
+def needed_by(job: Job, study: StudyConfig) -> Resources:
+    """Returns what a stage takes while it runs: threads as its recipe says, and the rest as its study does.
 
-    Attributes:
-        memory_gib: of the processor.
-        gpus: share of a GPU, where it trains on one.
+    It takes a GPU, or a share of one, where it trains on one.
     """
-
-    memory_gib: Mapping[Stage, float]
-    gpus: Mapping[Stage, float]
-
-    @classmethod
-    def of(cls, study: StudyConfig | None) -> Shares:
-        """Returns the shares that a study names."""
-        study = study or StudyConfig()
-        return cls(study.stage_memory_gib, study.stage_gpus)
-
-    def needed(self, job: Job) -> Resources:
-        """Returns what a stage takes while it runs: a GPU where it trains on one."""
-        recipe = job.recipe
-        section = {"train": recipe.train, "finetune": recipe.finetune}.get(job.stage)
-        threads = max(recipe.train.threads, section.threads if section else 1)
-        gpus = self.gpus[job.stage] if section and section.device == "cuda" else 0.0
-        return Resources(threads, gpus, round(self.memory_gib[job.stage] * GIB))
+    section = {"train": job.recipe.train, "finetune": job.recipe.finetune}.get(job.stage)
+    threads = max(job.recipe.train.threads, section.threads if section else 1)
+    gpus = study.stage_gpus[job.stage] if section and section.device == "cuda" else 0.0
+    return Resources(threads, gpus, round(study.stage_memory_gib[job.stage] * GIB))
 
 
 @cache
@@ -236,21 +220,23 @@ class Workload:
         plan: all stages, parents first; one that was done before may turn out to be damaged.
         jobs: those of them that are to be run.
         store: where their results go, and where the stages that they need lie.
-        shares: what a stage takes.
+        study: what a stage takes, and whether files stay when nothing waits for them any more.
         at_once: the most stages that may run at once, or None.
         monitor: hears of it.
-        keep_files: whether models and exported files stay when nothing waits for them any more.
         wait_s: how long at most a timing waits for other stages on this machine.
     """
 
     plan: Sequence[Job]
     jobs: Sequence[Job]
     store: Store
-    shares: Shares
+    study: StudyConfig
     at_once: int | None
     monitor: Monitor
-    keep_files: bool = True
     wait_s: float = WAIT_S
+
+    def needed(self, job: Job) -> Resources:
+        """Returns what one of the stages takes while it runs."""
+        return needed_by(job, self.study)
 
 
 class WorkerLost(Exception):
@@ -382,7 +368,7 @@ class _Run:
                     self.enqueue(completed.job)
 
     def enqueue(self, job: Job) -> None:
-        heappush(self.ready[self.workload.shares.needed(job)], (self.place[job.fingerprint], job.fingerprint))
+        heappush(self.ready[self.workload.needed(job)], (self.place[job.fingerprint], job.fingerprint))
 
     def next(self) -> Job | None:
         """Returns the first stage in the plan among those that are ready and for which there is room."""
@@ -401,7 +387,7 @@ class _Run:
         except UserError as error:
             self.settle(job, error)
             return
-        self.running[job.fingerprint] = self.workload.shares.needed(job)
+        self.running[job.fingerprint] = self.workload.needed(job)
         self.monitor.begin(job)
 
     def time(self, job: Job) -> None:
@@ -470,7 +456,7 @@ class _Run:
 
     def release(self, names: Iterable[str]) -> None:
         """Drops the files of stages that nothing waits for any more, in this run or in the next."""
-        if not self.workload.keep_files:
+        if not self.workload.study.keep_files:
             done = (self.plan[name] for name in names if name in self.plan and name not in self.undone)
             drop_files((job for job in done if not self.is_needed(job)), self.store)
 

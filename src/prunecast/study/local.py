@@ -53,7 +53,7 @@ class LocalExecutor:
     """
 
     def __init__(self, workload: Workload) -> None:
-        self._needed, self._root = workload.shares.needed, str(workload.store.root)
+        self._needed, self._root = workload.needed, str(workload.store.root)
         needed = [self._needed(job) for job in workload.jobs]
         self._gpus = visible_gpus()
         if any(one.gpus for one in needed) and not self._gpus:

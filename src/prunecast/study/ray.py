@@ -48,7 +48,7 @@ class RayExecutor:
     """
 
     def __init__(self, workload: Workload) -> None:
-        self._workload, self._store, self._needed = workload, workload.store, workload.shares.needed
+        self._workload, self._store, self._needed = workload, workload.store, workload.needed
         self._running: dict[Any, Job] = {}
         self._put_folder = lru_cache(KEPT_FOLDERS)(lambda name: self._ray.put(packed(self._store.checked(name))))
         self._put_series = lru_cache(KEPT_SERIES)(lambda data: self._ray.put(load_series(data)))
@@ -167,7 +167,7 @@ def _connected(workload: Workload) -> Any:
     if address:
         own: dict[str, Any] = {"address": address}
     else:
-        threads = max(workload.shares.needed(job).threads for job in workload.jobs)
+        threads = max(workload.needed(job).threads for job in workload.jobs)
         own = {"address": "local", "include_dashboard": False, "num_cpus": max(threads, here().threads)}
         own |= {"num_gpus": int(here().gpus)}
     try:

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,12 +23,12 @@ from prunecast.measure.machine_lock import WAIT_S
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import build, config_from
 from prunecast.prune.apply import check_budget
-from prunecast.recipe import RECIPE_FILE, ExportConfig, Recipe, load_recipe, write_recipe
+from prunecast.recipe import RECIPE_FILE, ExportConfig, Recipe, StudyConfig, load_recipe, write_recipe
 from prunecast.records import Failure, Record, RunRecord, Stage
 from prunecast.stages.job import Job, what_is_timed
 from prunecast.stages.results import refusal
 from prunecast.store import Damaged, Store, new_file, sweep
-from prunecast.study.executor import Executor, Monitor, Outcome, Shares, Workload, drop_files, run_plan
+from prunecast.study.executor import Executor, Monitor, Outcome, Workload, drop_files, run_plan
 from prunecast.study.frame import RECORDS_FILE, StudyFrame, concat, frame_of, read_frame, read_stages, selected
 from prunecast.study.local import LocalExecutor
 
@@ -134,14 +134,6 @@ def _published(directory: Path) -> list[PlannedStage]:
 # What of the plan is there
 
 
-class Planned(Protocol):
-    """A stage of a plan."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the stage's result."""
-
-
 @dataclass(frozen=True)
 class Inventory:
     """What of a plan lies in a store, and whether it is whole.
@@ -160,7 +152,9 @@ class Inventory:
     hashed: frozenset[str]
 
 
-def results_of(stages: Iterable[Planned], store: Store, *, own_timings: bool = False) -> dict[str, list[str]]:
+def results_of(
+    stages: Iterable[Job | PlannedStage], store: Store, *, own_timings: bool = False
+) -> dict[str, list[str]]:
     """Maps each planned stage to the fingerprints of the results in the store that satisfy it; looks at names alone.
 
     Args:
@@ -183,7 +177,7 @@ def results_of(stages: Iterable[Planned], store: Store, *, own_timings: bool = F
 
 
 def take_inventory(
-    stages: Iterable[Planned], store: Store, *, own_timings: bool = False, thorough: bool = False
+    stages: Iterable[Job | PlannedStage], store: Store, *, own_timings: bool = False, thorough: bool = False
 ) -> Inventory:
     """Looks at every result that satisfies a planned stage.
 
@@ -262,13 +256,11 @@ def run_study(
         monitor.start(len(jobs), outcome.present)
         try:
             _put_right(inventory, store, jobs, outcome, monitor)
-            keep_files = recipe.study is None or recipe.study.keep_files
-            if not keep_files:  # what a killed run had no time to drop, or was kept before
+            study = recipe.study or StudyConfig()
+            if not study.keep_files:  # what a killed run had no time to drop, or was kept before
                 needed = {name for job in waiting for name in job.needs}
                 drop_files((job for job in jobs if job.fingerprint not in needed), store)
-            shares = Shares.of(recipe.study)
-            workload = Workload(jobs, waiting, store, shares, workers, monitor, keep_files=keep_files, wait_s=wait_s)
-            return run_plan(executor, workload, outcome)
+            return run_plan(executor, Workload(jobs, waiting, store, study, workers, monitor, wait_s), outcome)
         finally:
             monitor.stop()
 

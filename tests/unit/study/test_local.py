@@ -6,13 +6,13 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from tests.unit.study.test_schedule import Silent, stage
+from tests.unit.study.test_run_plan import Silent, stage
 
 from prunecast.recipe import StudyConfig
 from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study import executor, local
-from prunecast.study.executor import NOTHING, Completed, Resources, Shares, Workload, usable_cores, visible_gpus
+from prunecast.study.executor import NOTHING, Completed, Resources, Workload, usable_cores, visible_gpus
 from prunecast.study.local import LocalExecutor
 
 
@@ -26,9 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def workers(tmp_path: Path, jobs: list[Job], at_once: int | None = None, gpus: float = 1.0) -> LocalExecutor:
     return LocalExecutor(
-        Workload(
-            jobs, jobs, Store(tmp_path), Shares.of(StudyConfig(stage_gpus=gpus, stage_memory_gib=1)), at_once, Silent()
-        )
+        Workload(jobs, jobs, Store(tmp_path), StudyConfig(stage_gpus=gpus, stage_memory_gib=1), at_once, Silent())
     )
 
 
@@ -101,11 +99,11 @@ def test_what_fits_is_what_is_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("threads", "at_once", "room"), [(2, 3, 2), (3, 2, 1), (9, 2, 1)])
 def test_more_workers_than_there_is_room_for_is_said(tmp_path: Path, threads: int, at_once: int, room: int) -> None:
     monitor = Silent()
-    LocalExecutor(Workload(*2 * [[stage(0, threads=threads)]], Store(tmp_path), Shares.of(None), at_once, monitor))
+    LocalExecutor(Workload(*2 * [[stage(0, threads=threads)]], Store(tmp_path), StudyConfig(), at_once, monitor))
     expected = f"{at_once} workers asked for, {room} at once: a stage takes {threads} of 4 processors"
     [line] = monitor.heard
     assert line.startswith(expected)
-    LocalExecutor(Workload(*2 * [[stage(0, threads=threads)]], Store(tmp_path), Shares.of(None), room, monitor))
+    LocalExecutor(Workload(*2 * [[stage(0, threads=threads)]], Store(tmp_path), StudyConfig(), room, monitor))
     assert len(monitor.heard) == 1
 
 

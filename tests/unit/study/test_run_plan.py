@@ -25,9 +25,9 @@ from prunecast.study.executor import (
     Completed,
     Outcome,
     Resources,
-    Shares,
     WorkerLost,
     Workload,
+    needed_by,
     run_plan,
 )
 
@@ -111,7 +111,7 @@ class Crew:
     def submit(self, job: Job) -> None:
         assert job.stage != "measure"
         self.start(job)
-        taken = sum(map(Shares.of(None).needed, self.running.values()), NOTHING)
+        taken = sum((needed_by(job, StudyConfig()) for job in self.running.values()), NOTHING)
         assert taken.threads <= CORES or len(self.running) == 1
         assert taken.gpus <= 1
 
@@ -148,7 +148,7 @@ def run(
 ) -> tuple[Outcome, list[str]]:
     monitor = Silent()
     todo = [job for job in plan if not store.has(job.fingerprint)]
-    workload = Workload(plan, todo, store, Shares.of(None), at_once, monitor, keep_files=keep_files, wait_s=0)
+    workload = Workload(plan, todo, store, StudyConfig(keep_files=keep_files), at_once, monitor, wait_s=0)
     return run_plan(crew, workload, Outcome()), monitor.heard
 
 
@@ -219,16 +219,16 @@ def test_what_is_small_enough_does_not_wait_for_what_is_not(tmp_path: Path) -> N
 
 
 def test_only_training_on_a_gpu_takes_one() -> None:
-    shares = Shares.of(StudyConfig(stage_gpus=0.5, stage_memory_gib=1.5))
-    assert shares.needed(stage(0, threads=3, device="cuda")) == Resources(3, 0.5, 3 * 2**29)
-    assert shares.needed(stage(0)) == Resources(1, 0.0, 3 * 2**29)
-    assert shares.needed(stage(0, device="cuda", timed=True)).gpus == 0
+    study = StudyConfig(stage_gpus=0.5, stage_memory_gib=1.5)
+    assert needed_by(stage(0, threads=3, device="cuda"), study) == Resources(3, 0.5, 3 * 2**29)
+    assert needed_by(stage(0), study) == Resources(1, 0.0, 3 * 2**29)
+    assert needed_by(stage(0, device="cuda", timed=True), study).gpus == 0
 
 
 def test_each_kind_of_stage_may_take_another_share() -> None:
-    shares = Shares.of(StudyConfig(stage_gpus={"train": 0.25}, stage_memory_gib={"train": 8}))
-    assert shares.needed(stage(0, device="cuda")) == Resources(1, 0.25, 8 * 2**30)
-    assert shares.needed(stage(0, device="cuda", timed=True)) == Resources(1, 0.0, 2 * 2**30)
+    study = StudyConfig(stage_gpus={"train": 0.25}, stage_memory_gib={"train": 8})
+    assert needed_by(stage(0, device="cuda"), study) == Resources(1, 0.25, 8 * 2**30)
+    assert needed_by(stage(0, device="cuda", timed=True), study) == Resources(1, 0.0, 2 * 2**30)
 
 
 # Damage that shows when a stage is gone on from
@@ -286,12 +286,11 @@ def test_a_large_plan_costs_no_time(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     parents = [stage(number) for number in range(count // 10)]
     plan = parents + [stage(count + number, [parents[number % len(parents)]]) for number in range(count - len(parents))]
     looked = 0
-    needed = Shares.needed
 
-    def counted(shares: Shares, job: Job) -> Resources:
+    def counted(job: Job, study: StudyConfig) -> Resources:
         nonlocal looked
         looked += 1
-        return needed(shares, job)
+        return needed_by(job, study)
 
     class Instant(Crew):
         def completed(self) -> Sequence[Completed]:
@@ -303,7 +302,7 @@ def test_a_large_plan_costs_no_time(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         def submit(self, job: Job) -> None:
             self.start(job)
 
-    monkeypatch.setattr(Shares, "needed", counted)
+    monkeypatch.setattr("prunecast.study.executor.needed_by", counted)
     monkeypatch.setattr(Store, "begin", lambda *_: None)
     monkeypatch.setattr(Store, "commit", lambda *_: None)
     outcome, _ = run(Instant(), Store(tmp_path), plan, at_once=1)
