@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prunecast import environment
+from prunecast.api import study_run
 from prunecast.data.series import load_series
 from prunecast.recipe import Recipe, load_recipe, write_recipe
 from prunecast.records import Accuracy, Blocks, DataFacts, Latency, Pruning, RunRecord, Size, StageTiming, Timing
 from prunecast.stages.job import Job
 from prunecast.store import Store, write_record
-from prunecast.studies import study_run
 from prunecast.study.executor import ConsoleMonitor
 from prunecast.study.plan import plan
 from prunecast.study.study import status

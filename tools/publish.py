@@ -24,7 +24,7 @@ def publish(source: Path, target: Path) -> int:
     records, failures = study.results()
     dirty = [record.label for record in records if record.environment.dirty]
     found = api.study_status(source, verify=True)
-    unfinished = found["stages"] - found["done"]
+    unfinished = found.stages - found.done
     if failures or unfinished or dirty:
         sys.exit(f"not published: {len(failures)} failures, {unfinished} unfinished, {len(dirty)} from changed sources")
     shutil.rmtree(target, ignore_errors=True)

@@ -8,20 +8,23 @@ the command line stays quick.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from prunecast.forecaster import Forecaster as Forecaster
     from prunecast.models.io import load as load
 
-__version__ = version("prunecast")
 __all__ = ["Forecaster", "__version__", "load"]
 
 _LAZY = {"Forecaster": "prunecast.forecaster", "load": "prunecast.models.io"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # it takes a while to import, and hardly anyone asks
+
+        return version("prunecast")
     if name not in _LAZY:
         raise AttributeError(f"module 'prunecast' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

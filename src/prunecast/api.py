@@ -1,56 +1,130 @@
-"""The public Python API: the verbs of the command line as functions of the same names and arguments."""
+"""The verbs: functions of the same names and arguments as on the command line, each with a typed result.
+
+The command line is made from the signatures and docstrings here. What a verb needs is imported when it is called, so
+that the command line answers at once.
+"""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from prunecast.data.sets import data_check, data_fetch, data_list
-from prunecast.errors import UserError
-from prunecast.imported import Request, folder_with_data, import_one
-from prunecast.inference import (
-    Row,
-    check_same_inputs,
-    forecast_table,
-    open_source,
-    prepared_for_metadata,
-    runtime_of,
-    summary,
-    with_data,
+from prunecast.errors import UserError, near
+from prunecast.registry import EXECUTORS, METHODS, MODELS, PUBLISHED, RUNTIMES, TRACKERS
+from prunecast.results import (
+    Catalog,
+    DataSet,
+    Downloads,
+    Exported,
+    Fetched,
+    FileCheck,
+    ForecastFile,
+    Handed,
+    Measured,
+    Measurements,
+    ModelSummary,
+    Names,
+    Report,
+    Scores,
+    StudyRun,
+    StudyStatus,
 )
-from prunecast.measure.latency import time_against
-from prunecast.measure.machine_lock import alone, is_busy, seconds
-from prunecast.models.convert.convert import ModeChoice
-from prunecast.models.io import load_metadata, load_model
-from prunecast.recipe import ExportConfig, MeasureConfig, load_recipe
-from prunecast.records import Scoring
-from prunecast.registry import METHODS, MODELS, RUNTIMES
-from prunecast.single import TRAINING_SECTIONS, check_settings, prune_one, recipe_of, train_one
-from prunecast.stages import results as assess
-from prunecast.store import new_file, read_record
-from prunecast.studies import report, study_export, study_run, study_status
-from prunecast.train.evaluate import score
-from prunecast.train.progress import Reporter
 
-__all__ = [
-    "Scoring",
-    "data_check",
-    "data_fetch",
-    "data_list",
-    "evaluate",
-    "export",
-    "forecast",
-    "import_checkpoint",
-    "measure",
-    "prune",
-    "report",
-    "study_export",
-    "study_run",
-    "study_status",
-    "summary",
-    "train",
-]
+if TYPE_CHECKING:
+    from prunecast.models.io import SavedModel
+    from prunecast.records import RunRecord, Scoring, Timing
+    from prunecast.stages.job import Job
+    from prunecast.study.executor import Monitor
+    from prunecast.train.progress import Reporter
+
+REPORT_FILE = "report.html"
+
+KINDS = ("models", "methods", "runtimes", "datasets")
+
+Timings = Literal["any", "here"]
+"""Whose timings count as done: those of any machine, or this machine's alone."""
+
+
+# Names and data
+
+
+def list_names(kind: str) -> Names:
+    """Lists what can be named.
+
+    Args:
+        kind: models, methods, runtimes or datasets.
+
+    Raises:
+        UserError: when the kind is none of these.
+    """
+    rows: list[dict[str, Any]]
+    if kind == "models":
+        sources = [name.partition("/") for name in PUBLISHED.names()]
+        rows = [
+            {"name": name, "imports": [source for model, _, source in sources if model == name]}
+            for name in MODELS.names()
+        ]
+    elif kind == "methods":
+        methods = [(name, METHODS.load(name)) for name in METHODS.names()]
+        rows = [
+            {"name": name, "budget": method.budget, "trains": method.trains, "summary": method.summary}
+            for name, method in methods
+        ]
+    elif kind == "runtimes":
+        rows = [{"name": name} for name in RUNTIMES.names()]
+    elif kind == "datasets":
+        from prunecast.data import catalog
+
+        rows = [{"name": name} for name in catalog.names()]
+    else:
+        raise UserError(f"unknown kind {kind!r}; {near(kind, KINDS)}")
+    return Names(kind=kind, rows=tuple(rows))
+
+
+def data_list() -> Catalog:
+    """Lists the data sets of the catalogue and where each is found on this machine."""
+    from prunecast.data import sets
+
+    return Catalog(datasets=tuple(DataSet(**row) for row in sets.data_list()))
+
+
+def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> Downloads:
+    """Downloads data sets into the user cache and verifies them; those that are there already are only verified.
+
+    Args:
+        names: of the catalogue.
+        accept_unverified: download where no hash is known; prints the hash.
+
+    Raises:
+        UserError: on an unknown name, a failed download or a wrong hash.
+    """
+    from prunecast.data import sets
+
+    rows = sets.data_fetch(names, accept_unverified=accept_unverified)
+    return Downloads(datasets=tuple(Fetched(name=row["name"], path=Path(row["path"])) for row in rows))
+
+
+def data_check(file: Path, *, fill: str = "refuse") -> FileCheck:
+    """Says what a file holds and what stands in the way of using it.
+
+    Args:
+        file: CSV or Parquet.
+        fill: gaps: refuse, ffill or interpolate:N.
+
+    Raises:
+        UserError: when the file cannot be read.
+    """
+    from prunecast.data.check import check_file
+
+    return FileCheck(check=check_file(file, fill=fill))
+
+
+# One model
 
 
 def train(
@@ -61,34 +135,36 @@ def train(
     horizon: int | None = None,
     lookback: int | None = None,
     seed: int = 1,
-    settings: Iterable[str] = (),
+    settings: Sequence[str] = (),
     reporter: Reporter | None = None,
-) -> Row:
+) -> ModelSummary:
     """Trains a forecaster, scores it and writes its folder.
 
     Args:
-        model: name of a model.
+        model: name of a model; see prunecast list models.
         data: catalogue name, or a CSV or Parquet file.
         out: folder of the result; must not exist.
-        horizon: steps to forecast.
-        lookback: steps of history.
+        horizon: steps to forecast [default: 96].
+        lookback: steps of history [default: 96].
         seed: of weights, shuffling and dropout.
-        settings: "section.key=value" texts, any key of the recipe.
+        settings: any key of the recipe.
         reporter: hears of progress.
 
     Raises:
         UserError: when a name, value or file does not fit; nothing is written then.
     """
-    sizes = {"horizon": horizon, "lookback": lookback}
-    base = {
-        "seed": seed,
-        "data": {"name": data},
-        "model": {"name": MODELS.check(model)} | {key: value for key, value in sizes.items() if value is not None},
-    }
-    settings = tuple(settings)
-    check_settings(settings, TRAINING_SECTIONS)
-    train_one(load_recipe(settings=settings, base=base), out, reporter)
-    return summary(out)
+    from prunecast.data.series import load_series
+    from prunecast.resolve import training_recipe
+    from prunecast.stages.base import Inputs
+    from prunecast.stages.run import prepared_from, run, training_job
+
+    recipe = training_recipe(model, data, horizon=horizon, lookback=lookback, seed=seed, settings=settings)
+    series = load_series(recipe.data)
+    job = training_job(recipe, series)
+    prepared = prepared_from(series, job.recipe)
+    with _new_directory(out) as directory, _checkpoints(out, job) as work:
+        finished = run(job, Inputs(prepared=prepared, directory=directory, work=work, reporter=reporter))
+    return summary(finished.record, finished.model.saved, out)
 
 
 def import_checkpoint(
@@ -100,40 +176,42 @@ def import_checkpoint(
     data: str | None = None,
     modes: Path | None = None,
     modes_seed: int | None = None,
-    settings: Iterable[str] = (),
-) -> Row:
+    settings: Sequence[str] = (),
+) -> ModelSummary:
     """Turns a checkpoint of a published implementation into a model folder, and scores it where its data is named.
 
     It is the verb `import`, which Python keeps for itself, and so `--from`, here `source`. Sizes come from the
     tensors. What no tensor shows comes from `settings`, else from the model's defaults; the answer says which is which.
 
     Args:
-        checkpoint: a `.pth` or `.pt` file with a state dict; objects in it are never loaded.
-        model: name of our model.
+        checkpoint: a state dict that torch.save wrote; other objects in the file are never loaded.
+        model: name of our model; see prunecast list models.
         source: whose implementation: tslib (Time-Series-Library), or original (the model's own repository).
         out: folder of the result; must not exist.
         data: catalogue name or file that the model was trained on: names of channels, scaler, scores. Without, the
             folder learns them from what the next verb is told.
         modes: FEDformer: JSON file, name of the published module -> indices of its Fourier modes.
         modes_seed: FEDformer: the seed of NumPy from which the published code drew its modes.
-        settings: "section.key=value" texts of the sections data, model and seed.
+        settings: any key of the sections data, model and seed.
 
     Raises:
         UserError: when a name, a setting, the file or the data does not fit; nothing is written then.
     """
+    from prunecast.data.series import load_series
+    from prunecast.models.convert.convert import ModeChoice
+    from prunecast.stages.base import Inputs
+    from prunecast.stages.import_checkpoint import plan_import
+    from prunecast.stages.run import prepared_from, run
+
+    MODELS.check(model)
     choice = ModeChoice(modes, modes_seed)
-    request = Request(
-        checkpoint=checkpoint,
-        model=MODELS.check(model),
-        source=source,
-        data=data,
-        modes=choice,
-        settings=tuple(settings),
-    )
-    import_one(request, out)
-    imported = read_record(out).imported
-    assert imported is not None
-    return summary(out) | imported.model_dump(mode="json", exclude={"sha256"})
+    with _new_directory(out) as directory:
+        job, series = plan_import(
+            checkpoint, model, source, load=load_series, data=data, modes=choice, settings=settings
+        )
+        prepared = None if series is None else prepared_from(series, job.recipe)
+        finished = run(job, Inputs(prepared=prepared, directory=directory))
+    return summary(finished.record, finished.model.saved, out)
 
 
 def prune(
@@ -145,53 +223,110 @@ def prune(
     of: str | None = None,
     finetune_epochs: int = 0,
     data: str | None = None,
-    settings: Iterable[str] = (),
+    settings: Sequence[str] = (),
     reporter: Reporter | None = None,
-) -> Row:
+) -> ModelSummary:
     """Prunes a model, fine-tunes it when asked, scores it and writes its folder.
 
     Args:
         directory: a model folder; it stays as it is.
-        method: name of a pruning method.
-        sparsity: share to remove, of what `of` says.
+        method: name of a pruning method; see prunecast list methods.
+        sparsity: share to remove, between 0 and 1, of what `of` says.
         out: folder of the result; must not exist.
-        of: prunable, model or operations; the method's own when None.
+        of: prunable, model or operations; the method's own when absent.
         finetune_epochs: epochs of training afterwards, with masks held.
         data: where the data is, when the model was trained on a file or imported without data.
-        settings: "section.key=value" texts.
+        settings: any key of the sections seed, prune and finetune.
         reporter: hears of progress.
 
     Raises:
         UserError: when a name, value, file or budget does not fit; nothing is written then.
     """
-    section: Row = {"prune": {"method": METHODS.check(method), "sparsity": sparsity, "of": of}}
-    if finetune_epochs:
-        section["finetune"] = {"epochs": finetune_epochs}
-    with folder_with_data(directory, data) as parent:
-        recipe = recipe_of(parent, section, tuple(settings))
-        prune_one(parent, recipe, prepared_for_metadata(load_metadata(parent), data), out, reporter)
-    return summary(out)
+    from prunecast.data.series import load_series
+    from prunecast.inference import windows_for, with_data
+    from prunecast.models.io import load_model
+    from prunecast.recipe import RECIPE_FILE, read_mapping
+    from prunecast.resolve import pruning_recipe
+    from prunecast.stages.base import Parent
+    from prunecast.stages.run import pruning_jobs
+    from prunecast.store import read_record
+
+    METHODS.check(method)
+    load = cache(load_series)
+    saved = with_data(load_model(directory), data, load)
+    trained = read_mapping(directory / RECIPE_FILE)
+    assert saved.metadata.data is not None
+    # what was imported without data had no name for it
+    trained["data"] = trained.get("data", {}) | {"name": saved.metadata.data.name}
+    recipe = pruning_recipe(
+        trained,
+        saved.metadata.model,
+        method=method,
+        sparsity=sparsity,
+        of=of,
+        finetune_epochs=finetune_epochs,
+        settings=settings,
+    )
+    parent = read_record(directory)
+    prepared = windows_for(saved.metadata, data, load)
+    jobs = pruning_jobs(recipe, prepared, parent.fingerprint)
+    parents = {parent.fingerprint: Parent(saved, parent.pruning)}
+    return _run_in_turn(jobs, prepared, parents, out, reporter)
 
 
-def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Row:
-    """Scores a model folder or an exported artefact on the test part.
+def _run_in_turn(
+    jobs: Sequence[Job],
+    prepared: Any,
+    parents: Mapping[str, Any],
+    out: Path,
+    reporter: Reporter | None,
+) -> ModelSummary:
+    """Runs stages that go on from each other; the last one's model is written, the others stay in memory."""
+    from prunecast.stages.base import Inputs
+    from prunecast.stages.run import run
+
+    *before, last = jobs
+    with _new_directory(out) as directory, _checkpoints(out, last) as work:
+        for job in before:
+            parents = run(job, Inputs(prepared=prepared, parents=parents)).as_parent()
+        inputs = Inputs(prepared=prepared, parents=parents, directory=directory, work=work, reporter=reporter)
+        finished = run(last, inputs)
+    return summary(finished.record, finished.model.saved, out)
+
+
+def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Scores:
+    """Scores a model or an exported artefact on the test part.
+
+    Args:
+        source: a model folder or an exported file.
+        data: catalogue name, or a CSV or Parquet file; what the model was trained on when absent.
+        scoring: full: every window; paper: whole batches of 32.
 
     Raises:
         UserError: when the source or the data does not fit.
     """
-    opened = open_source(source).with_data(data)
-    prepared = prepared_for_metadata(opened.metadata, data)
-    predict = opened.predictor()
-    test = score(predict, prepared.test, "test", scoring)
-    validation = score(predict, prepared.validation, "validation", scoring)
-    return {
-        "mse": test.mse,
-        "mae": test.mae,
-        "val_mse": validation.mse,
-        "windows": test.windows,
-        "scoring": scoring,
-        **opened.sizes(),
-    }
+    from prunecast.data.series import load_series
+    from prunecast.inference import open_artifact, windows_for
+    from prunecast.measure.size import measure_size
+
+    if scoring not in ("full", "paper"):
+        raise UserError(f"--scoring: expected full or paper, found {scoring!r}")
+    load = cache(load_series)
+    opened = open_artifact(source).with_data(data, load)
+    validation, test = opened.scores(windows_for(opened.metadata, data, load), scoring)
+    size = measure_size(opened.saved)
+    return Scores(
+        mse=test.mse,
+        mae=test.mae,
+        metrics=test.metrics,
+        val_mse=validation.mse,
+        windows=test.windows,
+        scoring=scoring,
+        parameters=size.parameters,
+        dead=size.dead,
+        nonzero=size.nonzero,
+        sparsity=_sparsity(size.nonzero, opened.metadata.dense_parameters),
+    )
 
 
 def measure(
@@ -202,27 +337,34 @@ def measure(
     batch: int = 1,
     data: str | None = None,
     wait: str = "60s",
-) -> list[Row]:
+) -> Measurements:
     """Measures size, operations, memory and time; later models against the first, in turn.
 
     Args:
-        sources: model folders and artefacts; the first is the reference.
-        runtime: that runs them; the one of the first artefact, else the default, when None.
-        threads: of the runtime.
+        sources: model folders or exported files; the first is the reference.
+        runtime: see prunecast list runtimes; that of the first artefact when absent.
+        threads: processor threads.
         batch: windows in one call.
-        data: where the data is, when the models were trained on a file.
-        wait: how long at most to wait for other stages on this machine; the answer says whether it was busy still.
+        data: catalogue name, or a CSV or Parquet file; what the first model was trained on when absent.
+        wait: longest wait for other stages on this machine; the answer says whether it was busy still.
 
     Raises:
         UserError: when a source, the runtime or the data does not fit.
     """
-    wait_s = seconds(wait)
-    opened = [open_source(source).with_data(data) for source in sources]
-    name = runtime or next((item.runtime for item in opened if item.path.is_file()), ExportConfig().runtime)
+    from prunecast.data.series import load_series
+    from prunecast.inference import check_same_inputs, open_artifact, windows_for
+    from prunecast.measure.latency import time_against
+    from prunecast.measure.machine_lock import alone, is_busy, seconds
+    from prunecast.recipe import ExportConfig, MeasureConfig, checked
+    from prunecast.stages.measure import real_inputs
+
+    load, wait_s = cache(load_series), seconds(wait)
+    opened = [open_artifact(source).with_data(data, load) for source in sources]
+    name = runtime or next((item.runtime for item in opened if not item.is_folder), ExportConfig().runtime)
     RUNTIMES.check(name)
-    config = MeasureConfig(threads=threads, batch=batch)
+    config = checked(MeasureConfig, {"threads": threads, "batch": batch}, "measure")
     check_same_inputs(opened)
-    inputs = assess.real_inputs(opened[0].metadata, prepared_for_metadata(opened[0].metadata, data), batch)
+    inputs = real_inputs(opened[0].metadata, windows_for(opened[0].metadata, data, load), batch)
     with tempfile.TemporaryDirectory() as folder:
         paths = [item.shipped(name, Path(folder) / str(number)) for number, item in enumerate(opened)]
         with alone(wait_s) as was_busy:
@@ -231,58 +373,300 @@ def measure(
                 for number, path in enumerate(paths)
             ]
             busy = was_busy or is_busy()
-        return [
-            item.measured(timing, path) | {"machine_busy": busy}
-            for item, timing, path in zip(opened, timings, paths, strict=True)
+        models = [
+            _measured(item.path, item.saved, path, timing, machine_busy=busy)
+            for item, path, timing in zip(opened, paths, timings, strict=True)
         ]
+    return Measurements(models=tuple(models))
 
 
-def export(directory: Path, runtime: str, *, out: Path, int8: bool = False, data: str | None = None) -> Row:
+def _measured(source: Path, saved: SavedModel, shipped: Path, timing: Timing, *, machine_busy: bool) -> Measured:
+    from prunecast.measure.operations import count_operations
+    from prunecast.measure.size import measure_size
+
+    size, operations = measure_size(saved), count_operations(saved)
+    return Measured(
+        path=source,
+        runtime=timing.runtime,
+        parameters=size.parameters,
+        dead=size.dead,
+        nonzero=size.nonzero,
+        bytes=shipped.stat().st_size if shipped.is_file() else size.raw_bytes,
+        macs=operations.dense_macs,
+        effective_macs=operations.effective_macs,
+        executed_macs=operations.executed_macs,
+        peak_memory_bytes=timing.peak_memory_bytes,
+        latency_ms=timing.latency.model_dump(include={"median", "p95", "n"}),
+        speedup=timing.speedup,
+        machine_busy=machine_busy,
+    )
+
+
+def export(
+    directory: Path, runtime: str = "onnxruntime", *, out: Path, int8: bool = False, data: str | None = None
+) -> Exported:
     """Writes a model for a runtime and holds it against eager PyTorch on real windows.
 
     Args:
         directory: a model folder.
-        runtime: name of the runtime.
-        out: the file; its ending tells its runtime when it is opened again.
+        runtime: see prunecast list runtimes.
+        out: the file; must not exist.
         int8: store and multiply weights in 8 bits, scaled by windows of the training part.
-        data: where the data is, when the model was trained on a file.
+        data: where the data is, when the model was trained on a file or imported without data.
 
     Raises:
         UserError: when the model, the runtime or the data does not fit, or 8 bits are too few; nothing is written then.
     """
+    from prunecast.data.series import load_series
+    from prunecast.inference import windows_for, with_data
+    from prunecast.models.io import load_model
+
+    check_export(runtime, out)
+    load = cache(load_series)
+    saved = with_data(load_model(directory), data, load)
+    return export_model(saved, lambda: windows_for(saved.metadata, data, load), runtime, out=out, int8=int8)
+
+
+def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> ForecastFile:
+    """Forecasts what follows a file's last row, into a CSV file in the file's own units.
+
+    Args:
+        source: a model folder or an exported file.
+        data: history; its last rows are used.
+        out: CSV file of the result; must not exist.
+        fill: gaps: refuse, ffill or interpolate:N.
+
+    Raises:
+        UserError: when the source or the file does not fit; nothing is written then.
+    """
+    from prunecast.inference import forecast_file, open_artifact
+    from prunecast.report.tables import inert
+    from prunecast.store import new_file
+
+    table = forecast_file(open_artifact(source), data, fill)
+    with new_file(out) as path:
+        table.rename(columns=inert).to_csv(path, index=False)
+    return ForecastFile(path=out, rows=len(table), start=str(table.iloc[0, 0]), end=str(table.iloc[-1, 0]))
+
+
+# Studies
+
+
+def study_run(
+    recipe: Path,
+    *,
+    monitor: Monitor | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    engine: str = "local",
+    measure: Timings = "any",
+    wait: str = "60s",
+    settings: Sequence[str] = (),
+) -> StudyRun:
+    """Runs a study, or goes on with it, and writes its report.
+
+    Args:
+        recipe: a YAML file with a study section.
+        monitor: hears of progress.
+        out: study folder [default: runs/<recipe's name>].
+        workers: stages at once [default: as many as the machine has room for].
+        engine: local, or ray: the cluster that RAY_ADDRESS names.
+        measure: timings that count as done: any machine's, or those taken here alone.
+        wait: longest wait of a timing for other stages on this machine, as in 60s or 10min.
+        settings: any key of the recipe.
+
+    Raises:
+        UserError: when the recipe does not fit, something that it needs is missing, or another run holds the folder.
+    """
+    from prunecast import environment
+    from prunecast.data.series import load_series
+    from prunecast.measure.machine_lock import seconds
+    from prunecast.recipe import RECIPE_FILE, load_recipe
+    from prunecast.study.executor import ConsoleMonitor
+    from prunecast.study.plan import decided, plan
+    from prunecast.study.study import run_study
+
+    if measure not in ("any", "here"):
+        raise UserError(f"--measure: expected any or here, found {measure!r}")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers: expected at least 1, found {workers}")
+    wait_s = seconds(wait)
+    executor = EXECUTORS.load(engine)
+    executor.check()
+    directory = out or Path("runs") / recipe.stem
+    whole = decided(load_recipe(recipe, settings), directory / RECIPE_FILE)
+    jobs = plan(whole, load_series, environment.describe().machine)
+    heard = monitor or ConsoleMonitor(quiet=True)
+    outcome = run_study(
+        directory, whole, jobs, workers, heard, executor=executor, own_timings=measure == "here", wait_s=wait_s
+    )
+    return StudyRun(outcome=outcome, stages=len(jobs), files=report(directory).files)
+
+
+def study_status(directory: Path, *, verify: bool = False) -> StudyStatus:
+    """Says how far a study is, also while it runs, and what of it is damaged.
+
+    Args:
+        directory: of the study.
+        verify: hash every file, not only those that are newer than their record.
+
+    Raises:
+        UserError: when the folder is not a study's.
+    """
+    from prunecast.study.study import status
+
+    return StudyStatus(**status(directory, thorough=verify))
+
+
+def study_export(directory: Path, *, to: tuple[str, str]) -> Handed:
+    """Hands a study's records on, one row or run each: errors, sizes, operations, times.
+
+    Args:
+        directory: of the study.
+        to: what takes them, and where: parquet and a file, mlflow and its tracking URI, or wandb and a project.
+
+    Raises:
+        UserError: when the folder is not a study's, a package is not installed, or the target does not fit.
+    """
+    from prunecast.study.study import open_study
+
+    tracker, target = to
+    send = TRACKERS.load(tracker)
+    study = open_study(directory)
+    tables, _ = study.tables()
+    return Handed(to=target, records=len(tables.stages), written=send(tables, target, study.title))
+
+
+def report(directory: Path, *, out: Path | None = None) -> Report:
+    """Writes a study's report: one HTML page that works offline, with its charts and tables beside it.
+
+    Where it lies already and nothing has changed, the records are not even read.
+
+    Args:
+        directory: of the study.
+        out: HTML file [default: DIR/report.html].
+
+    Raises:
+        UserError: when the folder is not a study's, or holds no records yet.
+    """
+    from prunecast.report.page import write_report
+    from prunecast.shown import remember, remembered, state_of
+    from prunecast.study.study import open_study
+
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists; give another --out")
+    study, page = open_study(directory), out or directory / REPORT_FILE
+    state = state_of(study, page)
+    files = None if out is not None else remembered(directory, state)
+    if files is None:
+        records, failures = study.results()
+        files = write_report(records, failures, page, title=study.title, store=study.store)
+        if out is None:
+            remember(directory, state, files)
+    return Report(files=files)
+
+
+# What the verbs and the Forecaster share
+
+
+def check_export(runtime: str, out: Path) -> None:
+    """Checks that a runtime has files of its own, and that a name does not end like another runtime's.
+
+    Raises:
+        UserError: when it does not.
+    """
+    from prunecast.inference import runtime_of
+
     kind = RUNTIMES.load(runtime)
     if not kind.suffix:
         raise UserError(f"runtime {runtime!r} runs the model folder itself: there is nothing to export")
     if runtime_of(out) not in (runtime, None):
         raise UserError(f"{out}: expected a name that ends in {kind.suffix}, found another runtime's {out.suffix}")
-    saved, config = with_data(load_model(directory), data), ExportConfig(runtime=runtime, int8=int8)
-    reason = assess.refusal(saved.model, config)
-    if reason is not None:
-        raise UserError(f"runtime {runtime!r} cannot run this model: {reason}")
-    prepared = prepared_for_metadata(saved.metadata, data)
-    with new_file(out) as path:
-        artefact = assess.export_to(saved, prepared, config, path)
-    assert artefact.parity is not None
-    return {
-        "path": str(out),
-        "bytes": artefact.bytes,
-        "max_deviation": artefact.parity.max_deviation,
-        "mse_change": artefact.parity.mse_change,
-    }
 
 
-def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> Row:
-    """Forecasts what follows a file's last row, into a CSV file in the file's own units.
+def export_model(saved: SavedModel, windows: Any, runtime: str, *, out: Path, int8: bool = False) -> Exported:
+    """Writes a model for a runtime; see `export`.
+
+    Args:
+        saved: the model.
+        windows: called for the windows of its data, once it is clear that the runtime can run the model.
+        runtime: name of the runtime.
+        out: the file; must not exist.
+        int8: in 8 bits.
 
     Raises:
-        UserError: when the source or the file does not fit; nothing is written then.
+        UserError: when the model or the runtime does not fit, or 8 bits are too few; nothing is written then.
     """
-    table = forecast_table(open_source(source), data, fill)
+    from prunecast.recipe import ExportConfig
+    from prunecast.stages.export import export_to, refusal
+    from prunecast.store import new_file
+
+    config = ExportConfig(runtime=runtime, int8=int8)
+    reason = refusal(saved.model, config)
+    if reason is not None:
+        raise UserError(f"runtime {runtime!r} cannot run this model: {reason}")
+    prepared = windows()
     with new_file(out) as path:
-        table.rename(columns=inert).to_csv(path, index=False)
-    return {"path": str(out), "rows": len(table), "start": str(table.iloc[0, 0]), "end": str(table.iloc[-1, 0])}
+        artefact = export_to(saved, prepared, config, path)
+    assert artefact.parity is not None
+    return Exported(
+        path=out,
+        bytes=artefact.bytes,
+        max_deviation=artefact.parity.max_deviation,
+        mse_change=artefact.parity.mse_change,
+    )
 
 
-def inert(name: str) -> str:
-    """Returns a column name that no spreadsheet takes for a formula."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
+def summary(record: RunRecord, saved: SavedModel, path: Path | None = None) -> ModelSummary:
+    """Returns the main numbers of a model from its record.
+
+    Args:
+        record: of the stage that made it.
+        saved: the model.
+        path: its folder; None for a model in memory.
+    """
+    test, validation, size = record.test, record.validation, record.size
+    assert size is not None
+    return ModelSummary(
+        path=path,
+        mse=None if test is None else test.mse,
+        mae=None if test is None else test.mae,
+        metrics={} if test is None else test.metrics,
+        val_mse=None if validation is None else validation.mse,
+        windows=None if test is None else test.windows,
+        scoring=None if test is None else test.scoring,
+        parameters=size.parameters,
+        dead=size.dead,
+        nonzero=size.nonzero,
+        sparsity=_sparsity(size.nonzero, saved.metadata.dense_parameters),
+        pruning=record.pruning,
+        imported=record.imported,
+    )
+
+
+def _sparsity(nonzero: int, dense_parameters: int) -> float:
+    """Returns the share of the dense parent's parameters that is gone; 0 for a model without any."""
+    return 1 - nonzero / dense_parameters if dense_parameters else 0.0
+
+
+@contextmanager
+def _new_directory(out: Path) -> Iterator[Path]:
+    from prunecast.store import new_directory
+
+    with new_directory(out) as directory:
+        yield directory
+
+
+@contextmanager
+def _checkpoints(out: Path, job: Job) -> Iterator[Path]:
+    """Gives a place beside `out` that outlives an interruption: the same command goes on from it."""
+    work = out.parent / f".{out.name}.{job.fingerprint}"
+    interrupted = False
+    try:
+        yield work
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
+    finally:
+        if not interrupted:  # what is done, or cannot end well, is not gone on with
+            shutil.rmtree(work, ignore_errors=True)

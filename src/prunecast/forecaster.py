@@ -1,23 +1,45 @@
-"""One object for a notebook: fit, predict, prune, export. Each step is the command line's verb of the same name."""
+"""One object for a notebook: fit, predict, prune, export. It lives in memory; only `save` and `export` write files."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pandas as pd
 
-from prunecast import api as facade
+from prunecast.api import check_export, export_model, summary
+from prunecast.data.files import read_table, table_of
+from prunecast.data.series import load_series, series_of
+from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.inference import forecast_table, open_source
+from prunecast.export.eager import predictor_of
+from prunecast.inference import forecast_table, windows_for, with_data
 from prunecast.models.base import ForecastModel
-from prunecast.models.io import load_metadata, load_model
-from prunecast.store import new_directory
+from prunecast.models.io import SavedModel, load_model
+from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe
+from prunecast.records import RunRecord
+from prunecast.resolve import pruning_recipe, training_recipe
+from prunecast.results import Exported, ModelSummary
+from prunecast.stages.base import Inputs, Parent
+from prunecast.stages.run import prepared_from, pruning_jobs, run, training_job, write
+from prunecast.store import new_directory, read_record
+
+
+@dataclass
+class _Fitted:
+    """A model as it came out of a stage; its windows are cut when they are first asked for."""
+
+    saved: SavedModel
+    recipe: Recipe
+    record: RunRecord
+    cut: Callable[[], Prepared] = field(repr=False)
+
+    @cached_property
+    def windows(self) -> Prepared:
+        return self.cut()
 
 
 @dataclass(eq=False)
@@ -34,35 +56,35 @@ class Forecaster:
         lookback: steps of history.
         seed: of weights, shuffling and dropout.
         settings: "section.key=value" texts, any key of the recipe.
-        numbers: of the last fit or pruning: errors, size, budget.
     """
 
     model: str = "transformer"
     horizon: int = 96
     lookback: int = 96
     seed: int = 1
-    settings: Iterable[str] = ()
-    numbers: dict[str, Any] = field(default_factory=dict, init=False)
-    _home: Path | None = field(default=None, init=False, repr=False)
-    _data: str | None = field(default=None, init=False, repr=False)
+    settings: Sequence[str] = ()
+    _known: _Fitted | None = field(default=None, init=False, repr=False)
 
     def fit(self, data: str | Path | pd.DataFrame) -> Self:
         """Trains on a catalogue set, a file, or a table with one time column; scores on its last part.
 
         Raises:
-            UserError: when a name, a setting or the data does not fit.
+            UserError: when a name, a setting or the data does not fit; what was fitted before stays.
         """
-        home = self._new_home()
-        self._data = _as_source(data, home)
-        self.numbers = facade.train(
+        table = table_of(data) if isinstance(data, pd.DataFrame) else None
+        recipe = training_recipe(
             self.model,
-            self._data,
+            str(data) if table is None else table.name,
             horizon=self.horizon,
             lookback=self.lookback,
             seed=self.seed,
             settings=self.settings,
-            out=self.directory,
         )
+        series = load_series(recipe.data) if table is None else series_of(table, recipe.data)
+        job = training_job(recipe, series)
+        prepared = prepared_from(series, job.recipe)
+        finished = run(job, Inputs(prepared=prepared))
+        self._known = _Fitted(finished.model.saved, job.recipe, finished.record, lambda: prepared)
         return self
 
     def predict(self, history: str | Path | pd.DataFrame, fill: str = "refuse") -> pd.DataFrame:
@@ -71,9 +93,11 @@ class Forecaster:
         Raises:
             UserError: before `fit`, or when the history does not fit.
         """
-        opened = open_source(self.directory)
-        with tempfile.TemporaryDirectory() as folder:
-            return forecast_table(opened, Path(_as_source(history, Path(folder))), fill)
+        saved = self._fitted.saved
+        if saved.metadata.data is None:
+            raise UserError("the model was imported without data: load it with data=NAME|FILE to forecast")
+        table = table_of(history) if isinstance(history, pd.DataFrame) else read_table(Path(history))
+        return forecast_table(saved.metadata, predictor_of(saved, threads=1), table, fill)
 
     def prune(
         self,
@@ -82,45 +106,50 @@ class Forecaster:
         *,
         of: str | None = None,
         finetune_epochs: int = 0,
-        settings: Iterable[str] = (),
+        settings: Sequence[str] = (),
     ) -> Forecaster:
         """Returns a pruned forecaster; this one stays as it is. Arguments as of `prunecast prune`.
 
         Raises:
             UserError: before `fit`, or when the method or the budget does not fit.
         """
-        source = self.directory
-        pruned = Forecaster(self.model, self.horizon, self.lookback, self.seed, self.settings)
-        pruned._new_home()
-        pruned._data = self._data
-        pruned.numbers = facade.prune(
-            source,
-            method,
-            sparsity,
+        fitted = self._fitted
+        recipe = pruning_recipe(
+            fitted.recipe.model_dump(mode="json"),
+            fitted.saved.metadata.model,
+            method=method,
+            sparsity=sparsity,
             of=of,
             finetune_epochs=finetune_epochs,
-            data=self._data,
             settings=settings,
-            out=pruned.directory,
         )
+        parents = {fitted.record.fingerprint: Parent(fitted.saved, fitted.record.pruning)}
+        for job in pruning_jobs(recipe, fitted.windows, fitted.record.fingerprint):
+            finished = run(job, Inputs(prepared=fitted.windows, parents=parents))
+            parents = finished.as_parent()
+        pruned = Forecaster(self.model, self.horizon, self.lookback, self.seed, self.settings)
+        pruned._known = _Fitted(finished.model.saved, recipe, finished.record, lambda: fitted.windows)
         return pruned
 
-    def export(self, runtime: str, out: str | Path) -> dict[str, Any]:
+    def export(self, runtime: str, out: str | Path, *, int8: bool = False) -> Exported:
         """Writes an artefact for a runtime; returns its path, size and deviation from PyTorch.
 
         Raises:
             UserError: before `fit`, when the runtime cannot run the model, or the file exists.
         """
-        return facade.export(self.directory, runtime, data=self._data, out=Path(out))
+        fitted = self._fitted
+        check_export(runtime, Path(out))
+        return export_model(fitted.saved, lambda: fitted.windows, runtime, out=Path(out), int8=int8)
 
     def save(self, out: str | Path) -> None:
-        """Copies the model folder to a new place.
+        """Writes the model folder.
 
         Raises:
             UserError: before `fit`, or when the place exists or cannot be written.
         """
+        fitted = self._fitted
         with new_directory(Path(out)) as directory:
-            shutil.copytree(self.directory, directory, dirs_exist_ok=True)
+            write(directory, fitted.recipe, fitted.record, fitted.saved)
 
     @classmethod
     def load(cls, path: str | Path, data: str | Path | None = None) -> Forecaster:
@@ -128,43 +157,41 @@ class Forecaster:
 
         Args:
             path: of the folder.
-            data: where its data is, when it was trained on a file and is to be pruned or exported.
+            data: where its data is, when it was trained on a file and is to be pruned or exported, or imported without.
 
         Raises:
-            UserError: when it is not a model folder.
+            UserError: when it is not a model folder, or the data does not fit.
         """
-        values = load_metadata(Path(path)).model
+        folder, source = Path(path), None if data is None else str(data)
+        saved = load_model(folder)
+        if saved.metadata.data is None and source is not None:
+            saved = with_data(saved, source)
+        values = saved.metadata.model
         loaded = cls(values["name"], values["horizon"], values["lookback"])
-        shutil.copytree(path, loaded._new_home() / "model")
-        loaded._data = None if data is None else str(data)
-        loaded.numbers = facade.summary(loaded.directory)
+        recipe, record = load_recipe(folder / RECIPE_FILE), read_record(folder)
+        loaded._known = _Fitted(saved, recipe, record, lambda: windows_for(with_data(saved, source).metadata, source))
         return loaded
 
     @property
-    def directory(self) -> Path:
-        """The model folder; it goes with this object unless `save` has copied it.
+    def numbers(self) -> ModelSummary:
+        """The main numbers of the last fit or pruning: errors, size, budget.
 
         Raises:
             UserError: before `fit`.
         """
-        if self._home is None:
-            raise UserError("expected a fitted forecaster; call fit first")
-        return self._home / "model"
+        return summary(self._fitted.record, self._fitted.saved)
 
     @property
     def module(self) -> ForecastModel:
-        """The `nn.Module`, in eval mode and standardised units."""
-        return load_model(self.directory).model
+        """The `nn.Module`, in eval mode and standardised units.
 
-    def _new_home(self) -> Path:
-        self._home = Path(tempfile.mkdtemp(prefix="prunecast-"))
-        weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
-        return self._home
+        Raises:
+            UserError: before `fit`.
+        """
+        return self._fitted.saved.model
 
-
-def _as_source(data: str | Path | pd.DataFrame, folder: Path) -> str:
-    if not isinstance(data, pd.DataFrame):
-        return str(data)
-    path = folder / "table.parquet"
-    data.to_parquet(path, index=False)
-    return str(path)
+    @property
+    def _fitted(self) -> _Fitted:
+        if self._known is None:
+            raise UserError("expected a fitted forecaster; call fit first")
+        return self._known

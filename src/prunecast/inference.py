@@ -1,11 +1,11 @@
-"""A model folder or an exported artefact, opened: the same questions get the same answers from both.
+"""A model folder or an exported artefact, opened by its content: the same questions get the same answers from both.
 
 B batch, H horizon, O target channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,27 +18,30 @@ from torch import Tensor
 from prunecast.batch import Batch
 from prunecast.data import catalog
 from prunecast.data.calendar import Times
-from prunecast.data.files import read_table
+from prunecast.data.files import Table, read_table
 from prunecast.data.scaler import Scaler
 from prunecast.data.series import Series, history_of, load_series
 from prunecast.data.windows import Prepared, WindowShape, prepare, window_to_forecast
 from prunecast.errors import UserError, near
 from prunecast.export.base import Predictor, Runtime
+from prunecast.export.eager import predictor_of
 from prunecast.export.raw import raw_inputs
-from prunecast.measure.operations import count_operations
-from prunecast.measure.size import measure_size
-from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts, load_metadata
+from prunecast.models.base import ForecasterConfig
+from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts, load_model
 from prunecast.recipe import DataConfig
-from prunecast.records import Timing
+from prunecast.records import Accuracy, Scoring
 from prunecast.registry import RUNTIMES
-from prunecast.resolve import metadata_of
-from prunecast.store import read_record
+from prunecast.train.evaluate import score
 
-Row = dict[str, Any]
+EAGER = "eager"
+"""The runtime that runs a model folder as it is."""
+
+Load = Callable[[DataConfig], Series]
+"""Reads the series of a data section; a verb that asks several times gives one that remembers."""
 
 
 @dataclass(frozen=True)
-class Opened:
+class Artifact:
     """Something that forecasts.
 
     Attributes:
@@ -56,31 +59,34 @@ class Opened:
         """What is known about the model but its tensors."""
         return self.saved.metadata
 
-    def with_data(self, data: str | None) -> Opened:
-        """Returns this model, which learns what its data says of it where it was imported without; see `with_data`."""
-        return replace(self, saved=with_data(self.saved, data))
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a model folder, not an exported file."""
+        return self.runtime == EAGER
+
+    def with_data(self, data: str | None, load: Load = load_series) -> Artifact:
+        """Returns the artefact with names and scaler from `data`, where it was imported without; see `with_data`."""
+        return replace(self, saved=with_data(self.saved, data, load))
 
     def load(self, threads: int) -> Predictor:
-        """Returns the callable of its runtime."""
+        """Returns the callable of its runtime, from raw units to raw units."""
+        if self.is_folder:
+            return predictor_of(self.saved, threads)
         runtime: Runtime = RUNTIMES.load(self.runtime)
         return runtime.load(self.path, threads)
 
     def predictor(self) -> Callable[[Batch], Tensor]:
         """Returns a function from a batch to its forecast, both in standardised units."""
-        if self.path.is_dir():  # no detour by raw units: on as many threads, the scores of training come back
+        if self.is_folder:  # no detour by raw units: on as many threads, the scores of training come back
             model = self.saved.model
             return lambda batch: cast("Tensor", model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF))
         return _standardised(self.load(threads=1), self.metadata)
 
-    def sizes(self) -> Row:
-        """Returns parameters, those that are never used, non-zeros and the share that is gone from the dense parent."""
-        size = measure_size(self.saved)
-        return {
-            "parameters": size.parameters,
-            "dead": size.dead,
-            "nonzero": size.nonzero,
-            "sparsity": sparsity(size.nonzero, self.metadata.dense_parameters),
-        }
+    def scores(self, prepared: Prepared, scoring: Scoring) -> tuple[Accuracy, Accuracy]:
+        """Returns the errors on the validation and the test part."""
+        predict = self.predictor()
+        test = score(predict, prepared.test, "test", scoring)
+        return score(predict, prepared.validation, "validation", scoring), test
 
     def shipped(self, runtime: str, folder: Path) -> Path:
         """Returns what a runtime loads: this artefact, this folder, or an export of it into a new folder.
@@ -90,36 +96,60 @@ class Opened:
         """
         if self.runtime == runtime:
             return self.path
-        if self.path.is_file():
+        if not self.is_folder:
             raise UserError(f"{self.path} is for the runtime {self.runtime!r}, and {runtime!r} was asked for")
         kind: Runtime = RUNTIMES.load(runtime)
         folder.mkdir()
         return kind.export(self.saved, folder / f"model{kind.suffix}")
 
-    def measured(self, timing: Timing, shipped: Path) -> Row:
-        """Returns what `prunecast measure` says of it."""
-        size, operations = measure_size(self.saved), count_operations(self.saved)
-        row: Row = {
-            "path": str(self.path),
-            "runtime": timing.runtime,
-            "parameters": size.parameters,
-            "dead": size.dead,
-            "nonzero": size.nonzero,
-            "bytes": shipped.stat().st_size if shipped.is_file() else size.raw_bytes,
-            "macs": operations.dense_macs,
-            "effective_macs": operations.effective_macs,
-            "executed_macs": operations.executed_macs,
-            "peak_memory_bytes": timing.peak_memory_bytes,
-            "latency_ms": timing.latency.model_dump(include={"median", "p95", "n"}),
-        }
-        if timing.speedup is not None:
-            row["speedup"] = timing.speedup.model_dump()
-        return row
+
+def open_artifact(path: Path) -> Artifact:
+    """Opens a model folder or an exported artefact. Its content says what it is; an ending only says whom to ask first.
+
+    Raises:
+        UserError: when the path is neither.
+    """
+    if path.is_dir():
+        return Artifact(path, EAGER, load_model(path))
+    if not path.exists():
+        raise UserError(f"{path} does not exist: expected a model folder or an exported artefact")
+    ending = runtime_of(path)
+    refusals = []
+    for name in _of_files(first=ending):
+        runtime: Runtime = RUNTIMES.load(name)
+        try:
+            return Artifact(path, name, runtime.read(path))
+        except UserError as error:
+            if name == ending:  # that is what it claims to be, so that is what is wrong with it
+                raise
+            refusals.append(f"{name}: {error}")
+    raise UserError(f"{path} is no model: expected a model folder or an exported artefact ({'; '.join(refusals)})")
 
 
-def sparsity(nonzero: int, dense_parameters: int) -> float:
-    """Returns the share of the dense parent's parameters that is gone; 0 for a model without any."""
-    return 1 - nonzero / dense_parameters if dense_parameters else 0.0
+def runtime_of(path: Path) -> str | None:
+    """Returns the runtime whose artefacts end like this path; None when no runtime's do."""
+    return next((name for name in _of_files() if RUNTIMES.load(name).suffix == path.suffix), None)
+
+
+def _of_files(first: str | None = None) -> Iterator[str]:
+    """Yields the runtimes that have files of their own."""
+    if first is not None:
+        yield first
+    yield from (name for name in RUNTIMES.names() if RUNTIMES.load(name).suffix and name != first)
+
+
+def check_same_inputs(opened: Sequence[Artifact]) -> None:
+    """Sees to it that models can be timed in turn: on the same windows.
+
+    Raises:
+        UserError: when they take other channels, marks or lengths than the first.
+    """
+    first, *others = (
+        (item.metadata.channels, item.metadata.model["marks"], window_shape(item.metadata)) for item in opened
+    )
+    for item, inputs in zip(opened[1:], others, strict=True):
+        if inputs != first:
+            raise UserError(f"{item.path} takes other inputs than {opened[0].path}: channels, marks, or window lengths")
 
 
 def _standardised(predict: Predictor, metadata: ModelMetadata) -> Callable[[Batch], Tensor]:
@@ -134,91 +164,82 @@ def _standardised(predict: Predictor, metadata: ModelMetadata) -> Callable[[Batc
     return forecast
 
 
-def summary(directory: Path) -> Row:
-    """Returns the main numbers of a model folder under the keys that the command line promises.
+# A model and its data
 
-    Errors are None for a model that was imported without data.
+
+def metadata_of(config: ForecasterConfig, prepared: Prepared, data: DataConfig, dense_parameters: int) -> ModelMetadata:
+    """Returns the metadata of a model on prepared data.
+
+    Args:
+        config: of the model.
+        prepared: its data; a forecast goes through its scaler.
+        data: the data section that it was prepared by.
+        dense_parameters: how many the dense parent has.
     """
-    record, metadata = read_record(directory), load_metadata(directory)
-    test, validation = record.test, record.validation
-    assert record.size is not None
-    numbers: Row = {
-        "path": str(directory),
-        "mse": None if test is None else test.mse,
-        "mae": None if test is None else test.mae,
-        **({} if test is None else test.metrics),
-        "val_mse": None if validation is None else validation.mse,
-        "windows": None if test is None else test.windows,
-        "scoring": None if test is None else test.scoring,
-        "parameters": record.size.parameters,
-        "dead": record.size.dead,
-        "nonzero": record.size.nonzero,
-        "sparsity": sparsity(record.size.nonzero, metadata.dense_parameters),
-    }
-    if record.pruning is not None:
-        numbers |= record.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
-    return numbers
-
-
-def open_source(path: Path) -> Opened:
-    """Opens a model folder or an exported artefact.
-
-    Raises:
-        UserError: when the path is neither.
-    """
-    if path.is_dir():
-        return _opened(path, "eager")
-    if not path.exists():
-        raise UserError(f"{path} does not exist: expected a model folder or an exported artefact")
-    runtime = runtime_of(path)
-    if runtime is None:
-        expected = ", ".join(_suffixes())
-        raise UserError(f"{path} is no model: expected a model folder or a file that ends in {expected}")
-    return _opened(path, runtime)
-
-
-def check_same_inputs(opened: Sequence[Opened]) -> None:
-    """Sees to it that models can be timed in turn: on the same windows.
-
-    Raises:
-        UserError: when they take other channels, marks or lengths than the first.
-    """
-    first, *others = (
-        (item.metadata.channels, item.metadata.model["marks"], window_shape(item.metadata)) for item in opened
+    channels = prepared.facts.channels
+    targets = range(len(channels)) if config.targets is None else config.targets
+    scaler, covariate_scaler = prepared.scaler, prepared.covariate_scaler
+    return ModelMetadata(
+        model=config.model_dump(mode="json"),
+        channels=channels,
+        targets=tuple(channels[target] for target in targets),
+        covariates=data.covariates,
+        freq=data.freq,
+        dense_parameters=dense_parameters,
+        scaler=ScalerFacts(mean=tuple(scaler.mean), std=tuple(scaler.std)),
+        covariate_scaler=ScalerFacts(mean=tuple(covariate_scaler.mean), std=tuple(covariate_scaler.std)),
+        frequency=prepared.series.frequency,
+        data=DataSource(
+            name=prepared.facts.name,
+            sha256=prepared.facts.sha256,
+            time_column=data.time_column,
+            fill=data.fill,
+            split=data.split,
+        ),
     )
-    for item, inputs in zip(opened[1:], others, strict=True):
-        if inputs != first:
-            raise UserError(f"{item.path} takes other inputs than {opened[0].path}: channels, marks, or window lengths")
 
 
-def runtime_of(path: Path) -> str | None:
-    """Returns the runtime whose artefacts end like this path; None when no runtime's do."""
-    return _suffixes().get(path.suffix)
+def with_data(saved: SavedModel, data: str | None, load: Load = load_series) -> SavedModel:
+    """Returns a model whose metadata knows its data: itself, unless it was imported without.
+
+    Such a model takes the channels of `data` in their order, and the scaler that its training part gives.
+
+    Args:
+        saved: the model.
+        data: catalogue name or file.
+        load: reads it.
+
+    Raises:
+        UserError: when the data is needed and not named, not to be found, or has not as many channels.
+    """
+    metadata = saved.metadata
+    if metadata.data is not None:
+        return saved
+    if data is None:
+        raise UserError("the model was imported without data; say what it was trained on with --data NAME|FILE")
+    config = DataConfig(name=data, freq=metadata.freq)
+    series = load(config)
+    if len(series.channels) != len(metadata.channels):
+        found = len(series.channels)
+        raise UserError(f"{series.name}: expected {len(metadata.channels)} channels, as the model has, found {found}")
+    shape = window_shape(metadata)
+    prepared = prepare(series, config, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)
+    return replace(saved, metadata=metadata_of(saved.model.config, prepared, config, metadata.dense_parameters))
 
 
-def _suffixes() -> Mapping[str, str]:
-    """Returns the runtime of each ending; one that runs the model folder itself has none."""
-    suffixes = {RUNTIMES.load(name).suffix: name for name in RUNTIMES.names()}
-    return {suffix: name for suffix, name in sorted(suffixes.items()) if suffix}
-
-
-def _opened(path: Path, name: str) -> Opened:
-    runtime: Runtime = RUNTIMES.load(name)
-    return Opened(path, name, runtime.read(path))
-
-
-def prepared_for_metadata(metadata: ModelMetadata, data: str | None) -> Prepared:
+def windows_for(metadata: ModelMetadata, data: str | None, load: Load = load_series) -> Prepared:
     """Returns the windows that a model is scored on, standardised by the model's own scaler.
 
     Args:
         metadata: of the model.
         data: catalogue name or file; None for what the model was trained on, when the catalogue has it.
+        load: reads it.
 
     Raises:
         UserError: when the data is not to be found, or lacks one of the model's channels.
     """
     config = data_config(metadata, data)
-    series = load_series(config)
+    series = load(config)
     missing = [name for name in metadata.channels if name not in series.channels]
     if missing:
         raise UserError(
@@ -234,33 +255,6 @@ def prepared_for_metadata(metadata: ModelMetadata, data: str | None) -> Prepared
         label_len=shape.label_len,
         scalers=(_scaler(metadata.scaler), _scaler(metadata.covariate_scaler)),
     )
-
-
-def with_data(saved: SavedModel, data: str | None) -> SavedModel:
-    """Returns a model whose metadata knows its data: itself, unless it was imported without.
-
-    Such a model takes the channels of `data` in their order, and the scaler that its training part gives.
-
-    Args:
-        saved: the model.
-        data: catalogue name or file.
-
-    Raises:
-        UserError: when the data is needed and not named, not to be found, or has not as many channels.
-    """
-    metadata = saved.metadata
-    if metadata.data is not None:
-        return saved
-    if data is None:
-        raise UserError("the model was imported without data; say what it was trained on with --data NAME|FILE")
-    config = DataConfig(name=data, freq=metadata.freq)
-    series = load_series(config)
-    if len(series.channels) != len(metadata.channels):
-        found = len(series.channels)
-        raise UserError(f"{series.name}: expected {len(metadata.channels)} channels, as the model has, found {found}")
-    shape = window_shape(metadata)
-    prepared = prepare(series, config, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)
-    return replace(saved, metadata=metadata_of(saved.model.config, prepared, config, metadata.dense_parameters))
 
 
 def data_config(metadata: ModelMetadata, data: str | None) -> DataConfig:
@@ -289,39 +283,52 @@ def _scaler(facts: ScalerFacts) -> Scaler:
     return Scaler.of(facts.mean, facts.std)
 
 
-def forecast_table(opened: Opened, file: Path, fill: str) -> pd.DataFrame:
-    """Returns what follows a file's last row: a time column and one column per target, in the file's units.
-
-    Raises:
-        UserError: when the file does not fit the model.
-    """
-    metadata = opened.metadata
-    if metadata.data is None:
-        raise UserError(
-            f"{opened.path} was imported without data, so that its scaler is not known; "
-            "import the checkpoint with --data NAME|FILE to forecast"
-        )
-    history = history_of(
-        read_table(file),
-        metadata.channels,
-        metadata.covariates,
-        time_column=metadata.data.time_column,
-        fill=fill,
-    )
-    _check_step(history, metadata)
-    shape = window_shape(metadata)
-    scalers = _scaler(metadata.scaler), _scaler(metadata.covariate_scaler)
-    window = window_to_forecast(history, shape, metadata.freq, *scalers)
-    y_HO = opened.load(threads=1)(raw_inputs(metadata, window.batch(torch.tensor([0]))))[0]
-    return _table(window.times[shape.lookback :], y_HO, metadata.targets, metadata.data.time_column or "date")
-
-
 def _check_step(series: Series, metadata: ModelMetadata) -> None:
     if metadata.frequency is not None and series.frequency != metadata.frequency:
         raise UserError(f"{series.name}: expected the model's step {metadata.frequency!r}, found {series.frequency!r}")
 
 
-def _table(times: Times, y_HO: np.ndarray[Any, Any], targets: Sequence[str], time_column: str) -> pd.DataFrame:
+# Forecasts
+
+
+def forecast_file(opened: Artifact, file: Path, fill: str) -> pd.DataFrame:
+    """Returns what follows a file's last row; see `forecast_table`.
+
+    Raises:
+        UserError: when the file does not fit the model.
+    """
+    if opened.metadata.data is None:
+        raise UserError(
+            f"{opened.path} was imported without data, so that its scaler is not known; "
+            "import the checkpoint with --data NAME|FILE to forecast"
+        )
+    return forecast_table(opened.metadata, opened.load(threads=1), read_table(file), fill)
+
+
+def forecast_table(metadata: ModelMetadata, predict: Predictor, table: Table, fill: str) -> pd.DataFrame:
+    """Returns what follows a table's last row: a time column and one column per target, in the table's units.
+
+    Args:
+        metadata: of a model that knows its data.
+        predict: forecasts, in raw units.
+        table: the known rows; with covariates those to come as well.
+        fill: what to do with gaps.
+
+    Raises:
+        UserError: when the table does not fit the model.
+    """
+    assert metadata.data is not None
+    history = history_of(
+        table, metadata.channels, metadata.covariates, time_column=metadata.data.time_column, fill=fill
+    )
+    _check_step(history, metadata)
+    shape, scalers = window_shape(metadata), (_scaler(metadata.scaler), _scaler(metadata.covariate_scaler))
+    window = window_to_forecast(history, shape, metadata.freq, *scalers)
+    y_HO = predict(raw_inputs(metadata, window.batch(torch.tensor([0]))))[0]
+    return _frame(window.times[shape.lookback :], y_HO, metadata.targets, metadata.data.time_column or "date")
+
+
+def _frame(times: Times, y_HO: np.ndarray[Any, Any], targets: Sequence[str], time_column: str) -> pd.DataFrame:
     if time_column in targets:
         raise UserError(f"a target is called {time_column!r}, like the column of times; rename it in the file")
     columns: Mapping[str, Any] = {time_column: times} | {name: y_HO[:, n] for n, name in enumerate(targets)}

@@ -1,17 +1,95 @@
-"""A recipe meets its data: the model section becomes whole, and a model's metadata says what the data is."""
+"""A verb's arguments become a recipe, and a recipe meets its data: its model section becomes whole."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series
-from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, ForecastModel, config_from
-from prunecast.models.io import DataSource, ModelMetadata, ScalerFacts
-from prunecast.recipe import DataConfig, FitConfig, Recipe
-from prunecast.registry import MODELS
+from prunecast.recipe import FitConfig, Recipe, load_recipe, merged, parse_setting
+from prunecast.registry import METHODS, MODELS
+
+TRAINING_SECTIONS = frozenset({"seed", "data", "model", "train"})
+PRUNING_SECTIONS = frozenset({"seed", "prune", "finetune"})
+
+
+def check_settings(settings: Iterable[str], sections: frozenset[str]) -> None:
+    """Refuses settings that a verb would not use.
+
+    Raises:
+        UserError: naming the section and those that can be set.
+    """
+    for setting in settings:
+        foreign = parse_setting(setting).keys() & Recipe.model_fields.keys() - sections
+        if foreign:
+            raise UserError(
+                f"--set {setting}: {foreign.pop()!r} has no effect here; expected {', '.join(sorted(sections))}"
+            )
+
+
+def training_recipe(
+    model: str, data: str, *, horizon: int | None, lookback: int | None, seed: int, settings: Iterable[str]
+) -> Recipe:
+    """Returns the recipe that trains a model; its model section holds only what was given. Arguments as of `train`.
+
+    Raises:
+        UserError: on an unknown name or a setting that does not fit.
+    """
+    sizes = {"horizon": horizon, "lookback": lookback}
+    base = {
+        "seed": seed,
+        "data": {"name": data},
+        "model": {"name": MODELS.check(model)} | {key: value for key, value in sizes.items() if value is not None},
+    }
+    settings = tuple(settings)
+    check_settings(settings, TRAINING_SECTIONS)
+    return load_recipe(settings=settings, base=base)
+
+
+def pruning_recipe(
+    trained: Mapping[str, Any],
+    model: Mapping[str, Any],
+    *,
+    method: str,
+    sparsity: float,
+    of: str | None,
+    finetune_epochs: int,
+    settings: Iterable[str],
+) -> Recipe:
+    """Returns the recipe that prunes a trained model. Other arguments as of `prune`.
+
+    Args:
+        trained: the recipe that the model was made by.
+        model: values of the model's config.
+        method: name of a pruning method.
+        sparsity: share to remove.
+        of: what the share is a share of; the method's own when None.
+        finetune_epochs: epochs of training afterwards.
+        settings: "section.key=value" texts.
+
+    Raises:
+        UserError: on an unknown method, or a setting that touches what the trained model has settled.
+    """
+    section: dict[str, Any] = {"prune": {"method": METHODS.check(method), "sparsity": sparsity, "of": of}}
+    if finetune_epochs:
+        section["finetune"] = {"epochs": finetune_epochs}
+    settings = tuple(settings)
+    check_settings(settings, PRUNING_SECTIONS)
+    recipe = load_recipe(base=merged(trained, section), settings=settings)
+    if recipe.prune is None:
+        raise UserError("prune: expected its settings, found none")
+    kind: type[ForecastModel] = MODELS.load(str(model["name"]))
+    return recipe.model_copy(
+        update={
+            "model": dict(model),
+            "train": with_rate(recipe.train, kind),
+            "finetune": with_rate(recipe.finetune, kind),
+        }
+    )
 
 
 def resolved(recipe: Recipe, series: Series) -> Recipe:
@@ -51,35 +129,3 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
 def with_rate(config: FitConfig, kind: type[ForecastModel]) -> FitConfig:
     """Returns the training section with the model's own learning rate where it has none."""
     return config.model_copy(update={"learning_rate": config.learning_rate or kind.learning_rate})
-
-
-def metadata_of(config: ForecasterConfig, prepared: Prepared, data: DataConfig, dense_parameters: int) -> ModelMetadata:
-    """Returns the metadata of a model of a config on prepared data.
-
-    Args:
-        config: of the model.
-        prepared: its data; the scaler is what a forecast goes through.
-        data: the data section that it was prepared by.
-        dense_parameters: how many the dense parent has.
-    """
-    channels = prepared.facts.channels
-    targets = range(len(channels)) if config.targets is None else config.targets
-    scaler, covariate_scaler = prepared.scaler, prepared.covariate_scaler
-    return ModelMetadata(
-        model=config.model_dump(mode="json"),
-        channels=channels,
-        targets=tuple(channels[target] for target in targets),
-        covariates=data.covariates,
-        freq=data.freq,
-        dense_parameters=dense_parameters,
-        scaler=ScalerFacts(mean=tuple(scaler.mean), std=tuple(scaler.std)),
-        covariate_scaler=ScalerFacts(mean=tuple(covariate_scaler.mean), std=tuple(covariate_scaler.std)),
-        frequency=prepared.series.frequency,
-        data=DataSource(
-            name=prepared.facts.name,
-            sha256=prepared.facts.sha256,
-            time_column=data.time_column,
-            fill=data.fill,
-            split=data.split,
-        ),
-    )

@@ -35,8 +35,8 @@ from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe, load_
 from prunecast.records import Artefact
 from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
-from prunecast.stages.results import export_one, refusal, some_batches, training_inputs
-from prunecast.stages.run import metadata
+from prunecast.stages.base import new_model
+from prunecast.stages.export import export_one, refusal, some_batches, training_inputs
 from prunecast.train.fit import fit
 
 LOOKBACK, HORIZON = 24, 6
@@ -70,7 +70,7 @@ class Chain:
             torch.manual_seed(1)
             model = build(config_from(recipe.model))
             self.train(model, {})
-            self.models[name] = SavedModel(model.eval(), metadata(model, self.prepared, recipe))
+            self.models[name] = new_model(model.eval(), self.prepared, recipe)
         return self.models[name]
 
     def train(self, model: ForecastModel, masks: Mapping[str, Tensor]) -> None:

@@ -36,7 +36,7 @@ def test_the_last_value_forecast_to_four_decimals(name: str, horizon: int, refer
     facade.train("repeat", name, horizon=horizon, lookback=lookback, settings=ONE_THREAD, out=tmp_path / "model")
     for row in published:
         found = facade.evaluate(tmp_path / "model", scoring="paper" if row["scoring"] == "paper" else "full")
-        assert (found["windows"], f"{found['mse']:.4f}", f"{found['mae']:.4f}") == (
+        assert (found.windows, f"{found.mse:.4f}", f"{found.mae:.4f}") == (
             int(row["windows"]),
             row["mse"],
             row["mae"],
@@ -57,8 +57,8 @@ def test_dlinear_reaches_its_published_error(reference_dir: Path, tmp_path: Path
         if (row["dataset"], row["horizon"], row["model"], row["lookback"]) == ("ETTh1", "96", "DLinear", "96")
     )
     found = facade.train("dlinear", "ETTh1", settings=ONE_THREAD, out=tmp_path / "model")
-    assert found["mse"] == pytest.approx(float(published["mse"]), rel=0.03)
-    assert found["mae"] == pytest.approx(float(published["mae"]), rel=0.03)
+    assert found.mse == pytest.approx(float(published["mse"]), rel=0.03)
+    assert found.mae == pytest.approx(float(published["mae"]), rel=0.03)
 
 
 ITRANSFORMER = ("model.d_model=128", "model.d_ff=128")
@@ -81,5 +81,5 @@ def test_a_model_does_no_worse_than_published(
         if (row["dataset"], row["horizon"], row["model"].lower(), row["lookback"]) == (name, "96", model, "96")
     )
     found = facade.train(model, name, settings=(*ONE_THREAD, *settings), out=tmp_path / "model")
-    assert found["mse"] <= 1.05 * float(published["mse"])
-    assert found["mae"] <= 1.05 * float(published["mae"])
+    assert found.mse <= 1.05 * float(published["mse"])
+    assert found.mae <= 1.05 * float(published["mae"])

@@ -23,15 +23,16 @@ def test_the_whole_way(table: pd.DataFrame, tmp_path: Path) -> None:
     settings = ("train.max_steps=5", "train.threads=1")
     model = prunecast.Forecaster("dlinear", horizon=12, lookback=24, settings=settings).fit(table)
     pruned = model.prune("magnitude", 0.5)
-    assert pruned.numbers["nonzero"] == model.numbers["nonzero"] - pruned.numbers["realised"]
+    assert pruned.numbers.pruning is not None
+    assert pruned.numbers.nonzero == model.numbers.nonzero - pruned.numbers.pruning.realised
     forecast = pruned.predict(table)
     assert list(forecast.columns) == ["date", "load", "sun"]
     assert forecast["date"].iloc[0] == table["when"].iloc[-1] + pd.Timedelta("1h")
-    assert pruned.export("onnxruntime", tmp_path / "p.onnx")["bytes"] > 0
+    assert pruned.export("onnxruntime", tmp_path / "p.onnx").bytes > 0
     pruned.save(tmp_path / "saved")
     loaded = prunecast.Forecaster.load(tmp_path / "saved")
     assert loaded.predict(table).equals(forecast)
-    assert loaded.numbers["mse"] == pruned.numbers["mse"]
+    assert loaded.numbers == pruned.numbers
     module = prunecast.load(tmp_path / "saved")
     assert not module.training
     assert module(torch.zeros(2, 24, 2)).shape == (2, 12, 2)

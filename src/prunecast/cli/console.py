@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    import typer
-
+    from prunecast.results import Result
     from prunecast.study.executor import ConsoleMonitor
     from prunecast.train.progress import Reporter
 
@@ -30,29 +29,25 @@ class Output:
     as_json: bool = False
     quiet: bool = False
 
-    def facts(self, facts: Row) -> None:
-        """Shows one result: name and value; what is a list of rows comes as a table below."""
+    def result(self, result: Result) -> None:
+        """Shows what a verb gave back: name and value; lists of rows come as tables below."""
+        facts = result.to_json()
         if self.as_json:
             print(json.dumps(facts, allow_nan=False))
             return
+        for title, rows in result.tables().items():
+            self._table(title, rows)
         tables = {name: value for name, value in facts.items() if _is_rows(value)}
         plain = Table(show_header=False, box=None)
         for name in (name for name in facts if name not in tables):
             plain.add_row(Text(name), Text(_plain(facts[name])))
-        _console().print(plain)
+        if plain.row_count:
+            _console().print(plain)
         for name, rows in tables.items():
-            self.table(name, rows)
+            self._table(name, rows)
 
-    def rows(self, name: str, rows: Sequence[Row]) -> None:
-        """Shows a list of like results under one name."""
-        if self.as_json:
-            print(json.dumps({name: list(rows)}, allow_nan=False))
-        else:
-            self.table(name, rows)
-
-    def table(self, title: str, rows: Sequence[Row]) -> None:
-        """Shows a table for people; nothing in JSON mode."""
-        if self.as_json or not rows:
+    def _table(self, title: str, rows: Sequence[Row]) -> None:
+        if not rows:
             return
         table = Table(title=Text(title), title_justify="left")
         for column, value in rows[0].items():
@@ -72,13 +67,6 @@ class Output:
         from prunecast.study.executor import ConsoleMonitor
 
         return ConsoleMonitor(quiet=self.quiet)
-
-
-def output_of(context: typer.Context) -> Output:
-    """Returns where the results of a verb go, as the global options said."""
-    output = context.obj
-    assert isinstance(output, Output)
-    return output
 
 
 def _console() -> Console:

@@ -54,20 +54,25 @@ class Eager:
         Raises:
             UserError: when the path is not a model directory.
         """
-        import torch
+        return predictor_of(self.read(path), threads)
 
-        from prunecast.export.raw import raw_forecaster
 
-        torch.set_num_threads(threads)
-        module = raw_forecaster(self.read(path))
+def predictor_of(saved: SavedModel, threads: int) -> Predictor:
+    """Returns a callable on a model in memory; it sets the number of torch's threads for the whole process."""
+    import torch
 
-        def predict(inputs: Inputs) -> NDArray[np.float32]:
-            tensors = [torch.from_numpy(inputs[name]) for name in ("history", "x_mark", "y_mark")]
-            with torch.inference_mode():
-                forecast: NDArray[np.float32] = module(*tensors).numpy()
-            return forecast
+    from prunecast.export.raw import raw_forecaster
 
-        return predict
+    torch.set_num_threads(threads)
+    module = raw_forecaster(saved)
+
+    def predict(inputs: Inputs) -> NDArray[np.float32]:
+        tensors = [torch.from_numpy(inputs[name]) for name in ("history", "x_mark", "y_mark")]
+        with torch.inference_mode():
+            forecast: NDArray[np.float32] = module(*tensors).numpy()
+        return forecast
+
+    return predict
 
 
 RUNTIME = Eager()

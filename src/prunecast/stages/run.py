@@ -1,84 +1,152 @@
-"""The stages in order, each one function from a job to a folder with its result.
+"""The order of the stages, and the one way to run them: for a study, for a single verb, and in memory.
 
-train -> prune | zero -> finetune -> export -> measure
+import | train -> prune | zero -> finetune -> export -> measure
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from prunecast import environment
 from prunecast.data.series import Series, load_series
-from prunecast.data.windows import DrawnBatches, Prepared, prepare
+from prunecast.data.windows import Prepared, WindowShape, prepare
 from prunecast.errors import UserError
 from prunecast.measure.machine_lock import beside_others, is_busy
-from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import ForecastModel, build, config_from
-from prunecast.models.io import ModelMetadata, SavedModel, load_metadata, load_model, save_model
-from prunecast.prune.apply import prune
-from prunecast.prune.controls import zero_body
-from prunecast.prune.masks import HeldMasks
-from prunecast.recipe import RECIPE_FILE, DataConfig, FitConfig, Recipe, write_recipe
-from prunecast.records import Fit, RunRecord, StageTiming
-from prunecast.resolve import metadata_of
-from prunecast.stages import results as assess
+from prunecast.models.base import ForecastModel
+from prunecast.models.io import SavedModel, save_model
+from prunecast.recipe import RECIPE_FILE, DataConfig, Recipe, write_recipe
+from prunecast.records import DataFacts, RunRecord, StageTiming
+from prunecast.registry import MODELS
+from prunecast.resolve import resolved
+from prunecast.stages.base import ExportResult, Inputs, MeasureResult, ModelResult, Parent, StageResult
+from prunecast.stages.export import export
+from prunecast.stages.import_checkpoint import ImportJob, import_checkpoint
 from prunecast.stages.job import Job
-from prunecast.store import read_record, write_record
-from prunecast.train.fit import fit
-from prunecast.train.progress import Reporter
+from prunecast.stages.measure import measure
+from prunecast.stages.prune import prune, zero
+from prunecast.stages.train import finetune, train
+from prunecast.store import write_record
 
-CHECKPOINT_FILE = "checkpoint.safetensors"
-
-CALIBRATION_BATCH = 32
-"""Windows in a batch that a pruning method looks at."""
+NO_DATA = DataFacts(name="", sha256="", rows=0, channels=(), windows={})
+"""What the record of an import without data says of the data, besides the model's channels."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a stage finds its inputs and puts its result.
+def training_job(recipe: Recipe, series: Series) -> Job:
+    """Returns the stage that trains the model of a recipe on a series.
 
-    Attributes:
-        directory: an empty folder to fill.
-        found: fingerprint of a finished stage -> its folder.
-        work: folder for checkpoints, or None to keep none.
-        reporter: hears of training, or None.
-        machine_busy: whether a timing waited in vain to have the machine to itself.
+    Raises:
+        UserError: when the recipe does not fit the series.
     """
+    kind: type[ForecastModel] = MODELS.load(str(recipe.model["name"]))
+    return Job(
+        stage="train",
+        role="dense" if kind.trainable else "naive",
+        recipe=resolved(recipe, series),
+        data_sha256=series.sha256,
+        source=recipe.data.name,
+        label=f"train {recipe.model['name']}",
+    )
 
-    directory: Path
-    found: Callable[[str], Path]
-    work: Path | None = None
-    reporter: Reporter | None = None
-    machine_busy: bool = False
+
+def pruning_jobs(recipe: Recipe, prepared: Prepared, parent: str) -> tuple[Job, ...]:
+    """Returns the stages that make a pruned model: pruning, then fine-tuning where the recipe has epochs for it.
+
+    Args:
+        recipe: with a `prune` section.
+        prepared: windows of the data.
+        parent: fingerprint of the model that is pruned.
+    """
+    pruning = Job(
+        stage="prune",
+        role="pruned",
+        recipe=recipe,
+        data_sha256=prepared.facts.sha256,
+        source=prepared.facts.name,
+        parent=parent,
+        label="prune",
+    )
+    if not recipe.finetune.epochs:
+        return (pruning,)
+    return pruning, replace(pruning, stage="finetune", role="pruned+finetuned", parent=pruning.fingerprint)
 
 
-Fields = dict[str, Any]
-"""Fields of the record that a stage fills."""
+@dataclass(frozen=True)
+class Finished:
+    """A stage that was run: its job, what it made, and the record of it; nothing is on disk yet but artefacts."""
+
+    job: Job | ImportJob
+    result: StageResult
+    record: RunRecord
+
+    @property
+    def model(self) -> ModelResult:
+        """What a stage that makes a model has made."""
+        assert isinstance(self.result, ModelResult)
+        return self.result
+
+    def as_parent(self) -> dict[str, Parent]:
+        """Returns the model for the inputs of the stages that go on from it."""
+        return {self.job.fingerprint: Parent(self.model.saved, self.model.pruning)}
+
+    def write(self, directory: Path) -> RunRecord:
+        """Fills a folder; see `write`."""
+        saved = self.result.saved if isinstance(self.result, ModelResult) else None
+        return write(directory, self.job.recipe, self.record, saved)
 
 
-def run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
-    """Runs one stage and fills its folder: what it makes, the resolved recipe, and last its record.
+def write(directory: Path, recipe: Recipe, record: RunRecord, saved: SavedModel | None) -> RunRecord:
+    """Fills the folder of a stage: its model if it has one, its recipe, and last the record of all that lies there."""
+    if saved is not None:
+        save_model(saved, directory)
+    write_recipe(recipe, directory / RECIPE_FILE)
+    return write_record(record, directory)
+
+
+def run(job: Job | ImportJob, inputs: Inputs) -> Finished:
+    """Runs one stage; fills the folder of its inputs where they name one.
 
     Whoever has a timing run keeps the machine to it, see `machine_lock`.
     """
     with nullcontext() if job.exclusive else beside_others():
-        return _run(job, prepared, place)
+        torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
+        started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        result = _result(job, inputs)
+        finished = Finished(job, result, _record(job, result, inputs, started_at, clock))
+        if inputs.directory is not None:
+            finished.write(inputs.directory)
+        return finished
 
 
-def _run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
-    torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
-    started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    fields = _STAGES[job.stage](job, prepared, place)
-    runtimes = fields.pop("runtimes", ())
+def _result(job: Job | ImportJob, inputs: Inputs) -> StageResult:
+    if isinstance(job, ImportJob):
+        return import_checkpoint(job, inputs)
+    match job.stage:
+        case "train":
+            return train(job, inputs)
+        case "prune":
+            return prune(job, inputs)
+        case "zero":
+            return zero(job, inputs)
+        case "finetune":
+            return finetune(job, inputs)
+        case "export":
+            return export(job, inputs)
+        case "measure":
+            return measure(job, inputs)
+
+
+def _record(job: Job | ImportJob, result: StageResult, inputs: Inputs, started_at: str, clock: float) -> RunRecord:
+    data = NO_DATA if inputs.prepared is None else inputs.prepared.facts
+    if inputs.prepared is None and isinstance(result, ModelResult):
+        data = NO_DATA.model_copy(update={"channels": result.saved.metadata.channels})
     record = RunRecord(
         stage=job.stage,
         role=job.role,
@@ -90,18 +158,23 @@ def _run(job: Job, prepared: Prepared, place: Place) -> RunRecord:
         seed=job.recipe.seed,
         model=str(job.recipe.model["name"]),
         recipe=job.recipe.model_dump(mode="json"),
-        data=prepared.facts,
+        data=data,
         timing=StageTiming(
             started_at=started_at,
             elapsed_s=time.perf_counter() - clock,
-            runtimes=runtimes,
-            machine_busy=job.exclusive and (place.machine_busy or is_busy()),
+            machine_busy=job.exclusive and (inputs.machine_busy or is_busy()),
         ),
         environment=environment.describe(),
-        **fields,
     )
-    write_recipe(job.recipe, place.directory / RECIPE_FILE)
-    return write_record(record, place.directory)
+    match result:
+        case MeasureResult(artefacts=artefacts, timings=timings):
+            timing = record.timing.model_copy(update={"runtimes": timings})
+            return record.model_copy(update={"artefacts": artefacts, "timing": timing})
+        case ExportResult(artefacts=artefacts, unsupported=unsupported):
+            return record.model_copy(update={"artefacts": artefacts, "unsupported": dict(unsupported)})
+        case ModelResult():
+            known = {name: value for name, value in vars(result).items() if name != "saved"}
+            return record.model_copy(update=known)
 
 
 def data_of(job: Job) -> DataConfig:
@@ -110,117 +183,35 @@ def data_of(job: Job) -> DataConfig:
 
 
 def prepared_for(job: Job, load: Callable[[DataConfig], Series] = load_series) -> Prepared:
-    """Returns the windows of a job's data; the last few are kept, for most jobs share them.
+    """Returns the windows of a job's data; the last few are kept, for most jobs of a study share them.
 
     Raises:
         UserError: when the data is not what the job was planned for.
     """
-    model = job.recipe.model
-    prepared = _prepared(data_of(job), int(model["lookback"]), int(model["horizon"]), int(model["label_len"]), load)
-    if prepared.facts.sha256 != job.data_sha256:
-        raise UserError(f"{prepared.facts.name} is not as it was when the stage was planned; run the study again")
-    return prepared
+    return _prepared(data_of(job), job.data_sha256, _shape(job.recipe), load)
 
 
+def prepared_from(series: Series, recipe: Recipe) -> Prepared:
+    """Returns the windows that a resolved recipe cuts from a series.
+
+    Raises:
+        UserError: when the series is too short for them.
+    """
+    return _cut(series, recipe.data, _shape(recipe))
+
+
+def _shape(recipe: Recipe) -> WindowShape:
+    return WindowShape(*(int(recipe.model[key]) for key in ("lookback", "horizon", "label_len")))
+
+
+def _cut(series: Series, data: DataConfig, shape: WindowShape) -> Prepared:
+    return prepare(series, data, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)
+
+
+# By content: a file that has changed is read anew, and one that does not fit its plan is not remembered.
 @lru_cache(maxsize=4)
-def _prepared(
-    data: DataConfig, lookback: int, horizon: int, label_len: int, load: Callable[[DataConfig], Series]
-) -> Prepared:
-    return prepare(load(data), data, lookback=lookback, horizon=horizon, label_len=label_len)
-
-
-def _train(job: Job, prepared: Prepared, place: Place) -> Fields:
-    config = config_from(
-        job.recipe.model if job.compared_with is None else load_metadata(place.found(job.compared_with)).model
-    )
-    torch.manual_seed(job.recipe.seed)
-    model = build(config)
-    saved = SavedModel(model, metadata(model, prepared, job.recipe))
-    fitted = _fit(job.recipe.train, job, prepared, place, saved) if model.trainable else None
-    return _kept(saved, job, prepared, place, fitted)
-
-
-def _finetune(job: Job, prepared: Prepared, place: Place) -> Fields:
-    saved = load_model(_parent(job, place))
-    fitted = _fit(job.recipe.finetune, job, prepared, place, saved)
-    pruning = read_record(_parent(job, place)).pruning
-    return _kept(saved, job, prepared, place, fitted) | {"pruning": pruning}
-
-
-def _prune(job: Job, prepared: Prepared, place: Place) -> Fields:
-    config, seed = job.recipe.prune, job.recipe.seed
-    assert config is not None
-    drawn_by = seed if config.calibration_seed is None else config.calibration_seed
-    parent = load_model(_parent(job, place))
-    pruned = prune(
-        parent.model,
-        config,
-        seed=seed,
-        masks=parent.masks,
-        batches=DrawnBatches(prepared.train, CALIBRATION_BATCH, config.calibration_batches, drawn_by),
-        cost=dense_macs,
-        weight_cost=macs_per_weight,
-    )
-    saved = SavedModel(pruned.model, parent.metadata, pruned.masks)
-    return _kept(saved, job, prepared, place) | {"pruning": pruned.outcome}
-
-
-def _zero(job: Job, prepared: Prepared, place: Place) -> Fields:
-    parent = load_model(_parent(job, place))
-    model, masks = zero_body(parent.model)
-    return _kept(SavedModel(model, parent.metadata, masks), job, prepared, place)
-
-
-def _export(job: Job, prepared: Prepared, place: Place) -> Fields:
-    saved = load_model(_parent(job, place))
-    artefacts, unsupported = assess.export_all(saved, prepared, job.recipe, place.directory)
-    return {"artefacts": artefacts, "unsupported": unsupported}
-
-
-def _measure(job: Job, prepared: Prepared, place: Place) -> Fields:
-    ours = assess.Shipped(place.found(job.exports[0]), _parent(job, place))
-    reference = None
-    if job.reference is not None:
-        reference = assess.Shipped(place.found(job.exports[1]), place.found(job.reference))
-    return {"artefacts": ours.artefacts(), "runtimes": assess.time_all(ours, reference, prepared, job.recipe.measure)}
-
-
-_STAGES: Mapping[str, Callable[[Job, Prepared, Place], Fields]] = {
-    "train": _train,
-    "prune": _prune,
-    "zero": _zero,
-    "finetune": _finetune,
-    "export": _export,
-    "measure": _measure,
-}
-
-
-def metadata(model: ForecastModel, prepared: Prepared, recipe: Recipe) -> ModelMetadata:
-    """Returns the metadata of a model trained on prepared data."""
-    dense_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return metadata_of(model.config, prepared, recipe.data, dense_parameters)
-
-
-def _parent(job: Job, place: Place) -> Path:
-    assert job.parent is not None
-    return place.found(job.parent)
-
-
-def _fit(config: FitConfig, job: Job, prepared: Prepared, place: Place, saved: SavedModel) -> Fit:
-    return fit(
-        saved.model,
-        prepared.train,
-        prepared.validation,
-        config,
-        seed=job.recipe.seed,
-        hooks=[HeldMasks(saved.masks)] if saved.masks else [],
-        checkpoint=None if place.work is None else place.work / CHECKPOINT_FILE,
-        reporter=place.reporter,
-    )
-
-
-def _kept(saved: SavedModel, job: Job, prepared: Prepared, place: Place, fitted: Fit | None = None) -> Fields:
-    """Writes the model into the stage's folder and returns what is known about it."""
-    data, known = job.recipe.data, None if fitted is None else fitted.validation
-    save_model(saved, place.directory)
-    return {"fit": fitted} | assess.facts(saved, prepared, data.scoring, known, data.metrics)
+def _prepared(data: DataConfig, sha256: str, shape: WindowShape, load: Callable[[DataConfig], Series]) -> Prepared:
+    series = load(data)
+    if series.sha256 != sha256:
+        raise UserError(f"{series.name} is not as it was when the stage was planned; run the study again")
+    return _cut(series, data, shape)

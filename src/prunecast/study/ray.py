@@ -20,8 +20,9 @@ from typing import Any, Self
 from prunecast.data.series import Series, load_series
 from prunecast.errors import MissingExtra, UserError
 from prunecast.recipe import DataConfig
+from prunecast.stages.base import Inputs
 from prunecast.stages.job import Job
-from prunecast.stages.run import Place, data_of, prepared_for, run
+from prunecast.stages.run import data_of, prepared_for, run
 from prunecast.store import sync
 from prunecast.study.executor import GIB, NOTHING, Completed, Resources, WorkerLost, Workload, here
 from prunecast.study.worker import plain_errors, prepare
@@ -194,8 +195,8 @@ def _run_stage(job: Job, folders: Mapping[str, Any], series: Series, machine_bus
             unpack(ray.get(reference), root / fingerprint)
         directory = root / "result"
         directory.mkdir()
-        place = Place(directory=directory, found=root.joinpath, machine_busy=machine_busy)
-        run(job, prepared_for(job, _loader(job, series)), place)
+        prepared = prepared_for(job, _loader(job, series))
+        run(job, Inputs(prepared=prepared, directory=directory, found=root.joinpath, machine_busy=machine_busy))
         return packed(directory)
 
 

@@ -25,8 +25,8 @@ from prunecast.models.base import build, config_from
 from prunecast.prune.apply import check_budget
 from prunecast.recipe import RECIPE_FILE, ExportConfig, Recipe, StudyConfig, load_recipe, write_recipe
 from prunecast.records import Failure, Record, RunRecord, Stage
+from prunecast.stages.export import refusal
 from prunecast.stages.job import Job, what_is_timed
-from prunecast.stages.results import refusal
 from prunecast.store import Damaged, Store, new_file, sweep
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, drop_files, run_plan
 from prunecast.study.frame import RECORDS_FILE, StudyFrame, concat, frame_of, read_frame, read_stages, selected

@@ -63,14 +63,20 @@ def execute(job: Job, root: str, machine_busy: bool = False) -> None:
     Raises:
         Damaged: when a stage that it needs is not whole.
     """
-    from prunecast.stages.run import Place, prepared_for, run
+    from prunecast.stages.base import Inputs
+    from prunecast.stages.run import prepared_for, run
 
     store = Store(Path(root))
     directory = store.result(job.fingerprint)
-    found, work = cache(store.checked), store.work(job.fingerprint)
-    place = Place(directory=directory, found=found, work=work, machine_busy=machine_busy)
     with plain_errors():
-        run(job, prepared_for(job), place)
+        inputs = Inputs(
+            prepared=prepared_for(job),
+            directory=directory,
+            found=cache(store.checked),
+            work=store.work(job.fingerprint),
+            machine_busy=machine_busy,
+        )
+        run(job, inputs)
         sync(directory)
 
 

@@ -25,12 +25,12 @@ from prunecast.export.onnx import onnx_bytes
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.parity import EIGHT_BITS, check_parity
 from prunecast.export.raw import raw_inputs
-from prunecast.inference import prepared_for_metadata
+from prunecast.inference import windows_for
 from prunecast.measure.size import measure_size
 from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import ExportConfig, load_recipe
 from prunecast.registry import RUNTIMES
-from prunecast.stages.results import export_all, refusal
+from prunecast.stages.export import export_all, refusal
 
 MODELS = {
     "transformer": TRANSFORMER,
@@ -203,10 +203,10 @@ def test_the_whole_chain_of_commands(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert exported["mse_change"] != 0
     recipe = load_recipe(base={"export": {"int8": True}})
     saved = load_model(Path(model))
-    artefacts, unsupported = export_all(saved, prepared_for_metadata(saved.metadata, data[1]), recipe, tmp_path)
-    assert [artefact.bytes for artefact in artefacts] == [exported["bytes"]]
+    found = export_all(saved, windows_for(saved.metadata, data[1]), recipe, tmp_path)
+    assert [artefact.bytes for artefact in found.artefacts] == [exported["bytes"]]
     assert (tmp_path / "model.onnx").read_bytes() == Path(small).read_bytes()
-    assert "no 8-bit export" in unsupported["eager"]
+    assert "no 8-bit export" in found.unsupported["eager"]
     dense, scored = facts("evaluate", model, *data), facts("evaluate", small, *data)
     assert scored["mse"] == pytest.approx(dense["mse"], rel=0.02)
     assert scored["parameters"] == dense["parameters"]

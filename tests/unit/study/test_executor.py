@@ -55,10 +55,10 @@ def test_status_before_and_after(micro: Micro, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a study"):
         api.study_status(tmp_path)
     found = api.study_status(micro.whole)
-    assert (found["stages"], found["done"], found["running"]) == (len(micro.jobs), len(micro.jobs), False)
-    assert (found["waiting"], found["failed"], found["damaged"], found["now"]) == (0, [], [], [])
-    assert found["timed_on"] == {environment.describe().machine: 3}
-    [pruning] = [row for row in found["by_stage"] if row["stage"] == "prune"]
+    assert (found.stages, found.done, found.running) == (len(micro.jobs), len(micro.jobs), False)
+    assert (found.waiting, found.failed, found.damaged, found.now) == (0, [], [], [])
+    assert found.timed_on == {environment.describe().machine: 3}
+    [pruning] = [row for row in found.by_stage if row["stage"] == "prune"]
     places = {"done": 1, "running": 0, "waiting": 0, "failed": 0, "damaged": 0}
     assert pruning == {"stage": "prune", "planned": 1} | places
 
@@ -145,15 +145,15 @@ def test_a_study_that_failed_as_a_whole_says_why(micro: Micro, tmp_path: Path) -
     settings = ["train.learning_rate=1e30", "train.schedule=constant", "study.controls=[]"]
     with pytest.raises(UserError, match=r"9 stages failed, the first .*: training diverged"):
         api.study_run(micro.file, monitor=Watch(), out=tmp_path / "out", settings=settings)
-    assert len(api.study_status(tmp_path / "out")["failed"]) == api.study_status(tmp_path / "out")["stages"]
+    assert len(api.study_status(tmp_path / "out").failed) == api.study_status(tmp_path / "out").stages
 
 
 def test_one_writer_and_any_number_of_askers(micro: Micro) -> None:
     with Store(micro.whole / "store").writer():
-        assert api.study_status(micro.whole)["running"]
+        assert api.study_status(micro.whole).running
         with pytest.raises(UserError, match="in use by another run"):
             api.study_run(micro.file, monitor=Watch(), out=micro.whole)
-    assert not api.study_status(micro.whole)["running"]
+    assert not api.study_status(micro.whole).running
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX")

@@ -14,7 +14,7 @@ import pytest
 from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
 
-from prunecast import api, environment, studies
+from prunecast import api, environment
 from prunecast.cli.main import main
 from prunecast.errors import MissingExtra, UserError
 from prunecast.measure.machine_lock import beside_others
@@ -355,9 +355,9 @@ def test_the_device_names_the_result(micro: Micro) -> None:
 
 def test_an_unchanged_study_is_not_even_read(micro: Micro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = micro.copied(tmp_path / "out")
-    first = studies.report(out)
+    first = api.report(out).files
     monkeypatch.setattr(Study, "results", lambda _: pytest.fail("records were read"))
-    again = studies.report(out)
+    again = api.report(out).files
     assert (again.page, again.tables, again.figures) == (first.page, first.tables, first.figures)
     assert [list(map(str, row.values())) for row in again.rows] == [list(map(str, row.values())) for row in first.rows]
 
@@ -367,7 +367,7 @@ def test_a_report_follows_every_change(
     micro: Micro, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = micro.copied(tmp_path / "out")
-    first = studies.report(out)
+    first = api.report(out).files
     read = []
     results = Study.results
     monkeypatch.setattr(Study, "results", lambda study: read.append(study) or results(study))
@@ -383,7 +383,7 @@ def test_a_report_follows_every_change(
         first.tables[0].unlink()
     else:
         write_recipe(load_recipe(out / "recipe.yaml", ["study.title=Quite another"]), out / "recipe.yaml")
-    files = studies.report(out)
+    files = api.report(out).files
     assert len(read) == 1
     assert first.tables[0].is_file()
     assert files.page.read_text(encoding="utf-8") != "other"

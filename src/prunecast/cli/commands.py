@@ -1,0 +1,150 @@
+"""A command from a function of `api`: its signature gives arguments and options, its docstring the help.
+
+Nothing that the functions name in their annotations is imported for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunecast.cli.console import Output
+
+if TYPE_CHECKING:
+    from prunecast.results import Result
+
+TYPES: Mapping[str, Any] = {
+    "str": str,
+    "str | None": str | None,
+    "Path": Path,
+    "Path | None": Path | None,
+    "int": int,
+    "int | None": int | None,
+    "float": float,
+    "bool": bool,
+    "tuple[str, str]": tuple[str, str],
+    "Sequence[str]": list[str],
+    "Sequence[Path]": list[Path],
+    "Scoring": str,  # the function says what it expects
+    "Timings": str,
+}
+"""Annotation, as it is written in `api` -> what the parser makes of a text."""
+
+NAMES = {"settings": "--set"}
+"""Parameter -> option, where they differ for every verb."""
+
+METAVARS = {
+    "batch": "N",
+    "data": "NAME|FILE",
+    "finetune_epochs": "N",
+    "horizon": "H",
+    "lookback": "L",
+    "method": "NAME",
+    "model": "NAME",
+    "modes_seed": "N",
+    "out": "PATH",
+    "runtime": "NAME",
+    "seed": "S",
+    "settings": "KEY=VALUE",
+    "sparsity": "S",
+    "threads": "N",
+    "to": "KIND TARGET",
+    "wait": "TIME",
+    "workers": "N",
+}
+"""Parameter -> what stands for its value in the help, where it is not its type."""
+
+LISTENERS: Mapping[str, Callable[[Output, str], Any]] = {
+    "reporter": lambda output, verb: output.training(verb),
+    "monitor": lambda output, verb: output.monitor(),
+}
+"""Parameters that hear of progress: on the command line that is the console."""
+
+
+def add(
+    app: typer.Typer,
+    function: Callable[..., Result],
+    name: str,
+    arguments: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
+) -> None:
+    """Adds a verb to the command line.
+
+    Args:
+        app: of which it becomes a command.
+        function: of `api`.
+        name: of the command.
+        arguments: parameters that stand without the name of an option -> what stands for them in the help.
+        options: parameter -> option, where they differ.
+    """
+    signature = inspect.signature(function)
+    about, described = _docstring(function)
+    heard = {parameter for parameter in signature.parameters if parameter in LISTENERS}
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context]
+    for parameter in signature.parameters.values():
+        if parameter.name not in heard:
+            names = NAMES | dict(options or {})
+            parameters.append(_parameter(parameter, described[parameter.name], arguments or {}, names))
+
+    @functools.wraps(function)
+    def command(context: typer.Context, **values: Any) -> None:
+        output = context.obj
+        assert isinstance(output, Output)
+        given = {key: () if value is None and _is_list(signature, key) else value for key, value in values.items()}
+        result = function(**given, **{key: LISTENERS[key](output, name) for key in heard})
+        output.result(result)
+        if result.exit_code:
+            raise typer.Exit(result.exit_code)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(name, help=about)(command)
+
+
+def _is_list(signature: inspect.Signature, name: str) -> bool:
+    return str(signature.parameters[name].annotation).startswith("Sequence")
+
+
+def _parameter(
+    parameter: inspect.Parameter, about: str, arguments: Mapping[str, str], names: Mapping[str, str]
+) -> inspect.Parameter:
+    """Returns what the parser reads of a parameter: type, default, help, and whether it is an argument or an option."""
+    name, kind = parameter.name, TYPES[str(parameter.annotation)]
+    default = parameter.default
+    if name in arguments:
+        declared = typer.Argument(metavar=arguments[name], help=about, show_default=False)
+    else:
+        flag = names.get(name, f"--{name.replace('_', '-')}")
+        shown = default not in (None, (), False, inspect.Parameter.empty)
+        declared = typer.Option(flag, help=about, metavar=METAVARS.get(name), show_default=shown)
+    if default == ():
+        kind, default = kind | None, None
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
+    )
+
+
+def _docstring(function: Callable[..., Any]) -> tuple[str, Mapping[str, str]]:
+    """Returns the first paragraph of a Google docstring, and the text on each parameter."""
+    text = inspect.getdoc(function)
+    assert text is not None
+    about, *_ = text.partition("\n\n")
+    _, _, rest = text.partition("\nArgs:\n")
+    section, *_ = rest.partition("\n\n")
+    return about, dict(_entries(textwrap.dedent(section)))
+
+
+def _entries(section: str) -> Iterator[tuple[str, str]]:
+    for entry in re.split(r"\n(?=\S)", section):
+        name, colon, text = entry.partition(":")
+        if colon:
+            words = " ".join(text.split()).rstrip(".")
+            yield name, words[:1].upper() + words[1:] + "."

@@ -1,0 +1,261 @@
+"""What the verbs give back: typed results, each of which can say itself as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunecast.data.check import DataCheck
+    from prunecast.records import Imported, Pruning, Ratio, Scoring
+    from prunecast.report.page import ReportFiles
+    from prunecast.study.executor import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a verb gives back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as the command line writes it."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Returns rows for a terminal that are not in the JSON, by title."""
+        return {}
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line ends with."""
+        return 0
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Result):
+        return value.to_json()
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names(Result):
+    """What can be named, of one kind: a row each, of which `name` is the first entry."""
+
+    kind: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the rows under the name of their kind."""
+        return {self.kind: list(self.rows)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet(Result):
+    """A data set of the catalogue; `found` says where it lies on this machine, None for nowhere."""
+
+    name: str
+    about: str
+    found: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog(Result):
+    """The data sets that have a name."""
+
+    datasets: tuple[DataSet, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched(Result):
+    """A data set that was downloaded and verified, or was there already."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloads(Result):
+    """What was fetched."""
+
+    datasets: tuple[Fetched, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileCheck(Result):
+    """What a file holds."""
+
+    check: DataCheck
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields of the check."""
+        return self.check.model_dump(mode="json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(Result):
+    """Errors in standardised units, and sizes in numbers; errors are None for a model that was imported without data.
+
+    `metrics` has the test errors that the recipe asks for besides these. `sparsity` is the share of the dense parent's
+    parameters that is gone, `dead` counts those that are never used.
+    """
+
+    mse: float | None
+    mae: float | None
+    metrics: Mapping[str, float]
+    val_mse: float | None
+    windows: int | None
+    scoring: Scoring | None
+    parameters: int
+    dead: int
+    nonzero: int
+    sparsity: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the numbers, those of further metrics under their names."""
+        known = super().to_json()
+        metrics: dict[str, float] = known.pop("metrics")
+        return known | metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary(Scores):
+    """The main numbers of a model; `path` is its folder, None for one in memory; `pruning` says how it was pruned."""
+
+    path: Path | None
+    pruning: Pruning | None = None
+    imported: Imported | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the numbers, then those of the budget and the origins of the model's config, where there are any."""
+        known = super().to_json()
+        known = {"path": known.pop("path")} | {
+            key: value for key, value in known.items() if key not in ("pruning", "imported")
+        }
+        if self.pruning is not None:
+            known |= self.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
+        if self.imported is not None:
+            known |= self.imported.model_dump(mode="json", exclude={"sha256"})
+        return known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Result):
+    """Size, operations, memory and time of one model; `speedup` is None for the first, which others are held against.
+
+    `latency_ms` has the median, the 95th percentile and the number of samples; `machine_busy` says whether other stages
+    ran beside it.
+    """
+
+    path: Path
+    runtime: str
+    parameters: int
+    dead: int
+    nonzero: int
+    bytes: int
+    macs: int
+    effective_macs: int
+    executed_macs: int
+    peak_memory_bytes: int | None
+    latency_ms: Mapping[str, float]
+    speedup: Ratio | None
+    machine_busy: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the numbers; a speed-up only where there is one."""
+        known = super().to_json()
+        speedup = known.pop("speedup")
+        return known if speedup is None else known | {"speedup": speedup.model_dump()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements(Result):
+    """What was measured, in the order that was asked for."""
+
+    models: tuple[Measured, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported(Result):
+    """An artefact; `max_deviation` from PyTorch is in standard deviations of a channel, `mse_change` relative."""
+
+    path: Path
+    bytes: int
+    max_deviation: float
+    mse_change: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastFile(Result):
+    """A forecast that was written, from its first time to its last."""
+
+    path: Path
+    rows: int
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun(Result):
+    """How a study went, and the files of its report."""
+
+    outcome: Outcome
+    stages: int
+    files: ReportFiles
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns how many stages there are and were done before or now, what went wrong, and where the report lies."""
+        return {
+            "stages": self.stages,
+            "done_before": self.outcome.present,
+            "ran": self.outcome.ran,
+            "failed": list(self.outcome.failed),
+            "damaged": list(self.outcome.damaged),
+            "report": str(self.files.page),
+        }
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Returns the rows of the report."""
+        return {"Results": self.files.rows}
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a stage failed."""
+        return 1 if self.outcome.failed else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus(Result):
+    """How far a study is: counts of stages, what went wrong, labels of what runs now, timings of each machine."""
+
+    stages: int
+    done: int
+    running: bool
+    waiting: int
+    failed: list[str]
+    damaged: list[str]
+    now: list[str]
+    timed_on: Mapping[str, int]
+    by_stage: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handed(Result):
+    """Records that were handed on; of `records`, `written` were not there yet."""
+
+    to: str
+    records: int
+    written: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Result):
+    """A report's page; its tables and charts lie beside it."""
+
+    files: ReportFiles
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns where the page lies."""
+        return {"report": str(self.files.page)}

@@ -1,0 +1,202 @@
+"""What stages take and give: the inputs of a stage, and its typed result.
+
+A result's fields are the record's, by name; what a model is beside its numbers lies in `saved`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from prunecast.data.windows import Prepared
+from prunecast.inference import metadata_of
+from prunecast.measure.operations import count_operations
+from prunecast.measure.size import measure_size
+from prunecast.models.base import ForecastModel
+from prunecast.models.io import SavedModel, load_model
+from prunecast.recipe import DataConfig, Recipe
+from prunecast.records import Accuracy, Artefact, Example, Fit, Imported, Operations, Pruning, Size, Timing
+from prunecast.stages.job import Job
+from prunecast.store import read_record
+from prunecast.train.evaluate import evaluate, evaluate_both
+from prunecast.train.metrics import measured_on
+from prunecast.train.progress import Reporter
+
+EXAMPLES = 3
+"""Forecasts kept for drawing, spread evenly over the test part."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model that a stage goes on from.
+
+    Attributes:
+        saved: the model.
+        pruning: how it was pruned last; None for a dense one.
+    """
+
+    saved: SavedModel
+    pruning: Pruning | None
+
+
+def no_folder(fingerprint: str) -> Path:
+    """Stands for the store where a stage has no finished stages in folders."""
+    raise AssertionError(f"asked for the folder of {fingerprint}, and there are no folders here")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a stage gets besides its job; each takes what it needs.
+
+    Attributes:
+        prepared: windows of the job's data; None for an import without data.
+        directory: an empty folder for the result; None where the result stays in memory.
+        found: fingerprint of a finished stage -> its folder.
+        parents: finished stages whose models are in memory, by fingerprint; they are looked for first.
+        work: folder for checkpoints; None to keep none.
+        reporter: hears of training.
+        machine_busy: whether a timing waited in vain to have the machine to itself.
+    """
+
+    prepared: Prepared | None
+    directory: Path | None = None
+    found: Callable[[str], Path] = no_folder
+    parents: Mapping[str, Parent] = field(default_factory=dict)
+    work: Path | None = None
+    reporter: Reporter | None = None
+    machine_busy: bool = False
+
+    def windows(self) -> Prepared:
+        """Returns the windows of the job's data, which every stage but an import has."""
+        assert self.prepared is not None, "only an import can do without data"
+        return self.prepared
+
+    def parent(self, job: Job) -> Parent:
+        """Returns the model that a job goes on from. It is the stage's own: a stage may change it."""
+        assert job.parent is not None
+        if job.parent in self.parents:
+            known = self.parents[job.parent]
+            return Parent(
+                SavedModel(copy.deepcopy(known.saved.model), known.saved.metadata, known.saved.masks), known.pruning
+            )
+        folder = self.found(job.parent)
+        return Parent(load_model(folder), read_record(folder).pruning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """A model that a stage made, and what is known about it. Errors are None for an import without data."""
+
+    saved: SavedModel
+    validation: Accuracy | None = None
+    test: Accuracy | None = None
+    test_paper: Accuracy | None = None
+    size: Size
+    operations: Operations
+    examples: tuple[Example, ...] = ()
+    fit: Fit | None = None
+    pruning: Pruning | None = None
+    imported: Imported | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """The artefacts of a model, and for the other runtimes why they cannot run it."""
+
+    artefacts: tuple[Artefact, ...]
+    unsupported: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureResult:
+    """The times of a model on every runtime that runs it, and the artefacts that were timed."""
+
+    artefacts: tuple[Artefact, ...]
+    timings: tuple[Timing, ...]
+
+
+StageResult = ModelResult | ExportResult | MeasureResult
+
+
+def new_model(model: ForecastModel, prepared: Prepared, recipe: Recipe) -> SavedModel:
+    """Returns a dense model with its metadata: it is its own dense parent."""
+    dense_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return SavedModel(model, metadata_of(model.config, prepared, recipe.data, dense_parameters))
+
+
+def scored(
+    saved: SavedModel,
+    prepared: Prepared,
+    data: DataConfig,
+    *,
+    fit: Fit | None = None,
+    pruning: Pruning | None = None,
+    imported: Imported | None = None,
+) -> ModelResult:
+    """Returns a model with its validation and test error, size, operations and example forecasts.
+
+    Args:
+        saved: the model.
+        prepared: its data.
+        data: says which windows count, and what errors are given in besides MSE and MAE.
+        fit: how it was trained. It may hold the full score of the validation part already, in MSE and MAE.
+        pruning: how it was pruned.
+        imported: where it comes from.
+    """
+    saved.model.eval()
+    validation = None if fit is None else fit.validation
+    metrics = measured_on(prepared, data.metrics)
+    if validation is None or data.scoring != "full" or metrics:
+        validation = evaluate(saved.model, prepared.validation, "validation", data.scoring, metrics)
+    if data.scoring == "full":
+        test, test_paper = evaluate_both(saved.model, prepared.test, "test", metrics)
+    else:
+        test, test_paper = evaluate(saved.model, prepared.test, "test", data.scoring, metrics), None
+    return ModelResult(
+        saved=saved,
+        validation=validation,
+        test=test,
+        test_paper=test_paper,
+        size=measure_size(saved),
+        operations=count_operations(saved),
+        examples=draw_examples(saved, prepared),
+        fit=fit,
+        pruning=pruning,
+        imported=imported,
+    )
+
+
+def draw_examples(saved: SavedModel, prepared: Prepared) -> tuple[Example, ...]:
+    """Returns forecasts of the last target channel for windows spread over the test part, in raw units."""
+    windows = prepared.test
+    chosen = spread(len(windows), EXAMPLES)
+    batch = windows.batch(chosen)
+    with torch.inference_mode():
+        y_BHC = saved.model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+    name = saved.metadata.targets[-1]
+    channel = saved.metadata.channels.index(name)
+    mean, std = saved.metadata.scaler.mean[channel], saved.metadata.scaler.std[channel]
+
+    def raw(values: torch.Tensor) -> tuple[float, ...]:
+        return tuple(float(f"{value:.6g}") for value in (values.double() * std + mean).tolist())
+
+    return tuple(
+        Example(
+            channel=name,
+            window=int(window),
+            start=str(windows.times_of(int(window))[windows.shape.lookback]),
+            history=raw(batch.x_BLC[row, :, channel]),
+            truth=raw(batch.y_BHC[row, :, -1]),
+            forecast=raw(y_BHC[row, :, -1]),
+        )
+        for row, window in enumerate(chosen)
+    )
+
+
+def spread(total: int, count: int) -> torch.Tensor:
+    """Returns `count` indices (all when there are fewer) spread evenly over 0 to total - 1, both ends included."""
+    return torch.linspace(0, total - 1, min(count, total)).long()

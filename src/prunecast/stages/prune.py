@@ -1,0 +1,40 @@
+"""Pruning a model by the method of the recipe, and the control that zeroes its body."""
+
+from __future__ import annotations
+
+from prunecast.data.windows import DrawnBatches
+from prunecast.measure.operations import dense_macs, macs_per_weight
+from prunecast.models.io import SavedModel
+from prunecast.prune.apply import prune as prune_model
+from prunecast.prune.controls import zero_body
+from prunecast.stages.base import Inputs, ModelResult, scored
+from prunecast.stages.job import Job
+
+CALIBRATION_BATCH = 32
+"""Windows in a batch that a pruning method looks at."""
+
+
+def prune(job: Job, inputs: Inputs) -> ModelResult:
+    """Removes what the method of the recipe chooses; weights stay masked through a later fine-tuning."""
+    config, seed = job.recipe.prune, job.recipe.seed
+    assert config is not None
+    drawn_by = seed if config.calibration_seed is None else config.calibration_seed
+    parent, prepared = inputs.parent(job).saved, inputs.windows()
+    pruned = prune_model(
+        parent.model,
+        config,
+        seed=seed,
+        masks=parent.masks,
+        batches=DrawnBatches(prepared.train, CALIBRATION_BATCH, config.calibration_batches, drawn_by),
+        cost=dense_macs,
+        weight_cost=macs_per_weight,
+    )
+    saved = SavedModel(pruned.model, parent.metadata, pruned.masks)
+    return scored(saved, prepared, job.recipe.data, pruning=pruned.outcome)
+
+
+def zero(job: Job, inputs: Inputs) -> ModelResult:
+    """Zeroes the body of a model: what remains of its error when nothing learned is left there."""
+    parent = inputs.parent(job).saved
+    model, masks = zero_body(parent.model)
+    return scored(SavedModel(model, parent.metadata, masks), inputs.windows(), job.recipe.data)
