@@ -72,7 +72,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_train_writes_a_model_folder(model: Path) -> None:
     assert sorted(path.name for path in model.iterdir()) == [
-        "config.json", "model.safetensors", "recipe.yaml", "record.json",
+        "SHA256SUMS", "arrays.safetensors", "config.json", "model.safetensors", "recipe.yaml", "record.json",
     ]  # fmt: skip
 
 
