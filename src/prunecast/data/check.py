@@ -36,12 +36,11 @@ class DataCheck(Record):
     problems: tuple[str, ...]
 
 
-def check_file(path: Path, *, time_column: str | None = None, fill: str = REFUSE) -> DataCheck:
+def check_file(path: Path, fill: str = REFUSE) -> DataCheck:
     """Returns what is in a CSV or Parquet file, with one line for each thing that stands in the way.
 
     Args:
         path: of the file.
-        time_column: found by itself when absent.
         fill: what is to be done with gaps; gaps that it closes are no problem.
 
     Raises:
@@ -49,7 +48,7 @@ def check_file(path: Path, *, time_column: str | None = None, fill: str = REFUSE
     """
     check_fill(fill)
     table = read_table(path)
-    frame, problems = frame_of(table, time_column)
+    frame, problems = frame_of(table)
     times = frame.index.dropna().to_numpy()
     distinct = np.unique(times)
     return DataCheck(

@@ -43,18 +43,17 @@ def find(entry: Entry) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def locate(entry: Entry, *, accept_unverified: bool = False, quiet: bool = False) -> Path:
+def locate(entry: Entry, *, accept_unverified: bool = False) -> Path:
     """Returns the set's file, downloading it into the user cache when it is nowhere else.
 
     Args:
         entry: of a set that has a file.
         accept_unverified: download even where no hash is known.
-        quiet: without a progress bar.
 
     Raises:
         UserError: when the download fails or is refused.
     """
-    return find(entry) or download(entry, cache_dir(), accept_unverified=accept_unverified, quiet=quiet)
+    return find(entry) or download(entry, cache_dir(), accept_unverified=accept_unverified)
 
 
 def fetch_verified(entry: Entry, *, accept_unverified: bool = False) -> Path:
@@ -129,14 +128,13 @@ def git_blob_id(content: bytes) -> str:
     return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
 
 
-def download(entry: Entry, folder: Path, *, accept_unverified: bool = False, quiet: bool = False) -> Path:
+def download(entry: Entry, folder: Path, *, accept_unverified: bool = False) -> Path:
     """Downloads a catalogue set into a folder and returns the path of its file.
 
     Args:
         entry: of a published set.
         folder: made when it is not there.
         accept_unverified: download even where no hash is known; the hash found is printed and kept beside the file.
-        quiet: without a progress bar.
 
     Raises:
         UserError: when the set is generated, when no hash is known and that was not accepted, on a failed, broken or
@@ -149,7 +147,7 @@ def download(entry: Entry, folder: Path, *, accept_unverified: bool = False, qui
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if entry.assembly is not None:
-            _assemble(entry, entry.assembly, path, quiet)
+            _assemble(entry, entry.assembly, path)
             return path
         assert entry.url is not None, f"{entry.name} has no address"
         if not entry.verifiable and not accept_unverified:
@@ -164,13 +162,13 @@ def download(entry: Entry, folder: Path, *, accept_unverified: bool = False, qui
                 sys.stderr.write(f"{path.name}: not verified, sha256 {digest}\n")
                 hash_file(path).write_text(f"{digest}  {path.name}\n", encoding="utf-8")
 
-        _retrieve(entry, entry.url, path, check, quiet)
+        _retrieve(entry, entry.url, path, check)
     except OSError as error:
         raise UserError(f"{entry.name}: cannot write {path}: {error.strerror or error}") from None
     return path
 
 
-def _retrieve(entry: Entry, url: str, path: Path, check: Callable[[bytes], None], quiet: bool) -> None:
+def _retrieve(entry: Entry, url: str, path: Path, check: Callable[[bytes], None]) -> None:
     """Downloads one file; pooch writes it under a passing name first, and moves it when `check` took its content."""
     import pooch  # brings an HTTP client along, which most runs never need
     import requests
@@ -179,7 +177,7 @@ def _retrieve(entry: Entry, url: str, path: Path, check: Callable[[bytes], None]
     pooch.get_logger().setLevel("WARNING")
 
     def downloaded(url: str, part: str, _: Any) -> None:
-        with _Meter(entry, url, Path(part), quiet) as meter:
+        with _Meter(entry, url, Path(part)) as meter:
             fetch = pooch.HTTPDownloader(
                 progressbar=meter,
                 chunk_size=CHUNK_BYTES,
@@ -216,14 +214,14 @@ class _Meter:
     It is what pooch calls a progress bar: something with `total`, `update`, `reset` and `close`.
     """
 
-    def __init__(self, entry: Entry, url: str, part: Path, quiet: bool) -> None:
+    def __init__(self, entry: Entry, url: str, part: Path) -> None:
         self._entry, self._url, self._part = entry, url, part
         self.total = 0
         self._response: Any = None
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         # off a terminal rich ends even a transient bar with an empty line
-        hidden = quiet or not console.is_terminal
+        hidden = not console.is_terminal
         self._bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden, transient=True)
         self._task = self._bar.add_task(entry.name, total=None)
 
@@ -262,12 +260,12 @@ class _Meter:
             raise UserError(f"{self._entry.name}: refused {self._url}: larger than the expected {limit} bytes")
 
 
-def _assemble(entry: Entry, assembly: Assembly, path: Path, quiet: bool) -> None:
+def _assemble(entry: Entry, assembly: Assembly, path: Path) -> None:
     """Downloads the parts of a set, one by one, and puts them together; whole parts stay until all are there."""
     folder = path.with_name(f"{path.name}.parts")
     folder.mkdir(exist_ok=True)
     contents = {
-        channel: _part(entry, assembly.url.format(channel=channel), folder / f"{channel}.csv", sha256, quiet)
+        channel: _part(entry, assembly.url.format(channel=channel), folder / f"{channel}.csv", sha256)
         for channel, sha256 in assembly.sha256.items()
     }
     content = put_together(assembly, contents)
@@ -281,7 +279,7 @@ def _assemble(entry: Entry, assembly: Assembly, path: Path, quiet: bool) -> None
     shutil.rmtree(folder, ignore_errors=True)  # another process may do the same
 
 
-def _part(entry: Entry, url: str, path: Path, sha256: str, quiet: bool) -> bytes:
+def _part(entry: Entry, url: str, path: Path, sha256: str) -> bytes:
     """Returns the content of a part, downloaded where it is not there already, whole and right."""
 
     def check(content: bytes) -> None:
@@ -293,7 +291,7 @@ def _part(entry: Entry, url: str, path: Path, sha256: str, quiet: bool) -> bytes
         if hashlib.sha256(content).hexdigest() == sha256:
             return content
         path.unlink()
-    _retrieve(entry, url, path, check, quiet)
+    _retrieve(entry, url, path, check)
     return path.read_bytes()
 
 

@@ -68,20 +68,18 @@ class Series:
         )
 
 
-def load_series(config: DataConfig, *, accept_unverified: bool = False, quiet: bool = False) -> Series:
+def load_series(config: DataConfig) -> Series:
     """Returns the series that a recipe's data section names.
 
     Args:
         config: its name is one of the catalogue or the path of a CSV or Parquet file; a bare file name is looked for
             in the current folder, then in `$PRUNECAST_DATA`.
-        accept_unverified: download a catalogue set even where no hash is known.
-        quiet: without a progress bar.
 
     Raises:
         UserError: in one line, whatever is wrong with the name, the file or its content.
     """
     if config.name in catalog.names():
-        return _from_catalog(config, accept_unverified, quiet)
+        return _from_catalog(config)
     path = _own_file(config.name)
     if not path.exists() and not path.suffix and path.name == config.name:
         catalog.entry(config.name)  # says which name is near
@@ -151,7 +149,7 @@ def _empty_rows_at_end(frame: pd.DataFrame) -> int:
 # Catalogue sets: as they were published, found or downloaded, checked by hash and shape, and nothing else changed
 
 
-def _from_catalog(config: DataConfig, accept_unverified: bool, quiet: bool) -> Series:
+def _from_catalog(config: DataConfig) -> Series:
     entry = catalog.entry(config.name)
     if config.fill != REFUSE:
         raise UserError(f"data.fill: {entry.name} is used as published; expected {REFUSE!r}, found {config.fill!r}")
@@ -163,7 +161,7 @@ def _from_catalog(config: DataConfig, accept_unverified: bool, quiet: bool) -> S
         frame = synthetic.generate()
         sha256 = synthetic.sha256_of(frame)
     else:
-        path = locate(entry, accept_unverified=accept_unverified, quiet=quiet)
+        path = locate(entry)
         content = read_content(path)
         sha256 = verified(entry, content, path)
         frame = _published(entry, parsed(content, path.name, sha256), path)

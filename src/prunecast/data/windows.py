@@ -75,21 +75,19 @@ class Windows:
             marks_BSF[:, known:],
         )
 
-    def batches(self, size: int, *, shuffle_seed: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
-        """Gives all windows in batches.
+    def batches(self, size: int, *, shuffle_seed: int | None = None) -> Iterator[Batch]:
+        """Gives all windows in batches; the last one may be smaller.
 
         Args:
             size: of a batch.
             shuffle_seed: for another order, the same on every device; the order of time when absent.
-            drop_last: leave out a last batch that is smaller (the published `paper` scoring).
         """
         if shuffle_seed is None:
             order = torch.arange(len(self))
         else:
             order = torch.randperm(len(self), generator=torch.Generator().manual_seed(shuffle_seed))
-        end = len(self) - len(self) % size if drop_last else len(self)
-        for start in range(0, end, size):
-            yield self.batch(order[start : min(start + size, end)])
+        for start in range(0, len(self), size):
+            yield self.batch(order[start : start + size])
 
     def to(self, device: torch.device) -> Windows:
         """Returns the same windows with their tensors on another device."""
@@ -155,7 +153,6 @@ def prepare(
     lookback: int,
     horizon: int,
     label_len: int,
-    device: str | torch.device = "cpu",
     scalers: tuple[Scaler, Scaler] | None = None,
 ) -> Prepared:
     """Cuts a series into train, validation and test windows as published.
@@ -168,7 +165,6 @@ def prepare(
         lookback: L.
         horizon: H.
         label_len: known steps in front of the forecast that the marks of a decoder include, at most L.
-        device: where the tensors lie.
         scalers: of channels and covariates, a trained model's own; fitted on the training part when absent.
 
     Raises:
@@ -181,8 +177,8 @@ def prepare(
         Scaler.fit(series.raw_TC[: lengths.train]),
         Scaler.fit(series.raw_covariates_TK[: lengths.train]),
     )
-    x_TC = _to_tensor(scaler.transform(series.raw_TC), device)
-    marks_TF = _to_tensor(_marks(series.times, series.raw_covariates_TK, config.freq, covariate_scaler), device)
+    x_TC = _to_tensor(scaler.transform(series.raw_TC))
+    marks_TF = _to_tensor(_marks(series.times, series.raw_covariates_TK, config.freq, covariate_scaler))
     parts = {
         name: Windows(x_TC[rows], marks_TF[rows], series.times[rows], shape, series.targets)
         for name, rows in borders.items()
@@ -237,8 +233,8 @@ def _marks(times: Times, covariates_TK: Array, freq: str, scaler: Scaler) -> Arr
     return np.concatenate([calendar_features(times, freq), scaler.transform(covariates_TK)], axis=1)
 
 
-def _to_tensor(values: Array, device: str | torch.device = "cpu") -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(device)
+def _to_tensor(values: Array) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def _borders(lengths: SplitLengths, shape: WindowShape, series: Series) -> dict[str, slice]:
