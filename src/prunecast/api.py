@@ -88,9 +88,15 @@ def list_names(kind: str) -> Names:
 
 def data_list() -> Catalog:
     """Lists the data sets of the catalogue and where each is found on this machine."""
-    from prunecast.data import sets
+    from prunecast.data import catalog
+    from prunecast.data.download import find
 
-    return Catalog(datasets=tuple(DataSet(**row) for row in sets.data_list()))
+    datasets = []
+    for entry in map(catalog.entry, catalog.names()):
+        path = find(entry)
+        found = "generated" if entry.file is None else None if path is None else str(path)
+        datasets.append(DataSet(name=entry.name, about=entry.about, found=found))
+    return Catalog(datasets=tuple(datasets))
 
 
 def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> Downloads:
@@ -103,10 +109,12 @@ def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> Down
     Raises:
         UserError: on an unknown name, a failed download or a wrong hash.
     """
-    from prunecast.data import sets
+    from prunecast.data import catalog
+    from prunecast.data.download import fetch_verified
 
-    rows = sets.data_fetch(names, accept_unverified=accept_unverified)
-    return Downloads(datasets=tuple(Fetched(name=row["name"], path=Path(row["path"])) for row in rows))
+    entries = [catalog.entry(name) for name in names]  # all names are known before the first is downloaded
+    paths = [fetch_verified(entry, accept_unverified=accept_unverified) for entry in entries]
+    return Downloads(datasets=tuple(Fetched(name=name, path=path) for name, path in zip(names, paths, strict=True)))
 
 
 def data_check(file: Path, *, fill: str = "refuse") -> FileCheck:

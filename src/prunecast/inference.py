@@ -153,13 +153,10 @@ def check_same_inputs(opened: Sequence[Artifact]) -> None:
 
 
 def _standardised(predict: Predictor, metadata: ModelMetadata) -> Callable[[Batch], Tensor]:
-    chosen = [metadata.channels.index(target) for target in metadata.targets]
-    mean_O = torch.tensor([metadata.scaler.mean[channel] for channel in chosen], dtype=torch.float64)
-    std_O = torch.tensor([metadata.scaler.std[channel] for channel in chosen], dtype=torch.float64)
+    scaler = _scaler(metadata.scaler).select([metadata.channels.index(target) for target in metadata.targets])
 
     def forecast(batch: Batch) -> Tensor:
-        raw_BHO = torch.from_numpy(predict(raw_inputs(metadata, batch)))
-        return ((raw_BHO.double() - mean_O) / std_O).float()
+        return torch.from_numpy(scaler.transform(predict(raw_inputs(metadata, batch)))).float()
 
     return forecast
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from prunecast.data.scaler import Scaler
 from prunecast.data.windows import Prepared
 from prunecast.inference import metadata_of
 from prunecast.measure.operations import count_operations
@@ -179,10 +180,10 @@ def draw_examples(saved: SavedModel, prepared: Prepared) -> tuple[Example, ...]:
         y_BHC = saved.model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
     name = saved.metadata.targets[-1]
     channel = saved.metadata.channels.index(name)
-    mean, std = saved.metadata.scaler.mean[channel], saved.metadata.scaler.std[channel]
+    scaler = Scaler.of(saved.metadata.scaler.mean, saved.metadata.scaler.std).select([channel])
 
     def raw(values: torch.Tensor) -> tuple[float, ...]:
-        return tuple(float(f"{value:.6g}") for value in (values.double() * std + mean).tolist())
+        return tuple(float(f"{value:.6g}") for value in scaler.inverse(values.numpy()).tolist())
 
     return tuple(
         Example(
