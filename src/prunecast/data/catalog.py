@@ -6,14 +6,24 @@ import datetime as dt
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from prunecast.data.splits import SplitRule
 from prunecast.errors import UserError, near
 from prunecast.recipe import checked, parse_yaml
 from prunecast.records import Strict
+
+
+def _https(url: str) -> str:
+    if not url.startswith("https://"):
+        raise ValueError(f"expected an https:// address, found {url!r}")
+    return url
+
+
+HttpsUrl = Annotated[str, AfterValidator(_https)]
+"""An address that nobody on the way can change the answer of."""
 
 
 class Irregularity(Strict):
@@ -55,7 +65,7 @@ class Assembly(Strict):
     """How a set's file is put together from the file of each channel.
 
     Attributes:
-        url: where a part is downloaded from, HTTPS only; `{channel}` in it stands for the name of the channel.
+        url: where a part is downloaded from; `{channel}` in it stands for the name of the channel.
         sha256: of each part, by channel, in the order of the columns.
         time_column: of a part; times that stand twice are averaged.
         value_column: of a part, with `{channel}` too.
@@ -66,7 +76,7 @@ class Assembly(Strict):
         decimals: of the values.
     """
 
-    url: str
+    url: HttpsUrl
     sha256: Mapping[str, str]
     time_column: str
     value_column: str
@@ -76,17 +86,6 @@ class Assembly(Strict):
     longest_gap: int
     decimals: int
 
-    @field_validator("url")
-    @classmethod
-    def _only_https(cls, url: str) -> str:
-        return _https(url)
-
-
-def _https(url: str) -> str:
-    if not url.startswith("https://"):
-        raise ValueError(f"expected an https:// address, found {url!r}")
-    return url
-
 
 class Entry(Strict):
     """One data set.
@@ -95,7 +94,7 @@ class Entry(Strict):
         name: in the catalogue.
         about: what it is and who published it.
         file: its published file name; None for a generated set.
-        url: where it is downloaded from, HTTPS only.
+        url: where it is downloaded from.
         assembly: for a set that is downloaded in parts and put together.
         max_bytes: a download (of the file, or of one part) that grows larger is refused.
         sha256: of the known byte forms of the same rows; the first names the content.
@@ -115,7 +114,7 @@ class Entry(Strict):
     name: str
     about: str
     file: str | None = None
-    url: str | None = None
+    url: HttpsUrl | None = None
     assembly: Assembly | None = None
     max_bytes: int = 0
     sha256: tuple[str, ...] = ()
@@ -130,11 +129,6 @@ class Entry(Strict):
     horizons: tuple[int, ...] = (96, 192, 336, 720)
     select: Selection | None = None
     irregularities: tuple[Irregularity, ...] = ()
-
-    @field_validator("url")
-    @classmethod
-    def _only_https(cls, url: str | None) -> str | None:
-        return None if url is None else _https(url)
 
     @property
     def verifiable(self) -> bool:
