@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from prunecast.batch import Batch
-from prunecast.kernels.linear import linear
+from prunecast.kernels import linear
 from prunecast.models.base import ForecasterConfig, ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
 

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.kernels.linear import linear
+from prunecast.kernels import linear
 from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, Member
 from prunecast.models.layers.dft import FourierTransform
 from prunecast.models.layers.groups import unit_index

@@ -16,8 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
-from prunecast.kernels.linear import Linear
+from prunecast.kernels import Dropout, Linear
 from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import EncoderLayer, named

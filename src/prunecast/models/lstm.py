@@ -19,8 +19,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
-from prunecast.kernels.linear import Linear
+from prunecast.kernels import Dropout, Linear
 from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, Member
 from prunecast.models.layers.blocks import named
 from prunecast.models.layers.groups import inputs, outputs, unit_index

@@ -15,8 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
-from prunecast.kernels.linear import Linear
+from prunecast.kernels import Dropout, Linear
 from prunecast.models.base import ForecastModel, Group, Keep, Member
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.batchnorm import BatchNorm

@@ -17,7 +17,7 @@ from typing import Literal, Self, cast
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunecast.kernels.linear import Linear
+from prunecast.kernels import Linear
 from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep
 from prunecast.models.layers.groups import inputs, outputs, unit_index, weights_of
 from prunecast.models.layers.inputs import check_history

@@ -13,8 +13,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
-from prunecast.kernels.linear import Linear
+from prunecast.kernels import Dropout, Linear
 from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import DecoderLayer, EncoderLayer, named

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast import kernels
-from prunecast.kernels import activation, compiled, positions
-from prunecast.kernels import add_norm as residual
-from prunecast.kernels.dropout import Dropout, dropped_positions
+from prunecast.kernels import Dropout, add_norm, compiled, takes_fast_path
+from prunecast.kernels.base import run
+from prunecast.kernels.dropout import dropped_positions
 from prunecast.models.informer.probsparse import Heads, ProbSparse, Sampling
-from prunecast.models.layers.add_norm import add_and_norm
 from prunecast.models.layers.feedforward import FeedForward
 
 NOTHING = torch.empty(0, dtype=torch.int64)
@@ -28,7 +26,7 @@ NOTHING = torch.empty(0, dtype=torch.int64)
 
 def _activated(name: str, x: Tensor, bias: Tensor, dropped: Tensor = NOTHING) -> tuple[Tensor, Tensor]:
     y, slope = torch.empty_like(x), torch.empty_like(x)
-    kernels.run(activation.activate, x, bias, name == "gelu", dropped, y, slope)
+    run(compiled.activate, x, bias, name == "gelu", dropped, y, slope)
     return y, slope
 
 
@@ -69,7 +67,7 @@ def test_positions_are_sums_of_geometric_distances() -> None:
         uniform = torch.rand(5000)
         uniform[7], uniform[8] = 0, 1 - 2**-24  # the nearest and the furthest next one
         found = torch.empty(5000, dtype=torch.int64)
-        assert kernels.run(positions.place, uniform, 1 / math.log1p(-p), 2**40, found) == -1
+        assert run(compiled.place, uniform, 1 / math.log1p(-p), 2**40, found) == -1
         ratio = (-uniform.double()).log1p() / math.log1p(-p)
         distances = found.diff(prepend=torch.tensor([-1])).double()
         torch.testing.assert_close(distances, ratio.floor() + 1, rtol=0, atol=1)
@@ -80,9 +78,9 @@ def test_positions_are_sums_of_geometric_distances() -> None:
 
 def test_positions_end_at_the_count() -> None:
     uniform, found = torch.zeros(10), torch.empty(10, dtype=torch.int64)
-    assert kernels.run(positions.place, uniform, -1.0, 4, found) == 4
+    assert run(compiled.place, uniform, -1.0, 4, found) == 4
     assert found[:4].tolist() == [0, 1, 2, 3]
-    assert kernels.run(positions.place, uniform, -1.0, 10, found) == -1
+    assert run(compiled.place, uniform, -1.0, 10, found) == -1
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 16), (1, 1, 1), (3, 7, 33), (2, 9000)])
@@ -96,7 +94,7 @@ def test_dropout_addition_and_norm_in_one_pass(shape: tuple[int, ...]) -> None:
     for numbers in (torch.float64, torch.float32):
         layer, own = norm.to(numbers), [tensor.to(numbers).requires_grad_() for tensor in (x, y)]
         torch.manual_seed(4)
-        result = add_and_norm(layer, dropout, *own)
+        result = add_norm(layer, dropout, *own)
         gradients = torch.autograd.grad(result, [*own, layer.weight, layer.bias], gradient.to(numbers))
         found.append([tensor.double() for tensor in (result, *gradients)])
     for plain, fast in zip(*found, strict=True):
@@ -112,14 +110,14 @@ def test_a_part_of_a_stream_is_taken_as_it_lies() -> None:
         torch.randn(8, 4, 3).permute(2, 1, 0),
     )
     torch.manual_seed(6)
-    found = add_and_norm(norm, dropout, x[:, 5:], y)
+    found = add_norm(norm, dropout, x[:, 5:], y)
     torch.manual_seed(6)
     torch.testing.assert_close(found, norm(dropout.added(x[:, 5:], y)))
 
 
 def test_parts_cover_all_rows() -> None:
     for rows, width in ((1, 1), (8192, 1), (8193, 1), (100, 9000), (3072, 64)):
-        assert (residual.parts(rows, width) - 1) * max(1, residual.CHUNK // width) < rows
+        assert (compiled.parts(rows, width) - 1) * max(1, compiled.CHUNK // width) < rows
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -163,7 +161,7 @@ def _kernels_alone() -> float:
 def _fingerprint() -> list[float]:
     torch.manual_seed(7)
     x, y, norm = torch.randn(300, 60), torch.randn(300, 60), nn.LayerNorm(60)
-    result = add_and_norm(norm, Dropout(0.1).train(), x, y)
+    result = add_norm(norm, Dropout(0.1).train(), x, y)
     result.square().sum().backward()
     assert norm.weight.grad is not None
     return [_kernels_alone(), result.double().sum().item(), norm.weight.grad.double().sum().item()]
@@ -215,7 +213,7 @@ def test_a_norm_of_another_kind_takes_the_plain_way(options: dict[str, bool]) ->
     torch.manual_seed(1)
     norm, dropout, x, y = nn.LayerNorm(8, **options), Dropout(0.5).train(), torch.randn(3, 8), torch.randn(3, 8)
     torch.manual_seed(9)
-    found = add_and_norm(norm, dropout, x, y)
+    found = add_norm(norm, dropout, x, y)
     torch.manual_seed(9)
     torch.testing.assert_close(found, norm(dropout.added(x, y)))
 
@@ -227,7 +225,7 @@ def test_who_listens_is_heard_in_training() -> None:
     norm.register_forward_hook(lambda module, inputs, output: heard.append("norm"))
     layer.up.register_full_backward_hook(lambda module, d_input, d_output: heard.append("up"))
     x = torch.randn(2, 3, 8, requires_grad=True)
-    add_and_norm(norm, dropout, x, layer(x)).sum().backward()
+    add_norm(norm, dropout, x, layer(x)).sum().backward()
     assert heard == ["norm", "up"]
 
 
@@ -265,11 +263,11 @@ def test_inference_without_informer_waits_for_no_compiler() -> None:
 
 
 def test_only_float32_on_the_processor_is_for_kernels() -> None:
-    assert kernels.suit(torch.empty(2))
-    assert not kernels.suit(torch.empty(2, dtype=torch.float64))
-    assert not kernels.suit(torch.empty(2, device="meta"))
+    assert takes_fast_path(torch.empty(2), compiled=True)
+    assert not takes_fast_path(torch.empty(2, dtype=torch.float64), compiled=True)
+    assert not takes_fast_path(torch.empty(2, device="meta"), compiled=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not kernels.suit(torch.empty(2))
+        assert not takes_fast_path(torch.empty(2), compiled=True)
 
 
 def test_training_without_dropout_takes_the_kernel_too() -> None:
@@ -279,7 +277,7 @@ def test_training_without_dropout_takes_the_kernel_too() -> None:
 
 
 def test_compiled_code_is_kept_under_a_name_that_goes_with_its_source() -> None:
-    assert f"-{compiled.SOURCE[:12]}" in positions.place._cache._cache_file._index_name
+    assert f"-{compiled.SOURCE[:12]}" in compiled.place._cache._cache_file._index_name
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["folder", "no folder"])

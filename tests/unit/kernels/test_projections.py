@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prunecast.kernels import linear
-from prunecast.kernels import projections as feature_major
-from prunecast.kernels.projections import Affine, to_heads, to_stream
+from prunecast.kernels import products
+from prunecast.kernels.products import Affine, to_heads, to_stream
 
 B, S, D, W = 3, 5, 4, 6
 
@@ -30,7 +29,7 @@ def _seed() -> None:
 @pytest.mark.parametrize("few", [0, 10**6], ids=["one product for the weights", "one for each sample"])
 @pytest.mark.parametrize("maps", [1, 3])
 def test_heads_are_transposed_linear_layers(maps: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_major, "FEW", few)
+    monkeypatch.setattr(products, "FEW_WEIGHTS", few)
     x, several = numbers(B, S, D), [affine(W + i, D) for i in range(maps)]  # of different widths, as after pruning
     for (weight, bias), found in zip(several, to_heads(x, *several), strict=True):
         assert found.is_contiguous()
@@ -45,7 +44,7 @@ def test_heads_are_transposed_linear_layers(maps: int, few: int, monkeypatch: py
 
 @pytest.mark.parametrize("few", [0, 10**6])
 def test_a_stream_is_a_linear_layer_of_transposed_heads(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_major, "FEW", few)
+    monkeypatch.setattr(products, "FEW_WEIGHTS", few)
     y, (weight, bias) = numbers(B, W, S), affine(D, W)
     found = to_stream(y, weight, bias)
     assert found.is_contiguous()
@@ -65,7 +64,7 @@ def test_both_ways_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, bias = torch.randn(256, 256), torch.randn(256)
     found = []
     for convolves in (False, True):
-        monkeypatch.setattr(linear, "_convolutions_are_faster", lambda convolves=convolves: convolves)
+        monkeypatch.setattr(products, "_convolutions_are_faster", lambda convolves=convolves: convolves)
         found.append((*to_heads(x, (weight, bias)), to_stream(y, weight, bias)))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunecast.kernels import attention
 from prunecast.kernels.dropout import Dropout, dropped_positions
-from prunecast.models.layers import attention
 from prunecast.models.layers.attention import Attention
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.kernels.dropout import Dropout
+from prunecast.kernels import Dropout
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
 from prunecast.models.layers.attention import Attention

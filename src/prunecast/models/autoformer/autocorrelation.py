@@ -19,8 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from prunecast.kernels.linear import Linear, is_bulk, linear
-from prunecast.kernels.time_delay import chosen_correlation, rolling_sum
+from prunecast.kernels import Linear, chosen_correlation, linear, rolling_sum, takes_fast_path
 from prunecast.models.base import Group, Member
 from prunecast.models.layers.groups import inputs, outputs, unit_index
 
@@ -85,7 +84,7 @@ class AutoCorrelation(nn.Module):
         return cast("Tensor", self.out(mixed_BQA))
 
     def _mix(self, query_BQA: Tensor, key_BSA: Tensor, value_BSA: Tensor) -> Tensor:
-        few = is_bulk(query_BQA, training=self.training) and self.delays.plain
+        few = takes_fast_path(query_BQA, training=self.training) and self.delays.plain
         choose = partial(chosen_correlation, choose=self._choose) if few else self._choose
         delays_BK, chosen_BK = choose(query_BQA, key_BSA)
         weights_BK = (chosen_BK / self.delays.features).softmax(1)

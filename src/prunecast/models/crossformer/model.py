@@ -16,8 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
-from prunecast.kernels.linear import Linear
+from prunecast.kernels import Dropout, Linear
 from prunecast.models.base import ForecastModel, Group, Keep, Member
 from prunecast.models.crossformer.config import CrossformerConfig, CrossformerDecoderLayerWidths
 from prunecast.models.crossformer.two_stage import TIME, TwoStageLayer

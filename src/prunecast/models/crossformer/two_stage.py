@@ -14,9 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
+from prunecast.kernels import Dropout, add_norm
 from prunecast.models.base import Group, Keep, Member
-from prunecast.models.layers.add_norm import add_and_norm
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.feedforward import FeedForward
 from prunecast.models.layers.groups import norms, unit_index
@@ -111,10 +110,10 @@ class TwoStageLayer(nn.Module):
 
     def forward(self, x_BCSD: Tensor) -> Tensor:
         """Returns (B, C, S, D)."""
-        x_BCSD = add_and_norm(self.norm1, self.dropout, x_BCSD, self.time_attention(x_BCSD, x_BCSD, dim=TIME))
-        x_BCSD = add_and_norm(self.norm2, self.dropout, x_BCSD, self.time_feed_forward(x_BCSD))
-        x_BCSD = add_and_norm(self.norm3, self.dropout, x_BCSD, self.channel_attention(x_BCSD))
-        return add_and_norm(self.norm4, self.dropout, x_BCSD, self.channel_feed_forward(x_BCSD))
+        x_BCSD = add_norm(self.norm1, self.dropout, x_BCSD, self.time_attention(x_BCSD, x_BCSD, dim=TIME))
+        x_BCSD = add_norm(self.norm2, self.dropout, x_BCSD, self.time_feed_forward(x_BCSD))
+        x_BCSD = add_norm(self.norm3, self.dropout, x_BCSD, self.channel_attention(x_BCSD))
+        return add_norm(self.norm4, self.dropout, x_BCSD, self.channel_feed_forward(x_BCSD))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""

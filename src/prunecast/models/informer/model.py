@@ -26,13 +26,11 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
-from prunecast.kernels.linear import Linear
+from prunecast.kernels import Dropout, Linear, add_norm
 from prunecast.models.base import ForecastModel, Group, Keep, Member
 from prunecast.models.informer.config import InformerConfig, InformerDecoderLayerWidths, Places, SegmentLayerWidths
 from prunecast.models.informer.distilling import Distilling
 from prunecast.models.informer.probsparse import Heads, ProbSparse, Sampling
-from prunecast.models.layers.add_norm import add_and_norm
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import DecoderLayer, EncoderLayer, last, named
 from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
@@ -107,9 +105,9 @@ class InformerDecoderLayer(DecoderLayer):
     def forward(self, x_BTE: Tensor, memory_BLD: Tensor, steps: int) -> Tensor:
         """Returns the last `steps` steps, (B, steps, E); for those before only what the choice of queries needs."""
         attended = self.self_attention(x_BTE, x_BTE, causal=True)  # at all steps if cross attention chooses from them
-        x_BTE = add_and_norm(self.norm1, self.dropout, last(x_BTE, attended.shape[1]), attended)
-        last_BSE = add_and_norm(self.norm2, self.dropout, last(x_BTE, steps), self.cross_attention(x_BTE, memory_BLD))
-        return add_and_norm(self.norm3, self.dropout, last_BSE, self.feed_forward(last_BSE))
+        x_BTE = add_norm(self.norm1, self.dropout, last(x_BTE, attended.shape[1]), attended)
+        last_BSE = add_norm(self.norm2, self.dropout, last(x_BTE, steps), self.cross_attention(x_BTE, memory_BLD))
+        return add_norm(self.norm3, self.dropout, last_BSE, self.feed_forward(last_BSE))
 
 
 class Decoder(nn.Module):

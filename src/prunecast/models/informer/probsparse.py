@@ -14,16 +14,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from prunecast import kernels
-from prunecast.kernels.linear import Linear, is_bulk, is_plain
-from prunecast.kernels.projections import Affine, to_heads
+from prunecast.kernels import Affine, Linear, first_largest, is_plain, prob_sparse_attention, takes_fast_path
 from prunecast.models.base import Group
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.blocks import last
@@ -161,11 +158,14 @@ class ProbSparse(Attention):
             return self.out.bias.expand(x_BQD.shape[0], self.kept.read, -1)
         anew = self.training and self.sampling.anew
         sampled_QU = self.sampling.draw().to(x_BQD.device) if anew else self.sampled
-        plain = all(map(is_plain, (self.query, self.key, self.value)))
-        fast = plain and kernels.suit(x_BQD) and is_bulk(x_BQD, training=self.training)
+        layers = (self.query, self.key, self.value)
+        fast = takes_fast_path(x_BQD, *layers, training=self.training, compiled=True)
         if fast and self._is_expected(x_BQD, memory_BSM, sampled_QU, causal):
-            return self._project(self._attend_fast(x_BQD, memory_BSM, sampled_QU, causal))
-        if plain and self.training:  # heads that write no row that is read are left out here too
+            size, chosen, maps = self.head_size, self.sampling.chosen, self._maps()
+            return self._project(
+                prob_sparse_attention(x_BQD, memory_BSM, maps, sampled_QU, size=size, chosen=chosen, causal=causal)
+            )
+        if self.training and all(map(is_plain, layers)):  # heads that write no row that is read are left out here too
             query, key, value = self._maps()
             q, k, v = F.linear(x_BQD, *query), F.linear(memory_BSM, *key), F.linear(memory_BSM, *value)
         else:
@@ -199,27 +199,9 @@ class ProbSparse(Attention):
         """Returns the queries that stand out, (B, H, K)."""
         # all scores, of which a few are read: one product is cheaper than gathering the features of sampled keys
         seen_BHQU = (q_BHQE @ k_BHSE.mT).gather(3, sampled_QU.expand(*q_BHQE.shape[:2], -1, -1))
+        # in a head that pruning emptied all queries stand out alike: then the first ones are chosen
         measure_BHQ = seen_BHQU.amax(3) - seen_BHQU.sum(3) / k_BHSE.shape[2]
-        if torch.compiler.is_compiling():
-            return measure_BHQ.topk(self.sampling.chosen).indices
-        # the first of equal ones, as ONNX defines the operator above: in a head that pruning emptied all are equal
-        return measure_BHQ.sort(dim=2, descending=True, stable=True).indices[..., : self.sampling.chosen]
-
-    def _attend_fast(self, x_BQD: Tensor, memory_BSM: Tensor, sampled_QU: Tensor, causal: bool) -> Tensor:
-        """Returns the same as `_attend` of the projections, which are one product for each stream."""
-        query, key, value = self._maps()
-        if x_BQD is memory_BSM:
-            asked, memory = self._in_heads(x_BQD, query, key, value), None
-        else:
-            asked, memory = self._in_heads(x_BQD, query), self._in_heads(memory_BSM, key, value)
-        context = _CompiledAttention.apply(asked, memory, sampled_QU.contiguous(), self.sampling.chosen, causal)  # type: ignore[no-untyped-call]
-        return cast("Tensor", context)
-
-    def _in_heads(self, x_BSD: Tensor, *maps: Affine) -> Tensor:
-        """Returns the heads of each map, one after another, (B, maps * H, E, S)."""
-        weights, biases = zip(*maps, strict=True)
-        (projected_BWS,) = to_heads(x_BSD, (torch.cat(weights), torch.cat(biases)))
-        return projected_BWS.view(len(x_BSD), -1, self.head_size, x_BSD.shape[1])
+        return first_largest(measure_BHQ, self.sampling.chosen)
 
     def _project(self, context_BHQE: Tensor) -> Tensor:
         read, width = self.kept.read, self.kept.width
@@ -248,39 +230,3 @@ class ProbSparse(Attention):
 def _from(layer: Linear, first: int) -> Affine:
     """Returns the map to the outputs from one on; all of it as it is, since the gradient of a slice is a copy."""
     return (layer.weight[first:], layer.bias[first:]) if first else (layer.weight, layer.bias)
-
-
-class _CompiledAttention(torch.autograd.Function):
-    """What `ProbSparse._attend` does, by compiled kernels: of heads of queries and heads of keys and values.
-
-    Without a memory all three are in what is asked.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0917 - autograd functions take positions only
-        ctx: Any, asked_BXEQ: Tensor, memory_BYES: Tensor | None, sampled_QU: Tensor, chosen: int, causal: bool
-    ) -> Tensor:
-        from prunecast.kernels.probsparse import attend
-
-        memory = asked_BXEQ if memory_BYES is None else memory_BYES
-        batch, heads, size, queries = asked_BXEQ.shape
-        heads = heads // 3 if memory_BYES is None else heads
-        chosen_BHK = sampled_QU.new_empty(batch, heads, chosen)
-        weights_BHKS = memory.new_empty(batch, heads, chosen, memory.shape[3])
-        context_BHQE = memory.new_empty(batch, heads, queries, size)
-        kernels.run(attend, asked_BXEQ, memory, sampled_QU, causal, chosen_BHK, weights_BHKS, context_BHQE)
-        ctx.causal = causal
-        ctx.save_for_backward(asked_BXEQ, memory_BYES, chosen_BHK, weights_BHKS, context_BHQE)
-        return context_BHQE
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_BHQE: Tensor) -> tuple[Tensor | None, ...]:
-        from prunecast.kernels.probsparse import attend_backward
-
-        asked, memory, chosen_BHK, weights_BHKS, context_BHQE = ctx.saved_tensors
-        d_asked, d_memory = torch.empty_like(asked), None if memory is None else torch.empty_like(memory)
-        memory, into = (asked, d_asked) if memory is None else (memory, d_memory)
-        saved = (asked, memory, chosen_BHK, ctx.causal, weights_BHKS, context_BHQE)
-        kernels.run(attend_backward, *saved, gradient_BHQE.contiguous(), d_asked, into)
-        return d_asked, d_memory, None, None, None

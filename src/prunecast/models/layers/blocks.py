@@ -13,9 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
+from prunecast.kernels import Dropout, add_norm
 from prunecast.models.base import Group, Member
-from prunecast.models.layers.add_norm import add_and_norm
 from prunecast.models.layers.attention import Attention
 from prunecast.models.layers.feedforward import FeedForward
 from prunecast.models.layers.groups import norms
@@ -36,8 +35,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x_BLD: Tensor, steps: int | None = None) -> Tensor:
         """Returns (B, L, D), or only its first `steps` steps; no work is done for those after them."""
         first_BSD = x_BLD if steps is None else x_BLD[:, :steps]
-        first_BSD = add_and_norm(self.norm1, self.dropout, first_BSD, self.attention(first_BSD, x_BLD))
-        return add_and_norm(self.norm2, self.dropout, first_BSD, self.feed_forward(first_BSD))
+        first_BSD = add_norm(self.norm1, self.dropout, first_BSD, self.attention(first_BSD, x_BLD))
+        return add_norm(self.norm2, self.dropout, first_BSD, self.feed_forward(first_BSD))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""
@@ -68,9 +67,9 @@ class DecoderLayer(nn.Module):
     def forward(self, x_BTE: Tensor, memory_BLD: Tensor, steps: int) -> Tensor:
         """Returns the last `steps` steps, (B, steps, E); no work is done for those before."""
         last_BSE = last(x_BTE, steps)
-        last_BSE = add_and_norm(self.norm1, self.dropout, last_BSE, self.self_attention(last_BSE, x_BTE, causal=True))
-        last_BSE = add_and_norm(self.norm2, self.dropout, last_BSE, self.cross_attention(last_BSE, memory_BLD))
-        return add_and_norm(self.norm3, self.dropout, last_BSE, self.feed_forward(last_BSE))
+        last_BSE = add_norm(self.norm1, self.dropout, last_BSE, self.self_attention(last_BSE, x_BTE, causal=True))
+        last_BSE = add_norm(self.norm2, self.dropout, last_BSE, self.cross_attention(last_BSE, memory_BLD))
+        return add_norm(self.norm3, self.dropout, last_BSE, self.feed_forward(last_BSE))
 
     def groups(self, name: str) -> tuple[Group, ...]:
         """Returns the groups inside this layer."""

@@ -10,15 +10,13 @@ D width of the encoder's stream, E width of the decoder's stream.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Protocol, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from prunecast.kernels.dropout import Dropout
-from prunecast.kernels.linear import by_hand, is_batch, linear, over_time
+from prunecast.kernels import Dropout, centred, linear, over_time
 from prunecast.models.base import Group, Member
 from prunecast.models.layers.embedding import TokenConvolution
 from prunecast.models.layers.feedforward import FeedForward
@@ -104,8 +102,7 @@ class TrendProjection(TokenConvolution):
     def forward(self, x_BTE: Tensor, decomposition: Decomposition | None = None) -> Tensor:
         """Returns the projection of x, or of its trend where a decomposition is given, (B, T, C)."""
         # first the product, then averages and shifts: of 3C columns, not of E
-        product = linear if self.training or is_batch(x_BTE) else F.linear
-        products_BTN = product(x_BTE, self.weight.permute(2, 0, 1).flatten(0, 1))
+        products_BTN = linear(x_BTE, self.weight.permute(2, 0, 1).flatten(0, 1), training=self.training)
         trends_BTN = products_BTN if decomposition is None else decomposition(products_BTN)[1]
         last, here, following = trends_BTN.chunk(3, dim=2)
         last = torch.cat([last[:, -1:], last[:, :-1]], dim=1)
@@ -121,26 +118,11 @@ class SeasonalNorm(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns (B, L, D)."""
-        x_BLD = self.norm(x_BLD)
-        if self.training and by_hand(x_BLD):
-            return cast("Tensor", _Centred.apply(x_BLD))  # type: ignore[no-untyped-call]
-        return x_BLD - x_BLD.mean(1, keepdim=True)
+        return centred(self.norm(x_BLD), training=self.training)
 
     def width_members(self, name: str) -> tuple[Member, ...]:
         """Returns what each unit of the stream owns here."""
         return norms(f"{name}.norm", size=self.norm.normalized_shape[0])
-
-
-class _Centred(torch.autograd.Function):
-    """x minus its mean over time; the gradient is centred likewise, which autograd does in twice as many passes."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BLD: Tensor) -> Tensor:
-        return x_BLD - x_BLD.mean(1, keepdim=True)
-
-    @staticmethod
-    def backward(ctx: Any, gradient_BLD: Tensor) -> Tensor:
-        return gradient_BLD - gradient_BLD.mean(1, keepdim=True)
 
 
 class SeriesAttention(Protocol):

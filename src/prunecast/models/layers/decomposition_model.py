@@ -14,8 +14,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from prunecast.kernels.dropout import Dropout
-from prunecast.kernels.linear import Linear
+from prunecast.kernels import Dropout, Linear
 from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.models.layers.blocks import named
 from prunecast.models.layers.decomposition import (

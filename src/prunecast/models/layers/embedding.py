@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.kernels.linear import is_batch, linear
+from prunecast.kernels import linear
 from prunecast.models.base import Member
 from prunecast.models.layers.groups import outputs, unit_index
 
@@ -40,8 +40,7 @@ class DataEmbedding(nn.Module):
             features = torch.cat([features, mark_BLF], dim=2)
             weights = torch.cat([weights, self.calendar.weight], dim=1)
             bias = bias if bias is None else bias + self.calendar.bias
-        product = linear if self.training or is_batch(features) else F.linear
-        x_BLD = product(features, weights, bias)
+        x_BLD = linear(features, weights, bias, training=self.training)
         return x_BLD if self.position is None else x_BLD + self.position
 
     def width_members(self, name: str) -> tuple[Member, ...]:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecast.errors import UserError
+from prunecast.kernels import attention
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
 from prunecast.models.crossformer.config import CrossformerConfig
 from prunecast.models.crossformer.model import Crossformer, SegmentMerging
 from prunecast.models.crossformer.two_stage import TwoStageLayer
-from prunecast.models.layers import attention
 from prunecast.models.layers.attention import Attention
 from prunecast.prune.apply import prune
 from prunecast.prune.shrink import shrink
@@ -166,6 +166,7 @@ def test_attention_along_a_dimension_repeats_what_is_the_same_for_all(
     dim: int, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "MANY", many)
+    torch.manual_seed(1)
     layer = Attention(6, 4, heads=2, head_size=3, dropout=0.0).double().train()
     x, memory = torch.randn(1, 5, 7, 6).double(), torch.randn(3, 5, 7, 4).double()
     rows, steps = x.expand(3, -1, -1, -1).transpose(dim, 2), memory.transpose(dim, 2)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.kernels.linear import BATCH, WIDE
+from prunecast.kernels.base import BATCH
+from prunecast.kernels.products import WIDE_SERIES as WIDE
 from prunecast.models.layers.decomposition import Decomposition, SeasonalNorm, TrendProjection
 
 

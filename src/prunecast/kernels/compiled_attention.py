@@ -1,9 +1,9 @@
-"""ProbSparse attention head by head, compiled for the processor when it is first used, and kept on disk.
+"""ProbSparse attention head by head, compiled like the kernels of `compiled.py`.
 
 What chosen queries need is a few rows of large tensors. Operators over whole tensors pass over memory some forty times
 to gather, mask and scatter them; here what a head needs stays in the cache.
 
-All arrays are float32 and contiguous, and heads are feature-major, as `feature_major` leaves them. What is asked has
+All arrays are float32 and contiguous, and heads are feature-major, as `to_heads` writes them. What is asked has
 the heads' queries first; the memory has their keys and values last: in self-attention both are the same array.
 B batch, H heads, Q queries, S memory steps, E head size, U sampled keys of a query, K chosen queries; X heads with
 queries and whatever follows them, Y heads with keys and values and whatever precedes them.

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunecast.kernels.linear import BATCH as MANY
-from prunecast.kernels.time_delay import chosen_correlation, rolling_sum
+from prunecast.kernels.along_time import chosen_correlation, rolling_sum
+from prunecast.kernels.base import BATCH as MANY
 from prunecast.models.autoformer.autocorrelation import AutoCorrelation, Delays, circulant, resampling, wrapped_sums
 
 WIDTH, MEMORY_WIDTH, HEADS, SIZE, BATCH = 6, 5, 3, 4, 3

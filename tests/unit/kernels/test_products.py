@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prunecast.kernels import linear as module
-from prunecast.kernels.linear import linear, over_time
-from prunecast.kernels.projections import to_heads, to_stream
+from prunecast.kernels import linear, over_time
+from prunecast.kernels import products as module
+from prunecast.kernels.products import to_heads, to_stream
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +29,9 @@ def test_convolutions_are_for_one_kind_of_processor(
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(module, "processor", lambda: processor)
-    assert module.prefers_convolutions(torch.zeros(1)) == convolves
-    assert not module.prefers_convolutions(torch.zeros(1, dtype=torch.float64))
+    monkeypatch.setattr(module, "_maker", lambda: processor)
+    assert module._convolutions_pay(torch.zeros(1)) == convolves
+    assert not module._convolutions_pay(torch.zeros(1, dtype=torch.float64))
 
 
 def test_both_products_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
