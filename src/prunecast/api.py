@@ -6,10 +6,8 @@ that the command line answers at once.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,8 +35,8 @@ from prunecast.results import (
 
 if TYPE_CHECKING:
     from prunecast.models.io import SavedModel
-    from prunecast.records import RunRecord, Scoring, Timing
-    from prunecast.stages.job import Job
+    from prunecast.records import Artefact, Parity, Scoring, Timing
+    from prunecast.stages.model import TrainedModel
     from prunecast.study.executor import Monitor
     from prunecast.train.progress import Reporter
 
@@ -163,16 +161,14 @@ def train(
     """
     from prunecast.data.series import load_series
     from prunecast.resolve import training_recipe
-    from prunecast.stages.base import Inputs
-    from prunecast.stages.run import prepared_from, run, training_job
+    from prunecast.stages.model import TrainedModel
+    from prunecast.store import new_directory
 
     recipe = training_recipe(model, data, horizon=horizon, lookback=lookback, seed=seed, settings=settings)
-    series = load_series(recipe.data)
-    job = training_job(recipe, series)
-    prepared = prepared_from(series, job.recipe)
-    with _new_directory(out) as directory, _checkpoints(out, job) as work:
-        finished = run(job, Inputs(prepared=prepared, directory=directory, work=work, reporter=reporter))
-    return summary(finished.record, finished.model.saved, out)
+    with new_directory(out) as folder:
+        trained = TrainedModel.trained(recipe, load_series(recipe.data), beside=out, reporter=reporter)
+        trained.write(folder)
+    return summary(trained, out)
 
 
 def import_checkpoint(
@@ -207,19 +203,19 @@ def import_checkpoint(
     """
     from prunecast.data.series import load_series
     from prunecast.models.convert.convert import ModeChoice
-    from prunecast.stages.base import Inputs
     from prunecast.stages.import_checkpoint import plan_import
-    from prunecast.stages.run import prepared_from, run
+    from prunecast.stages.model import TrainedModel
+    from prunecast.store import new_directory
 
     MODELS.check(model)
     choice = ModeChoice(modes, modes_seed)
-    with _new_directory(out) as directory:
+    with new_directory(out) as folder:
         job, series = plan_import(
             checkpoint, model, source, load=load_series, data=data, modes=choice, settings=settings
         )
-        prepared = None if series is None else prepared_from(series, job.recipe)
-        finished = run(job, Inputs(prepared=prepared, directory=directory))
-    return summary(finished.record, finished.model.saved, out)
+        imported = TrainedModel.imported(job, series)
+        imported.write(folder)
+    return summary(imported, out)
 
 
 def prune(
@@ -250,56 +246,22 @@ def prune(
     Raises:
         UserError: when a name, value, file or budget does not fit; nothing is written then.
     """
-    from prunecast.data.series import load_series
-    from prunecast.inference import windows_for, with_data
-    from prunecast.models.io import load_model
-    from prunecast.recipe import RECIPE_FILE, read_mapping
-    from prunecast.resolve import pruning_recipe
-    from prunecast.stages.base import Parent
-    from prunecast.stages.run import pruning_jobs
-    from prunecast.store import read_record
+    from prunecast.stages.model import TrainedModel
+    from prunecast.store import new_directory
 
     METHODS.check(method)
-    load = cache(load_series)
-    saved = with_data(load_model(directory), data, load)
-    trained = read_mapping(directory / RECIPE_FILE)
-    assert saved.metadata.data is not None
-    # what was imported without data had no name for it
-    trained["data"] = trained.get("data", {}) | {"name": saved.metadata.data.name}
-    recipe = pruning_recipe(
-        trained,
-        saved.metadata.model,
-        method=method,
-        sparsity=sparsity,
-        of=of,
-        finetune_epochs=finetune_epochs,
-        settings=settings,
-    )
-    parent = read_record(directory)
-    prepared = windows_for(saved.metadata, data, load)
-    jobs = pruning_jobs(recipe, prepared, parent.fingerprint)
-    parents = {parent.fingerprint: Parent(saved, parent.pruning)}
-    return _run_in_turn(jobs, prepared, parents, out, reporter)
-
-
-def _run_in_turn(
-    jobs: Sequence[Job],
-    prepared: Any,
-    parents: Mapping[str, Any],
-    out: Path,
-    reporter: Reporter | None,
-) -> ModelSummary:
-    """Runs stages that go on from each other; the last one's model is written, the others stay in memory."""
-    from prunecast.stages.base import Inputs
-    from prunecast.stages.run import run
-
-    *before, last = jobs
-    with _new_directory(out) as directory, _checkpoints(out, last) as work:
-        for job in before:
-            parents = run(job, Inputs(prepared=prepared, parents=parents)).as_parent()
-        inputs = Inputs(prepared=prepared, parents=parents, directory=directory, work=work, reporter=reporter)
-        finished = run(last, inputs)
-    return summary(finished.record, finished.model.saved, out)
+    with new_directory(out) as folder:
+        pruned = TrainedModel.opened(directory, data).pruned(
+            method,
+            sparsity,
+            of=of,
+            finetune_epochs=finetune_epochs,
+            settings=settings,
+            beside=out,
+            reporter=reporter,
+        )
+        pruned.write(folder)
+    return summary(pruned, out)
 
 
 def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Scores:
@@ -428,11 +390,13 @@ def export(
     from prunecast.data.series import load_series
     from prunecast.inference import windows_for, with_data
     from prunecast.models.io import load_model
+    from prunecast.recipe import ExportConfig
+    from prunecast.stages.export import export_alone
 
-    check_export(runtime, out)
+    config = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8)
     load = cache(load_series)
     saved = with_data(load_model(directory), data, load)
-    return export_model(saved, lambda: windows_for(saved.metadata, data, load), runtime, out=out, int8=int8)
+    return exported(out, *export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out))
 
 
 def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> ForecastFile:
@@ -577,62 +541,19 @@ def report(directory: Path, *, out: Path | None = None) -> Report:
 # What the verbs and the Forecaster share
 
 
-def check_export(runtime: str, out: Path) -> None:
-    """Checks that a runtime has files of its own, and that a name does not end like another runtime's.
-
-    Raises:
-        UserError: when it does not.
-    """
-    from prunecast.inference import runtime_of
-
-    kind = RUNTIMES.load(runtime)
-    if not kind.suffix:
-        raise UserError(f"runtime {runtime!r} runs the model folder itself: there is nothing to export")
-    if runtime_of(out) not in (runtime, None):
-        raise UserError(f"{out}: expected a name that ends in {kind.suffix}, found another runtime's {out.suffix}")
+def exported(path: Path, artefact: Artefact, parity: Parity) -> Exported:
+    """Returns what `export` says of an artefact at a path."""
+    return Exported(path=path, bytes=artefact.bytes, max_deviation=parity.max_deviation, mse_change=parity.mse_change)
 
 
-def export_model(saved: SavedModel, windows: Any, runtime: str, *, out: Path, int8: bool = False) -> Exported:
-    """Writes a model for a runtime; see `export`.
+def summary(model: TrainedModel, path: Path | None = None) -> ModelSummary:
+    """Returns the main numbers of a model.
 
     Args:
-        saved: the model.
-        windows: called for the windows of its data, once it is clear that the runtime can run the model.
-        runtime: name of the runtime.
-        out: the file; must not exist.
-        int8: in 8 bits.
-
-    Raises:
-        UserError: when the model or the runtime does not fit, or 8 bits are too few; nothing is written then.
-    """
-    from prunecast.recipe import ExportConfig
-    from prunecast.stages.export import export_to, refusal
-    from prunecast.store import new_file
-
-    config = ExportConfig(runtime=runtime, int8=int8)
-    reason = refusal(saved.model, config)
-    if reason is not None:
-        raise UserError(f"runtime {runtime!r} cannot run this model: {reason}")
-    prepared = windows()
-    with new_file(out) as path:
-        artefact = export_to(saved, prepared, config, path)
-    assert artefact.parity is not None
-    return Exported(
-        path=out,
-        bytes=artefact.bytes,
-        max_deviation=artefact.parity.max_deviation,
-        mse_change=artefact.parity.mse_change,
-    )
-
-
-def summary(record: RunRecord, saved: SavedModel, path: Path | None = None) -> ModelSummary:
-    """Returns the main numbers of a model from its record.
-
-    Args:
-        record: of the stage that made it.
-        saved: the model.
+        model: with its record.
         path: its folder; None for a model in memory.
     """
+    record = model.record
     test, validation, size = record.test, record.validation, record.size
     assert size is not None
     return ModelSummary(
@@ -646,7 +567,7 @@ def summary(record: RunRecord, saved: SavedModel, path: Path | None = None) -> M
         parameters=size.parameters,
         dead=size.dead,
         nonzero=size.nonzero,
-        sparsity=_sparsity(size.nonzero, saved.metadata.dense_parameters),
+        sparsity=_sparsity(size.nonzero, model.saved.metadata.dense_parameters),
         pruning=record.pruning,
         imported=record.imported,
     )
@@ -655,26 +576,3 @@ def summary(record: RunRecord, saved: SavedModel, path: Path | None = None) -> M
 def _sparsity(nonzero: int, dense_parameters: int) -> float:
     """Returns the share of the dense parent's parameters that is gone; 0 for a model without any."""
     return 1 - nonzero / dense_parameters if dense_parameters else 0.0
-
-
-@contextmanager
-def _new_directory(out: Path) -> Iterator[Path]:
-    from prunecast.store import new_directory
-
-    with new_directory(out) as directory:
-        yield directory
-
-
-@contextmanager
-def _checkpoints(out: Path, job: Job) -> Iterator[Path]:
-    """Gives a place beside `out` that outlives an interruption: the same command goes on from it."""
-    work = out.parent / f".{out.name}.{job.fingerprint}"
-    interrupted = False
-    try:
-        yield work
-    except KeyboardInterrupt:
-        interrupted = True
-        raise
-    finally:
-        if not interrupted:  # what is done, or cannot end well, is not gone on with
-            shutil.rmtree(work, ignore_errors=True)

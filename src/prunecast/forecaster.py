@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import pandas as pd
 
-from prunecast.api import check_export, export_model, summary
+from prunecast.api import exported, summary
 from prunecast.data.files import read_table, table_of
 from prunecast.data.series import load_series, series_of
-from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
 from prunecast.export.eager import predictor_of
-from prunecast.inference import forecast_table, windows_for, with_data
+from prunecast.inference import forecast_table
 from prunecast.models.base import ForecastModel
-from prunecast.models.io import SavedModel, load_model
-from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe
-from prunecast.records import RunRecord
-from prunecast.resolve import pruning_recipe, training_recipe
+from prunecast.recipe import ExportConfig
+from prunecast.registry import RUNTIMES
+from prunecast.resolve import training_recipe
 from prunecast.results import Exported, ModelSummary
-from prunecast.stages.base import Inputs, Parent
-from prunecast.stages.run import prepared_from, pruning_jobs, run, training_job, write
-from prunecast.store import new_directory, read_record
-
-
-@dataclass
-class _Fitted:
-    """A model as it came out of a stage; its windows are cut when they are first asked for."""
-
-    saved: SavedModel
-    recipe: Recipe
-    record: RunRecord
-    cut: Callable[[], Prepared] = field(repr=False)
-
-    @cached_property
-    def windows(self) -> Prepared:
-        return self.cut()
+from prunecast.stages.export import export_alone
+from prunecast.stages.model import TrainedModel
+from prunecast.store import new_directory
 
 
 @dataclass(eq=False)
@@ -63,7 +46,7 @@ class Forecaster:
     lookback: int = 96
     seed: int = 1
     settings: Sequence[str] = ()
-    _known: _Fitted | None = field(default=None, init=False, repr=False)
+    _known: TrainedModel | None = field(default=None, init=False, repr=False)
 
     def fit(self, data: str | Path | pd.DataFrame) -> Self:
         """Trains on a catalogue set, a file, or a table with one time column; scores on its last part.
@@ -81,10 +64,7 @@ class Forecaster:
             settings=self.settings,
         )
         series = load_series(recipe.data) if table is None else series_of(table, recipe.data)
-        job = training_job(recipe, series)
-        prepared = prepared_from(series, job.recipe)
-        finished = run(job, Inputs(prepared=prepared))
-        self._known = _Fitted(finished.model.saved, job.recipe, finished.record, lambda: prepared)
+        self._known = TrainedModel.trained(recipe, series)
         return self
 
     def predict(self, history: str | Path | pd.DataFrame, fill: str = "refuse") -> pd.DataFrame:
@@ -113,22 +93,8 @@ class Forecaster:
         Raises:
             UserError: before `fit`, or when the method or the budget does not fit.
         """
-        fitted = self._fitted
-        recipe = pruning_recipe(
-            fitted.recipe.model_dump(mode="json"),
-            fitted.saved.metadata.model,
-            method=method,
-            sparsity=sparsity,
-            of=of,
-            finetune_epochs=finetune_epochs,
-            settings=settings,
-        )
-        parents = {fitted.record.fingerprint: Parent(fitted.saved, fitted.record.pruning)}
-        for job in pruning_jobs(recipe, fitted.windows, fitted.record.fingerprint):
-            finished = run(job, Inputs(prepared=fitted.windows, parents=parents))
-            parents = finished.as_parent()
         pruned = Forecaster(self.model, self.horizon, self.lookback, self.seed, self.settings)
-        pruned._known = _Fitted(finished.model.saved, recipe, finished.record, lambda: fitted.windows)
+        pruned._known = self._fitted.pruned(method, sparsity, of=of, finetune_epochs=finetune_epochs, settings=settings)
         return pruned
 
     def export(self, runtime: str, out: str | Path, *, int8: bool = False) -> Exported:
@@ -137,9 +103,8 @@ class Forecaster:
         Raises:
             UserError: before `fit`, when the runtime cannot run the model, or the file exists.
         """
-        fitted = self._fitted
-        check_export(runtime, Path(out))
-        return export_model(fitted.saved, lambda: fitted.windows, runtime, out=Path(out), int8=int8)
+        config, path, fitted = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8), Path(out), self._fitted
+        return exported(path, *export_alone(fitted.saved, lambda: fitted.windows, config, path))
 
     def save(self, out: str | Path) -> None:
         """Writes the model folder.
@@ -149,7 +114,7 @@ class Forecaster:
         """
         fitted = self._fitted
         with new_directory(Path(out)) as directory:
-            write(directory, fitted.recipe, fitted.record, fitted.saved)
+            fitted.write(directory)
 
     @classmethod
     def load(cls, path: str | Path, data: str | Path | None = None) -> Forecaster:
@@ -162,14 +127,10 @@ class Forecaster:
         Raises:
             UserError: when it is not a model folder, or the data does not fit.
         """
-        folder, source = Path(path), None if data is None else str(data)
-        saved = load_model(folder)
-        if saved.metadata.data is None and source is not None:
-            saved = with_data(saved, source)
-        values = saved.metadata.model
+        known = TrainedModel.opened(Path(path), None if data is None else str(data))
+        values = known.saved.metadata.model
         loaded = cls(values["name"], values["horizon"], values["lookback"])
-        recipe, record = load_recipe(folder / RECIPE_FILE), read_record(folder)
-        loaded._known = _Fitted(saved, recipe, record, lambda: windows_for(with_data(saved, source).metadata, source))
+        loaded._known = known
         return loaded
 
     @property
@@ -179,7 +140,7 @@ class Forecaster:
         Raises:
             UserError: before `fit`.
         """
-        return summary(self._fitted.record, self._fitted.saved)
+        return summary(self._fitted)
 
     @property
     def module(self) -> ForecastModel:
@@ -191,7 +152,7 @@ class Forecaster:
         return self._fitted.saved.model
 
     @property
-    def _fitted(self) -> _Fitted:
+    def _fitted(self) -> TrainedModel:
         if self._known is None:
             raise UserError("expected a fitted forecaster; call fit first")
         return self._known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,9 @@ import torch
 
 import prunecast
 from prunecast.errors import UserError
+from prunecast.store import read_record
+
+SETTINGS = ("train.max_steps=5", "train.threads=1")
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +24,7 @@ def table() -> pd.DataFrame:
 
 
 def test_the_whole_way(table: pd.DataFrame, tmp_path: Path) -> None:
-    settings = ("train.max_steps=5", "train.threads=1")
-    model = prunecast.Forecaster("dlinear", horizon=12, lookback=24, settings=settings).fit(table)
+    model = prunecast.Forecaster("dlinear", horizon=12, lookback=24, settings=SETTINGS).fit(table)
     pruned = model.prune("magnitude", 0.5)
     assert pruned.numbers.pruning is not None
     assert pruned.numbers.nonzero == model.numbers.nonzero - pruned.numbers.pruning.realised
@@ -36,6 +39,44 @@ def test_the_whole_way(table: pd.DataFrame, tmp_path: Path) -> None:
     module = prunecast.load(tmp_path / "saved")
     assert not module.training
     assert module(torch.zeros(2, 24, 2)).shape == (2, 12, 2)
+
+
+def test_files_are_written_by_save_and_export_alone(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mkdtemp", "mkstemp", "NamedTemporaryFile"):
+        monkeypatch.setattr(tempfile, name, lambda *_, **__: pytest.fail("a temporary file"))
+    model = prunecast.Forecaster("dlinear", horizon=12, lookback=24, settings=SETTINGS).fit(table)
+    before = model.predict(table)
+    tuned = model.prune("magnitude", 0.5, finetune_epochs=1, settings=["finetune.max_steps=2"])
+    assert not tuned.predict(table).equals(before)
+    assert model.predict(table).equals(before), "the pruned one is another"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_was_rewritten_is_read_anew(table: pd.DataFrame, tmp_path: Path) -> None:
+    model = prunecast.Forecaster("repeat", horizon=12, lookback=24, settings=("train.threads=1",))
+    errors = []
+    for factor in (1, 2, 3):
+        table.assign(sun=table["sun"] * factor).to_csv(tmp_path / "own.csv", index=False)
+        errors.append(model.fit(tmp_path / "own.csv").numbers.mse)
+        model.save(tmp_path / str(factor))
+        assert prunecast.load(tmp_path / str(factor)).config == model.module.config
+    assert errors[0] == pytest.approx(errors[1]), "a factor goes with the scaler"
+    facts = [read_record(tmp_path / str(factor)).data for factor in (1, 2, 3)]
+    assert len({data.sha256 for data in facts}) == 3
+
+
+def test_what_was_saved_is_gone_on_from(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.to_csv(tmp_path / "own.csv", index=False)
+    model = prunecast.Forecaster("dlinear", horizon=12, lookback=24, settings=SETTINGS).fit(tmp_path / "own.csv")
+    model.save(tmp_path / "saved")
+    loaded = prunecast.Forecaster.load(tmp_path / "saved")
+    with pytest.raises(UserError, match="say where it is"):
+        loaded.prune("magnitude", 0.5)
+    found = prunecast.Forecaster.load(tmp_path / "saved", tmp_path / "own.csv").prune("magnitude", 0.5)
+    assert found.numbers == model.prune("magnitude", 0.5).numbers
 
 
 def test_nothing_works_before_fit(table: pd.DataFrame) -> None:

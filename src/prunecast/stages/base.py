@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from prunecast.measure.size import measure_size
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import DataConfig, Recipe
-from prunecast.records import Accuracy, Artefact, Example, Fit, Imported, Operations, Pruning, Size, Timing
+from prunecast.records import Accuracy, Artefact, Example, Fit, Imported, Operations, Pruning, RunRecord, Size, Timing
 from prunecast.stages.job import Job
 from prunecast.store import read_record
 from prunecast.train.evaluate import evaluate, evaluate_both
@@ -37,11 +37,11 @@ class Parent:
 
     Attributes:
         saved: the model.
-        pruning: how it was pruned last; None for a dense one.
+        record: of the stage that made it.
     """
 
     saved: SavedModel
-    pruning: Pruning | None
+    record: RunRecord
 
 
 def no_folder(fingerprint: str) -> Path:
@@ -81,11 +81,9 @@ class Inputs:
         assert job.parent is not None
         if job.parent in self.parents:
             known = self.parents[job.parent]
-            return Parent(
-                SavedModel(copy.deepcopy(known.saved.model), known.saved.metadata, known.saved.masks), known.pruning
-            )
+            return replace(known, saved=replace(known.saved, model=copy.deepcopy(known.saved.model)))
         folder = self.found(job.parent)
-        return Parent(load_model(folder), read_record(folder).pruning)
+        return Parent(load_model(folder), read_record(folder))
 
 
 @dataclass(frozen=True, kw_only=True)

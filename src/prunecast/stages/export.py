@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from prunecast.batch import Batch
 from prunecast.data.windows import Prepared
+from prunecast.errors import UserError
 from prunecast.export.base import Inputs as RawInputs
 from prunecast.export.base import Int8Runtime, Runtime
 from prunecast.export.parity import check_parity
 from prunecast.export.raw import raw_inputs
+from prunecast.inference import runtime_of
 from prunecast.measure.size import compressed_bytes, measure_size
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import ModelMetadata, SavedModel
 from prunecast.recipe import ExportConfig, Recipe
-from prunecast.records import Artefact
+from prunecast.records import Artefact, Parity
 from prunecast.registry import RUNTIMES
 from prunecast.stages.base import ExportResult, Inputs, spread
 from prunecast.stages.job import Job
+from prunecast.store import new_file
 
 CALIBRATION_WINDOWS, CALIBRATION_BATCH = 256, 32
 """Training windows that 8 bits are scaled by; with 128, DLinear on ETTh2 was twice as far off, with 512 no closer."""
@@ -75,6 +78,35 @@ def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path:
     return Artefact(
         runtime=config.runtime, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
     )
+
+
+def export_alone(
+    saved: SavedModel, windows: Callable[[], Prepared], config: ExportConfig, out: Path
+) -> tuple[Artefact, Parity]:
+    """Exports to a file of the user's choice, and holds it against eager on real windows.
+
+    Args:
+        saved: the model.
+        windows: called for the windows of its data, once it is clear that the runtime can run the model.
+        config: which runtime, and whether in 8 bits.
+        out: the file; must not exist.
+
+    Raises:
+        UserError: when the model, the runtime or the name does not fit, or 8 bits are too few; nothing is written then.
+    """
+    kind: Runtime = RUNTIMES.load(config.runtime)
+    if not kind.suffix:
+        raise UserError(f"runtime {config.runtime!r} runs the model folder itself: there is nothing to export")
+    if runtime_of(out) not in (config.runtime, None):
+        raise UserError(f"{out}: expected a name that ends in {kind.suffix}, found another runtime's {out.suffix}")
+    reason = refusal(saved.model, config)
+    if reason is not None:
+        raise UserError(f"runtime {config.runtime!r} cannot run this model: {reason}")
+    prepared = windows()
+    with new_file(out) as path:
+        artefact = export_to(saved, prepared, config, path)
+    assert artefact.parity is not None
+    return artefact, artefact.parity
 
 
 def some_batches(prepared: Prepared, count: int) -> list[Batch]:

@@ -26,7 +26,7 @@ from prunecast.recipe import RECIPE_FILE, DataConfig, Recipe, write_recipe
 from prunecast.records import DataFacts, RunRecord, StageTiming
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved
-from prunecast.stages.base import ExportResult, Inputs, MeasureResult, ModelResult, Parent, StageResult
+from prunecast.stages.base import ExportResult, Inputs, MeasureResult, ModelResult, StageResult
 from prunecast.stages.export import export
 from prunecast.stages.import_checkpoint import ImportJob, import_checkpoint
 from prunecast.stages.job import Job
@@ -91,10 +91,6 @@ class Finished:
         """What a stage that makes a model has made."""
         assert isinstance(self.result, ModelResult)
         return self.result
-
-    def as_parent(self) -> dict[str, Parent]:
-        """Returns the model for the inputs of the stages that go on from it."""
-        return {self.job.fingerprint: Parent(self.model.saved, self.model.pruning)}
 
     def write(self, directory: Path) -> RunRecord:
         """Fills a folder; see `write`."""

@@ -31,7 +31,7 @@ def finetune(job: Job, inputs: Inputs) -> ModelResult:
     """Trains a model on, its masks held."""
     parent = inputs.parent(job)
     fitted = _fitted(parent.saved, job.recipe.finetune, job, inputs)
-    return scored(parent.saved, inputs.windows(), job.recipe.data, fit=fitted, pruning=parent.pruning)
+    return scored(parent.saved, inputs.windows(), job.recipe.data, fit=fitted, pruning=parent.record.pruning)
 
 
 def _fitted(saved: SavedModel, config: FitConfig, job: Job, inputs: Inputs) -> Fit:
