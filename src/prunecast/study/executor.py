@@ -345,7 +345,7 @@ class _Run:
         return self.outcome
 
     def can_run(self, job: Job) -> bool:
-        return job.fingerprint in self.waiting and not self.waiting.keys() & job.needs
+        return job.fingerprint in self.waiting and self.waiting.keys().isdisjoint(job.needs)
 
     def compute(self, jobs: Sequence[Job]) -> None:
         """Runs stages side by side; what rests on a parent that is found damaged is left for the next call."""
@@ -393,9 +393,8 @@ class _Run:
     def time(self, job: Job) -> None:
         """Runs a timing alone."""
         with alone(self.patience_s) as busy:
-            self.patience_s = (
-                0.0 if busy else self.workload.wait_s
-            )  # who waited in vain does not wait for the same again
+            # Who has waited in vain does not wait for the same again; when the machine was free once, patience is new.
+            self.patience_s = 0.0 if busy else self.workload.wait_s
             try:
                 self.store.begin(job.fingerprint)
                 self.monitor.begin(job)
