@@ -265,7 +265,7 @@ def prune(
 
 
 def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Scores:
-    """Scores a model or an exported artefact on the test part.
+    """Scores a model or an exported artefact on the test part, a model in every metric that its recipe names.
 
     Args:
         source: a model folder or an exported file.
@@ -278,12 +278,15 @@ def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full"
     from prunecast.data.series import load_series
     from prunecast.inference import open_artifact, windows_for
     from prunecast.measure.size import measure_size
+    from prunecast.recipe import RECIPE_FILE, load_recipe
 
     if scoring not in ("full", "paper"):
         raise UserError(f"--scoring: expected full or paper, found {scoring!r}")
     load = cache(load_series)
     opened = open_artifact(source).with_data(data, load)
-    validation, test = opened.scores(windows_for(opened.metadata, data, load), scoring)
+    recipe = source / RECIPE_FILE  # beside a model that Prunecast trained, pruned or imported
+    metrics = load_recipe(recipe).data.metrics if opened.is_folder and recipe.is_file() else ()
+    validation, test = opened.scores(windows_for(opened.metadata, data, load), scoring, metrics)
     size = measure_size(opened.saved)
     return Scores(
         mse=test.mse,

@@ -32,6 +32,7 @@ from prunecast.recipe import DataConfig
 from prunecast.records import Accuracy, Scoring
 from prunecast.registry import RUNTIMES
 from prunecast.train.evaluate import score
+from prunecast.train.metrics import measured_on
 
 EAGER = "eager"
 """The runtime that runs a model folder as it is."""
@@ -82,10 +83,10 @@ class Artifact:
             return lambda batch: cast("Tensor", model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF))
         return _standardised(self.load(threads=1), self.metadata)
 
-    def scores(self, prepared: Prepared, scoring: Scoring) -> tuple[Accuracy, Accuracy]:
-        """Returns the errors on the validation and the test part."""
+    def scores(self, prepared: Prepared, scoring: Scoring, metrics: Sequence[str] = ()) -> tuple[Accuracy, Accuracy]:
+        """Returns the errors on the validation and the test part, the latter in further metrics too."""
         predict = self.predictor()
-        test = score(predict, prepared.test, "test", scoring)
+        test = score(predict, prepared.test, "test", scoring, measured_on(prepared, metrics))
         return score(predict, prepared.validation, "validation", scoring), test
 
     def shipped(self, runtime: str, folder: Path) -> Path:

@@ -1,24 +1,22 @@
-"""The examples of docs/new-pruner.md run, and what it says of the registry holds."""
+"""The examples of docs/new-pruner.md run, and what it says of the registry holds.
+
+That a study runs them as the page says is shown with other additions, in tests/conformance/test_extensions.py.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
-import yaml
 from tests.support.coupled_model import ENTRY, coupled, macs, macs_per_weight
-from tests.support.extended_package import extended
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.models.io import load_model
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
 from prunecast.registry import ALLOCATIONS, GRANULARITIES, METHODS, MODELS, SCORES
@@ -31,22 +29,6 @@ LINES = re.findall(r'^    "([\w-]+)": "([\w.]+):(\w+)",$', PAGE.read_text(encodi
 
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 TABLES = {"scores": "SCORES", "allocate": "ALLOCATIONS", "methods": "METHODS"}
-
-STUDY: dict[str, Any] = {
-    "data": {"name": "synthetic-load"},
-    "model": {"lookback": 24, "horizon": 6},
-    "train": {"epochs": 1, "max_steps": 4, "threads": 1},
-    "measure": {"runtimes": []},
-    "study": {
-        "controls": ["random"],
-        "finetune": [False],
-        "models": [{"model": {"name": "transformer", "d_model": 8, "n_heads": 2, "d_ff": 8, "encoder_layers": 1}}],
-        "prune": [
-            {"methods": ["taylor-element-row"], "sparsities": [0.5]},
-            {"methods": ["taylor-element-row"], "sparsities": [0.5], "settings": {"calibration_batches": 1}},
-        ],
-    },
-}
 
 
 @pytest.fixture
@@ -96,33 +78,6 @@ def test_a_method_that_looks_at_no_data_has_no_use_for_any() -> None:
     config = PruneConfig(method="magnitude", calibration_batches=2)
     with pytest.raises(UserError, match=r"no use for prune\.calibration_batches"):
         prune(coupled(), config, seed=1, cost=macs, weight_cost=macs_per_weight)
-
-
-def test_a_study_gives_batches_to_a_method_registered_as_the_page_says(tmp_path: Path) -> None:
-    package = extended(tmp_path / "package")
-    for block in BLOCKS:  # each into the module that the page names for what it defines
-        [module] = {path for _, path, attribute in LINES if re.search(rf"(def )?{attribute}\b( =|\()", block)}
-        package.add(f"{module.partition('.')[2].replace('.', '/')}.py", block)
-    for name, path, attribute in LINES:
-        package.register(TABLES[path.rpartition(".")[2]], {name: f"{path}:{attribute}"})
-    recipe = tmp_path / "study.yaml"
-    recipe.write_text(yaml.safe_dump(STUDY))
-    done = package.run("-m", "prunecast", "--quiet", "study", "run", str(recipe), "--out", str(tmp_path / "out"))
-    assert done.returncode == 0, done.stderr
-    records = [
-        json.loads(path.read_text()) | {"folder": path.parent} for path in tmp_path.glob("out/store/*/*/record.json")
-    ]
-    pruned = {
-        (record["pruning"]["method"], record["recipe"]["prune"].get("calibration_batches")): record
-        for record in records
-        if record["stage"] == "prune"
-    }
-    assert pruned.keys() == {("taylor-element-row", None), ("taylor-element-row", 1), ("random", None)}
-    eight, one = (load_model(pruned["taylor-element-row", count]["folder"]).masks for count in (None, 1))
-    differ = [name for name, mask in eight.items() if not torch.equal(mask, one[name])]
-    assert differ, "another draw of batches, other weights"
-    by_index = [name for name, mask in eight.items() if not mask[:, : mask.shape[1] // 2].any()]
-    assert not by_index, "no weight of equal scores: they would go by index"
 
 
 @pytest.mark.usefixtures("_documented")

@@ -14,7 +14,7 @@ from prunecast.data.calendar import calendar_features, future_times
 from prunecast.data.scaler import Scaler
 from prunecast.data.series import Series, load_series
 from prunecast.data.splits import SplitRule
-from prunecast.data.windows import Prepared, Windows, WindowShape, prepare, window_to_forecast
+from prunecast.data.windows import DrawnBatches, Prepared, Windows, WindowShape, prepare, window_to_forecast
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 
@@ -218,3 +218,11 @@ def test_forecast_continues_where_the_windows_end() -> None:
 def test_too_little_to_forecast_from_is_one_clear_line(known: int, ahead: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         to_forecast(small_series(known + ahead), known)
+
+
+def test_drawn_batches_are_the_same_each_time_they_are_read() -> None:
+    drawn = DrawnBatches(PREPARED.train, size=8, count=3, seed=5)
+    first, again = ([batch.x_BLC for batch in drawn] for _ in range(2))
+    assert [len(x_BLC) for x_BLC in first] == [8, 8, 8]
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(next(iter(DrawnBatches(PREPARED.train, 8, 3, seed=6))).x_BLC, first[0])
