@@ -13,7 +13,6 @@ from pathlib import Path
 
 from prunecast import api
 from prunecast.recipe import RECIPE_FILE
-from prunecast.shown import SHOWN_FILE
 from prunecast.store import RECORD_FILE
 from prunecast.study.study import STAGES_FILE, STORE_FOLDER, open_study
 
@@ -36,7 +35,6 @@ def publish(source: Path, target: Path) -> int:
         (target / folder).mkdir(parents=True)
         shutil.copy(source / folder / RECORD_FILE, target / folder / RECORD_FILE)
     api.report(target)
-    (target / SHOWN_FILE).unlink()  # about times of files, which no copy keeps
     return len(records)
 
 

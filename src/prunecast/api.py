@@ -515,8 +515,6 @@ def study_export(directory: Path, *, to: tuple[str, str]) -> Handed:
 def report(directory: Path, *, out: Path | None = None) -> Report:
     """Writes a study's report: one HTML page that works offline, with its charts and tables beside it.
 
-    Where it lies already and nothing has changed, the records are not even read.
-
     Args:
         directory: of the study.
         out: HTML file [default: DIR/report.html].
@@ -524,20 +522,14 @@ def report(directory: Path, *, out: Path | None = None) -> Report:
     Raises:
         UserError: when the folder is not a study's, or holds no records yet.
     """
-    from prunecast.report.page import write_report
-    from prunecast.shown import remember, remembered, state_of
+    from prunecast.report.render import write_report
     from prunecast.study.study import open_study
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists; give another --out")
-    study, page = open_study(directory), out or directory / REPORT_FILE
-    state = state_of(study, page)
-    files = None if out is not None else remembered(directory, state)
-    if files is None:
-        records, failures = study.results()
-        files = write_report(records, failures, page, title=study.title, store=study.store)
-        if out is None:
-            remember(directory, state, files)
+    study = open_study(directory)
+    tables, failures = study.tables()
+    files = write_report(tables, failures, out or directory / REPORT_FILE, title=study.title, store=study.store)
     return Report(files=files)
 
 

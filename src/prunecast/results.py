@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunecast.data.check import DataCheck
     from prunecast.records import Imported, Pruning, Ratio, Scoring
-    from prunecast.report.page import ReportFiles
+    from prunecast.report.render import ReportFiles
     from prunecast.study.executor import Outcome
 
 

@@ -1,21 +1,25 @@
 """Which variant is held against which, seed by seed and block by block, and what may be said of the difference.
 
-S seeds, B blocks.
+A variant is what a row of a table is: a model after a method at a sparsity, on one data set and horizon; its runs
+differ in the seed alone. A row is what the study's frame has of one run. S seeds, B blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from prunecast.errors import UserError
-from prunecast.records import Accuracy, RunRecord
+from prunecast.recipe import fingerprint
+from prunecast.records import Role, Scoring
 from prunecast.report.statistics import Difference, Floats, Interval, LogRatio, difference
-from prunecast.report.variants import Case, Study, Variant
+from prunecast.report.style import MODEL_NAMES, percent
+from prunecast.study.frame import Row, StudyFrame
 
 Against = Literal["dense", "dense-continued", "small-dense", "naive", "zeroed-body"]
 Verdict = Literal["better", "worse", "not told apart", "no interval"]
@@ -23,10 +27,320 @@ Verdict = Literal["better", "worse", "not told apart", "no interval"]
 FLOORS: tuple[Against, ...] = ("naive", "zeroed-body")
 """What costs nothing to learn; a variant that is not better than that has nothing left to lose."""
 
+_ROLE_ORDER: tuple[Role, ...] = ("dense", "dense-continued", "pruned", "small-dense", "zeroed-body", "naive")
+
+_SECTIONS: Mapping[Role, tuple[str, ...]] = {
+    "dense": ("data", "model", "train"),
+    "naive": ("data", "model"),
+    "small-dense": ("data", "model", "train"),
+    "zeroed-body": ("data", "model", "train"),
+    "dense-continued": ("data", "model", "train", "finetune"),
+    "pruned": ("data", "model", "train", "prune"),
+    "pruned+finetuned": ("data", "model", "train", "prune", "finetune"),
+}
+"""What of a recipe makes two seeds the same variant."""
+
+
+class Case(NamedTuple):
+    """Numbers of one case may be ranked: one data set, one horizon."""
+
+    dataset: str
+    horizon: int
+
+    @property
+    def title(self) -> str:
+        """The case in words."""
+        return f"{self.dataset}, horizon {self.horizon}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table; equal for all seeds.
+
+    Attributes:
+        case: data set and horizon.
+        model: name for people; where several configurations share it, with what sets them apart.
+        role: what it is in its study.
+        method: pruning method, also of the variant whose size a small dense model has; None for the others.
+        sparsity_requested: share that was to be removed, in the method's own budget.
+        key: tells apart variants that read the same.
+        is_control: whether its method is there to be beaten: it removes at random.
+    """
+
+    case: Case
+    model: str
+    role: Role
+    method: str | None
+    sparsity_requested: float | None
+    key: str
+    is_control: bool = False
+
+    @property
+    def pruned(self) -> bool:
+        """Whether something was removed, fine-tuned afterwards or not."""
+        return self.role in ("pruned", "pruned+finetuned")
+
+    @property
+    def finetuned(self) -> bool:
+        """Whether training went on after the dense model was done."""
+        return self.role in ("dense-continued", "pruned+finetuned")
+
+    @property
+    def series(self) -> str:
+        """What it is coloured by: the method of a pruned variant, the role of a control."""
+        if self.pruned:
+            assert self.method is not None, "a pruned variant has a method"
+            return self.method
+        return {"small-dense": "small dense", "zeroed-body": "zeroed body"}.get(self.role, self.role)
+
+    @property
+    def name(self) -> str:
+        """The variant within its model, in a few words."""
+        share = "" if self.sparsity_requested is None else f" {percent(self.sparsity_requested)}"
+        if self.role == "naive":
+            return "naive forecast"
+        if self.role == "small-dense":
+            return f"small dense, as {self.method}{share}" if self.method else "small dense"
+        return f"{self.series}{share}" + (", fine-tuned" if self.role == "pruned+finetuned" else "")
+
+    @property
+    def full_name(self) -> str:
+        """The variant with its model."""
+        return self.model if self.role == "naive" else f"{self.model} {self.name}"
+
+
+def scorings(row: Row) -> dict[str, str]:
+    """Returns the scorings of a run's test errors, each with what the columns of its errors start with."""
+    found = {row["scoring"]: "test"} if "test_mse" in row else {}
+    return found | ({"paper": "paper"} if "paper_mse" in row else {})
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of a study, by variant and seed, and how its stages hang together.
+
+    Attributes:
+        frame: what it was made from.
+        runs: by variant, in the order of a table, and by seed.
+        variant_of: the variant of each scored model's stage.
+        taken: fingerprint of a model's stage -> the stages that exported or timed that model.
+    """
+
+    frame: StudyFrame
+    runs: Mapping[Variant, Mapping[int, Row]]
+    variant_of: Mapping[str, Variant]
+    taken: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, frame: StudyFrame) -> Study:
+        """Returns the study that the stages make up; their order does not matter.
+
+        Raises:
+            UserError: when two stages claim to be the same seed of the same variant.
+        """
+        rows = {name: {**frame.rows[name], "recipe": _parsed(frame.rows[name])} for name in sorted(frame.rows)}
+        models = [row for row in rows.values() if row["stage"] not in ("export", "measure") and "test_mse" in row]
+        namer = _Namer(models, rows)
+        runs: dict[Variant, dict[int, Row]] = {}
+        variant_of: dict[str, Variant] = {}
+        for row in models:
+            variant = variant_of[row["fingerprint"]] = namer.variant(row)
+            twin = runs.setdefault(variant, {}).setdefault(row["seed"], row)
+            if twin is not row:
+                raise UserError(
+                    f"expected one record of {variant.name!r} at seed {row['seed']}, found {twin['fingerprint']} and "
+                    f"{row['fingerprint']}; report one study at a time"
+                )
+        taken: dict[str, list[Row]] = {}
+        for row in rows.values():
+            if row["stage"] in ("export", "measure") and "parent" in row:
+                taken.setdefault(row["parent"], []).append(row)
+        ordered = {variant: dict(sorted(runs[variant].items())) for variant in _ordered(runs)}
+        return cls(frame, ordered, variant_of, {name: tuple(found) for name, found in taken.items()})
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """All cases, in the order of the table."""
+        return tuple(self._by_case)
+
+    def of_case(self, case: Case) -> tuple[Variant, ...]:
+        """Returns a case's variants in the order of a table."""
+        return self._by_case.get(case, ())
+
+    @cached_property
+    def _by_case(self) -> dict[Case, tuple[Variant, ...]]:
+        found: dict[Case, list[Variant]] = {}
+        for variant in self.runs:
+            found.setdefault(variant.case, []).append(variant)
+        return {case: tuple(variants) for case, variants in found.items()}
+
+    def scoring(self, row: Row) -> str:
+        """Returns the scoring that all runs of a run's case have: full where there is a choice."""
+        found = scorings(row)
+        chosen = self._scorings[self.variant_of[row["fingerprint"]].case]
+        return chosen if chosen in found else next(iter(found))
+
+    @cached_property
+    def _scorings(self) -> dict[Case, str]:
+        """The scoring of each case; where none is common, that of its first run: `check_comparable` refuses it."""
+        chosen: dict[Case, str] = {}
+        for case, variants in self._by_case.items():
+            have = [scorings(row).keys() for variant in variants for row in self.runs[variant].values()]
+            shared = [scoring for scoring in get_args(Scoring) if all(scoring in found for found in have)]
+            chosen[case] = shared[0] if shared else next(iter(have[0]))
+        return chosen
+
+    def error(self, row: Row, metric: str = "mse") -> float | None:
+        """Returns a run's test error in the scoring of its case, where it has one in that metric."""
+        return row.get(f"{scorings(row)[self.scoring(row)]}_{metric}")
+
+    def windows(self, row: Row) -> int:
+        """Returns how many test windows that error is of."""
+        return int(row[f"{scorings(row)[self.scoring(row)]}_windows"])
+
+    def blocks(self, row: Row, metric: str) -> tuple[Floats, Floats] | None:
+        """Returns a run's errors by block, (B,), and the windows of each block, (B,), where they were kept."""
+        key = scorings(row)[self.scoring(row)]
+        errors = self.frame.values(row["fingerprint"], f"block_{metric}", key)
+        windows = self.frame.values(row["fingerprint"], "block_windows", key)
+        return None if errors is None or windows is None else (errors, windows)
+
+    def dense(self, row: Row) -> Row | None:
+        """Returns the dense model that a run is held against: itself for a dense one, None for a naive one."""
+        return _dense(row, self.frame.rows)
+
+    def dense_continued(self, row: Row) -> Row | None:
+        """Returns the dense parent trained on as the fine-tuned run was, where the study has it."""
+        dense = self.dense(row)
+        if row["role"] != "pruned+finetuned" or dense is None:
+            return None
+        return self._continued.get((dense["fingerprint"], _tuning(row)))
+
+    def small_dense(self, row: Row) -> Row | None:
+        """Returns the dense model of a pruned variant's size, trained from scratch, where the study has it."""
+        return self._small.get(row["fingerprint"]) or self._small.get(row.get("parent", ""))
+
+    def zeroed_body(self, row: Row) -> Row | None:
+        """Returns the dense parent with its body zeroed, where the study has it."""
+        dense = self.dense(row)
+        return None if dense is None else self._zeroed.get(dense["fingerprint"])
+
+    def _models(self, role: Role) -> Iterator[Row]:
+        return (row for variant, runs in self.runs.items() if variant.role == role for row in runs.values())
+
+    @cached_property
+    def _continued(self) -> dict[tuple[str, str], Row]:
+        return {(row["parent"], _tuning(row)): row for row in self._models("dense-continued")}
+
+    @cached_property
+    def _small(self) -> dict[str, Row]:
+        return {row["compared_with"]: row for row in self._models("small-dense") if "compared_with" in row}
+
+    @cached_property
+    def _zeroed(self) -> dict[str, Row]:
+        return {row["parent"]: row for row in self._models("zeroed-body")}
+
+
+def _parsed(row: Row) -> dict[str, Any]:
+    recipe: dict[str, Any] = json.loads(row["recipe"])
+    return recipe
+
+
+def _tuning(row: Row) -> str:
+    return fingerprint(row["recipe"].get("finetune") or {})
+
+
+def _ordered(runs: Mapping[Variant, Mapping[int, Row]]) -> list[Variant]:
+    """Returns the order of a table: large models first, naive forecasts last; then roles, methods, sparsities."""
+    parameters: dict[tuple[Case, str], int] = {}
+    for variant, found in runs.items():
+        at = (variant.case, variant.model)
+        parameters[at] = max([parameters.get(at, 0), *(row.get("parameters", 0) for row in found.values())])
+
+    def rank(variant: Variant) -> tuple[Any, ...]:
+        role = "pruned" if variant.role == "pruned+finetuned" else variant.role
+        return (
+            *(variant.case, variant.role == "naive", -parameters[variant.case, variant.model], variant.model),
+            *(_ROLE_ORDER.index(role), variant.is_control, variant.method or "", variant.sparsity_requested or 0.0),
+            *(variant.finetuned, variant.key),
+        )
+
+    return sorted(runs, key=rank)
+
+
+def _dense(row: Row, rows: Mapping[str, Row]) -> Row | None:
+    if row["role"] == "dense":
+        return row
+    above = row.get("compared_with" if row["role"] == "small-dense" else "parent")
+    parent = rows.get(above or "")
+    return None if parent is None else _dense(parent, rows)
+
+
+class _Labels:
+    """Adds to a name the settings in which the configurations of that name differ."""
+
+    def __init__(self, entries: Iterable[tuple[Hashable, Mapping[str, Any]]], ignore: set[str]) -> None:
+        sections: dict[Hashable, dict[str, Mapping[str, Any]]] = {}
+        for group, section in entries:
+            sections.setdefault(group, {}).setdefault(repr(section), section)
+        self._keys = {group: _differing(list(found.values()), ignore) for group, found in sections.items()}
+
+    def name(self, group: Hashable, name: str, section: Mapping[str, Any]) -> str:
+        """Returns the name, with "(key=value, ...)" where it alone would not do."""
+        settings = ", ".join(f"{key}={section.get(key)}" for key in self._keys.get(group, ()))
+        return f"{name} ({settings})" if settings else name
+
+
+def _differing(sections: Sequence[Mapping[str, Any]], ignore: set[str]) -> tuple[str, ...]:
+    keys = sorted({key for section in sections for key in section} - ignore)
+    return tuple(key for key in keys if len({repr(section.get(key)) for section in sections}) > 1)
+
+
+class _Namer:
+    """Finds the variant of a run, named so that it is not taken for another."""
+
+    def __init__(self, models: Sequence[Row], rows: Mapping[str, Row]) -> None:
+        self.rows = rows
+        self.datasets = _Labels(((r["dataset"], r["recipe"]["data"]) for r in models), {"name", "scoring"})
+        roots = [r for r in models if r["role"] in ("dense", "naive")]
+        self.models = _Labels((((self._case(r), r["model"]), r["recipe"]["model"]) for r in roots), {"name"})
+        pruned = [r for r in models if r["role"] in ("pruned", "pruned+finetuned")]
+        self.methods = _Labels(
+            (((self._case(r), r["method"]), r["recipe"]["prune"]) for r in pruned), {"method", "sparsity"}
+        )
+
+    def variant(self, row: Row) -> Variant:
+        """Returns the variant that a model's run belongs to."""
+        case = self._case(row)
+        root = _dense(row, self.rows) or row
+        model = MODEL_NAMES.get(root["model"], root["model"])
+        # a small dense model bears the name of the pruned stage that it was sized after
+        source = self.rows.get(row.get("compared_with", ""), row)
+        method = source.get("method") if source["role"] in ("pruned", "pruned+finetuned") else None
+        return Variant(
+            case=case,
+            model=self.models.name((case, root["model"]), model, root["recipe"]["model"]),
+            role=row["role"],
+            method=method and self.methods.name((case, method), method, source["recipe"]["prune"]),
+            sparsity_requested=None if method is None else float(source["sparsity_requested"]),
+            key=f"small {_identity(source)}" if row["role"] == "small-dense" else _identity(source),
+            is_control=method is not None and bool(source["method_is_control"]),
+        )
+
+    def _case(self, row: Row) -> Case:
+        name = self.datasets.name(row["dataset"], row["dataset"], row["recipe"]["data"])
+        return Case(name, int(row["recipe"]["model"]["horizon"]))
+
+
+def _identity(row: Row) -> str:
+    """Returns what the seeds of a variant share; a small dense model without its original stands alone."""
+    sections = {name: row["recipe"].get(name) for name in _SECTIONS[row["role"]]}
+    return fingerprint({"role": row["role"], "model": row["model"], "of": row.get("compared_with"), **sections})
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """The test MSE of a variant minus that of another, over the seeds that both have.
+    """The test error of a variant minus that of another, over the seeds that both have.
 
     Attributes:
         variant: what is judged.
@@ -34,22 +348,24 @@ class Comparison:
         against: why: its dense parent, that parent trained on, the small dense model of its size, a naive forecast,
             its dense parent with the body zeroed.
         seeds: how many seeds both have.
-        reference_mse: mean MSE of `other` over these seeds.
-        difference: mean difference of MSE.
-        interval: of the difference, where the records have errors by block and more than one block.
+        reference: mean error of `other` over these seeds.
+        difference: mean difference of the errors.
+        interval: of the difference, where there are errors by block and more than one block.
         evidence: what the interval is drawn from, where there are errors by block.
         fingerprints: of the records of both, seed by seed.
+        metric: of the errors.
     """
 
     variant: Variant
     other: Variant
     against: Against
     seeds: int
-    reference_mse: float
+    reference: float
     difference: float
     interval: Interval | None
     evidence: Difference | None = None
     fingerprints: tuple[tuple[str, str], ...] = ()
+    metric: str = "mse"
 
     @property
     def verdict(self) -> Verdict:
@@ -62,11 +378,11 @@ class Comparison:
 
     @property
     def relative(self) -> Interval | None:
-        """The interval as a share of the reference's MSE."""
+        """The interval as a share of the reference's error."""
         if self.interval is None:
             return None
         value, low, high = (
-            x / self.reference_mse for x in (self.interval.value, self.interval.low, self.interval.high)
+            end / self.reference for end in (self.interval.value, self.interval.low, self.interval.high)
         )
         return Interval(value, low, high)
 
@@ -74,17 +390,13 @@ class Comparison:
     def log_ratio(self) -> LogRatio:
         """The error over the reference's, for means over data sets."""
         if self.evidence is None:
-            return LogRatio(float(np.log1p(self.difference / self.reference_mse)), None, self.reference_mse)
-        return LogRatio.of(self.evidence, self.reference_mse)
+            return LogRatio(float(np.log1p(self.difference / self.reference)), None, self.reference)
+        return LogRatio.of(self.evidence, self.reference)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """All comparisons of a study, to be asked by variant.
-
-    Attributes:
-        every: in the order of the variants.
-    """
+    """All comparisons of a study in one metric, in the order of the variants, to be asked by variant."""
 
     every: tuple[Comparison, ...]
 
@@ -103,33 +415,30 @@ class Compared:
         """Returns a variant's comparisons with all its partners of a kind; naive forecasts are several."""
         return self._by_variant.get((variant, against), ())
 
-    def floors(self, variant: Variant) -> tuple[Comparison, ...]:
-        """Returns the naive forecasts and the zeroed body that a variant is not shown to be better than."""
-        held = (comparison for against in FLOORS for comparison in self.all_of(variant, against))
-        return tuple(comparison for comparison in held if comparison.verdict in ("worse", "not told apart"))
-
     def floor_names(self, variant: Variant) -> tuple[str, ...]:
         """Returns what a saturated variant is not shown to be better than, in words; nothing for any other."""
-        names = ("its zeroed body" if c.against == "zeroed-body" else c.other.model for c in self.floors(variant))
-        return tuple(dict.fromkeys(names))
+        held = (comparison for against in FLOORS for comparison in self.all_of(variant, against))
+        floors = (comparison for comparison in held if comparison.verdict in ("worse", "not told apart"))
+        return tuple(dict.fromkeys("its zeroed body" if c.against == "zeroed-body" else c.other.model for c in floors))
 
     def saturated(self, variant: Variant) -> bool:
         """Whether a forecast that learned nothing, or a body of zeros, does as well as a trained variant."""
-        return bool(self.floors(variant))
+        return bool(self.floor_names(variant))
 
 
-def comparisons(study: Study) -> Compared:
-    """Returns all comparisons of a study.
+def comparisons(study: Study, metric: str = "mse") -> Compared:
+    """Returns all comparisons of a study in one metric; runs without an error in it are left out.
 
     Raises:
         UserError: when numbers of one case were not scored alike (`check_comparable`).
     """
     for case in study.cases:
         check_comparable(study, case)
-    pairs: dict[tuple[Variant, Variant, Against], list[tuple[RunRecord, RunRecord]]] = {}
-    for variant, record, other, against in _partners(study):
-        pairs.setdefault((variant, study.variant_of[other.fingerprint], against), []).append((record, other))
-    return Compared(tuple(_compared(study, *key, found) for key, found in pairs.items()))
+    pairs: dict[tuple[Variant, Variant, Against], list[tuple[Row, Row]]] = {}
+    for variant, row, other, against in _partners(study):
+        if study.error(row, metric) is not None and study.error(other, metric) is not None:
+            pairs.setdefault((variant, study.variant_of[other["fingerprint"]], against), []).append((row, other))
+    return Compared(tuple(_compared(study, metric, key, found) for key, found in pairs.items()))
 
 
 def check_comparable(study: Study, case: Case) -> None:
@@ -139,10 +448,9 @@ def check_comparable(study: Study, case: Case) -> None:
         UserError: when a case's test errors differ in scoring, number of windows or data; names one of each.
     """
     seen: dict[tuple[str, int, str], str] = {}
-    for variant in study.of(case):
-        for seed, record in study.runs[variant].items():
-            test = study.accuracy(record)
-            scored = (test.scoring, test.windows, record.data.sha256[:12])
+    for variant in study.of_case(case):
+        for seed, row in study.runs[variant].items():
+            scored = (study.scoring(row), study.windows(row), row["data_sha256"][:12])
             if scored not in seen:
                 seen[scored] = f"{variant.full_name}, seed {seed}"
     if len(seen) > 1:
@@ -150,64 +458,57 @@ def check_comparable(study: Study, case: Case) -> None:
         raise UserError(f"{case.title}: expected all variants scored on the same test windows, found {found}")
 
 
-def _partners(study: Study) -> Iterator[tuple[Variant, RunRecord, RunRecord, Against]]:
+def _partners(study: Study) -> Iterator[tuple[Variant, Row, Row, Against]]:
     for variant, runs in study.runs.items():
-        naive = [other for other in study.of(variant.case) if other.role == "naive"]
-        for record in runs.values():
-            for other, against in _references(study, variant, record, naive):
-                known = other is not None and other is not record and other.fingerprint in study.variant_of
-                if other is not None and known:
-                    yield variant, record, other, against
+        naive = [other for other in study.of_case(variant.case) if other.role == "naive"]
+        for row in runs.values():
+            for other, against in _references(study, variant, row, naive):
+                name = None if other is None else other["fingerprint"]
+                if other is not None and name in study.variant_of and name != row["fingerprint"]:
+                    yield variant, row, other, against
 
 
 def _references(
-    study: Study, variant: Variant, record: RunRecord, naive: Sequence[Variant]
-) -> Iterator[tuple[RunRecord | None, Against]]:
-    yield study.dense(record), "dense"
-    yield study.trained_on(record), "dense-continued"
+    study: Study, variant: Variant, row: Row, naive: Sequence[Variant]
+) -> Iterator[tuple[Row | None, Against]]:
+    yield study.dense(row), "dense"
+    yield study.dense_continued(row), "dense-continued"
     if variant.pruned:
-        yield study.small_dense(record), "small-dense"
+        yield study.small_dense(row), "small-dense"
     if variant.role not in ("naive", "zeroed-body"):
-        yield study.zeroed_body(record), "zeroed-body"
-        for other in naive:
-            yield _same_or_only_seed(study, other, record.seed), "naive"
-
-
-def _same_or_only_seed(study: Study, naive: Variant, seed: int) -> RunRecord | None:
-    """Returns the naive forecast beside a seed: nothing is drawn in one, so a single run serves all seeds."""
-    runs = study.runs[naive]
-    return runs.get(seed) or next(iter(runs.values()))
+        yield study.zeroed_body(row), "zeroed-body"
+        for other in naive:  # nothing is drawn in a naive forecast, so a single run serves all seeds
+            runs = study.runs[other]
+            yield runs.get(row["seed"]) or next(iter(runs.values())), "naive"
 
 
 def _compared(
-    study: Study, variant: Variant, other: Variant, against: Against, records: Sequence[tuple[RunRecord, RunRecord]]
+    study: Study, metric: str, pair: tuple[Variant, Variant, Against], rows: Sequence[tuple[Row, Row]]
 ) -> Comparison:
-    pairs = [(study.accuracy(own), study.accuracy(reference)) for own, reference in records]
-    evidence = _evidence(pairs)
+    variant, other, against = pair
+    errors = [(study.error(own, metric) or 0.0, study.error(reference, metric) or 0.0) for own, reference in rows]
+    evidence = _evidence(study, metric, rows)
     return Comparison(
         variant,
         other,
         against,
-        seeds=len(pairs),
-        reference_mse=float(np.mean([reference.mse for _, reference in pairs])),
-        difference=float(np.mean([own.mse - reference.mse for own, reference in pairs])),
+        seeds=len(rows),
+        reference=float(np.mean([reference for _, reference in errors])),
+        difference=float(np.mean([own - reference for own, reference in errors])),
         interval=None if evidence is None else evidence.interval(),
         evidence=evidence,
-        fingerprints=tuple((own.fingerprint, reference.fingerprint) for own, reference in records),
+        fingerprints=tuple((own["fingerprint"], reference["fingerprint"]) for own, reference in rows),
+        metric=metric,
     )
 
 
-def _evidence(pairs: Sequence[tuple[Accuracy, Accuracy]]) -> Difference | None:
-    found = [_paired_blocks(own, reference) for own, reference in pairs]
-    if any(blocks is None for blocks in found):
-        return None
-    whole = [blocks for blocks in found if blocks is not None]
-    own_SB, reference_SB, windows_SB = (np.stack(values) for values in zip(*whole, strict=True))
+def _evidence(study: Study, metric: str, rows: Sequence[tuple[Row, Row]]) -> Difference | None:
+    """Returns the difference with its spread; None where errors by block were not kept or blocks are not the same."""
+    found = []
+    for own, reference in rows:
+        ours, theirs = study.blocks(own, metric), study.blocks(reference, metric)
+        if ours is None or theirs is None or not np.array_equal(ours[1], theirs[1]):
+            return None
+        found.append((ours[0], theirs[0], ours[1]))
+    own_SB, reference_SB, windows_SB = (np.stack(values) for values in zip(*found, strict=True))
     return difference(own_SB, reference_SB, windows_SB[0])
-
-
-def _paired_blocks(own: Accuracy, reference: Accuracy) -> tuple[Floats, Floats, Floats] | None:
-    """Returns both errors by block and the windows per block; None where they were not kept or do not match."""
-    if own.blocks is None or reference.blocks is None or own.blocks.windows != reference.blocks.windows:
-        return None
-    return np.asarray(own.blocks.mse), np.asarray(reference.blocks.mse), np.asarray(own.blocks.windows, dtype=float)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +12,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from prunecast.records import Accuracy, RunRecord, Scoring
-from prunecast.report.traces import Trace, scored
-from prunecast.report.variants import Study, Variant, accuracies
+from prunecast.records import Scoring
+from prunecast.report.compare import Study, Variant, scorings
+from prunecast.study.frame import Row
 
 TOLERANCE, UNSTABLE_TOLERANCE = 0.05, 0.25
 """A deviation of MSE within it is called one of training runs; some models' runs differ much on some data sets."""
@@ -101,7 +102,6 @@ class Deviation:
         parameters: of our model; a smaller one is not expected to agree.
         steps: our model was trained for.
         tolerance: of the relative deviation of MSE.
-        records: fingerprints of ours, each with its seed.
     """
 
     variant: Variant
@@ -113,7 +113,6 @@ class Deviation:
     parameters: int | None
     steps: int | None
     tolerance: float
-    records: tuple[Trace, ...]
 
     @property
     def of_mse(self) -> float:
@@ -138,43 +137,35 @@ def deviations(study: Study) -> tuple[Deviation, ...]:
 
 def _deviations(study: Study) -> Iterator[Deviation]:
     for variant, runs in study.runs.items():
-        records = list(runs.values())
-        place = _place(records[0])
+        rows = list(runs.values())
+        place = _place(rows[0])
         known = None if variant.role != "dense" or place is None else published_errors().get(place)
         if known is None or place is None:
             continue
-        ours = [accuracies(record).get(known.compared_in) for record in records]
-        found = [accuracy for accuracy in ours if accuracy is not None]
-        if found:
-            yield _deviation(study, variant, place, known, found)
+        columns = [scorings(row).get(known.compared_in) for row in rows]
+        ours = [(row[f"{at}_mse"], row[f"{at}_mae"]) for row, at in zip(rows, columns, strict=True) if at is not None]
+        if ours:
+            mse, mae = np.transpose(ours)
+            yield Deviation(
+                variant,
+                place,
+                known,
+                mse=float(mse.mean()),
+                mse_sd=float(mse.std(ddof=1)) if len(ours) > 1 else None,
+                mae=float(mae.mean()),
+                parameters=rows[0].get("parameters"),
+                steps=rows[0].get("steps"),
+                tolerance=UNSTABLE_TOLERANCE if (place.model, place.dataset) in _UNSTABLE else TOLERANCE,
+            )
 
 
-def _place(record: RunRecord) -> Place | None:
-    """Returns which published cell a record repeats; None where it forecasts or learns from anything else."""
-    data, model = record.recipe["data"], record.recipe["model"]
-    same_data = CHANNELS.get(record.data.name) == len(record.data.channels)
+def _place(row: Row) -> Place | None:
+    """Returns which published cell a run repeats; None where it forecasts or learns from anything else."""
+    data, model = row["recipe"]["data"], row["recipe"]["model"]
+    same_data = CHANNELS.get(row["dataset"]) == len(json.loads(row["channels"]))
     if not same_data or data.get("targets") or data.get("split") or "lookback" not in model:
         return None
-    return Place(record.data.name, int(model["horizon"]), record.model, int(model["lookback"]))
-
-
-def _deviation(
-    study: Study, variant: Variant, place: Place, known: PublishedError, ours: Sequence[Accuracy]
-) -> Deviation:
-    errors = [accuracy.mse for accuracy in ours]
-    record = next(iter(study.runs[variant].values()))
-    return Deviation(
-        variant,
-        place,
-        known,
-        mse=float(np.mean(errors)),
-        mse_sd=float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
-        mae=float(np.mean([accuracy.mae for accuracy in ours])),
-        parameters=None if record.size is None else record.size.parameters,
-        steps=None if record.fit is None else record.fit.steps,
-        tolerance=UNSTABLE_TOLERANCE if (place.model, place.dataset) in _UNSTABLE else TOLERANCE,
-        records=tuple(scored(study, variant)),
-    )
+    return Place(row["dataset"], int(model["horizon"]), row["model"], int(model["lookback"]))
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,24 @@ Source: Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
-from math import erf, sqrt
+from math import sqrt
 
 import numpy as np
+from scipy import stats
 
+from prunecast.report.compare import Case, Compared, Variant
 from prunecast.report.statistics import LEVEL, Floats
+from prunecast.report.summary import Rows
 
 PERMUTATIONS = 20_000
+
+MOST_RANKED = 12
+"""Of more treatments than that a critical difference says nothing on a handful of data sets."""
+
+DENSE, CONTINUED = "dense", "dense-continued"
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def ranking(errors: Mapping[str, Mapping[str, float]]) -> Ranking | None:
     shared = [name for name in next(iter(errors.values()), {}) if all(name in found for found in errors.values())]
     if len(errors) < 2 or len(shared) < 2:
         return None
-    ranks_NK = ranked(np.array([[found[name] for found in errors.values()] for name in shared]))
+    ranks_NK = stats.rankdata([[found[name] for found in errors.values()] for name in shared], axis=1)
     mean_K = ranks_NK.mean(axis=0)
     order = np.argsort(mean_K, kind="stable")
     ranks = tuple(float(rank) for rank in mean_K[order])
@@ -68,17 +76,11 @@ def ranking(errors: Mapping[str, Mapping[str, float]]) -> Ranking | None:
     return Ranking(sorted_names, ranks, tuple(shared), statistic, p, distance, _groups(ranks, reach))
 
 
-def ranked(errors_NK: Floats) -> Floats:
-    """Returns the rank of each treatment on each data set, 1 the lowest error; equal ones share their mean rank."""
-    lower_NK = (errors_NK[:, None, :] < errors_NK[:, :, None]).sum(axis=2)
-    equal_NK = (errors_NK[:, None, :] == errors_NK[:, :, None]).sum(axis=2)
-    return np.asarray(lower_NK + (equal_NK + 1) / 2, dtype=np.float64)
-
-
 def friedman(ranks_NK: Floats) -> tuple[float, float]:
     """Returns Friedman's chi square and the share of shuffled rankings with as large a one.
 
-    Shuffling within each data set needs no table and is right for few data sets too, where chi square is not.
+    The statistic is Demsar's, without the correction for ties of `scipy.stats.friedmanchisquare`. Shuffling within each
+    data set needs no table and is right for few data sets too, where chi square is not.
     """
     rng = np.random.default_rng(0)
     shuffled_RNK = rng.permuted(np.broadcast_to(ranks_NK, (PERMUTATIONS, *ranks_NK.shape)), axis=2)
@@ -101,20 +103,8 @@ def critical_difference(treatments: int, datasets: int) -> float:
 
 @cache
 def studentised_range(treatments: int) -> float:
-    """Returns the 95 % quantile of the range of K normal numbers, divided by sqrt(2): Demsar's q, for any K.
-
-    P(range <= x) = K * integral of phi(z) (Phi(z) - Phi(z - x))^(K - 1), bisected for x.
-    """
-    z = np.linspace(-8, 8, 3201)
-    density = np.exp(-(z**2) / 2) / sqrt(2 * np.pi)
-    below = np.array([(1 + erf(value / sqrt(2))) / 2 for value in z])
-    low, high = 0.0, 10.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        inside = (below - np.interp(z - middle, z, below)) ** (treatments - 1)
-        chance = treatments * float((density * inside).sum()) * float(z[1] - z[0])
-        low, high = (low, middle) if chance > LEVEL else (middle, high)
-    return middle / sqrt(2)
+    """Returns the 95 % quantile of the range of K normal numbers, divided by sqrt(2): Demsar's q, for any K."""
+    return float(stats.studentized_range.ppf(LEVEL, treatments, np.inf)) / sqrt(2)
 
 
 def _groups(ranks: Sequence[float], reach: float) -> tuple[tuple[int, int], ...]:
@@ -125,3 +115,86 @@ def _groups(ranks: Sequence[float], reach: float) -> tuple[tuple[int, int], ...]
         if last > first and (not groups or last > groups[-1][1]):
             groups.append((first, last))
     return tuple(groups)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A ranking, and what each treatment's errors come from."""
+
+    ranking: Ranking
+    variants: Mapping[str, tuple[Variant, ...]]
+
+
+def forecaster_ranking(rows: Rows) -> Ranked | None:
+    """Returns the dense forecasters and naive forecasts by test MSE; an error is the geometric mean over horizons.
+
+    A naive forecast that is not to be had everywhere (a season may be longer than the look-back) is left out: the
+    forecasters would otherwise not be compared where it is missing.
+    """
+    found: dict[str, dict[Variant, float]] = {}
+    for key, row in rows.items():
+        if key.role in ("dense", "naive"):
+            found.setdefault(key.model, {})[key] = float(np.log(row["test_mse"]))
+    cases = {key.case for of in found.values() for key in of if key.role == "dense"}
+    return _complete({name: of for name, of in found.items() if not _lacks(of, cases)})
+
+
+def _lacks(of: Mapping[Variant, float], cases: Set[Case]) -> bool:
+    """Whether these are naive forecasts, and not of all cases."""
+    return all(key.role == "naive" for key in of) and not cases <= {key.case for key in of}
+
+
+def method_ranking(rows: Rows, compared: Compared, sparsity: float) -> Ranked | None:
+    """Returns ways to prune at one sparsity by what they do to the error, beside doing nothing and training on.
+
+    A treatment's error on a data set is the geometric mean of its ratio to the dense model's, over the models and
+    horizons that all treatments have there.
+    """
+    found: dict[str, dict[Variant, float]] = {DENSE: {}, CONTINUED: {}}
+    for key in rows:
+        comparison = compared.of(key, "dense")
+        if key.role == "dense":
+            found[DENSE][key] = 0.0
+        elif comparison is not None and key.role == CONTINUED:
+            found[CONTINUED][key] = comparison.log_ratio.value
+        elif comparison is not None and key.pruned and round(key.sparsity_requested or 0, 6) == sparsity:
+            found.setdefault(_treatment(key), {})[key] = comparison.log_ratio.value
+    return _complete({name: of for name, of in found.items() if of})
+
+
+def sparsities(rows: Rows) -> list[float]:
+    """Returns the sparsities at which there is more than one way to prune."""
+    ways: dict[float, set[str]] = {}
+    for key in rows:
+        if key.pruned and key.sparsity_requested is not None:
+            ways.setdefault(round(key.sparsity_requested, 6), set()).add(_treatment(key))
+    return sorted(level for level, found in ways.items() if len(found) > 1)
+
+
+def _treatment(key: Variant) -> str:
+    return f"{key.method}{', fine-tuned' if key.finetuned else ''}"
+
+
+def _complete(found: Mapping[str, Mapping[Variant, float]]) -> Ranked | None:
+    """Returns the ranking of logarithms of errors, on the data sets where every treatment has the same cells."""
+    cells = {name: {_cell(name, key): value for key, value in of.items()} for name, of in found.items()}
+    shared = set.intersection(*(set(of) for of in cells.values())) if cells else set()
+    datasets = sorted({cell[0] for cell in shared})
+    errors = {
+        name: {data: float(np.mean([of[cell] for cell in sorted(shared) if cell[0] == data])) for data in datasets}
+        for name, of in cells.items()
+    }
+    ranks = ranking(errors) if len(errors) <= MOST_RANKED else None
+    variants = {name: tuple(key for key in of if _cell(name, key) in shared) for name, of in found.items()}
+    return None if ranks is None else Ranked(ranks, variants)
+
+
+def _cell(name: str, key: Variant) -> tuple[str, int, str]:
+    """Returns data set, horizon and, where the treatment is not the model itself, the model."""
+    return key.case.dataset, key.case.horizon, "" if name == key.model else key.model
+
+
+def not_told_apart(found: Ranking, place: int) -> list[str]:
+    """Returns the treatments that one at a place is not told apart from."""
+    near = {other for first, last in found.groups if first <= place <= last for other in range(first, last + 1)}
+    return [found.names[other] for other in sorted(near - {place})]

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
 LEVEL = 0.95
-
-_T_BELOW_FIVE = (12.7062, 4.3027, 3.1824, 2.7764)
-"""Student's t, 97.5 % quantile, at 1 to 4 degrees of freedom, where the expansion below is not good enough."""
 
 _SMALLEST_RATIO = 1e-3
 """No resample takes an error further down than to this share: its logarithm must exist."""
@@ -139,19 +136,8 @@ def _stretch(units: int, freedom: int) -> float:
     """
     if units == 1:
         return 1.0
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    return float(np.sqrt(units / (units - 1)) * _student_t(freedom) / z)
-
-
-def _student_t(freedom: int) -> float:
-    """Returns the 97.5 % quantile of Student's t (Abramowitz and Stegun 26.7.5, good to 0.003 from 5 on)."""
-    if freedom <= len(_T_BELOW_FIVE):
-        return _T_BELOW_FIVE[freedom - 1]
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return float(z + first / freedom + second / freedom**2 + third / freedom**3)
+    upper = (1 + LEVEL) / 2
+    return float(np.sqrt(units / (units - 1)) * special.stdtrit(freedom, upper) / special.ndtri(upper))
 
 
 @dataclass(frozen=True, eq=False)

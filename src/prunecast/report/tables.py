@@ -1,209 +1,146 @@
-"""Tables of a study: one row per variant and seed, one row per variant, and both as CSV files.
-
-A runtime's columns start with its label: `onnxruntime_ms`, `onnxruntime_speedup`, `onnxruntime_speedup_low`,
-`onnxruntime_speedup_high`, `onnxruntime_bytes` and `onnxruntime_zip_bytes` of its file, `onnxruntime_peak_bytes` of
-the process, of which `onnxruntime_memory_bytes` came with the model, `onnxruntime_parity`.
-"""
+"""A table as people see it, and as CSV and LaTeX: cells with a number, its interval below it, and a mark."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
-from prunecast.records import RunRecord, Timing
-from prunecast.report.clocks import Clocks
-from prunecast.report.compare import FLOORS, Compared, Comparison
-from prunecast.report.variants import Study, Variant, accuracies
+Mark = Literal["", "better", "worse", "faint"]
 
-Frame = pd.DataFrame
-Row = Mapping[str, Any]
-Rows = Mapping[Variant, Row]
-"""Rows of the summary, by variant."""
+Link = tuple[str, str]
+"""The text of a link, and the fingerprint of the record that it leads to."""
 
 
-def runs_table(study: Study, clocks: Clocks) -> Frame:
-    """Returns one row per variant and seed; the index holds the `Variant`.
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
 
-    `sparsity` is 1 - nonzero / parameters of the dense parent; what was not measured is missing.
+    Attributes:
+        text: the number, or a word.
+        note: a smaller second line: its interval, say.
+        order: what it sorts by; in CSV files a number stands in full.
+        mark: better or worse where an interval says so.
+        flag: a sign behind the text, with what it means.
+        more: a third line.
+        records: fingerprints that the cell leads to, each with the text of its link.
+        page: the page and place in it that the cell leads to.
     """
-    rows = {
-        (variant, seed): _run(study, clocks, variant, record)
-        for variant, runs in study.runs.items()
-        for seed, record in runs.items()
-    }
-    index = pd.Index([variant for variant, _ in rows], dtype=object, name="key")
-    return pd.DataFrame(list(rows.values()), index=index)
+
+    text: str = ""
+    note: str = ""
+    order: float | str | None = None
+    mark: Mark = ""
+    flag: tuple[str, str] | None = None
+    more: str = ""
+    records: tuple[tuple[str, str], ...] = ()
+    page: str = ""
 
 
-def _run(study: Study, clocks: Clocks, variant: Variant, record: RunRecord) -> dict[str, Any]:
-    row = _names(variant) | {"seed": record.seed, "fingerprint": record.fingerprint}
-    row |= _accuracy(study, record) | _size(study, record) | _operations(study, record)
-    for runtime, timing in clocks.timings(record).items():
-        row |= {f"{runtime}_{key}": value for key, value in _timing(timing).items()}
-    return row | _artefacts(study, record)
+@dataclass(frozen=True)
+class Head:
+    """The head of a column, under a group of columns.
 
-
-def _names(variant: Variant) -> dict[str, Any]:
-    return {
-        "dataset": variant.case.dataset,
-        "horizon": variant.case.horizon,
-        "model": variant.model,
-        "variant": variant.name,
-        "role": variant.role,
-        "method": variant.method,
-        "requested": np.nan if variant.requested is None else variant.requested,
-        "finetuned": variant.finetuned,
-    }
-
-
-def _accuracy(study: Study, record: RunRecord) -> dict[str, Any]:
-    test = study.accuracy(record)
-    paper = accuracies(record).get("paper")
-    return {
-        "scoring": test.scoring,
-        "windows": test.windows,
-        "mse": test.mse,
-        "mae": test.mae,
-        "paper_mse": np.nan if paper is None else paper.mse,
-        "paper_mae": np.nan if paper is None else paper.mae,
-        "val_mse": np.nan if record.validation is None else record.validation.mse,
-    }
-
-
-def _size(study: Study, record: RunRecord) -> dict[str, Any]:
-    if record.size is None:
-        return {}
-    dense = study.dense(record)
-    whole = dense.size.parameters if dense is not None and dense.size is not None else 0
-    return {
-        "parameters": record.size.parameters,
-        "nonzero": record.size.nonzero,
-        "sparsity": 1 - record.size.nonzero / whole if whole else np.nan,
-        "raw_bytes": record.size.raw_bytes,
-        "zip_bytes": record.size.zip_bytes,
-        "dense_zip_bytes": np.nan if dense is None or dense.size is None else dense.size.zip_bytes,
-    }
-
-
-def _operations(study: Study, record: RunRecord) -> dict[str, Any]:
-    """Returns the counts, and the speed-up that they promise: the dense parent's products over the non-zero ones."""
-    if record.operations is None:
-        return {}
-    dense = study.dense(record)
-    whole = dense.operations.dense_macs if dense is not None and dense.operations is not None else np.nan
-    left = record.operations.effective_macs
-    return record.operations.model_dump() | {"promised_speedup": whole / left if left else np.nan}
-
-
-def _timing(timing: Timing) -> dict[str, Any]:
-    row: dict[str, Any] = {"ms": timing.latency.median, "p95_ms": timing.latency.p95}
-    if timing.speedup is not None:
-        ratio = timing.speedup
-        row |= {"speedup": ratio.ratio, "speedup_low": ratio.low, "speedup_high": ratio.high}
-    if timing.peak_memory_bytes is not None:
-        row["peak_bytes"] = timing.peak_memory_bytes
-        if timing.baseline_memory_bytes is not None:
-            row["memory_bytes"] = timing.peak_memory_bytes - timing.baseline_memory_bytes
-    return row
-
-
-def _artefacts(study: Study, record: RunRecord) -> dict[str, Any]:
-    """Returns what each runtime's file takes; eager has no file of its own."""
-    row: dict[str, Any] = {}
-    for taken in study.taken.get(record.fingerprint, ()):
-        for artefact in taken.artefacts:
-            if artefact.name is not None:
-                row |= {
-                    f"{artefact.runtime}_bytes": artefact.bytes,
-                    f"{artefact.runtime}_zip_bytes": artefact.zip_bytes,
-                }
-            if artefact.parity is not None:
-                row[f"{artefact.runtime}_parity"] = artefact.parity.max_deviation
-    return row
-
-
-def summary_table(runs: Frame, compared: Compared) -> Frame:
-    """Returns one row per variant: means over its seeds, their spread, and what it was compared with.
-
-    `mse_sd` and `mae_sd` are standard deviations over seeds, missing for one seed. A speed-up is the geometric mean;
-    its interval is the hull of the seeds' intervals, which leaves out 1 only if each of them does.
+    Attributes:
+        group: what it shares with its neighbours.
+        header: its own.
+        numeric: whether its cells are numbers.
+        paper: whether a printed table has room for it.
+        name: whether it says what the row is of.
     """
-    grouped = runs.groupby(level="key", sort=False)
-    names = ["dataset", "horizon", "model", "variant", "role", "method", "requested", "finetuned", "scoring", "windows"]
-    summary = grouped[names].first()
-    summary["seeds"] = grouped.size()
-    for column in runs.columns.drop([*names, "seed", "fingerprint"]):
-        summary[column] = _over_seeds(grouped[column], str(column))
-        if column in ("mse", "mae"):
-            summary[f"{column}_sd"] = grouped[column].std(ddof=1)
-    return summary.join(_comparison_columns(compared))
+
+    group: str
+    header: str
+    numeric: bool = True
+    paper: bool = True
+    name: bool = False
+
+    @property
+    def title(self) -> str:
+        """The heading with its group's, for tables of one heading line."""
+        return f"{self.group}: {self.header}" if self.group else self.header
 
 
-def _over_seeds(values: Any, column: str) -> Any:
-    if column.endswith("_speedup"):
-        return np.exp(np.log(values.obj).groupby(level="key", sort=False).mean())
-    if column.endswith("_speedup_low"):
-        return values.min()
-    if column.endswith("_speedup_high"):
-        return values.max()
-    return values.mean()
+@dataclass(frozen=True)
+class TableRow:
+    """A row: its cells, the series that its mark is drawn as, and what it is, for its look."""
+
+    cells: tuple[Cell, ...]
+    series: str = ""
+    kind: str = ""
+    open: bool = False
 
 
-def by_variant(summary: Frame) -> Rows:
-    """Returns the rows of a summary, by variant and in its order."""
-    found = ({str(key): value for key, value in row.items()} for row in summary.to_dict("records"))
-    return dict(zip(summary.index, found, strict=True))
+@dataclass(frozen=True)
+class Table:
+    """A table. `name` is made by us and safe as a file's."""
+
+    name: str
+    title: str
+    heads: tuple[Head, ...]
+    rows: tuple[TableRow, ...]
+    note: str = ""
+    sortable: bool = False
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The upper line of the head: each group of columns and how many it spans."""
+        return [(group, len(list(members))) for group, members in groupby(self.heads, key=lambda head: head.group)]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether there is an upper line at all."""
+        return any(head.group for head in self.heads)
+
+    @property
+    def narrowed(self) -> Table:
+        """The table for a page that says already what is the same in all its rows; one name at least stays."""
+        names = [i for i, head in enumerate(self.heads) if head.name]
+        varied = [i for i in names if len({row.cells[i].text for row in self.rows}) > 1]
+        return self._of(varied or names[-1:], names)
+
+    def without_empty(self) -> Table:
+        """Returns the table without the columns that have nothing to show."""
+        every = list(range(len(self.heads)))
+        return self._of([i for i in every if any(_filled(row.cells[i]) for row in self.rows)], every)
+
+    def _of(self, kept: Sequence[int], among: Sequence[int]) -> Table:
+        """Returns the table with only the kept ones of some columns, and all others."""
+        shown = [i for i in range(len(self.heads)) if i in kept or i not in among]
+        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in shown)) for row in self.rows)
+        return replace(self, heads=tuple(self.heads[i] for i in shown), rows=rows)
+
+    def files(self) -> dict[str, str]:
+        """Returns file name -> text of the table as CSV and as LaTeX."""
+        return {f"{self.name}.csv": to_csv(self), f"{self.name}.tex": to_latex(self)}
 
 
-def _comparison_columns(compared: Compared) -> Frame:
-    rows: dict[Variant, dict[str, Any]] = {}
-    for comparison in compared.every:
-        row = rows.setdefault(comparison.variant, {"saturated": _floors(compared, comparison.variant)})
-        if comparison.against not in FLOORS:  # of naive forecasts there are several; comparisons.csv has them
-            row |= _comparison_row(comparison, f"vs_{comparison.against.replace('-', '_')}")
-    return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), dtype=object, name="key"))
+def _filled(cell: Cell) -> bool:
+    return bool(cell.text or cell.records)
 
 
-def _floors(compared: Compared, variant: Variant) -> str:
-    return ", ".join(compared.floor_names(variant))
+RECORDS = Head("", "records", numeric=False, paper=False)
+"""The last column of a table whose numbers come from several records."""
 
 
-def _comparison_row(comparison: Comparison, name: str) -> dict[str, Any]:
-    interval = comparison.interval
-    return {
-        name: comparison.difference,
-        f"{name}_low": np.nan if interval is None else interval.low,
-        f"{name}_high": np.nan if interval is None else interval.high,
-        f"{name}_verdict": comparison.verdict,
-    }
+def name_head(header: str) -> Head:
+    """Returns the head of a column that says what the row is of."""
+    return Head("", header, numeric=False, name=True)
 
 
-def comparison_table(compared: Compared) -> Frame:
-    """Returns one row per comparison: the difference of test MSE, its 95 % interval, the verdict and the records."""
-    rows = [
-        _names(comparison.variant)
-        | {"against": comparison.against, "other": comparison.other.full_name}
-        | {"seeds": comparison.seeds, "reference_mse": comparison.reference_mse}
-        | _comparison_row(comparison, "difference")
-        | {
-            "records": " ".join(own for own, _ in comparison.fingerprints),
-            "other_records": " ".join(other for _, other in comparison.fingerprints),
-        }
-        for comparison in compared.every
-    ]
-    return pd.DataFrame(rows)
-
-
-def to_csv(table: Frame) -> str:
-    """Returns the table as CSV; text that a spreadsheet would take for a formula gets a leading apostrophe."""
-    safe = table.convert_dtypes()
-    for column in safe.select_dtypes(["string", "object"]):
-        safe[column] = safe[column].map(inert, na_action="ignore")
-    return safe.rename(columns=inert).to_csv(index=False, lineterminator="\n")
+def linked(found: Iterable[tuple[str, Iterable[Link]]]) -> Cell:
+    """Returns links to the records of several things; the first of each bears the name of the thing, if it has one."""
+    return Cell(
+        records=tuple(
+            (f"{name}: {text}" if name and not number else text, fingerprint)
+            for name, links in found
+            for number, (text, fingerprint) in enumerate(links)
+        )
+    )
 
 
 def inert(value: Any) -> Any:
@@ -217,10 +154,110 @@ def inert(value: Any) -> Any:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def tables(runs: Frame, summary: Frame, compared: Compared) -> Mapping[str, str]:
-    """Returns file name -> CSV text of everything that a report is made of."""
-    return {
-        "summary.csv": to_csv(summary),
-        "runs.csv": to_csv(runs),
-        "comparisons.csv": to_csv(comparison_table(compared)),
+def frame_to_csv(table: pd.DataFrame) -> str:
+    """Returns a data frame as CSV; text that a spreadsheet would take for a formula gets a leading apostrophe."""
+    safe = table.convert_dtypes()
+    for column in safe.select_dtypes(["string", "object"]):
+        safe[column] = safe[column].map(inert, na_action="ignore")
+    return safe.rename(columns=inert).to_csv(index=False, lineterminator="\n")
+
+
+def to_csv(table: Table) -> str:
+    """Returns the table as CSV: numbers in full, the second lines in columns of their own, records by fingerprint."""
+    columns: dict[str, list[Any]] = {}
+    for place, head in enumerate(table.heads):
+        cells = [row.cells[place] for row in table.rows]
+        columns[inert(head.title)] = [_csv_value(cell) for cell in cells]
+        notes = [inert(_csv_note(cell)) for cell in cells]
+        if any(notes):
+            columns[inert(f"{head.title}, note")] = notes
+    return pd.DataFrame(columns, dtype=object).to_csv(index=False, lineterminator="\n")
+
+
+def _csv_note(cell: Cell) -> str:
+    """Returns what a cell says beside its number: its lines below, and what its signs mean."""
+    most = "at least" if cell.text.startswith("≥") else ""
+    shown = cell.mark if cell.mark in ("better", "worse") else ""
+    return " ".join(part for part in (most, shown, cell.note, cell.more, cell.flag[1] if cell.flag else "") if part)
+
+
+def _csv_value(cell: Cell) -> Any:
+    if isinstance(cell.order, int | float):
+        return cell.order
+    if cell.records:
+        return " ".join(fingerprint for _, fingerprint in cell.records)
+    return inert(cell.text)
+
+
+def to_latex(table: Table) -> str:
+    """Returns the table as a LaTeX tabular (package booktabs), every text escaped; a star marks a difference shown."""
+    shown = [i for i, head in enumerate(table.heads) if head.paper]
+    heads = [table.heads[i] for i in shown]
+    body = [[one_line(row.cells[i]) for i in shown] for row in table.rows]
+    lines = [_latex_row([head.header for head in heads]), "\\midrule", *map(_latex_row, body)]
+    if table.grouped:
+        lines = [*_latex_groups(heads), *lines]
+    layout = "".join("r" if head.numeric else "l" for head in heads)
+    return "\n".join(["\\begin{tabular}{" + layout + "}", "\\toprule", *lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    return " & ".join(escape_latex(text) for text in texts) + r" \\"
+
+
+def _latex_groups(heads: Sequence[Head]) -> list[str]:
+    """Returns the upper line of the head, and a rule under each group of columns."""
+    cells, rules, first = [], [], 1
+    for group, members in groupby(heads, key=lambda head: head.group):
+        span = len(list(members))
+        cells.append(rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(group)}}}")
+        if group:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + span - 1}}}")
+        first += span
+    return [" & ".join(cells) + r" \\", "".join(rules)]
+
+
+def one_line(cell: Cell) -> str:
+    """Returns a cell in one line: its text, a star where a difference is shown, and its note in brackets."""
+    note = f" ({cell.note})" if cell.note else ""
+    return f"{cell.text}{star(cell)}{cell.flag[0] if cell.flag else ''}{note}"
+
+
+def star(cell: Cell) -> str:
+    """Returns a star where the cell is better or worse, by its interval."""
+    return "*" if cell.mark in ("better", "worse") else ""
+
+
+def escape_latex(text: str) -> str:
+    """Returns text that LaTeX sets as it stands, whatever a file called its columns."""
+    return _CONTROL.sub(" ", " ".join(text.split())).translate(_LATEX)
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "$": r"\$",
+        "&": r"\&",
+        "%": r"\%",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "[": "{[}",  # after the end of a row either would be taken for an argument
+        "*": "{*}",
+        "−": "$-$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "…": r"\dots{}",
+        "◇": r"$\diamond$",
+        "≥": r"$\geq$",
+        "\u00a0": "~",
     }
+)
+"""Signs that mean something to LaTeX, and those of ours that plain LaTeX does not know."""

@@ -8,9 +8,8 @@ from functools import cached_property
 from math import isnan
 from typing import NamedTuple
 
-from prunecast.report.compare import Against, Compared, Comparison
+from prunecast.report.compare import Against, Case, Compared, Comparison
 from prunecast.report.statistics import Interval, LogRatio, pooled_ratio
-from prunecast.report.variants import Case
 
 MARGIN = 0.05
 """A loss is shown to be small when the whole interval lies below this share of the reference's error; and one that is
@@ -18,7 +17,7 @@ estimated to be larger is not called none, however wide its interval."""
 
 
 class Line(NamedTuple):
-    """What changes along a ladder is the sparsity alone; all else is its line."""
+    """What changes along a sweep is the sparsity alone; all else is its line."""
 
     model: str
     method: str
@@ -27,7 +26,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rung:
+class Level:
     """One sparsity of a method: the error over the reference's, a geometric mean over cases.
 
     Attributes:
@@ -64,46 +63,49 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Sweep:
     """The sparsities of one line, ascending, all over the same cases."""
 
     line: Line
     cases: tuple[Case, ...]
-    rungs: tuple[Rung, ...]
+    levels: tuple[Level, ...]
 
     @property
     def known(self) -> bool:
-        """Whether every rung has an interval."""
-        return all(rung.known for rung in self.rungs)
+        """Whether every level has an interval."""
+        return all(level.known for level in self.levels)
 
     @cached_property
-    def no_loss(self) -> Rung | None:
-        """The highest rung at which, and below which, no loss is shown; None where the lowest shows one."""
-        return self._climbed([rung.holds for rung in self.rungs])
+    def no_loss(self) -> Level | None:
+        """The highest level at which, and below which, no loss is shown; None where the lowest shows one."""
+        return self._reached([level.holds for level in self.levels])
 
     @cached_property
-    def small_loss(self) -> Rung | None:
-        """The highest rung at which, and below which, the loss is shown to be small."""
-        return self._climbed([rung.small for rung in self.rungs])
+    def small_loss(self) -> Level | None:
+        """The highest level at which, and below which, the loss is shown to be small."""
+        return self._reached([level.small for level in self.levels])
 
-    def _climbed(self, held: list[bool]) -> Rung | None:
+    def _reached(self, held: list[bool]) -> Level | None:
         steps = held.index(False) if False in held else len(held)
-        return self.rungs[steps - 1] if steps else None
+        return self.levels[steps - 1] if steps else None
 
 
-class Ladders:
-    """All ladders of a study: by case, and over the cases of each line."""
+class Sweeps:
+    """All sweeps of a study: by case, and over the cases of each line."""
 
     def __init__(self, compared: Compared) -> None:
         self._found: dict[Line, dict[Case, dict[float, Comparison]]] = {}
-        self._cache: dict[tuple[Line, tuple[Case, ...]], Ladder | None] = {}
+        self._cache: dict[tuple[Line, tuple[Case, ...]], Sweep | None] = {}
         self._saturated = compared.saturated
+        self._controls = {c.variant.method for c in compared.every if c.variant.pruned and c.variant.is_control}
         for comparison in compared.every:
             variant = comparison.variant
-            if variant.pruned and variant.requested is not None and comparison.against in ("dense", "dense-continued"):
+            if not variant.pruned or variant.sparsity_requested is None:
+                continue
+            if comparison.against in ("dense", "dense-continued"):
                 line = Line(variant.model, variant.method or "", variant.finetuned, comparison.against)
                 of_case = self._found.setdefault(line, {}).setdefault(variant.case, {})
-                of_case[round(variant.requested, 6)] = comparison
+                of_case[round(variant.sparsity_requested, 6)] = comparison
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -115,12 +117,16 @@ class Ladders:
         """Every model and method that it was pruned by."""
         return tuple(dict.fromkeys((line.model, line.method) for line in self._found))
 
+    def is_control(self, method: str) -> bool:
+        """Whether a method is there to be beaten: it removes at random."""
+        return method in self._controls
+
     def cases(self, line: Line) -> tuple[Case, ...]:
         """Returns the cases in which a line was run."""
         return tuple(self._found.get(line, ()))
 
-    def pooled(self, line: Line, among: Iterable[Case] | None = None) -> Ladder | None:
-        """Returns the ladder over all cases of a line, of the sparsities that all of them have; None without any.
+    def pooled(self, line: Line, among: Iterable[Case] | None = None) -> Sweep | None:
+        """Returns the sweep over all cases of a line, of the sparsities that all of them have; None without any.
 
         Args:
             line: model, method, fine-tuned or not, and what it is held against.
@@ -129,26 +135,26 @@ class Ladders:
         found = self._found.get(line, {})
         cases = tuple(case for case in (found if among is None else among) if case in found)
         if (line, cases) not in self._cache:
-            self._cache[line, cases] = self._ladder(line, {case: found[case] for case in cases})
+            self._cache[line, cases] = self._sweep(line, {case: found[case] for case in cases})
         return self._cache[line, cases]
 
-    def _ladder(self, line: Line, chosen: Mapping[Case, Mapping[float, Comparison]]) -> Ladder | None:
+    def _sweep(self, line: Line, chosen: Mapping[Case, Mapping[float, Comparison]]) -> Sweep | None:
         every = list(chosen.values())
         shared = [sparsity for sparsity in sorted(every[0]) if all(sparsity in of for of in every)] if every else []
-        rungs = tuple(self._rung(sparsity, chosen) for sparsity in shared)
-        return Ladder(line, tuple(chosen), rungs) if rungs else None
+        levels = tuple(self._level(sparsity, chosen) for sparsity in shared)
+        return Sweep(line, tuple(chosen), levels) if levels else None
 
-    def of(self, line: Line, case: Case) -> Ladder | None:
-        """Returns the ladder on one data set and horizon, or None where it was not run."""
+    def of(self, line: Line, case: Case) -> Sweep | None:
+        """Returns the sweep on one data set and horizon, or None where it was not run."""
         return self.pooled(line, [case])
 
-    def each(self, ladder: Ladder) -> list[Ladder]:
-        """Returns a ladder's line on each of its cases by itself."""
-        found = (self.of(ladder.line, case) for case in ladder.cases)
+    def each(self, sweep: Sweep) -> list[Sweep]:
+        """Returns a sweep's line on each of its cases by itself."""
+        found = (self.of(sweep.line, case) for case in sweep.cases)
         return [one for one in found if one is not None]
 
-    def fair(self, model: str, method: str, finetuned: bool, case: Case | None = None) -> Ladder | None:
-        """Returns the ladder against the fair opponent: a fine-tuned variant's is the dense model trained on.
+    def fair(self, model: str, method: str, finetuned: bool, case: Case | None = None) -> Sweep | None:
+        """Returns the sweep against the fair opponent: a fine-tuned variant's is the dense model trained on.
 
         Args:
             model: its name.
@@ -158,16 +164,16 @@ class Ladders:
         """
         opponents: tuple[Against, ...] = ("dense-continued", "dense") if finetuned else ("dense",)
         lines = (Line(model, method, finetuned, against) for against in opponents)
-        ladders = (self.pooled(line, None if case is None else [case]) for line in lines)
-        return next((ladder for ladder in ladders if ladder is not None), None)
+        sweeps = (self.pooled(line, None if case is None else [case]) for line in lines)
+        return next((sweep for sweep in sweeps if sweep is not None), None)
 
-    def best(self, model: str, method: str, case: Case | None = None) -> Ladder | None:
-        """Returns the fair ladder with fine-tuning where that was run, else the one without."""
+    def best(self, model: str, method: str, case: Case | None = None) -> Sweep | None:
+        """Returns the fair sweep with fine-tuning where that was run, else the one without."""
         return self.fair(model, method, True, case) or self.fair(model, method, False, case)
 
-    def _rung(self, sparsity: float, chosen: Mapping[Case, Mapping[float, Comparison]]) -> Rung:
+    def _level(self, sparsity: float, chosen: Mapping[Case, Mapping[float, Comparison]]) -> Level:
         comparisons = tuple(of_case[sparsity] for of_case in chosen.values())
-        return Rung(sparsity, pooled(comparisons), comparisons, sum(self._saturated(c.variant) for c in comparisons))
+        return Level(sparsity, pooled(comparisons), comparisons, sum(self._saturated(c.variant) for c in comparisons))
 
 
 def pooled(comparisons: Iterable[Comparison]) -> Interval:

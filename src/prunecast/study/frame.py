@@ -76,6 +76,7 @@ DESCRIBES: Columns = {
     "commit": (TEXT, "environment.commit"),
     "dirty": (FLAG, "environment.dirty"),
     "started_at": (TEXT, "timing.started_at"),
+    "machine_busy": (FLAG, "timing.machine_busy"),
 }
 """What a stage is."""
 
@@ -125,7 +126,6 @@ RUNTIME_COLUMNS: Columns = {
     "peak_memory_bytes": (WHOLE, "peak_memory_bytes"),
     "baseline_memory_bytes": (WHOLE, "baseline_memory_bytes"),
     "load_ms": (REAL, "load_ms"),
-    "busy": (FLAG, "busy"),
 }
 """Column, after the runtime's name -> its type, and where it stands in a timing."""
 
@@ -161,6 +161,10 @@ _SHORT = frozenset({"latency_ms", "reference_ms", "forecast", "history", "truth"
 _PANDAS = {WHOLE: pd.Int64Dtype(), FLAG: pd.BooleanDtype()}
 
 
+Row = Mapping[str, Any]
+"""A stage's columns, without those that it does not have."""
+
+
 class Forecast(NamedTuple):
     """One stored forecast beside the truth, in raw units, for one channel; `start` is the time of its first step."""
 
@@ -183,6 +187,13 @@ class StudyFrame:
 
     stages: pd.DataFrame
     arrays: pd.DataFrame
+
+    @cached_property
+    def rows(self) -> Mapping[str, Row]:
+        """The stages by fingerprint, each with the columns that it has."""
+        columns = self.stages.astype(object).where(self.stages.notna(), None).to_dict("records")
+        found = ({str(name): value for name, value in row.items() if value is not None} for row in columns)
+        return {row["fingerprint"]: row for row in found}
 
     @cached_property
     def _arrays(self) -> dict[tuple[str, str, str], Floats]:

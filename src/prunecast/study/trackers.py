@@ -7,7 +7,6 @@ about themselves is switched off.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,7 @@ import numpy as np
 
 from prunecast.errors import MissingExtra, UserError
 from prunecast.store import new_file
-from prunecast.study.frame import DESCRIBES, JSON_COLUMNS, StudyFrame, write_records
-
-Row = Mapping[str, Any]
-"""A stage's columns, without those that it does not have."""
+from prunecast.study.frame import DESCRIBES, JSON_COLUMNS, Row, StudyFrame, write_records
 
 FINGERPRINT_TAG = "prunecast.fingerprint"
 BATCH = 100
@@ -42,14 +38,6 @@ def to_parquet(frame: StudyFrame, target: str, title: str) -> int:
     with new_file(Path(target)) as path:
         write_records(frame.stages, path, title)
     return len(frame.stages)
-
-
-def _rows(frame: StudyFrame) -> list[Row]:
-    """Returns the stages as rows of what they have."""
-    columns = frame.stages.astype(object).where(frame.stages.notna(), None)
-    return [
-        {str(name): value for name, value in row.items() if value is not None} for row in columns.to_dict("records")
-    ]
 
 
 def _is_measure(name: str, value: object) -> bool:
@@ -94,7 +82,7 @@ def to_mlflow(frame: StudyFrame, target: str, title: str) -> int:
         found = client.get_experiment_by_name(title)
         experiment = found.experiment_id if found else client.create_experiment(title)
         known = _known_to_mlflow(client, experiment)
-        new = [row for row in _rows(frame) if row["fingerprint"] not in known]
+        new = [row for row in frame.rows.values() if row["fingerprint"] not in known]
         for row in new:
             _log_to_mlflow(mlflow, client, experiment, row, _curve(frame, row))
     except (mlflow.MlflowException, OSError) as error:
@@ -146,7 +134,7 @@ def to_wandb(frame: StudyFrame, target: str, title: str) -> int:
     except ModuleNotFoundError:
         raise MissingExtra("wandb", "wandb") from None
     entity, _, project = target.rpartition("/")
-    rows = _rows(frame)
+    rows = frame.rows.values()
     settings = wandb.Settings(
         silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True
     )

@@ -13,7 +13,8 @@ import pytest
 from pypdf import PdfReader
 from tests.support.study_records import study
 
-from prunecast.report.page import write_report
+from prunecast.report.render import write_report
+from prunecast.study.frame import frame_of
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = (
@@ -25,16 +26,20 @@ OPTIONS = (
     "--disable-sync",
     "--no-first-run",
     "--enable-logging=stderr",
-    "--virtual-time-budget=4000",
+    "--virtual-time-budget=20000",
 )
+
+SMALL = {"seeds": (1,), "unstructured": (0.5,), "structured": (0.75,)}
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    records = study(seeds=(1,), unstructured=(0.5,), structured=(0.75,))
-    return write_report(records, (), tmp_path_factory.mktemp("report") / "r.html", title="</script>A & B").page
+    records = study(**SMALL)
+    return write_report(
+        frame_of(records), (), tmp_path_factory.mktemp("report") / "r.html", title="</script>A & B"
+    ).page
 
 
 def shown(page: Path, place: str, profile: Path) -> str:
@@ -51,7 +56,8 @@ def test_a_page_that_lies_packed_is_unpacked_and_the_front_is_drawn(page: Path, 
     text = shown(page, "fronts", tmp_path)
     assert "<title>Fronts - &lt;/script&gt;A &amp; B</title>" in text
     assert re.search(r'<div id="overview" class="view" hidden', text)
-    assert re.search(r'<svg[^>]*aria-label="Error against', text)
+    assert re.search(r'<div class="plot[^>]*aria-label="Error against', text)
+    assert "<svg" in text.partition('data-chart="front"')[2]
     table = text.partition('id="front-table"')[2].partition("</table>")[0]
     assert table.count('<a href="#') >= 1
 
@@ -61,6 +67,16 @@ def test_all_pages_can_be_opened_at_once(page: Path, tmp_path: Path) -> None:
     assert text.count('class="view"') == 8
     assert 'class="view" hidden' not in text
     assert "All variants" in text
+    plots = text.split('data-chart="')[1:]
+    assert len(plots) >= 30
+    assert all("<svg" in plot for plot in plots)
+
+
+def test_a_record_without_a_file_is_shown_from_the_page(page: Path, tmp_path: Path) -> None:
+    name = next(record.fingerprint for record in study(**SMALL) if record.test is not None)
+    text = shown(page, f"record:{name}", tmp_path)
+    assert f"Record {name}" in text
+    assert "<dt>test_mse</dt>" in text
 
 
 PHONE = 360
@@ -74,7 +90,8 @@ frame.addEventListener("load", async () => {{
   const places = [...inner.querySelectorAll("script[data-page]")].map((script) => script.dataset.page);
   for (const place of ["overview", ...places]) {{
     frame.contentWindow.location.hash = place;
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    const wanted = `#${{place}}`;
+    while (inner.documentElement.dataset.shown !== wanted) await new Promise((resolve) => setTimeout(resolve, 50));
     const open = inner.querySelectorAll(".view:not([hidden])").length;
     const shown = inner.documentElement.dataset.shown;
     const cut = [...inner.querySelectorAll(".view:not([hidden]) svg text")].filter((text) => {{

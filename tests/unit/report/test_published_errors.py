@@ -4,9 +4,11 @@ import pytest
 from tests.support.study_records import Maker
 
 from prunecast.records import DataFacts, RunRecord
-from prunecast.report.deviation import deviation_sheet
+from prunecast.report.compare import Study
 from prunecast.report.published_errors import CHANNELS, UNSTABLE_TOLERANCE, Deviation, deviations, published_errors
-from prunecast.report.variants import collect
+from prunecast.report.sheets import deviation_table
+from prunecast.report.tables import Table
+from prunecast.study.frame import frame_of
 
 
 def facts(name: str, channels: int = 7) -> DataFacts:
@@ -43,7 +45,12 @@ def dense(
 
 
 def found(*records: RunRecord) -> tuple[Deviation, ...]:
-    return deviations(collect(records))
+    return deviations(Study.of(frame_of(records)))
+
+
+def table(*records: RunRecord) -> Table:
+    study = Study.of(frame_of(records))
+    return deviation_table("s", study, deviations(study))
 
 
 def test_every_published_error_is_well_formed() -> None:
@@ -86,7 +93,8 @@ def test_only_the_same_forecast_is_compared() -> None:
 
 
 def test_seeds_are_averaged_and_a_deviation_is_marked_beyond_its_tolerance() -> None:
-    (near,) = found(*(dense("itransformer", mse=mse, seed=seed) for seed, mse in enumerate((0.38, 0.40), start=1)))
+    two = [dense("itransformer", mse=mse, seed=seed) for seed, mse in enumerate((0.38, 0.40), start=1)]
+    (near,) = found(*two)
     assert near.mse == pytest.approx(0.39)
     assert near.mse_sd == pytest.approx(0.01 * 2**0.5)
     assert near.within
@@ -95,13 +103,13 @@ def test_seeds_are_averaged_and_a_deviation_is_marked_beyond_its_tolerance() -> 
     (unstable,) = found(dense("informer", "ETTh2", paper=4.5))
     assert unstable.tolerance == UNSTABLE_TOLERANCE
     assert unstable.within
-    rows = [row for row in deviation_sheet("s", [near, far]).rows if not row.kind]
+    rows = [row for one in (table(*two), table(dense("itransformer", mse=0.45))) for row in one.rows]
     assert [row.cells[5].mark for row in rows] == ["faint", "worse"]
     assert rows[0].cells[-1].records == (("1", "itransformerETTh1961"), ("2", "itransformerETTh1962"))
 
 
 def test_several_horizons_have_their_mean() -> None:
-    sheet = deviation_sheet("s", found(dense("itransformer", mse=0.386), dense("itransformer", horizon=192, mse=0.5)))
+    sheet = table(dense("itransformer", mse=0.386), dense("itransformer", horizon=192, mse=0.5))
     kinds = [row.kind for row in sheet.rows]
     assert kinds == ["", "", "mean"]
     mean = sheet.rows[-1].cells
@@ -127,7 +135,7 @@ def test_a_mean_over_all_published_horizons_is_judged_where_runs_agree(model: st
     for horizon in (96, 192, 336, 720):
         mse = known[horizon].mse * factor
         records.append(dense(model, horizon=horizon, mse=mse, paper=mse))
-    mean = deviation_sheet("s", found(*records)).rows[-1]
+    mean = table(*records).rows[-1]
     assert mean.kind == "mean"
     assert mean.cells[5].mark == mark
-    assert not deviation_sheet("s", found(*records[:3])).rows[-1].cells[5].mark
+    assert not table(*records[:3]).rows[-1].cells[5].mark

@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from tests.support.study_records import study
 
-from prunecast.report.compare import comparisons
-from prunecast.report.material import Material
-from prunecast.report.rankings import forecaster_ranking, method_ranking, rank_figure, rank_sheet, sparsities
-from prunecast.report.ranks import critical_difference, friedman, ranked, ranking, studentised_range
+from prunecast.report.charts import rank_chart
+from prunecast.report.pages import Context
+from prunecast.report.ranks import (
+    critical_difference,
+    forecaster_ranking,
+    friedman,
+    method_ranking,
+    ranking,
+    sparsities,
+    studentised_range,
+)
+from prunecast.report.sheets import rank_table
+from prunecast.study.frame import frame_of
 
 DEMSAR = np.array(
     [
@@ -49,7 +59,7 @@ def test_the_statistic_is_that_of_the_published_example() -> None:
 
 
 def test_the_share_of_shuffled_rankings_is_the_published_p() -> None:
-    _, p = friedman(ranked(BASES))
+    _, p = friedman(stats.rankdata(BASES, axis=1))
     assert p == pytest.approx(0.0038, abs=0.0015)
 
 
@@ -60,7 +70,9 @@ def test_critical_values_are_those_of_the_published_table() -> None:
 
 
 def test_equal_errors_share_their_rank() -> None:
-    assert ranked(np.array([[0.3, 0.1, 0.3, 0.2]])).tolist() == [[3.5, 1, 3.5, 2]]
+    found = ranking({"a": {"d1": 0.3, "d2": 0.3}, "b": {"d1": 0.1, "d2": 0.1}, "c": {"d1": 0.3, "d2": 0.3}})
+    assert found is not None
+    assert found.ranks == (1.0, 2.5, 2.5)
 
 
 def test_pairs_are_told_apart_only_beyond_the_critical_difference() -> None:
@@ -91,32 +103,32 @@ def test_a_ranking_needs_two_treatments_on_two_shared_data_sets() -> None:
 
 
 @pytest.fixture(scope="module")
-def material() -> Material:
+def context() -> Context:
     small = {"models": ("transformer", "informer", "fedformer"), "unstructured": (0.5, 0.9), "structured": ()}
     names = ("ETTh1", "ETTh2", "ETTm1")
-    return Material.of([record for name in names for record in study(name, measured=False, **small)])
+    return Context(frame_of(record for name in names for record in study(name, measured=False, **small)))
 
 
-def test_forecasters_and_methods_are_ranked_over_data_sets(material: Material) -> None:
-    found = forecaster_ranking(material.rows)
+def test_forecasters_and_methods_are_ranked_over_data_sets(context: Context) -> None:
+    found = forecaster_ranking(context.rows)
     assert found is not None
     assert found.ranking.datasets == ("ETTh1", "ETTh2", "ETTm1")
     assert set(found.ranking.names) >= {"Transformer", "FEDformer", "last value", "seasonal naive"}
     assert found.ranking.names[-1] == "last value"
-    ways = method_ranking(material.rows, material.compared, 0.9)
+    ways = method_ranking(context.rows, context.mse, 0.9)
     assert ways is not None
     assert ways.ranking.names[-1] == "random"
-    assert set(ways.ranking.names) >= {"dense", "dense, trained on", "magnitude", "magnitude, fine-tuned"}
-    assert 0.9 in sparsities(material.rows)
+    assert set(ways.ranking.names) >= {"dense", "dense-continued", "magnitude", "magnitude, fine-tuned"}
+    assert 0.9 in sparsities(context.rows)
 
 
-def test_a_naive_forecast_that_one_data_set_lacks_takes_no_data_set_away(material: Material) -> None:
+def test_a_naive_forecast_that_one_data_set_lacks_takes_no_data_set_away(context: Context) -> None:
     lacking = {
         key: row
-        for key, row in material.rows.items()
+        for key, row in context.rows.items()
         if (key.role, key.model, key.case.dataset) != ("naive", "seasonal naive", "ETTm1")
     }
-    assert len(lacking) < len(material.rows)
+    assert len(lacking) < len(context.rows)
     found = forecaster_ranking(lacking)
     assert found is not None
     assert found.ranking.datasets == ("ETTh1", "ETTh2", "ETTm1")
@@ -124,36 +136,39 @@ def test_a_naive_forecast_that_one_data_set_lacks_takes_no_data_set_away(materia
     assert "last value" in found.ranking.names
 
 
-def test_a_treatment_is_compared_on_the_cells_that_all_have(material: Material) -> None:
-    lacking = {key: row for key, row in material.rows.items() if (key.role, key.case.dataset) != ("pruned", "ETTm1")}
-    ways = method_ranking(lacking, comparisons(material.study), 0.9)
+def test_a_treatment_is_compared_on_the_cells_that_all_have(context: Context) -> None:
+    lacking = {key: row for key, row in context.rows.items() if (key.role, key.case.dataset) != ("pruned", "ETTm1")}
+    ways = method_ranking(lacking, context.mse, 0.9)
     assert ways is not None
     assert ways.ranking.datasets == ("ETTh1", "ETTh2")
     assert {variant.case.dataset for of in ways.variants.values() for variant in of} == {"ETTh1", "ETTh2"}
 
 
-def test_the_diagram_shows_each_treatment_its_rank_and_the_groups(material: Material) -> None:
-    ranked = forecaster_ranking(material.rows)
+def test_the_diagram_shows_each_treatment_its_rank_and_the_groups(context: Context) -> None:
+    ranked = forecaster_ranking(context.rows)
     assert ranked is not None
     found = ranked.ranking
-    figure = rank_figure("name", "title", found)
-    for name, rank in zip(found.names, found.ranks, strict=True):
-        assert f"{name}: mean rank {rank:.2f}" in figure.content
-    assert figure.content.count('stroke-width="4"') == len(found.groups)
-    assert "Nemenyi" in figure.caption
-    sheet = rank_sheet("name", "title", material.study, ranked)
+    chart = rank_chart("name", "title", ranked)
+    words = [row["words"] for row in chart.data["ranks"]]
+    assert words == [f"{name}: mean rank {rank:.2f}" for name, rank in zip(found.names, found.ranks, strict=True)]
+    joined = [(bar["first"], bar["last"]) for bar in chart.data["groups"]]
+    assert joined == [(found.names[first], found.names[last]) for first, last in found.groups]
+    assert "Nemenyi" in chart.caption
+    sheet = rank_table("name", "title", context.study, ranked)
     assert [row.cells[0].text for row in sheet.rows] == list(found.names)
 
 
-def test_each_rank_leads_to_the_records_below_it(material: Material) -> None:
-    ways = method_ranking(material.rows, material.compared, 0.9)
+def test_each_rank_leads_to_the_records_below_it(context: Context) -> None:
+    ways = method_ranking(context.rows, context.mse, 0.9)
     assert ways is not None
-    sheet = rank_sheet("name", "title", material.study, ways)
+    sheet = rank_table("name", "title", context.study, ways)
     records = {row.cells[0].text: row.cells[-1].records for row in sheet.rows}
-    of_study = material.study.by_fingerprint
+    of_study = context.study.frame.rows
     for treatment, found in records.items():
         assert len(found) == 3 * 3 * 3, treatment  # data sets, models, seeds
-        roles = {of_study[fingerprint].role for _, fingerprint in found}
+        roles = {of_study[fingerprint]["role"] for _, fingerprint in found}
         assert len(roles) == 1, treatment
-    assert {of_study[fingerprint].role for _, fingerprint in records["magnitude, fine-tuned"]} == {"pruned+finetuned"}
+    assert {of_study[fingerprint]["role"] for _, fingerprint in records["magnitude, fine-tuned"]} == {
+        "pruned+finetuned"
+    }
     assert records["dense"][0][0] == "ETTh1, horizon 96 FEDformer: 1"

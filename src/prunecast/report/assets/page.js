@@ -3,13 +3,12 @@
 // Pages: all but the first lie in the file compressed and are unpacked when they are first asked for.
 
 const views = document.getElementById("views");
-const overview = document.getElementById("overview");
 const packed = new Map([...document.querySelectorAll("script[data-page]")].map((script) => [script.dataset.page, script]));
-const opened = new Map([["overview", overview]]);
+const opened = new Map([["overview", document.getElementById("overview")]]);
 const title = document.title;
 
-async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
+async function unpack(id) {
+  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent.trim()), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
 }
@@ -19,11 +18,14 @@ async function reveal(name) {
     const view = document.createElement("div");
     view.className = "view";
     opened.set(name, view);
-    view.innerHTML = typeof DecompressionStream === "undefined"
-      ? "<p class='warning'>This browser is too old to unpack the page; its tables lie beside this file as CSV.</p>"
-      : await unpack(packed.get(name).textContent);
     views.append(view);
-    if (view.querySelector("#front-data")) startFronts(view);
+    if (typeof DecompressionStream === "undefined") {
+      view.innerHTML = "<p class='warning'>This browser is too old to unpack the page; its tables lie beside this file as CSV.</p>";
+    } else if (name === "record") view.append(document.createElement("section"));
+    else {
+      view.innerHTML = await unpack(`page-${name}`);
+      await drawAll(view);
+    }
   }
   return opened.get(name);
 }
@@ -31,7 +33,7 @@ async function reveal(name) {
 function place() {
   const [name, anchor] = location.hash.slice(1).split(":");
   if (name === "everything") return { names: ["overview", ...packed.keys()], anchor: "" };
-  if (name === "overview" || packed.has(name)) return { names: [name], anchor: anchor ?? "" };
+  if (name === "overview" || name === "record" || packed.has(name)) return { names: [name], anchor: anchor ?? "" };
   return document.getElementById(name) && name ? null : { names: ["overview"], anchor: "" };
 }
 
@@ -42,6 +44,7 @@ async function route(event) {
   for (const name of wanted.names) shown.push(await reveal(name));
   for (const view of opened.values()) view.hidden = !shown.includes(view);
   const [first] = wanted.names;
+  if (first === "record") await showRecord(shown[0].firstChild, wanted.anchor);
   const name = packed.get(first)?.dataset.title;
   document.title = name && wanted.names.length === 1 ? `${name} - ${title}` : title;
   for (const link of document.querySelectorAll("nav a")) {
@@ -52,9 +55,10 @@ async function route(event) {
     menu.open = false;
     menu.classList.toggle("current", menu.querySelector("[aria-current]") !== null);
   }
-  const target = wanted.anchor ? document.getElementById(wanted.anchor) : shown[0];
-  if (event) (target?.querySelector("[tabindex='-1']") ?? target)?.focus({ preventScroll: true });
-  if (wanted.anchor && target) target.scrollIntoView();
+  const target = (wanted.anchor && document.getElementById(wanted.anchor)) || null;
+  const focused = target ?? shown[0];
+  if (event) (focused.querySelector("[tabindex='-1']") ?? focused).focus({ preventScroll: true });
+  if (target) target.scrollIntoView();
   else if (event) scrollTo(0, 0);
   document.documentElement.dataset.shown = location.hash || "#overview";
 }
@@ -70,27 +74,35 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  hideTip();
   for (const menu of document.querySelectorAll("nav details[open]")) {
     menu.open = false;
     menu.querySelector("summary").focus();
   }
 });
 
+// Records that have no file beside the page: all that the study's tables say of one stage.
+
+let records = null;
+
+async function showRecord(section, fingerprint) {
+  records ??= JSON.parse(await unpack("records"));
+  const row = records.fingerprint.indexOf(fingerprint);
+  const head = Object.assign(document.createElement("h2"), { textContent: `Record ${fingerprint}`, tabIndex: -1 });
+  const list = document.createElement("dl");
+  for (const [name, values] of Object.entries(records)) {
+    if (row < 0 || values[row] === null) continue;
+    for (const [tag, text] of [["dt", name], ["dd", values[row]]]) {
+      list.append(Object.assign(document.createElement(tag), { textContent: text }));
+    }
+  }
+  section.replaceChildren(head, list);
+}
+
 // Tables: a click on a heading sorts, a second one turns the order round; what has no number stays last.
 
 function compare(a, b) {
   const difference = Number(a) - Number(b);
   return Number.isNaN(difference) ? a.localeCompare(b) : difference;
-}
-
-function sortBy(table, column, descending) {
-  const order = (row) => row.cells[column].dataset.order ?? row.cells[column].textContent;
-  const rows = [...table.tBodies[0].rows];
-  const lacking = rows.filter((row) => order(row) === "");
-  const present = rows.filter((row) => order(row) !== "");
-  present.sort((a, b) => compare(order(a), order(b)) * (descending ? -1 : 1));
-  table.tBodies[0].append(...present, ...lacking);
 }
 
 document.addEventListener("click", (event) => {
@@ -100,97 +112,100 @@ document.addEventListener("click", (event) => {
   const descending = heading.getAttribute("aria-sort") === "ascending";
   for (const other of table.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
-  sortBy(table, heading.cellIndex, descending);
+  const order = (row) => row.cells[heading.cellIndex].dataset.order ?? row.cells[heading.cellIndex].textContent;
+  const rows = [...table.tBodies[0].rows];
+  const present = rows.filter((row) => order(row) !== "");
+  present.sort((a, b) => compare(order(a), order(b)) * (descending ? -1 : 1));
+  table.tBodies[0].append(...present, ...rows.filter((row) => order(row) === ""));
 });
 
-// Charts: words at a mark that is pointed at, a series alone when its name is clicked, and the chart as a file.
+// Charts: drawn by Vega when their page is opened; those of the first page are pictures until they are pointed at.
 
-const tip = document.getElementById("tip");
+let charting = null;
 
-function hideTip() {
-  tip.hidden = true;
+function chartsOf(part) {
+  return JSON.parse(part.closest(".view").querySelector("script.specs").textContent);
 }
 
-function showTip(mark) {
-  const words = mark.querySelector("title");
-  if (words) {  // or the browser would show its own tip as well
-    mark.dataset.tip = words.textContent;
-    words.remove();
+async function load() {
+  const library = Object.assign(document.createElement("script"), { textContent: await unpack("vega") });
+  document.head.append(library);
+  return JSON.parse(await unpack("templates"));
+}
+
+async function draw(element, chart, titled) {
+  charting ??= load();
+  const { config, templates } = await charting;
+  const template = templates[chart.template];
+  const params = template.params.map((param) => (param.name in chart.params ? { ...param, value: chart.params[param.name] } : param));
+  const spec = { ...template, params, datasets: chart.data, ...(titled ? { title: chart.title } : {}) };
+  const inner = document.createElement("div"); // Vega gives what it draws in a name of its own
+  element.replaceChildren(inner);
+  return vegaEmbed(inner, spec, { ast: true, renderer: "svg", actions: false, logLevel: 1, config });
+}
+
+async function drawAll(view) {
+  if (!view.querySelector("script.specs")) return;
+  const charts = chartsOf(view);
+  for (const plot of view.querySelectorAll("[data-chart]")) {
+    const drawn = await draw(plot, charts[plot.dataset.chart], false);
+    if (plot.dataset.chart === "front") followFront(drawn, view.querySelector("#front-table"));
   }
-  tip.textContent = mark.dataset.tip;
-  tip.hidden = false;
-  const box = mark.getBoundingClientRect();
-  const left = Math.min(Math.max(8, box.left + box.width / 2 - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 8);
-  const above = box.top - tip.offsetHeight - 8;
-  tip.style.left = `${left + scrollX}px`;
-  tip.style.top = `${(above > 0 ? above : box.bottom + 8) + scrollY}px`;
 }
 
-document.addEventListener("pointerover", (event) => {
-  const mark = event.target.closest?.("svg .tip");
-  if (mark) showTip(mark);
-  else hideTip();
+document.addEventListener("pointerover", async (event) => {
+  const plot = event.target.closest?.(".plot.still");
+  if (!plot) return;
+  plot.classList.remove("still");
+  await draw(plot, chartsOf(plot)[plot.dataset.chart], true);
 });
 
-function pick(svg, key) {
-  const again = svg.dataset.picked === key;
-  if (again) delete svg.dataset.picked;
-  else svg.dataset.picked = key;
-  for (const part of svg.querySelectorAll("[data-series]")) {
-    part.classList.toggle("faded", !again && part.dataset.series !== key);
-  }
-}
-
-document.addEventListener("click", (event) => {
-  const key = event.target.closest?.("svg .key");
-  if (key) pick(key.closest("svg[role]"), key.dataset.series);
-});
-
-function asFile(figure) {
-  const drawn = figure.querySelector("svg[role]");
-  const [, , width, height] = drawn.getAttribute("viewBox").split(" ").map(Number);
-  const copy = drawn.cloneNode(true);
-  for (const mark of copy.querySelectorAll("[data-tip]")) {
-    const words = document.createElementNS("http://www.w3.org/2000/svg", "title");
-    words.textContent = mark.dataset.tip;
-    mark.prepend(words);
-    mark.removeAttribute("data-tip");
-  }
-  copy.setAttribute("viewBox", `0 -30 ${width} ${height + 30}`);
-  copy.setAttribute("width", width);
-  copy.setAttribute("height", height + 30);
-  const paper = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-  for (const [name, value] of Object.entries({ x: 0, y: -30, width, height: height + 30, fill: "#fff" })) paper.setAttribute(name, value);
-  const head = document.createElementNS("http://www.w3.org/2000/svg", "text");
-  for (const [name, value] of Object.entries({ x: 14, y: -8, "font-size": 14, "font-weight": 600, fill: "#1f2933" })) head.setAttribute(name, value);
-  head.textContent = figure.querySelector("h4")?.textContent ?? "";
-  copy.prepend(paper, head);
-  return { blob: new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" }), width, height: height + 30 };
-}
-
-function give(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
-
-async function asPixels({ blob, width, height }) {
-  const image = new Image();
-  image.src = URL.createObjectURL(blob);
-  await image.decode();
-  const canvas = document.createElement("canvas");
-  canvas.width = 3 * width;
-  canvas.height = 3 * height;
-  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-  URL.revokeObjectURL(image.src);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+function give(address, name) {
+  Object.assign(document.createElement("a"), { href: address, download: name }).click();
 }
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-save]");
   if (!button) return;
-  const file = asFile(button.closest("figure"));
-  give(button.dataset.save === "png" ? await asPixels(file) : file.blob, `${button.dataset.name}.${button.dataset.save}`);
+  const { save, name } = button.dataset;
+  const { view } = await draw(document.createElement("div"), chartsOf(button)[name], true);
+  give(await view.toImageURL(save, 3), `${name}.${save}`);
+});
+
+// The fronts: the table has what is on the front of the chart now; as a file, no text of it is a formula or a command.
+
+function followFront({ view, vgSpec }, table) {
+  const find = (marks) => marks.flatMap((mark) => (mark.name?.startsWith("front") && mark.from?.data ? [mark.from.data] : find(mark.marks ?? [])));
+  const groups = (marks) => marks.flatMap((mark) => (mark.from?.facet && mark.name?.startsWith("front") ? [mark.from.facet.data] : groups(mark.marks ?? [])));
+  const [source] = [...groups(vgSpec.marks), ...find(vgSpec.marks)];
+  const fill = () => {
+    const unit = view.signal("place") === table.dataset.everywhere ? " ×" : "";
+    table.tBodies[0].replaceChildren(...view.data(source).toSorted((a, b) => a.cost - b.cost).map((point) => {
+      const row = document.createElement("tr");
+      const link = Object.assign(document.createElement("a"), { href: `#${point.page}`, textContent: point.label });
+      row.insertCell().append(link);
+      for (const text of [point.error.toPrecision(4) + unit, point.cost.toPrecision(3) + unit, point.cases]) {
+        Object.assign(row.insertCell(), { textContent: text, className: "number" });
+      }
+      return row;
+    }));
+  };
+  view.addDataListener(source, fill);
+  fill();
+}
+
+const LATEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "[": "{[}", "*": "{*}", "\u00d7": "$\\times$", "\u2212": "$-$" };
+
+document.addEventListener("click", (event) => {
+  const kind = event.target.closest("[data-table]")?.dataset.table;
+  if (!kind) return;
+  const table = document.getElementById("front-table");
+  const lines = [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.replace(/[\s\p{Cc}]+/gu, " ").trim()));
+  const inert = (text) => (/^[=+\-@]/.test(text) ? `'${text}` : text);
+  const csv = () => lines.map((line) => line.map((text) => `"${inert(text).replaceAll('"', '""')}"`).join(",")).join("\n");
+  const tex = () => {
+    const rows = lines.map((line) => line.map((text) => text.replace(/[\\{}$&%#_~^<>|[*\u00d7\u2212]/g, (sign) => LATEX[sign] ?? `\\${sign}`)).join(" & ") + " \\\\");
+    return ["\\begin{tabular}{lrrr}", "\\toprule", rows[0], "\\midrule", ...rows.slice(1), "\\bottomrule", "\\end{tabular}"].join("\n");
+  };
+  give(URL.createObjectURL(new Blob([`${kind === "csv" ? csv() : tex()}\n`], { type: "text/plain" })), `front.${kind}`);
 });

@@ -16,9 +16,9 @@ from tests.support.study_records import failure, study
 
 from prunecast.errors import UserError
 from prunecast.records import Failure, RunRecord
-from prunecast.report.figure import Figure
-from prunecast.report.page import ReportFiles, write_report
+from prunecast.report.render import ReportFiles, write_report
 from prunecast.store import Store
+from prunecast.study.frame import frame_of
 from prunecast.study.study import open_study
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -35,8 +35,9 @@ class Page(HTMLParser):
         self.words: list[str] = []
         self.scripts: list[str] = []
         self.packed: dict[str, str] = {}
+        self.held: dict[str, str] = {}
         self.style = ""
-        self._open = ("", "")
+        self._open, self._held = ("", ""), ""
         self.feed(text)
         self.views = {
             name: Page(gzip.decompress(base64.b64decode(text)).decode()) for name, text in self.packed.items()
@@ -50,6 +51,7 @@ class Page(HTMLParser):
         found = dict(attrs)
         self.tags.append((tag, found))
         self._open = (tag, found.get("data-page") or "")
+        self._held = (found.get("id") or "") if found.get("type") == "application/gzip" else ""
 
     def handle_endtag(self, tag: str) -> None:
         self._open = ("", "")
@@ -58,12 +60,23 @@ class Page(HTMLParser):
         tag, name = self._open
         if name:
             self.packed[name] = self.packed.get(name, "") + data
+        elif tag == "script" and self._held:
+            self.held[self._held] = self.held.get(self._held, "") + data
         elif tag == "script":
             self.scripts.append(data)
         elif tag == "style":
             self.style += data
         else:
             self.words.append(data)
+
+    @property
+    def charts(self) -> dict[str, dict]:
+        """The charts that the part has, as data for their templates."""
+        return next((json.loads(script) for script in self.scripts if '"template"' in script), {})
+
+    def unpacked(self, name: str) -> str:
+        """What lies compressed in the page beside the other pages: vega, templates, records."""
+        return gzip.decompress(base64.b64decode(self.held[name])).decode()
 
     @property
     def text(self) -> str:
@@ -88,7 +101,9 @@ class Page(HTMLParser):
 def report(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     folder = tmp_path_factory.mktemp("report")
     store = Store(folder / "a store")
-    return write_report(study(**SMALL), [failure()], folder / "a report.html", title="What pruning costs", store=store)
+    return write_report(
+        frame_of(study(**SMALL)), [failure()], folder / "a report.html", title="What pruning costs", store=store
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +141,11 @@ def test_links_lead_to_files_records_and_pages_that_are_there(report: ReportFile
     assert {path for path in written if path.suffix == ".csv"} <= {path.resolve() for path in files}
     assert all(path.stat().st_size > 30 for path in files - records)
     names = {record.fingerprint for record in study(**SMALL) if record.test is not None}
-    store = Store(report.page.parent / "a store")
-    assert {store.directory(name) / "record.json" for name in names} <= records
+    held = {link.removeprefix("#record:") for link in links if link.startswith("#record:")}
+    assert names <= held | {path.parent.name for path in records}
+    assert held <= {*json.loads(page.unpacked("records"))["fingerprint"]}
     anchors = {value for part in page.parts for value in part.attributes("id")} | {"everything"} | set(page.views)
-    places = {link[1:] for link in links if link.startswith("#")}
+    places = {link[1:] for link in links if link.startswith("#") and not link.startswith("#record:")}
     assert {part for place in places for part in place.split(":") if part} <= anchors
 
 
@@ -155,15 +171,34 @@ def test_there_is_a_page_for_each_data_set_model_and_method(page: Page) -> None:
     assert "Forecasts before and after pruning" in page.views["model-1-transformer"].text
     assert "promised and measured" in page.views["method-2-structured-magnitude"].text
     data = page.views["data-1-synthetic-load"]
-    assert sum(tag == "svg" and attrs.get("role") == "img" for tag, attrs in data.tags) >= 10
+    assert len(data.charts) >= 10
+    for part in page.parts:
+        assert sorted(part.attributes("data-chart")) == sorted(part.charts)
 
 
 def test_the_fronts_know_every_variant(page: Page) -> None:
-    (script,) = page.views["fronts"].scripts
-    data = json.loads(script)
-    assert len(data["rows"]) == len({r.fingerprint for r in study(**SMALL) if r.test is not None})
-    assert {len(row) for row in data["rows"]} == {5 + 2 + 2 * len(data["costs"])}
-    assert {place["page"].partition(":")[0] for place in data["cases"] + data["models"]} - {""} <= set(page.views)
+    points = page.views["fronts"].charts["front"]["data"]["points"]
+    measured = [point for point in points if point["where"] != "all, relative to dense"]
+    assert len(measured) == len({r.fingerprint for r in study(**SMALL) if r.test is not None})
+    assert {point["page"].partition(":")[0] for point in points} - {""} <= set(page.views)
+
+
+def test_charts_are_drawn_without_eval_from_templates_that_are_there(page: Page) -> None:
+    drawing = json.loads(page.unpacked("templates"))
+    used = {chart["template"] for part in page.parts for chart in part.charts.values()}
+    assert used == set(range(len(drawing["templates"])))
+    assert "vegaEmbed" in page.unpacked("vega")
+    assert "ast: true" in page.scripts[-1]
+
+
+def test_records_without_files_lie_in_the_page(page: Page) -> None:
+    held = json.loads(page.unpacked("records"))
+    records = {record.fingerprint: record for record in study(**SMALL)}
+    assert {*held["fingerprint"]} == {*records}
+    for name, mse, recipe in zip(held["fingerprint"], held["test_mse"], held["recipe"], strict=True):
+        test = records[name].test
+        assert mse == (None if test is None else test.mse)
+        assert json.loads(recipe) == records[name].recipe
 
 
 def test_the_page_says_what_was_run(page: Page) -> None:
@@ -197,8 +232,11 @@ def test_what_was_run_and_what_was_not_are_tables_too(report: ReportFiles) -> No
 
 def test_everything_has_a_name_for_those_who_cannot_see_it(page: Page) -> None:
     for part in page.parts:
-        pictures = [attrs for tag, attrs in part.tags if tag == "svg" and "x" not in attrs]  # x: a part of another
-        assert all(attrs.get("aria-label") or attrs.get("aria-hidden") for attrs in pictures)
+        charts = [attrs for _, attrs in part.tags if attrs.get("data-chart")]
+        assert all(attrs.get("role") == "img" and len(attrs.get("aria-label") or "") > 20 for attrs in charts)
+        assert all(
+            attrs.get("aria-hidden") for tag, attrs in part.tags if tag == "svg" and attrs.get("class") == "mark"
+        )
         regions = [attrs for _, attrs in part.tags if attrs.get("role") == "region"]
         assert all(attrs.get("aria-label") and attrs.get("tabindex") == "0" for attrs in regions)
         headings = [int(tag[1]) for tag, _ in part.tags if re.fullmatch(r"h[1-6]", tag)]
@@ -210,7 +248,7 @@ def test_everything_has_a_name_for_those_who_cannot_see_it(page: Page) -> None:
 def test_charts_are_whole_files(report: ReportFiles) -> None:
     kinds = {path.suffix for path in report.figures}
     assert kinds == {".svg", ".png"}
-    assert {path.stem for path in report.figures} >= {"overview", "reach", "time", "speed"}
+    assert {path.stem for path in report.figures} >= {"overview", "thresholds", "time", "speed"}
     for path in report.figures:
         if path.suffix == ".svg":
             assert ET.parse(path).getroot().tag.endswith("svg")
@@ -222,7 +260,7 @@ def test_charts_are_whole_files(report: ReportFiles) -> None:
 def test_the_same_records_give_the_same_files(report: ReportFiles, tmp_path: Path) -> None:
     out = tmp_path / report.page.name
     store = Store(tmp_path / "a store")
-    again = write_report(study(**SMALL)[::-1], [failure()], out, title="What pruning costs", store=store)
+    again = write_report(frame_of(study(**SMALL)[::-1]), [failure()], out, title="What pruning costs", store=store)
     assert again.page.read_bytes() == report.page.read_bytes()
     assert [p.read_bytes() for p in again.tables] == [p.read_bytes() for p in report.tables]
 
@@ -232,16 +270,15 @@ def test_names_from_data_stay_text(tmp_path: Path) -> None:
     records = study(HOSTILE, channels=(HOSTILE, "a_b%&#"), measured=False, **(SMALL | {"structured": ()}))
     renamed = [r.model_copy(update={"model": HOSTILE}) if r.model == "dlinear" else r for r in records]
     bad = Failure(stage="train", fingerprint="0", label=HOSTILE, reason=HOSTILE)
-    files = write_report(renamed, [bad], tmp_path / "r.html", title=HOSTILE)
+    files = write_report(frame_of(renamed), [bad], tmp_path / "r.html", title=HOSTILE)
     page = Page.of(files.page)
     assert page.text.count(HOSTILE) >= 6
     assert page.whole_text.count(HOSTILE) >= 30
     for part in page.parts:
         assert not {"img", "iframe", "object", "embed"} & {tag for tag, _ in part.tags}
         assert not [attrs for _, attrs in part.tags if any(key.startswith("on") for key in attrs)]
-        assert sum(tag == "script" for tag, _ in part.tags) <= (1 + len(page.views) if part is page else 1)
-    (script,) = page.views["fronts"].scripts
-    assert HOSTILE in {place["name"] for place in json.loads(script)["models"]}
+        assert sum(tag == "script" for tag, _ in part.tags) <= (5 + len(page.views) if part is page else 1)
+    assert HOSTILE in {model["model"] for model in page.views["fronts"].charts["front"]["data"]["models"]}
     for path in files.figures:
         if path.suffix == ".svg":
             tags = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}
@@ -262,7 +299,7 @@ def without(*roles: str) -> list[RunRecord]:
         (without(), "Error against measured time"),
         (without("naive"), "last value"),
         (without("pruned+finetuned", "dense-continued"), "magnitude 50 %, fine-tuned"),
-        (without("dense-continued"), "trained on 0."),
+        (without("dense-continued"), "dense-continued 0."),
         (without("pruned", "pruned+finetuned", "small-dense", "dense-continued", "zeroed-body"), "How much can go"),
         ([r for r in study(**SMALL) if r.role == "naive"][:1], "Error against sparsity"),
         ([r.model_copy(update={"examples": ()}) for r in without()], "Forecasts beside the truth"),
@@ -271,7 +308,7 @@ def without(*roles: str) -> list[RunRecord]:
 )
 @pytest.mark.usefixtures("no_pixels")
 def test_a_report_of_what_there_is(records: list[RunRecord], lacking: str, tmp_path: Path) -> None:
-    files = write_report(records, (), tmp_path / "r.html", title="t")
+    files = write_report(frame_of(records), (), tmp_path / "r.html", title="t")
     page = Page.of(files.page)
     data = next(view for name, view in page.views.items() if name.startswith("data-"))
     assert "All variants" in data.text
@@ -284,24 +321,25 @@ def test_every_case_has_its_section(tmp_path: Path) -> None:
     first = [r for r in study(**SMALL, measured=False) if r.model != "transformer"]
     second = [r for r in study("ETTh1", 192, **SMALL, measured=False) if r.model != "transformer"]
     third = [r for r in study("ETTh1", 96, **SMALL, measured=False) if r.model != "transformer"]
-    files = write_report(first + second + third, (), tmp_path / "r.html", title="t")
+    files = write_report(frame_of(first + second + third), (), tmp_path / "r.html", title="t")
     page = Page.of(files.page)
     sections = {value for view in page.views.values() for value in view.attributes("id")}
     assert {"data-1-etth1-96", "data-1-etth1-192", "data-2-synthetic-load-96"} <= sections
     assert len({path.name for path in files.figures}) == len(files.figures)
     assert {path.name for path in files.tables} >= {
         "data-1-etth1-192-variants.tex",
-        "data-2-synthetic-load-96-reach.csv",
+        "data-2-synthetic-load-96-thresholds.csv",
     }
 
 
 @pytest.mark.usefixtures("no_pixels")
 def test_committed_records_still_have_their_report(tmp_path: Path) -> None:
     study_folder = open_study(RESULTS / "etth1-small")
-    records, failures = study_folder.results()
-    files = write_report(records, failures, tmp_path / "r.html", title=study_folder.title, store=study_folder.store)
+    tables, failures = study_folder.tables()
+    files = write_report(tables, failures, tmp_path / "r.html", title=study_folder.title, store=study_folder.store)
     page = Page.of(files.page)
-    assert "Transformer 50 → 90 %; DLinear 0 → 50 %" in page.text
+    for words in ("0 % DLinear … 50 % Transformer", "50 % DLinear … 90 % Transformer"):
+        assert words in page.text
     assert "0.386" in page.views["published"].text
     links = {link for part in page.parts for link in part.links() if link.endswith("record.json")}
     assert len(links) > 200
@@ -309,41 +347,12 @@ def test_committed_records_still_have_their_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_pixels")
-def test_what_lies_there_already_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = [r for r in study(**SMALL, measured=False) if r.model != "transformer"]
-    out = tmp_path / "r.html"
-    first = write_report(records, (), out, title="t")
-    drawn: list[str] = []
-
-    def noted(folder: Path, figure: Figure) -> tuple[Path, Path]:
-        drawn.append(figure.name)
-        return folder / f"{figure.name}.svg", folder / f"{figure.name}.png"
-
-    monkeypatch.setattr("prunecast.report.page._draw", noted)
-    assert write_report(records[::-1], (), out, title="t") == first
-    assert not drawn
-    content = out.read_bytes()
-    out.write_text("damaged")
-    write_report(records, (), out, title="t")
-    assert drawn
-    assert out.read_bytes() == content
-    drawn.clear()
-    write_report(records, [failure()], out, title="t")
-    assert drawn
-    assert "did not finish" in Page.of(out).text
-
-
-@pytest.mark.usefixtures("no_pixels")
 def test_what_an_earlier_report_left_and_this_one_lacks_is_removed(tmp_path: Path) -> None:
     records = [r for r in study(**SMALL, measured=False) if r.model != "transformer"]
     out, stranger = tmp_path / "r.html", tmp_path / "r_files" / "mine.txt"
-    before = write_report(records, (), out, title="t")
+    before = write_report(frame_of(records), (), out, title="t")
     stranger.write_text("not ours")
-    manifest = tmp_path / "r_files" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["tables"].append("../r.html")
-    manifest.write_text(json.dumps(content))
-    after = write_report([r for r in records if r.role == "naive"], (), out, title="t")
+    after = write_report(frame_of(r for r in records if r.role == "naive"), (), out, title="t")
     gone = {*before.tables, *before.figures} - {*after.tables, *after.figures}
     assert gone
     assert not any(path.exists() for path in gone)
@@ -354,9 +363,9 @@ def test_what_an_earlier_report_left_and_this_one_lacks_is_removed(tmp_path: Pat
 @pytest.mark.usefixtures("no_pixels")
 def test_a_terminal_gets_the_headline_of_a_large_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [r for r in study(**SMALL, measured=False) if r.model != "transformer"]
-    every = write_report(records, (), tmp_path / "r.html", title="t").rows
-    monkeypatch.setattr("prunecast.report.page.MOST_ROWS", 3)
-    few = write_report(records, (), tmp_path / "r.html", title="t").rows
+    every = write_report(frame_of(records), (), tmp_path / "r.html", title="t").rows
+    monkeypatch.setattr("prunecast.report.render.MOST_ROWS", 3)
+    few = write_report(frame_of(records), (), tmp_path / "r.html", title="t").rows
     assert {row["variant"] for row in every} >= {"dense", "magnitude 50 %"}
     assert [(row["model"], row["method"]) for row in few] == [
         ("DLinear", "magnitude (of weights)"),
@@ -366,9 +375,9 @@ def test_a_terminal_gets_the_headline_of_a_large_study(tmp_path: Path, monkeypat
 
 def test_without_a_scored_model_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run the study first"):
-        write_report([], (), tmp_path / "r.html", title="t")
+        write_report(frame_of([]), (), tmp_path / "r.html", title="t")
     with pytest.raises(UserError, match="loss became NaN"):
-        write_report([], [failure()], tmp_path / "r.html", title="t")
+        write_report(frame_of([]), [failure()], tmp_path / "r.html", title="t")
     assert not list(tmp_path.iterdir())
 
 
@@ -376,4 +385,4 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "r_files").write_text("in the way")
     naive = [r for r in study(**SMALL) if r.role == "naive"][:1]
     with pytest.raises(UserError, match="cannot write"):
-        write_report(naive, (), tmp_path / "r.html", title="t")
+        write_report(frame_of(naive), (), tmp_path / "r.html", title="t")

@@ -6,41 +6,41 @@ import sys
 import pytest
 from tests.support.study_records import study
 
-from prunecast.report import findings
-from prunecast.report.compare import Comparison
-from prunecast.report.controls import controls_sheet
-from prunecast.report.format import count, percent, signed, size, three_digits
-from prunecast.report.material import Material
-from prunecast.report.sheet import Cell
+from prunecast.report import text
+from prunecast.report.compare import Case, Comparison, Variant
+from prunecast.report.pages import Context
+from prunecast.report.sheets import controls_table
 from prunecast.report.statistics import Interval
-from prunecast.report.variants import Case, Variant
+from prunecast.report.style import count, percent, signed, size, three_digits
+from prunecast.report.tables import Cell
+from prunecast.study.frame import frame_of
 
 
-def material(**arguments: object) -> Material:
-    return Material.of(study(**arguments))  # type: ignore[arg-type]
+def context(**arguments: object) -> Context:
+    return Context(frame_of(study(**arguments)))  # type: ignore[arg-type]
 
 
-def tiles(found: Material) -> list[findings.Tile]:
+def tiles(found: Context) -> list[text.Tile]:
     (case,) = found.study.cases
-    return findings.tiles(found.rows, found.compared, found.ladders, case, found.clocks.main)
+    return text.tiles(found.rows, found.mse, found.sweeps, case, found.timings.main)
 
 
 def test_relative_differences_are_of_the_reference() -> None:
     dense = Variant(Case("ETTh1", 96), "Transformer", "dense", None, None, "d")
     found = Comparison(dense, dense, "dense-continued", 3, 0.4, 0.004, Interval(0.004, -0.004, 0.012))
-    assert findings.relative_text(found) == "MSE +1.0 % (−1.0 … +3.0)"
+    assert text.relative_text(found) == "MSE +1.0 % (−1.0 … +3.0)"
 
 
 def test_the_subject_is_the_largest_pruned_model() -> None:
-    rows = material(seeds=(1,), unstructured=(0.5,), structured=(), measured=False).rows
-    assert findings.subject(rows) == "Transformer"
+    rows = context(seeds=(1,), unstructured=(0.5,), structured=(), measured=False).rows
+    assert text.subject(rows) == "Transformer"
     only_linear = {key: row for key, row in rows.items() if not key.pruned or key.model == "DLinear"}
-    assert findings.subject(only_linear) == "DLinear"
-    assert findings.subject({key: row for key, row in rows.items() if key.role == "naive"}) is None
+    assert text.subject(only_linear) == "DLinear"
+    assert text.subject({key: row for key, row in rows.items() if key.role == "naive"}) is None
 
 
 def test_tiles_say_size_speed_and_the_harder_naive_forecast() -> None:
-    sparsity, speed, size_tile, naive = tiles(material())
+    sparsity, speed, size_tile, naive = tiles(context())
     assert sparsity.value == "95 %"
     assert speed.value.endswith("×")
     assert "no loss shown" in speed.what
@@ -50,20 +50,20 @@ def test_tiles_say_size_speed_and_the_harder_naive_forecast() -> None:
 
 
 def test_without_a_speed_up_none_is_claimed() -> None:
-    found = tiles(material(seeds=(1,), structured=()))
+    found = tiles(context(seeds=(1,), structured=()))
     tile = next(tile for tile in found if "speed-up" in tile.what)
     assert (tile.value, tile.good) == ("none", False)
 
 
-def controls(found: Material) -> dict[str, dict[str, Cell]]:
+def controls(found: Context) -> dict[str, dict[str, Cell]]:
     """The table of controls: model -> heading -> cell."""
     (case,) = found.study.cases
-    sheet = controls_sheet("c", found.study, found.compared, found.study.of(case))
-    return {row.cells[0].text: dict(zip((h.header for h in sheet.heads), row.cells, strict=True)) for row in sheet.rows}
+    table = controls_table("c", found.study, found.mse, found.study.of_case(case))
+    return {row.cells[0].text: dict(zip((h.header for h in table.heads), row.cells, strict=True)) for row in table.rows}
 
 
 def test_the_controls_say_whether_anything_was_learned_and_whether_pruning_was_needed() -> None:
-    found = controls(material(unstructured=(0.5, 0.95), structured=(0.75,), measured=False))
+    found = controls(context(unstructured=(0.5, 0.95), structured=(0.75,), measured=False))
     assert list(found) == ["Transformer", "DLinear"]
     transformer, linear = found.values()
     assert transformer["last value"].mark == transformer["seasonal naive"].mark == "better"
@@ -82,13 +82,13 @@ def test_the_controls_say_whether_anything_was_learned_and_whether_pruning_was_n
 
 def test_controls_that_were_not_run_have_no_column() -> None:
     every = study(seeds=(1,), unstructured=(0.5,), structured=(), measured=False)
-    bare = Material.of([record for record in every if record.role not in ("naive", "zeroed-body")])
+    bare = Context(frame_of(record for record in every if record.role not in ("naive", "zeroed-body")))
     (heads,) = {tuple(row) for row in controls(bare).values()}
     assert heads == ("model", "saturated ◇", "records")
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("written", "expected"),
     [
         (three_digits(0.01234), "0.0123"),
         (three_digits(1234.5), "1234"),
@@ -101,10 +101,10 @@ def test_controls_that_were_not_run_have_no_column() -> None:
         (signed(-0.01234), "−0.0123"),
     ],
 )
-def test_numbers_are_written_with_three_digits_and_units(text: str, expected: str) -> None:
-    assert text == expected
+def test_numbers_are_written_with_three_digits_and_units(written: str, expected: str) -> None:
+    assert written == expected
 
 
 def test_the_report_needs_no_torch() -> None:
-    code = "import prunecast.report.page, sys; sys.exit('torch' in sys.modules)"
+    code = "import prunecast.report.render, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,10 +5,18 @@ from tests.support.study_records import Maker, study
 
 from prunecast.errors import UserError
 from prunecast.records import RunRecord
-from prunecast.report.compare import comparisons
-from prunecast.report.variants import accuracies, collect
+from prunecast.report.compare import Study, comparisons, scorings
+from prunecast.study.frame import Row, frame_of
 
 SMALL = {"unstructured": (0.5,), "structured": (0.75,), "measured": False}
+
+
+def collect(records: list[RunRecord]) -> Study:
+    return Study.of(frame_of(records))
+
+
+def rows_of(found: Study) -> list[Row]:
+    return [row for runs in found.runs.values() for row in runs.values()]
 
 
 def changed(record: RunRecord, **fields: object) -> RunRecord:
@@ -22,7 +30,7 @@ def test_seeds_of_one_thing_are_one_variant() -> None:
     assert all(list(runs) == [1, 2, 3] for runs in found.runs.values())
     assert names[:4] == [
         "Transformer dense",
-        "Transformer trained on",
+        "Transformer dense-continued",
         "Transformer magnitude 50 %",
         "Transformer magnitude 50 %, fine-tuned",
     ]
@@ -35,18 +43,18 @@ def test_the_order_of_records_does_not_matter() -> None:
 
 
 def test_partners_come_from_the_graph() -> None:
-    records = study(**SMALL)
-    found = collect(records)
-    tuned = next(r for r in records if r.role == "pruned+finetuned" and r.recipe["prune"]["sparsity"] == 0.75)
-    dense, trained_on, small = found.dense(tuned), found.trained_on(tuned), found.small_dense(tuned)
+    found = collect(study(**SMALL))
+    rows = rows_of(found)
+    tuned = next(r for r in rows if r["role"] == "pruned+finetuned" and r["sparsity_requested"] == 0.75)
+    dense, continued, small = found.dense(tuned), found.dense_continued(tuned), found.small_dense(tuned)
     assert dense is not None
-    assert trained_on is not None
+    assert continued is not None
     assert small is not None
-    assert (dense.role, dense.model, dense.seed) == ("dense", tuned.model, tuned.seed)
-    assert (trained_on.role, trained_on.parent) == ("dense-continued", dense.fingerprint)
-    assert (small.role, small.compared_with) == ("small-dense", tuned.parent)
+    assert (dense["role"], dense["model"], dense["seed"]) == ("dense", tuned["model"], tuned["seed"])
+    assert (continued["role"], continued["parent"]) == ("dense-continued", dense["fingerprint"])
+    assert (small["role"], small["compared_with"]) == ("small-dense", tuned["parent"])
     assert found.dense(small) == dense
-    naive = next(r for r in records if r.role == "naive")
+    naive = next(r for r in rows if r["role"] == "naive")
     assert found.dense(naive) is None
 
 
@@ -56,13 +64,13 @@ def test_a_control_trained_on_for_other_steps_is_no_fair_opponent() -> None:
         changed(r, recipe=r.recipe | {"finetune": {"epochs": 9}}) if r.role == "dense-continued" else r for r in records
     ]
     found = collect(longer)
-    assert all(found.trained_on(r) is None for r in longer)
+    assert all(found.dense_continued(row) is None for row in rows_of(found))
 
 
 def test_each_variant_is_held_against_its_own_references() -> None:
     found = {(c.variant.full_name, c.against): c for c in comparisons(collect(study(**SMALL))).every}
     assert found["Transformer structured-magnitude 75 %, fine-tuned", "dense-continued"].other.full_name == (
-        "Transformer trained on"
+        "Transformer dense-continued"
     )
     assert found["DLinear magnitude 50 %", "dense"].other.full_name == "DLinear dense"
     assert found["Transformer dense", "naive"].seeds == 3
@@ -127,7 +135,7 @@ def test_numbers_scored_differently_are_not_ranked(fault) -> None:
     records = study(seeds=(1,), **SMALL)
     index = next(i for i, r in enumerate(records) if r.role == "dense-continued")
     records[index] = fault(records[index])
-    with pytest.raises(UserError, match=r"scored on the same test windows, found .* trained on, seed 1"):
+    with pytest.raises(UserError, match=r"scored on the same test windows, found .* dense-continued, seed 1"):
         comparisons(collect(records))
 
 
@@ -144,14 +152,14 @@ def test_of_two_scorings_the_full_one_is_ranked() -> None:
     records = [in_both_scorings(record) for record in study(seeds=(1,), **SMALL)]
     found = collect(records)
     comparisons(found)
-    model = next(r for r in records if r.role == "dense")
-    assert accuracies(model).keys() == {"full", "paper"}
-    assert found.accuracy(model) == model.test
+    model = next(row for row in rows_of(found) if row["role"] == "dense")
+    assert scorings(model) == {"full": "test", "paper": "paper"}
+    assert found.error(model) == model["test_mse"]
 
 
 def test_the_scoring_that_all_have_is_ranked() -> None:
     both = [in_both_scorings(record) for record in study(seeds=(1,), **SMALL)]
     paper_only = [changed(r, test=r.test_paper, test_paper=None) if r.role == "naive" else r for r in both]
     found = collect(paper_only)
-    assert {found.accuracy(r).scoring for r in paper_only if r.test is not None} == {"paper"}
+    assert {found.scoring(row) for row in rows_of(found)} == {"paper"}
     assert {c.verdict for c in comparisons(found).every} == {"no interval"}

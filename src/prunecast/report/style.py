@@ -1,0 +1,459 @@
+"""The house style: how numbers are written, what things are called, and how charts look."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import altair as alt
+import numpy as np
+
+from prunecast.registry import RUNTIMES
+
+# Numbers: three digits, units, true minus signs.
+
+_STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def missing(value: Any) -> bool:
+    """Whether a number is absent from a table: None or not a number."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def three_digits(value: float) -> str:
+    """Returns the value with three significant digits and no exponent: 0.0123, 1.23, 123, 1230."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.2e}")  # 0.9996 has its three digits before the point moves
+    decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{value:.{decimals}f}"
+
+
+def count(value: float) -> str:
+    """Returns a number of things: 843 k, 61.4 M."""
+    return _scaled(value).rstrip()
+
+
+def size(value: float) -> str:
+    """Returns bytes in decimal units: 3.14 MB."""
+    return f"{_scaled(value)}B"
+
+
+def _scaled(value: float) -> str:
+    for step, letter in _STEPS:
+        if abs(value) >= 0.9995 * step:
+            return f"{three_digits(value / step)} {letter}"
+    return f"{value:.0f} "
+
+
+def percent(share: float) -> str:
+    """Returns a share in per cent, three digits: 90 %, 97.5 %."""
+    return f"{100 * share:.3g} %"
+
+
+def signed(value: float, decimals: int = 4) -> str:
+    """Returns a difference with its sign, the minus sign being one."""
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def signed_percent(share: float) -> str:
+    """Returns a relative difference: +1.2 %."""
+    return f"{signed(100 * share, 1)} %"
+
+
+def times(ratio: float) -> str:
+    """Returns a ratio: 2.31 ×."""
+    return f"{ratio:.2f} ×"
+
+
+def between(low: float, high: float) -> str:
+    """Returns an interval of relative differences: −0.3 … +2.6 %."""
+    return f"{signed_percent(low)[:-2]} … {signed_percent(high)}"
+
+
+def plural(number: int, thing: str) -> str:
+    """Returns "1 seed" or "3 seeds"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def file_stem(*parts: object) -> str:
+    """Returns a file name of small letters, digits and dashes: names from data are remade, not taken."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(str(part) for part in parts).lower()).strip("-")[:80].strip("-")
+
+
+# Names: what is registered has another name for people.
+
+MODEL_NAMES: Mapping[str, str] = {
+    "transformer": "Transformer",
+    "informer": "Informer",
+    "autoformer": "Autoformer",
+    "fedformer": "FEDformer",
+    "crossformer": "Crossformer",
+    "patchtst": "PatchTST",
+    "itransformer": "iTransformer",
+    "dlinear": "DLinear",
+    "fits": "FITS",
+    "sparsetsf": "SparseTSF",
+    "lstm": "LSTM",
+    "repeat": "last value",
+    "seasonal_naive": "seasonal naive",
+}
+"""Registered name -> the name that people know; others are shown as they are."""
+
+BUDGET_NAMES: Mapping[str, str] = {"prunable": "weights", "model": "parameters", "operations": "multiply-adds"}
+"""What a share is a share of, by the name of the budget."""
+
+SATURATED = "◇"
+"""Stands behind the error of a variant that is not shown to be better than a forecast that learned nothing."""
+
+
+def runtime_name(label: str) -> str:
+    """Returns a runtime's label with the name that people know; of one that is not registered any more, its own."""
+    name, bracket, setting = label.partition(" (")
+    title = RUNTIMES.load(name).title if name in RUNTIMES.entries else name
+    return f"{title}{bracket}{setting}"
+
+
+def metric_name(metric: str) -> str:
+    """Returns what a column of a metric is headed."""
+    return metric.upper()
+
+
+# Looks: the same colour and shape in every chart and table.
+
+INK, MUTED, GRID, PALE, PAPER, GREY = "#1f2933", "#616e7c", "#e9ecf0", "#cbd2d9", "#ffffff", "#52606d"
+FONT = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+
+
+class Look(NamedTuple):
+    """How a series is drawn; the shape tells it apart where colours are not seen."""
+
+    colour: str
+    shape: str
+
+
+LOOKS: Mapping[str, Look] = {
+    "magnitude": Look("#0072b2", "circle"),
+    "magnitude-layer": Look("#56b4e9", "pentagon"),
+    "random": Look("#b07d00", "cross"),
+    "structured-magnitude": Look("#d55e00", "square"),
+    "structured-random": Look("#c05a95", "triangle-down"),
+    "dense": Look(INK, "diamond"),
+    "dense-continued": Look(MUTED, "bar"),
+    "small dense": Look("#00805e", "triangle-up"),
+    "zeroed body": Look("#7b8794", "saltire"),
+    "naive": Look("#7b8794", "star"),
+}
+"""After Okabe and Ito's palette, which the colour-blind can tell apart; light ones darkened to be seen on paper."""
+
+MODEL_LOOKS: Mapping[str, Look] = {
+    "Transformer": Look("#0072b2", "circle"),
+    "Informer": Look("#d55e00", "square"),
+    "Autoformer": Look("#00805e", "triangle-up"),
+    "FEDformer": Look("#c05a95", "diamond"),
+    "Crossformer": Look("#b07d00", "triangle-down"),
+    "PatchTST": Look("#7b5ea7", "pentagon"),
+    "iTransformer": Look("#2f8f94", "cross"),
+    "DLinear": Look(INK, "star"),
+}
+
+SHAPES: Mapping[str, str] = {
+    "bar": "M-1.2-.45H1.2V.45H-1.2Z",
+    "pentagon": "M0-1 .95-.31.59.81-.59.81-.95-.31Z",
+    "hourglass": "M-.8-.95H.8L-.8.95H.8Z",
+    "saltire": "M.45-.95.95-.45.5 0 .95.45.45.95 0 .5-.45.95-.95.45-.5 0-.95-.45-.45-.95 0-.5Z",
+    "star": "M0-1.15.29-.4 1.09-.36.47.15.67.93 0 .49-.67.93-.47.15-1.09-.36-.29-.4Z",
+}
+"""Marks that Vega does not know by name, as SVG paths."""
+
+_PLAIN: Mapping[str, str] = {
+    "circle": "M-.8 0A.8.8 0 1 0 .8 0 .8.8 0 1 0-.8 0Z",
+    "square": "M-.75-.75H.75V.75H-.75Z",
+    "diamond": "M0-1.1 1.1 0 0 1.1-1.1 0Z",
+    "triangle-up": "M0-1 1 .75H-1Z",
+    "triangle-down": "M0 1 1-.75H-1Z",
+    "cross": "M-.35-1H.35V-.35H1V.35H.35V1H-.35V.35H-1V-.35H-.35Z",
+}
+"""Those that it knows, for the marks in tables."""
+
+_SPARE_COLOURS = ("#7b5ea7", "#8c6d1f", "#2f8f94", "#b3446c", "#5b8c2a", "#4c6ef5")
+_SPARE_SHAPES = (
+    *("hourglass", "saltire", "bar", "star", "pentagon", "diamond"),
+    *("triangle-up", "cross", "triangle-down", "square", "circle"),
+)
+
+
+def looks(names: Iterable[str], known: Mapping[str, Look] = LOOKS) -> dict[str, Look]:
+    """Returns a look for each name; that of a known one never changes, others get theirs in alphabetical order."""
+    every = list(dict.fromkeys(names))
+    spare = (
+        Look(_SPARE_COLOURS[i % len(_SPARE_COLOURS)], _SPARE_SHAPES[i % len(_SPARE_SHAPES)]) for i in range(len(every))
+    )
+    chosen = {name: known[name] if name in known else next(spare) for name in sorted(every)}
+    return {name: chosen[name] for name in every}
+
+
+def mark_svg(look: Look, *, filled: bool) -> str:
+    """Returns the mark of a series as markup, for tables."""
+    path = SHAPES.get(look.shape) or _PLAIN[look.shape]
+    fill = look.colour if filled else PAPER
+    return f'<path d="{path}" transform="scale(5)" fill="{fill}" stroke="{look.colour}" stroke-width=".3"/>'
+
+
+# Charts: what every one of them is put together from.
+
+Spec = dict[str, Any]
+Points = list[dict[str, Any]]
+
+WIDTH, HEIGHT = 330, 210
+"""Of a plot in pixels: a phone shows a chart as it is, a screen two or three of them side by side."""
+
+_LOG_TICKS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
+"""What of a decade gets a tick, from few to many."""
+
+CONFIG: Spec = {
+    "background": "#fff",
+    "font": FONT,
+    "padding": 4,
+    "view": {"stroke": None},
+    "axis": {
+        **{"labelColor": MUTED, "titleColor": INK, "titleFontWeight": "normal", "labelFontSize": 11},
+        **{"titleFontSize": 11, "gridColor": GRID, "domainColor": PALE, "tickColor": PALE, "labelLimit": 170},
+    },
+    "legend": {
+        **{"orient": "top", "title": None, "labelColor": INK, "labelFontSize": 11, "columns": 3, "labelLimit": 150},
+        **{"symbolFillColor": "transparent", "symbolStrokeWidth": 1.8, "symbolSize": 70, "offset": 8},
+    },
+    "title": {"anchor": "start", "color": INK, "fontSize": 13, "limit": 420},
+    "point": {"size": 52, "strokeWidth": 1.6, "opacity": 1},
+    "text": {"color": MUTED, "fontSize": 10.5},
+    "aria": False,
+}
+"""The look of all charts."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and its words. `name` is made by us and safe as a file's.
+
+    Attributes:
+        name: of its files.
+        title: above it.
+        caption: below it: how to read it.
+        label: what is seen, in a sentence, for those who cannot see it.
+        template: the Vega-Lite chart without its data.
+        data: name -> rows.
+        params: name -> what differs between charts of one template: ends of axes, say.
+    """
+
+    name: str
+    title: str
+    caption: str
+    label: str
+    template: Spec
+    data: Mapping[str, Points]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def spec(self, *, title: bool = False) -> Spec:
+        """Returns the whole Vega-Lite chart, with its title inside where it stands alone."""
+        params = [
+            param | {"value": self.params[param["name"]]} if param["name"] in self.params else param
+            for param in self.template.get("params", ())
+        ]
+        whole = self.template | {"params": params, "datasets": dict(self.data)}
+        return whole | ({"title": self.title} if title else {})
+
+
+def beside(charts: Sequence[Chart]) -> Spec:
+    """Returns charts side by side as one picture, each under its own title."""
+    parts: list[Spec] = []
+    datasets: dict[str, Points] = {}
+    for number, chart in enumerate(charts):
+        whole = chart.spec(title=True)
+        datasets |= {f"{name}{number}": rows for name, rows in whole.pop("datasets").items()}
+        parts.append(_renamed(whole, number, {param["name"] for param in whole["params"]}))
+    return {"hconcat": parts, "datasets": datasets, "spacing": 40} | {
+        "params": [param for part in parts for param in part.pop("params")]
+    }
+
+
+def _renamed(part: Any, number: int, params: set[str]) -> Any:
+    """Returns a part of a chart whose data and parameters have a number behind their names."""
+    if isinstance(part, list):
+        return [_renamed(one, number, params) for one in part]
+    if not isinstance(part, dict):
+        return part
+    found = {key: _renamed(value, number, params) for key, value in part.items()}
+    if set(part) == {"name"} or (part.keys() >= {"name"} and part["name"] in params):
+        found["name"] = f"{part['name']}{number}"
+    for key in ("expr", "param"):
+        if part.get(key) in params:
+            found[key] = f"{part[key]}{number}"
+    return found
+
+
+# Axes and series.
+
+
+class Axis(NamedTuple):
+    """An axis of errors, costs or ratios."""
+
+    low: float
+    high: float
+    logarithmic: bool
+
+    def place(self, value: float) -> float:
+        """Returns where a number lies, 0 at the low end and 1 at the high one."""
+        low, high, at = (math.log(x) if self.logarithmic else x for x in (self.low, self.high, value))
+        return (at - low) / (high - low)
+
+    def at(self, place: float) -> float:
+        """Returns the number that lies at a place."""
+        if self.logarithmic:
+            return float(self.low * (self.high / self.low) ** place)
+        return self.low + place * (self.high - self.low)
+
+    def params(self, name: str) -> dict[str, Any]:
+        """Returns the numbers that a template needs: the axis's ends and, where logarithmic, its ticks."""
+        return {f"{name}_low": self.low, f"{name}_high": self.high} | (
+            {f"{name}_ticks": _log_ticks(self.low, self.high)} if self.logarithmic else {}
+        )
+
+
+def _log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    best: list[float] = []
+    for parts in _LOG_TICKS:
+        found = [float(f"{part * 10.0**decade:.12g}") for decade in decades for part in parts]
+        inside = [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(best) >= 2 and len(inside) > most:
+            break
+        best = inside
+    return best[:: math.ceil(len(best) / most)] if len(best) >= 2 else [low, high]
+
+
+def log_axis(values: Iterable[float]) -> Axis:
+    """Returns a logarithmic axis that holds these numbers with a margin."""
+    every = list(values)
+    low, high = min(every), max(every)
+    margin = (high / low) ** 0.06 if high > low else 1.5
+    return Axis(low / margin, high * margin, True)
+
+
+def error_axis(errors: Iterable[float], ceiling: float = float("inf")) -> Axis:
+    """Returns an axis that holds errors up to a ceiling, logarithmic where they lie far apart."""
+    every = [error for error in errors if error > 0]
+    low, high = min(every), min(max(every), ceiling)
+    if high > 2.5 * low:
+        return log_axis((low, high))
+    margin = 0.07 * (high - low) or 0.05 * high
+    return Axis(low - margin, high + margin, False)
+
+
+Series = tuple[tuple[str, Look], ...]
+"""Names and their looks, in the order of a legend."""
+
+
+def spread_out(places: Sequence[float], gap: float) -> list[float]:
+    """Returns places on an axis moved as little as needed, in order, so that neighbours are `gap` apart."""
+    order = np.argsort(places, kind="stable")
+    moved = np.asarray(places, dtype=float)[order]
+    for _ in range(200):
+        push = np.clip(gap - np.diff(moved), 0, None) / 2
+        if (push <= 1e-6).all():
+            break
+        moved[:-1] -= push
+        moved[1:] += push
+    moved -= max(0.0, moved.max(initial=0.0) - 1) or min(0.0, moved.min(initial=0.0))
+    found = np.empty_like(moved)
+    found[order] = moved
+    return [float(place) for place in found]
+
+
+def scale_of(name: str, *, logarithmic: bool) -> alt.Scale:
+    """Returns the scale of an axis whose ends come with the data (`Axis.params`)."""
+    ends = {"domainMin": alt.ExprRef(f"{name}_low"), "domainMax": alt.ExprRef(f"{name}_high")}
+    kind = "log" if logarithmic else "linear"
+    return alt.Scale(type=kind, nice=False, **({} if logarithmic else {"zero": False}), **ends)
+
+
+def axis_of(name: str, title: str, *, logarithmic: bool, suffix: str = "", grid: bool = True) -> alt.Axis:
+    """Returns how such an axis is drawn; its numbers are short, with a unit behind them."""
+    values = {"values": alt.ExprRef(f"{name}_ticks")} if logarithmic else {"tickCount": 5}
+    return alt.Axis(title=title, labelExpr=f"{_SHORT} + '{suffix}'", grid=grid, **values)
+
+
+_SHORT = "(datum.value >= 1e4 ? format(datum.value, '.3~s') : format(datum.value, '.4~g'))"
+
+
+def short_axis(title: str) -> alt.Axis:
+    """Returns how an axis is drawn whose ends Vega finds itself."""
+    return alt.Axis(title=title, labelExpr=_SHORT, tickCount=6)
+
+
+def share_axis(title: str) -> alt.Axis:
+    """Returns the axis of a share, from 0 to 100 %."""
+    written = "format(100 * datum.value, '.3~g') + ' %'"
+    return alt.Axis(title=title, values=[0, 0.25, 0.5, 0.75, 1], labelExpr=written, grid=False)
+
+
+def colour_of(series: Series) -> alt.Color:
+    """Returns the colours of series, with their legend."""
+    names, looks = zip(*series, strict=True)
+    scale = alt.Scale(domain=list(names), range=[look.colour for look in looks])
+    return alt.Color("series:N", scale=scale)
+
+
+def _shape(series: Series) -> alt.Shape:
+    names, looks = zip(*series, strict=True)
+    return alt.Shape(
+        "series:N", scale=alt.Scale(domain=list(names), range=[SHAPES.get(one.shape, one.shape) for one in looks])
+    )
+
+
+def marks_of(data: str, series: Series, **other: Any) -> alt.Chart:
+    """Returns points, filled where `filled` says so, each with its words; a click in the legend picks a series."""
+    colours = json.dumps({name: look.colour for name, look in series})
+    return (
+        alt.Chart(alt.NamedData(data))
+        .transform_calculate(fill=f"datum.filled ? ({colours})[datum.series] : '{PAPER}'")
+        .mark_point(clip=True)
+        .encode(
+            color=colour_of(series),
+            shape=_shape(series),
+            fill=alt.Fill("fill:N", scale=None),
+            tooltip="words:N",
+            opacity=picked(),
+            **other,
+        )
+        .add_params(PICK)
+    )
+
+
+PICK = alt.selection_point(name="pick", fields=["series"], bind="legend")
+
+
+def picked() -> Any:
+    """Returns what fades a mark when another series is picked."""
+    return alt.when(PICK).then(alt.value(1)).otherwise(alt.value(0.12))
+
+
+def rule_of(data: str, colour: Any, width: float = 1.2, **encodings: Any) -> alt.Chart:
+    """Returns straight lines in one colour, or in that of their series."""
+    colours = {"color": alt.value(colour) if isinstance(colour, str) else colour}
+    return alt.Chart(alt.NamedData(data)).mark_rule(clip=True, strokeWidth=width).encode(**colours, **encodings)
+
+
+def template_of(*layers: alt.Chart, names: Sequence[str] = (), height: Any = HEIGHT, width: int = WIDTH) -> Spec:
+    """Returns layers as one chart; `names` are the axes whose numbers come with the data."""
+    whole = alt.layer(*layers).resolve_scale(shape="shared").properties(width=width, height=height)
+    spec: Spec = whole.to_dict(validate=False)
+    ends = [{"name": f"{name}_{end}", "value": 1} for name in names for end in ("low", "high", "ticks")]
+    spec["params"] = [*ends, *spec.get("params", ())]
+    for key in ("$schema", "config"):
+        spec.pop(key, None)
+    return spec

@@ -1,0 +1,287 @@
+"""What a study shows, in words: said only as far as the intervals carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median_low
+
+from prunecast.report.charts import reached_speedup
+from prunecast.report.compare import Case, Compared, Comparison
+from prunecast.report.statistics import Interval
+from prunecast.report.style import (
+    SATURATED,
+    between,
+    missing,
+    percent,
+    plural,
+    runtime_name,
+    signed_percent,
+    three_digits,
+    times,
+)
+from prunecast.report.summary import Rows
+from prunecast.report.tables import Cell, Head, Table, TableRow
+from prunecast.report.thresholds import MARGIN, Sweep, Sweeps
+
+# The answer of a whole study: a short table, and a few sentences.
+
+
+def answer_table(name: str, sweeps: Sweeps, rows: Rows, label: str | None, budgets: Mapping[str, str]) -> Table:
+    """Returns a row for each method that is no control: how far it goes, what fine-tuning buys, what time is saved.
+
+    Args:
+        name: file stem.
+        sweeps: of the study.
+        rows: the summary.
+        label: of the main runtime, where anything was timed.
+        budgets: what each method removes its share of.
+    """
+    heads = [Head("", "method", numeric=False), Head("", "models")]
+    heads += [Head("no loss shown up to", "not fine-tuned"), Head("no loss shown up to", "fine-tuned")]
+    heads += [Head("", f"loss of {percent(MARGIN)} ruled out up to"), Head("", f"speed-up there{_in(label)}")]
+    lines = []
+    for method, models in _methods(sweeps).items():
+        of = budgets.get(method, "")
+        best = {model: sweep for model in models if (sweep := sweeps.best(model, method)) is not None}
+        cells = [Cell(method, f"of {of}" if of else ""), Cell(str(len(models)), order=len(models))]
+        for tuned in (False, True):
+            found = {model: sweep for model in models if (sweep := sweeps.fair(model, method, tuned)) is not None}
+            cells.append(_typical({model: _no_loss(sweep) for model, sweep in found.items()}))
+        cells.append(_typical({model: _small_loss(sweep) for model, sweep in best.items()}))
+        cells.append(_typical_speed(_speedups(sweeps, rows, label, method, models)))
+        lines.append(TableRow(tuple(cells), series=method))
+    note = (
+        "The middle one of the models, and the range over them; each is a mean over data sets and horizons. What was "
+        "fine-tuned is held against the dense model trained on for as long, where the study has it. No loss: no "
+        f"interval of the error ratio lies above 1, and the ratio stays under {1 + MARGIN:g}. Ruled out: the whole "
+        f"interval ends under {1 + MARGIN:g}; fine-tuned where that was run."
+    )
+    return Table(name, "The answer in short", tuple(heads), tuple(lines), note).without_empty()
+
+
+def _in(label: str | None) -> str:
+    return "" if label is None else f", {runtime_name(label)}"
+
+
+def _methods(sweeps: Sweeps, *, controls: bool = False) -> dict[str, list[str]]:
+    """Returns the methods, or the controls among them, each with the models that it was tried on."""
+    found: dict[str, list[str]] = {}
+    for model, method in sweeps.methods:
+        if sweeps.is_control(method) == controls:
+            found.setdefault(method, []).append(model)
+    return found
+
+
+def _no_loss(sweep: Sweep) -> float | None:
+    """Returns the threshold of a sweep; None where there is no interval to judge by."""
+    if not sweep.levels[0].known:
+        return None
+    return 0.0 if sweep.no_loss is None else sweep.no_loss.sparsity
+
+
+def _small_loss(sweep: Sweep) -> float | None:
+    if not sweep.levels[0].known:
+        return None
+    return 0.0 if sweep.small_loss is None else sweep.small_loss.sparsity
+
+
+def _typical(found: Mapping[str, float | None]) -> Cell:
+    """Returns the middle one of the models' sparsities, with the lowest and the highest."""
+    known = {model: share for model, share in found.items() if share is not None}
+    if not known:
+        return Cell("not known", "no interval", mark="faint") if found else Cell()
+    middle = median_low(known.values())
+    return Cell(percent(middle), _ends({model: (share, percent(share)) for model, share in known.items()}), middle)
+
+
+def _ends(found: Mapping[str, tuple[float, str]]) -> str:
+    """Returns the lowest and the highest with their models, where they differ."""
+    low, high = (pick(found, key=lambda model: found[model][0]) for pick in (min, max))
+    if found[low][1] == found[high][1]:
+        return "all models" if len(found) > 1 else ""
+    return f"{found[low][1]} {low} … {found[high][1]} {high}"
+
+
+def _speedups(sweeps: Sweeps, rows: Rows, label: str | None, method: str, models: Sequence[str]) -> dict[str, Interval]:
+    found = {model: reached_speedup(sweeps, rows, model, method, label) for model in models} if label else {}
+    return {model: ratio for model, ratio in found.items() if ratio is not None}
+
+
+def _typical_speed(found: Mapping[str, Interval]) -> Cell:
+    if not found:
+        return Cell()
+    faster = {model: ratio for model, ratio in found.items() if ratio.low > 1}
+    if 2 * len(faster) <= len(found):
+        return Cell("none that shows", f"faster: {', '.join(faster)}" if faster else "", 1.0, "faint")
+    middle = median_low(ratio.value for ratio in found.values())
+    return Cell(times(middle), _ends({m: (r.value, times(r.value)) for m, r in found.items()}), middle)
+
+
+def sentences(sweeps: Sweeps, rows: Rows, label: str | None, budgets: Mapping[str, str]) -> list[str]:
+    """Returns the study's answer in a few plain sentences."""
+    said = [*_threshold_sentences(sweeps, budgets), *_control_sentences(sweeps)]
+    said += [*_time_sentences(sweeps, rows, label), *_floor_sentences(rows)]
+    return said
+
+
+def _threshold_sentences(sweeps: Sweeps, budgets: Mapping[str, str]) -> Iterator[str]:
+    for method, models in _methods(sweeps).items():
+        plain, tuned = (_middle(sweeps, method, models, finetuned=finetuned) for finetuned in (False, True))
+        reached = plain if tuned is None else tuned
+        if reached is not None:
+            whom = models[0] if len(models) == 1 else f"the middle one of {len(models)} models"
+            how = " and fine-tuned" if tuned is not None else ""
+            text = f"Pruned by {method}{how}, {whom} shows no loss up to {percent(reached)} of its "
+            text += budgets.get(method, "budget")
+            if tuned is not None and plain is not None:
+                text += (
+                    ", with or without fine-tuning" if plain == tuned else f"; not fine-tuned, up to {percent(plain)}"
+                )
+            yield f"{text}."
+
+
+def _middle(sweeps: Sweeps, method: str, models: Sequence[str], *, finetuned: bool) -> float | None:
+    found = [sweeps.fair(model, method, finetuned) for model in models]
+    shares = [share for sweep in found if sweep is not None and (share := _no_loss(sweep)) is not None]
+    return median_low(shares) if shares else None
+
+
+def _control_sentences(sweeps: Sweeps) -> Iterator[str]:
+    """Yields how far the controls get, which remove at random: what a method has to beat."""
+    reached = []
+    for method, models in _methods(sweeps, controls=True).items():
+        shares = [_middle(sweeps, method, models, finetuned=finetuned) for finetuned in (True, False)]
+        known = [share for share in shares if share is not None]
+        reached += [f"{method} up to {percent(known[0])}"] if known else []
+    if reached:
+        yield f"Removing at random instead, fine-tuned where that was run, shows no loss by {' and by '.join(reached)}."
+
+
+def _time_sentences(sweeps: Sweeps, rows: Rows, label: str | None) -> Iterator[str]:
+    none, where = [], "" if label is None else f" in {runtime_name(label)}"
+    for method, models in _methods(sweeps).items():
+        found = _speedups(sweeps, rows, label, method, models)
+        faster = [ratio.value for ratio in found.values() if ratio.low > 1]
+        if found and 2 * len(faster) <= len(found):
+            none.append(method)
+        elif found:
+            whom = found.popitem()[0] if len(found) == 1 else f"{len(faster)} of {len(found)} models"
+            typical = "" if len(faster) == 1 else ", the middle one of them"
+            yield f"At that sparsity {method} makes {whom} faster{where}{typical} {times(median_low(faster))}."
+    if none:
+        yield f"For most models pruned by {' or by '.join(none)} no speed-up shows there{where}."
+
+
+def _floor_sentences(rows: Rows) -> Iterator[str]:
+    """Yields which dense models had little to lose, where there are such."""
+    dense = [key for key in rows if key.role == "dense"]
+    floors = [key for key in dense if isinstance(rows[key].get("saturated"), str) and rows[key]["saturated"]]
+    if floors:
+        models = list(dict.fromkeys(key.model for key in floors))
+        named = " and ".join(models) if len(models) < 3 else plural(len(models), "model")
+        models_said = f"{plural(len(floors), 'dense model')} of {len(dense)}"
+        yield (
+            f"{SATURATED} {models_said} had little to lose ({named}): it is not shown there that anything was learned "
+            "that beats a naive forecast, or the same model with its body zeroed."
+        )
+
+
+# The findings of one data set and horizon, in large letters.
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One finding in large letters: a number, what it is, and where it comes from."""
+
+    value: str
+    what: str
+    detail: str
+    good: bool = True
+
+
+def subject(rows: Rows) -> str | None:
+    """Returns the model that a case is mostly about: the largest one pruned, else the largest dense one."""
+    for roles in (("pruned", "pruned+finetuned"), ("dense",)):
+        found = [(row.get("parameters") or 0, key.model) for key, row in rows.items() if key.role in roles]
+        if found:
+            return max(found, key=lambda entry: entry[0])[1]
+    return None
+
+
+def relative_text(comparison: Comparison) -> str:
+    """Returns "MSE +1.2 % (−0.3 … +2.6)"."""
+    relative, metric = comparison.relative, comparison.metric.upper()
+    if relative is None:
+        return f"{metric} {signed_percent(comparison.difference / comparison.reference)}, no interval"
+    return f"{metric} {signed_percent(relative.value)} ({between(relative.low, relative.high)[:-2]})"
+
+
+def tiles(rows: Rows, compared: Compared, sweeps: Sweeps, case: Case, label: str | None) -> list[Tile]:
+    """Returns a case's main findings about its subject, those that can be said."""
+    model = subject(rows)
+    own = [c for c in compared.every if c.variant.case == case and c.variant.model == model]
+    good = list(_harmless(sweeps, own, case))
+    found = [_sparsity_tile(good), _speed_tile(rows, own, label), _bytes_tile(rows, good), _naive_tile(own)]
+    return [tile for tile in found if tile is not None]
+
+
+def _harmless(sweeps: Sweeps, own: Sequence[Comparison], case: Case) -> Iterator[Comparison]:
+    """Yields, of each method with and without fine-tuning, the variant that goes furthest without a loss."""
+    for model, method in dict.fromkeys((c.variant.model, c.variant.method) for c in own if c.variant.pruned):
+        for finetuned in (False, True):
+            sweep = sweeps.fair(model, method or "", finetuned, case)
+            if sweep is not None and sweep.no_loss is not None:
+                yield from sweep.no_loss.comparisons
+
+
+def _sparsity_tile(good: Sequence[Comparison]) -> Tile | None:
+    if not good:
+        return None
+    best = max(good, key=lambda c: (c.variant.sparsity_requested or 0.0, -c.difference))
+    tuned = "fine-tuned" if best.variant.finetuned else "not fine-tuned"
+    detail = f"{best.variant.model}, {tuned}; {relative_text(best)} against {best.against}"
+    share = percent(best.variant.sparsity_requested or 0.0)
+    return Tile(share, f"removed by {best.variant.method}, no loss shown", detail)
+
+
+def _speed_tile(rows: Rows, own: Sequence[Comparison], label: str | None) -> Tile | None:
+    """The fastest variant that loses nothing; when all fast ones lose, the fastest with what it loses."""
+    fair = {c.variant: c for c in own if c.against == "dense" and c.variant.pruned}
+    fair |= {c.variant: c for c in own if c.against == "dense-continued"}
+    timed = [c for c in fair.values() if not missing(rows[c.variant].get(f"{label}_speedup"))]
+    if label is None or not timed:
+        return None
+    faster = [c for c in timed if rows[c.variant][f"{label}_speedup_low"] > 1]
+    if not faster:
+        what = f"no speed-up shown in {runtime_name(label)}"
+        return Tile("none", what, "every interval reaches down to 1", good=False)
+    equal = [c for c in faster if c.verdict in ("better", "not told apart")]
+    harmless = [c for c in equal if c.difference < MARGIN * c.reference]
+    best = max(harmless or faster, key=lambda c: float(rows[c.variant][f"{label}_speedup"]))
+    ratio, low, high = (rows[best.variant][f"{label}_speedup{end}"] for end in ("", "_low", "_high"))
+    what = f"faster in {runtime_name(label)} ({low:.2f} … {high:.2f})" + (", no loss shown" if harmless else "")
+    return Tile(times(ratio), what, f"{best.variant.full_name}; {relative_text(best)}", good=bool(harmless))
+
+
+def _bytes_tile(rows: Rows, good: Sequence[Comparison]) -> Tile | None:
+    """The smallest variant that loses nothing."""
+    kept = [(c, rows[c.variant].get("zip_bytes"), rows[c.variant].get("dense_zip_bytes")) for c in good]
+    sized = [(dense / own, c) for c, own, dense in kept if own and dense and not missing(own) and not missing(dense)]
+    if not sized:
+        return None
+    ratio, best = max(sized, key=lambda entry: entry[0])
+    return Tile(f"{three_digits(ratio)} ×", "smaller as a zip, no loss shown", best.variant.full_name)
+
+
+def _naive_tile(own: Sequence[Comparison]) -> Tile | None:
+    """Against the better of the naive forecasts: beating the worse one is no merit."""
+    naive = [c for c in own if c.against == "naive" and c.variant.role == "dense"]
+    if not naive:
+        return None
+    hardest = min(naive, key=lambda c: c.reference)
+    value = signed_percent(hardest.difference / hardest.reference)
+    verdict = {"better": "better than", "worse": "worse than"}.get(hardest.verdict, "not told apart from")
+    detail = f"{hardest.variant.model} dense; {relative_text(hardest)}"
+    what = f"MSE of the dense model: {verdict} {hardest.other.model}"
+    return Tile(value, what, detail, good=hardest.verdict == "better")
