@@ -71,7 +71,6 @@ class ImportJob:
 
     stage: ClassVar[Literal["import"]] = "import"
     role: ClassVar[Role] = "dense"
-    exclusive: ClassVar[bool] = False
     parent: ClassVar[None] = None
     reference: ClassVar[None] = None
     compared_with: ClassVar[None] = None

@@ -69,11 +69,6 @@ class Job:
         parents = (self.parent, self.reference, self.compared_with, *self.exports)
         return tuple(dict.fromkeys(parent for parent in parents if parent is not None))
 
-    @property
-    def exclusive(self) -> bool:
-        """Whether it must have the machine to itself, because a clock runs."""
-        return self.stage == "measure"
-
 
 def what_is_timed(fingerprint: str) -> str:
     """Returns a timing's fingerprint without the machine: what it has in common with those of other machines."""

@@ -111,7 +111,7 @@ def run(job: Job | ImportJob, inputs: Inputs) -> Finished:
 
     Whoever has a timing run keeps the machine to it, see `machine_lock`.
     """
-    with nullcontext() if job.exclusive else beside_others():
+    with nullcontext() if job.stage == "measure" else beside_others():
         torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
         started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         result = _result(job, inputs)
@@ -158,7 +158,7 @@ def _record(job: Job | ImportJob, result: StageResult, inputs: Inputs, started_a
         timing=StageTiming(
             started_at=started_at,
             elapsed_s=time.perf_counter() - clock,
-            machine_busy=job.exclusive and (inputs.machine_busy or is_busy()),
+            machine_busy=job.stage == "measure" and (inputs.machine_busy or is_busy()),
         ),
         environment=environment.describe(),
     )

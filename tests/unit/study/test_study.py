@@ -231,7 +231,7 @@ def test_a_failure_that_another_store_has_overcome_is_none(micro: Micro, tmp_pat
 
 def test_another_machines_timings_are_taken_unless_ones_own_are_asked_for(micro: Micro, tmp_path: Path) -> None:
     recipe, jobs = micro.planned(machine=ELSEWHERE)
-    clocks = [job for job in jobs if job.exclusive]
+    clocks = [job for job in jobs if job.stage == "measure"]
     assert left_to_do(micro.whole, jobs) == []
     assert left_to_do(micro.whole, jobs, own_timings=True) == clocks
     out = micro.copied(tmp_path / "out")
@@ -251,7 +251,7 @@ def test_another_machines_timings_are_taken_unless_ones_own_are_asked_for(micro:
 def test_a_study_waits_once_for_a_busy_machine_and_its_records_say_so(
     micro: Micro, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clocks = [job for job in micro.jobs if job.exclusive]
+    clocks = [job for job in micro.jobs if job.stage == "measure"]
     out, wait_s = micro.copied(tmp_path / "out", *clocks), 3.0
     with beside_others():
         outcome = run_study(out, micro.recipe, micro.jobs, 1, Watch(), wait_s=wait_s)
@@ -267,7 +267,7 @@ def test_own_timings_are_asked_for_on_the_command_line(
     out, command = micro.copied(tmp_path / "out"), ["--json", "study", "run", str(micro.file)]
     here = environment.describe()
     monkeypatch.setattr(environment, "describe", lambda: here.model_copy(update={"machine": ELSEWHERE}))
-    for measure, ran in (("any", 0), ("here", sum(job.exclusive for job in micro.jobs)), ("here", 0)):
+    for measure, ran in (("any", 0), ("here", sum(job.stage == "measure" for job in micro.jobs)), ("here", 0)):
         assert main([*command, "--out", str(out), "--measure", measure]) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["ran"] == ran, measure
     assert main([*command, "--out", str(out), "--measure", "there"]) == 2
