@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -264,10 +265,14 @@ def _assemble(entry: Entry, assembly: Assembly, path: Path) -> None:
     """Downloads the parts of a set, one by one, and puts them together; whole parts stay until all are there."""
     folder = path.with_name(f"{path.name}.parts")
     folder.mkdir(exist_ok=True)
-    contents = {
-        channel: _part(entry, assembly.url.format(channel=channel), folder / f"{channel}.csv", sha256)
-        for channel, sha256 in assembly.sha256.items()
-    }
+    try:
+        contents = {
+            channel: _part(entry, assembly.url.format(channel=channel), folder / f"{channel}.csv", sha256)
+            for channel, sha256 in assembly.sha256.items()
+        }
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # where no part came; with parts in it, it stays
     content = put_together(assembly, contents)
     published_hash(entry, content, f"what the parts at {assembly.url.format(channel='...')} give")
     whole = path.with_name(f".{path.name}.{uuid4().hex}")

@@ -360,6 +360,14 @@ def test_the_next_try_takes_the_parts_that_are_there(
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
 
 
+def test_no_part_leaves_nothing(tiny: tuple[Entry, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, _ = tiny
+    monkeypatch.setitem(PARTS, "A", b"")
+    with pytest.raises(UserError, match="is not a part of x"):
+        download(entry, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_whole_of_other_bytes_is_refused(tiny: tuple[Entry, list[str]], tmp_path: Path) -> None:
     entry, _ = tiny
     with pytest.raises(UserError, match=r"what the parts at .* give is not x as published"):
