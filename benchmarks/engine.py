@@ -23,6 +23,7 @@ from prunecast.recipe import Recipe, load_recipe
 from prunecast.registry import EXECUTORS
 from prunecast.stages.job import Job
 from prunecast.store import Store
+from prunecast.study.executor import Monitor
 from prunecast.study.plan import decided, plan
 from prunecast.study.study import run_study
 
@@ -30,8 +31,8 @@ SPEED_TARGET, OVERHEAD_TARGET = 0.6, 0.02
 
 
 @dataclass
-class Clock:
-    """A monitor that notes when each stage was done."""
+class Clock(Monitor):
+    """A monitor that notes when each stage was done, and ends the benchmark when one fails."""
 
     ended_s: dict[str, float] = field(default_factory=dict)
 
@@ -43,9 +44,6 @@ class Clock:
         """Passes it on."""
         print(f"  {line}")
 
-    def begin(self, job: Job) -> None:
-        """Hears nothing of use."""
-
     def done(self, job: Job) -> None:
         """Notes the time."""
         self.ended_s[job.fingerprint] = time.perf_counter()
@@ -53,13 +51,6 @@ class Clock:
     def failed(self, job: Job, reason: str) -> None:
         """Ends the benchmark."""
         raise RuntimeError(f"{job.label}: {reason}")
-
-    def damaged(self, job: Job, reason: str) -> None:
-        """Ends the benchmark."""
-        raise RuntimeError(f"{job.label}: {reason}")
-
-    def stop(self) -> None:
-        """Hears nothing of use."""
 
 
 def recipe(seeds: int, steps: int) -> Recipe:

@@ -18,7 +18,7 @@ from prunecast.data.series import load_series
 from prunecast.recipe import Recipe, load_recipe
 from prunecast.stages.job import Job
 from prunecast.store import Store
-from prunecast.study.executor import Executor, Outcome
+from prunecast.study.executor import Executor, Monitor, Outcome
 from prunecast.study.local import LocalExecutor
 from prunecast.study.plan import decided, plan
 from prunecast.study.study import run_study
@@ -38,7 +38,7 @@ RECIPE: dict[str, Any] = {
 
 
 @dataclass
-class Watch:
+class Watch(Monitor):
     """A monitor that writes down what it hears."""
 
     heard: list[str] = field(default_factory=list)

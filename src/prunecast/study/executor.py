@@ -101,8 +101,8 @@ def visible_gpus() -> tuple[str, ...]:
 # Who hears of it
 
 
-class Monitor(Protocol):
-    """Hears how a study goes."""
+class Monitor:
+    """Hears how a study goes, and says nothing; whoever wants to know overrides what they want to hear."""
 
     def start(self, total: int, present: int) -> None:
         """Called once: all stages, and how many were there already."""
@@ -130,7 +130,7 @@ PLAIN_EVERY = 10
 """Stages between two plain lines where there is no terminal."""
 
 
-class ConsoleMonitor:
+class ConsoleMonitor(Monitor):
     """Writes to stderr: one bar over all stages with the time left, or plain lines where there is no terminal.
 
     Failures and damage are named even where no progress is wanted.

@@ -23,6 +23,7 @@ from prunecast.study.executor import (
     ATTEMPTS,
     NOTHING,
     Completed,
+    Monitor,
     Outcome,
     Resources,
     WorkerLost,
@@ -49,12 +50,10 @@ def stage(number: int, needs: Sequence[Job] = (), *, threads: int = 1, timed: bo
 
 
 @dataclass
-class Silent:
+class Silent(Monitor):
     """A monitor that writes down what was said."""
 
     heard: list[str] = field(default_factory=list)
-
-    def start(self, total: int, present: int) -> None: ...
 
     def note(self, line: str) -> None:
         self.heard.append(line)
@@ -70,8 +69,6 @@ class Silent:
 
     def damaged(self, job: Job, reason: str) -> None:
         self.heard.append(f"damaged {job.label}")
-
-    def stop(self) -> None: ...
 
 
 @dataclass
