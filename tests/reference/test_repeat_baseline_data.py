@@ -57,3 +57,11 @@ def test_last_value_forecast_equals_every_published_row(reference_dir: Path) -> 
         for row in rows:
             count, mse, mae = last_value_errors(row)
             assert (count, f"{mse:.4f}", f"{mae:.4f}") == (int(row["windows"]), row["mse"], row["mae"]), row
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_last_value_forecast_of_pjm_is_what_it_was() -> None:
+    """No table has it; a change would mean another split, scaler or window."""
+    with torch.inference_mode():
+        count, mse, mae = last_value_errors({"dataset": "PJM", "lookback": "96", "horizon": "96", "scoring": "full"})
+    assert (count, f"{mse:.4f}", f"{mae:.4f}") == (11453, "1.2722", "0.8633")
