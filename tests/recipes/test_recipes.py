@@ -145,6 +145,7 @@ def difference(one: Accuracy, other: Accuracy) -> Interval:
     return interval
 
 
+@pytest.mark.slow
 def test_the_dense_transformer_of_the_main_job_beats_both_naive_forecasts(tmp_path: Path) -> None:
     """By more than the interval; one of its epochs is enough for that."""
     trained = {job.recipe.model["name"]: job for job in jobs_of(QUICKSTART, "train.epochs=1")
