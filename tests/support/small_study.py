@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.support.in_process import InProcess
 from tests.support.series_files import write_table
 from tools.kill_study import timeline
 
@@ -19,7 +20,6 @@ from prunecast.recipe import Recipe, load_recipe
 from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study.executor import Executor, Monitor, Outcome
-from prunecast.study.local import LocalExecutor
 from prunecast.study.plan import decided, plan
 from prunecast.study.study import run_study
 
@@ -81,7 +81,7 @@ class Micro:
         out: Path,
         watch: Watch | None = None,
         jobs: Sequence[Job] | None = None,
-        executor: type[Executor] = LocalExecutor,
+        executor: type[Executor] = InProcess,
         workers: int = 1,
         own_timings: bool = False,
     ) -> Outcome:

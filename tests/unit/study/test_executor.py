@@ -28,6 +28,7 @@ from prunecast.errors import UserError
 from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study.executor import ConsoleMonitor, Outcome
+from prunecast.study.local import LocalExecutor
 from prunecast.study.study import open_study, status
 
 
@@ -133,10 +134,10 @@ def test_a_stage_whose_worker_is_killed_is_tried_again(micro: Micro, tmp_path: P
                     if "spawn_main" in " ".join(child.cmdline()):
                         child.send_signal(signal.SIGKILL)
 
-    often = micro.run(out, Kills(9))
+    often = micro.run(out, Kills(9), executor=LocalExecutor)
     assert often.failed == {naive.label: "its worker process died (killed, or out of memory)"}
     watch = Kills(1)
-    once = micro.run(out, watch)
+    once = micro.run(out, watch, executor=LocalExecutor)
     assert (once.ran, once.failed, watch.heard.count("begin")) == (1, {}, 2)
     assert differences(out, micro.whole) == []
 

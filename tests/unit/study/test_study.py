@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.support.in_process import InProcess
 from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
 
@@ -61,7 +62,7 @@ def test_what_changes_no_number_computes_nothing(micro: Micro, setting: str) -> 
 def test_a_study_that_keeps_no_files_has_the_same_records_and_goes_on(micro: Micro, tmp_path: Path) -> None:
     out, watch = tmp_path / "out", Watch()
     recipe, jobs = micro.planned("study.keep_files=false")
-    assert run_study(out, recipe, jobs, 2, watch).ran == len(jobs)
+    assert run_study(out, recipe, jobs, 2, watch, executor=InProcess).ran == len(jobs)
     store, dense = Store(out / "store"), micro.the("train", role="dense")
 
     def with_files() -> set[str]:
@@ -73,7 +74,7 @@ def test_a_study_that_keeps_no_files_has_the_same_records_and_goes_on(micro: Mic
         assert (found.test, found.size, found.files) == (whole.test, whole.size, whole.files)
     recipe, more = micro.planned("study.keep_files=false", "finetune.learning_rate=0.005")
     watch = Watch()
-    again = run_study(out, recipe, more, 1, watch)
+    again = run_study(out, recipe, more, 1, watch, executor=InProcess)
     tuned = [job for job in more if job.fingerprint not in {old.fingerprint for old in jobs}]
     assert again.ran == len(tuned) + 2, "what was new, and what it needs: the pruned model, and the dense one exported"
     assert (again.failed, again.damaged) == ({}, {})
@@ -84,7 +85,7 @@ def test_a_study_that_keeps_no_files_has_the_same_records_and_goes_on(micro: Mic
 def test_files_go_later_where_they_were_kept_before(micro: Micro, tmp_path: Path) -> None:
     out = micro.copied(tmp_path / "out")
     recipe, jobs = micro.planned("study.keep_files=false")
-    assert run_study(out, recipe, jobs, 1, Watch()).ran == 0
+    assert run_study(out, recipe, jobs, 1, Watch(), executor=InProcess).ran == 0
     kept = {path.parent.name for path in (out / "store").glob("*/*/model.safetensors")}
     assert kept == {micro.the("train", role="dense").fingerprint}
 
@@ -96,11 +97,11 @@ def test_what_a_failed_stage_needs_stays(micro: Micro, tmp_path: Path) -> None:
     shutil.rmtree(place)
     place.write_text("in the way")
     recipe, jobs = micro.planned("study.keep_files=false")
-    assert tuned.label in run_study(out, recipe, jobs, 1, Watch()).failed
+    assert tuned.label in run_study(out, recipe, jobs, 1, Watch(), executor=InProcess).failed
     assert (Store(out / "store").directory(micro.the("prune").fingerprint) / "model.safetensors").is_file()
     place.unlink()
     left = len(left_to_do(out, jobs))
-    assert run_study(out, recipe, jobs, 1, Watch()).ran == left
+    assert run_study(out, recipe, jobs, 1, Watch(), executor=InProcess).ran == left
 
 
 def test_a_new_title_is_in_the_report_and_nothing_ran(micro: Micro, tmp_path: Path) -> None:
@@ -235,9 +236,9 @@ def test_another_machines_timings_are_taken_unless_ones_own_are_asked_for(micro:
     assert left_to_do(micro.whole, jobs) == []
     assert left_to_do(micro.whole, jobs, own_timings=True) == clocks
     out = micro.copied(tmp_path / "out")
-    assert run_study(out, recipe, jobs, 1, Watch()).ran == 0
+    assert run_study(out, recipe, jobs, 1, Watch(), executor=InProcess).ran == 0
     watch = Watch()
-    own = run_study(out, recipe, jobs, 1, watch, own_timings=True)
+    own = run_study(out, recipe, jobs, 1, watch, executor=InProcess, own_timings=True)
     assert (own.ran, own.present, own.failed) == (len(clocks), len(jobs) - len(clocks), {})
     found = status(out)
     here = micro.the("measure", role="dense").machine
@@ -254,7 +255,7 @@ def test_a_study_waits_once_for_a_busy_machine_and_its_records_say_so(
     clocks = [job for job in micro.jobs if job.stage == "measure"]
     out, wait_s = micro.copied(tmp_path / "out", *clocks), 3.0
     with beside_others():
-        outcome = run_study(out, micro.recipe, micro.jobs, 1, Watch(), wait_s=wait_s)
+        outcome = run_study(out, micro.recipe, micro.jobs, 1, Watch(), executor=InProcess, wait_s=wait_s)
     assert (outcome.ran, outcome.failed) == (len(clocks), {})
     assert all(Store(out / "store").record(job.fingerprint).timing.machine_busy for job in clocks)
     waits = [record for record in caplog.records if "a timing waits" in record.getMessage()]
