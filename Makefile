@@ -3,6 +3,8 @@
 # make test-all     the same with the slow tests, which take as long again
 # make check        lint and types alone
 # make report DIR=runs/...   writes a study's report again
+# make results      renews what is made from published studies: pictures, pages, numbers in texts; with
+#                   STUDY=runs/... AS=name it packs that study into results/name first
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -22,7 +24,7 @@ export PRUNECAST_REFERENCE ?= $(abspath $(SHARED)/reference)
 endif
 endif
 
-.PHONY: quickstart test test-all check report clean
+.PHONY: quickstart test test-all check report results clean
 
 quickstart: $(VENV)/.user
 	$(BIN)/prunecast study run $(RECIPE) --out $(OUT)
@@ -42,6 +44,9 @@ check: $(VENV)/.dev
 
 report: $(VENV)/.user
 	$(BIN)/prunecast report $(DIR)
+
+results: $(VENV)/.dev
+	$(BIN)/python tools/publish.py $(STUDY) $(if $(STUDY),results/$(AS))
 
 $(VENV)/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION: Final = 2
 
@@ -293,11 +293,6 @@ class RunRecord(Record):
     files: dict[str, int] = Field(default_factory=dict, description="what the stage made beside it: name -> bytes")
     timing: StageTiming
     environment: Environment
-
-    @field_validator("role", mode="before")
-    @classmethod
-    def _role_of_earlier_records(cls, role: Any) -> Any:
-        return "dense-continued" if role == "trained-on" else role
 
 
 class Failure(Record):

@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -179,8 +178,6 @@ def read_record(place: Path) -> RunRecord:
     """
     directory = place.parent if place.name == RECORD_FILE else place
     try:
-        if (earlier := _of_schema_1(directory)) is not None:
-            return RunRecord.model_validate(earlier)
         sums, content = _read_sums(directory), (directory / RECORD_FILE).read_bytes()
         _check_sum(directory, RECORD_FILE, content, sums)
         packed = (directory / ARRAYS_FILE).read_bytes()
@@ -191,19 +188,6 @@ def read_record(place: Path) -> RunRecord:
     except ValidationError as error:
         _refuse_other_schemas(directory / RECORD_FILE)
         raise Damaged(directory, f"{RECORD_FILE} is not a whole record: {error.errors()[0]['msg']}") from None
-
-
-def _of_schema_1(directory: Path) -> dict[str, Any] | None:
-    """Published results are still of schema 1, without sums."""
-    if (directory / SUMS_FILE).exists():
-        return None
-    with suppress(ValueError, OSError):
-        values: dict[str, Any] = json.loads((directory / RECORD_FILE).read_bytes())
-        if values.get("schema_version") == 1:
-            values["timing"].pop("record_sha256", None)
-            files = {name: facts["bytes"] for name, facts in values.get("files", {}).items()}
-            return values | {"schema_version": SCHEMA_VERSION, "files": files}
-    return None
 
 
 def copy_record(source: Path, target: Path) -> None:
@@ -233,8 +217,6 @@ def condition(directory: Path, *, thorough: bool = False) -> Condition:
         UserError: when the record is of another schema, which is no damage.
     """
     try:
-        if _of_schema_1(directory) is not None:
-            return Condition(bare=True)
         sums, content = _read_sums(directory), (directory / RECORD_FILE).read_bytes()
         _check_sum(directory, RECORD_FILE, content, sums)
         values = json.loads(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.stage_folders import FILES, made_up, put_result
+from tools import convert_records
 
 from prunecast.errors import UserError
 from prunecast.records import Failure, taken_apart
@@ -33,9 +35,6 @@ from prunecast.store import (
     trust,
     write_record,
 )
-from prunecast.study.study import open_study, status
-
-RESULTS = Path(__file__).parents[2] / "results"
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -371,15 +370,6 @@ def test_a_record_that_is_copied_alone_has_sums_of_its_own(whole: Path, tmp_path
     assert condition(whole).bare
 
 
-@pytest.mark.parametrize("study", sorted(path.name for path in RESULTS.iterdir()))
-def test_every_committed_result_is_whole(study: str) -> None:
-    found = status(RESULTS / study, thorough=True)
-    assert (found["done"], found["failed"], found["damaged"]) == (found["stages"], [], [])
-    records, failures = open_study(RESULTS / study).results()
-    assert len(records) >= found["stages"]
-    assert failures == []
-
-
 def test_damage_travels_between_processes(whole: Path) -> None:
     error = Damaged(whole, "why")
     copy = pickle.loads(pickle.dumps(error))
@@ -400,3 +390,43 @@ def test_another_schema_is_refused_and_is_no_damage(whole: Path) -> None:
         with pytest.raises(UserError, match="expected a record of schema 2, found 3") as caught:
             look(directory)
         assert not isinstance(caught.value, Damaged)
+
+
+# Records of schema 1
+
+
+def as_in_schema_1(directory: Path) -> str:
+    """Rewrites a folder's record as schema 1 had it, sealed and with hashes; returns its text."""
+    record = read_record(directory)
+    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in FILES.items()}
+    values = record.model_dump(mode="json") | {"schema_version": 1, "files": files, "role": "trained-on"}
+    values["timing"]["record_sha256"] = None
+    unsealed = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    seal = hashlib.sha256(unsealed.encode()).hexdigest()
+    (directory / RECORD_FILE).write_text(unsealed.replace('"record_sha256": null', f'"record_sha256": "{seal}"'))
+    for name in (ARRAYS_FILE, SUMS_FILE):
+        (directory / name).unlink()
+    return unsealed
+
+
+def test_a_record_of_schema_1_is_converted_in_its_place(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = read_record(whole)
+    as_in_schema_1(whole)
+    with pytest.raises(UserError, match=r"expected a record of schema 2, found 1; see tools/convert_records\.py"):
+        condition(whole)
+    assert convert_records.main([str(whole.parent)]) == 0
+    assert capsys.readouterr().out == "1 records converted\n"
+    assert condition(whole, thorough=True) == Condition(hashed=True)
+    assert read_record(whole) == record.model_copy(update={"role": "dense-continued"})
+
+
+def test_what_is_damaged_is_not_converted(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = as_in_schema_1(whole)
+    path = whole / RECORD_FILE
+    path.write_text(path.read_text().replace("1.5", "1.6"))
+    assert convert_records.main([str(whole.parent)]) == 1
+    assert "does not have the hash that it names" in capsys.readouterr().err
+    path.write_text(text)  # of earlier versions, which did not seal
+    (whole / "config.json").write_text("{}")
+    assert convert_records.main([str(whole.parent)]) == 1
+    assert "config.json does not have the hash" in capsys.readouterr().err

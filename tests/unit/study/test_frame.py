@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from tests.support.study_records import study
 
 from prunecast.cli.main import main
 from prunecast.errors import MissingExtra, UserError
-from prunecast.records import RunRecord
+from prunecast.records import Epoch, Fit, RunRecord
 from prunecast.study import trackers
 from prunecast.study.frame import DESCRIBES, StudyFrame, concat, frame_of, read_frame, runtimes, write_frame
 from prunecast.study.study import open_study
@@ -25,9 +26,20 @@ from prunecast.study.trackers import to_mlflow, to_parquet, to_wandb
 RESULTS = Path(__file__).parents[3] / "results" / "etth1-small"
 
 
+EPOCHS = tuple(
+    Epoch(epoch=epoch, steps=10, learning_rate=0.1, train_loss=1 / epoch, validation_loss=2 / epoch)
+    for epoch in (1, 2, 3)
+)
+FIT = Fit(epochs=EPOCHS, best_epoch=3, steps=30, stopped_early=False)
+
+
 @pytest.fixture(scope="module")
 def records() -> Sequence[RunRecord]:
-    return open_study(RESULTS).results()[0]
+    found = study(models=("transformer", "dlinear"), seeds=(1, 2))
+    found[0] = found[0].model_copy(update={"fit": FIT})
+    timed = next(record for record in found if record.stage == "measure")
+    timing = timed.timing.model_copy(update={"runtimes": ()})
+    return [*found, timed.model_copy(update={"stage": "export", "fingerprint": "ab12", "timing": timing})]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +89,9 @@ def test_arrays_are_those_of_the_records(records: Sequence[RunRecord], frame: St
             assert tuple(one.truth) == example.truth
             assert tuple(one.forecast) == example.forecast
     held = frame.arrays["kind"].value_counts()
-    assert held["truth"] == held["history"] == 3  # of 495 forecasts
+    windows = {(example.window, example.start) for record in records for example in record.examples}
+    assert held["truth"] == held["history"] == len(windows)
+    assert held["forecast"] > 10 * len(windows)
 
 
 def test_parquet_gives_the_tables_back(tmp_path: Path, frame: StudyFrame) -> None:

@@ -1,0 +1,271 @@
+"""Numbers in texts are those of `results/`: what stands between two markers is written from the records.
+
+    python tools/quoted_numbers.py            renews README.md, docs/*.md and results/*/README.md
+    python tools/quoted_numbers.py --check    says which of them are not current, and changes nothing
+
+A marker names a study, a block and its arguments; names with blanks stand in quotes:
+
+    <!-- numbers: paper-small errors ILI 24 -->
+    (a table)
+    <!-- /numbers -->
+
+    the error is <!-- numbers: etth1-small value test_mse Transformer "magnitude 80 %" -->1.059<!-- /numbers -->
+
+Blocks are the functions in `BLOCKS`. A star: worse than the dense model trained on for as long as fine-tuning took (the
+95 % interval of the difference leaves out 0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from prunecast.report.pages import Context
+from prunecast.study.frame import StudyFrame
+from prunecast.study.study import open_study
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+MARKER = re.compile(r"(<!-- numbers: (?P<asked>[^>]*?) -->)(?P<text>.*?)(<!-- /numbers -->)", re.DOTALL)
+
+Row = Mapping[str, Any]
+
+
+@cache
+def tables(study: str) -> StudyFrame:
+    """Returns the tables of a published study."""
+    return open_study(RESULTS / study).tables()[0]
+
+
+@cache
+def context(study: str) -> Context:
+    """Returns a published study as its report sees it."""
+    return Context(tables(study))
+
+
+def texts() -> list[Path]:
+    """Returns the files that may hold numbers."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(RESULTS.glob("*/README.md"))]
+
+
+def renewed(text: str) -> str:
+    """Returns a text in which every block is as the records have it.
+
+    Raises:
+        ValueError: on a marker that asks for what there is not.
+    """
+
+    def block(found: re.Match[str]) -> str:
+        study, name, *arguments = shlex.split(found["asked"])
+        if name not in BLOCKS:
+            raise ValueError(f"{found['asked']!r}: expected a block of {', '.join(BLOCKS)}, found {name!r}")
+        new = BLOCKS[name](study, *arguments)
+        return f"{found[1]}\n\n{new}\n\n{found[4]}" if new.startswith("|") else f"{found[1]}{new}{found[4]}"
+
+    return MARKER.sub(block, text)
+
+
+# What the blocks are made of
+
+
+def rows(study: str, dataset: str, horizon: str) -> list[Row]:
+    """Returns the variants of one data set and horizon: means over seeds, differences, times."""
+    summary = context(study).summary
+    chosen = summary[(summary["dataset"] == dataset) & (summary["horizon"] == int(horizon))]
+    if chosen.empty:
+        raise ValueError(f"{study} has no {dataset} at {horizon}")
+    return [{str(key): value for key, value in row.items()} for row in chosen.to_dict("records")]
+
+
+def one(found: Iterable[Row], **wanted: Any) -> Row | None:
+    """Returns the first row with these values, or None."""
+    return next((row for row in found if all(row[key] == value for key, value in wanted.items())), None)
+
+
+def error(row: Row | None, decimals: int, *, star: bool = False) -> str:
+    """Returns a test MSE, starred where it is shown to be worse than the dense model trained on."""
+    if row is None or pd.isna(row["test_mse"]):
+        return ""
+    worse = star and row.get("vs_dense_continued_verdict") == "worse"
+    return f"{row['test_mse']:.{decimals}f}{'*' if worse else ''}"
+
+
+def speed(study: str, row: Row | None, *, interval: bool = True) -> str:
+    """Returns a speed-up in the study's main runtime, with its interval."""
+    label = context(study).timings.main
+    if row is None or pd.isna(row.get(f"{label}_speedup", float("nan"))):
+        return ""
+    low, middle, high = (row[f"{label}_speedup{end}"] for end in ("_low", "", "_high"))
+    return f"{middle:.2f} ({low:.2f} ... {high:.2f})" if interval else f"{middle:.2f}"
+
+
+def percent(share: float) -> str:
+    """Returns a share as people write it: 48.8 % as 49 %."""
+    return f"{100 * share:.0f} %"
+
+
+def amounts(found: Sequence[Row]) -> dict[str, list[float]]:
+    """Returns the amounts of each method that is no control, by its name and sorted."""
+    amounts: dict[str, set[float]] = {}
+    for row in found:
+        if row["role"] == "pruned" and not row["method"].endswith("random"):
+            amounts.setdefault(row["method"], set()).add(row["sparsity_requested"])
+    return {method: sorted(shares) for method, shares in amounts.items()}
+
+
+def models(found: Sequence[Row]) -> list[str]:
+    """Returns the models that were pruned, in the order of the study."""
+    return list(dict.fromkeys(row["model"] for row in found if row["role"] == "pruned"))
+
+
+def decimals(found: Sequence[Row]) -> int:
+    """Returns how many decimals errors are given with: two where all dense ones are large."""
+    return 2 if min(row["test_mse"] for row in found if row["role"] == "dense") > 2 else 3
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines))
+
+
+# The blocks
+
+
+def errors(study: str, dataset: str, horizon: str) -> str:
+    """A row a model: test MSE dense, dense trained on, and pruned without / with fine-tuning; speed-ups last."""
+    found = rows(study, dataset, horizon)
+    asked, digits = amounts(found), decimals(found)
+    cut = {method: shares for method, shares in asked.items() if method.startswith("structured")}
+    faster = f"faster at {', '.join(f'{100 * share:.0f}' for share in next(iter(cut.values())))} %" if cut else ""
+    heads = [f"{short(method)} {percent(share)}" for method, shares in asked.items() for share in shares]
+    lines = []
+    for model in models(found):
+        own = [row for row in found if row["model"] == model]
+        line = [model, error(one(own, role="dense"), digits), error(one(own, role="dense-continued"), digits)]
+        for method, shares in asked.items():
+            for share in shares:
+                pair = [
+                    error(one(own, role=role, method=method, sparsity_requested=share), digits, star=role != "pruned")
+                    for role in ("pruned", "pruned+finetuned")
+                ]
+                line.append(" / ".join(text for text in pair if text))
+        times = [
+            speed(study, one(own, role="pruned+finetuned", method=method, sparsity_requested=share), interval=False)
+            for method, shares in cut.items()
+            for share in shares
+        ]
+        lines.append([*line, ", ".join(text for text in times if text)] if cut else line)
+    heads = [f"{dataset}, horizon {horizon}", "dense", "dense, trained on", *heads, *([faster] if faster else [])]
+    return table(heads, lines)
+
+
+def short(method: str) -> str:
+    """Returns what a method is called in a heading."""
+    return "structured" if method == "structured-magnitude" else method
+
+
+def floors(study: str, dataset: str, horizon: str) -> str:
+    """A sentence: the errors of the naive forecasts and of DLinear."""
+    found, digits = rows(study, dataset, horizon), 3
+    named = [(row["model"], row) for row in found if row["role"] == "naive"]
+    linear = one(found, model="DLinear", role="dense")
+    return ", ".join(f"{name} {error(row, digits)}" for name, row in [*named, ("DLinear", linear)] if row is not None)
+
+
+def variants(study: str, dataset: str, horizon: str, model: str) -> str:
+    """A row a fine-tuned variant of one model: parameters gone, MSE, difference, bytes, time and speed-up."""
+    own = [row for row in rows(study, dataset, horizon) if row["model"] == model]
+    label = context(study).timings.main
+    lines = []
+    for row in own:
+        if row["role"] not in ("dense", "dense-continued", "pruned+finetuned") or str(row["method"]).endswith("random"):
+            continue
+        other = [row.get(f"vs_dense_continued{end}", float("nan")) for end in ("", "_low", "_high")]
+        star = "" if row.get("vs_dense_continued_verdict") in ("not told apart", None) else "*"
+        difference = "" if pd.isna(other[0]) else f"{other[0]:+.3f}{star} ({other[1]:+.3f} ... {other[2]:+.3f})"
+        spread = "" if pd.isna(row["test_mse_sd"]) else f" ± {row['test_mse_sd']:.3f}"
+        time = row.get(f"{label}_latency_ms", float("nan"))
+        cells = [row["variant"], percent(row["sparsity_realised"]), f"{row['test_mse']:.3f}{spread}", difference]
+        cells += [kilobytes(row["zip_bytes"]), "" if pd.isna(time) else f"{time:.2f} ms", speed(study, row)]
+        lines.append(cells)
+    heads = [model, "parameters gone", "MSE", "against dense, trained on", "zip", str(label), "speed-up"]
+    return table(heads, lines)
+
+
+def kilobytes(count: float) -> str:
+    """Returns bytes as kB, of a thousand."""
+    return f"{count / 1000:.0f} kB"
+
+
+def speedups(study: str) -> str:
+    """A row a model and amount: what the operations promise, and the geometric mean of the measured speed-ups."""
+    label = context(study).timings.main
+    lines = []
+    for found in context(study).speeds:
+        if not found.is_control and found.method.startswith("structured") and label in found.measured:
+            ratio = found.measured[label]
+            cells = [found.model, short(found.method), percent(found.sparsity_requested), f"{found.promised:.1f}"]
+            lines.append([*cells, f"{ratio.value:.2f} ({ratio.low:.2f} ... {ratio.high:.2f})"])
+    return table(["model", "method", "operations gone", "promised", f"measured, {label}"], lines)
+
+
+def value(study: str, column: str, model: str, variant: str, *case: str) -> str:
+    """One number of one variant; data set and horizon may be left out where the study has one of them."""
+    case = case or tuple(map(str, context(study).study.cases[0][:2]))
+    row = one(rows(study, *case), model=model, variant=variant)
+    if row is None or column not in row:
+        raise ValueError(f"{study} has no {column} of {model}, {variant}, on {' at '.join(case)}")
+    found = row[column]
+    if column.endswith("_speedup"):
+        return f"{found:.2f}"
+    if column.endswith("_bytes"):
+        return kilobytes(found)
+    if column.endswith(("sparsity_realised", "sparsity_requested")):
+        return percent(found)
+    return f"{found:,.0f}" if float(found).is_integer() else f"{found:.3f}"
+
+
+def stages(study: str) -> str:
+    """How many stages the study has."""
+    return f"{len(tables(study).stages):,}"
+
+
+BLOCKS: Mapping[str, Callable[..., str]] = {
+    block.__name__: block for block in (errors, floors, variants, speedups, value, stages)
+}
+
+
+def renew(*, check: bool = False) -> list[Path]:
+    """Renews the texts, unless asked only to look; returns those that were not current."""
+    stale = []
+    for path in texts():
+        old = path.read_text(encoding="utf-8")
+        new = renewed(old)
+        if new != old:
+            stale.append(path)
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    return stale
+
+
+def main() -> int:
+    """Renews the texts, or says which are not current; returns 1 when there are such."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check = parser.parse_args().check
+    stale = renew(check=check)
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'not current' if check else 'renewed'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
