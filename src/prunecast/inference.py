@@ -32,7 +32,7 @@ from prunecast.recipe import DataConfig
 from prunecast.records import Accuracy, Scoring
 from prunecast.registry import RUNTIMES
 from prunecast.train.evaluate import score
-from prunecast.train.metrics import measured_on
+from prunecast.train.metrics import bound_metrics
 
 EAGER = "eager"
 """The runtime that runs a model folder as it is."""
@@ -86,7 +86,7 @@ class Artifact:
     def scores(self, prepared: Prepared, scoring: Scoring, metrics: Sequence[str] = ()) -> tuple[Accuracy, Accuracy]:
         """Returns the errors on the validation and the test part, the latter in further metrics too."""
         predict = self.predictor()
-        test = score(predict, prepared.test, "test", scoring, measured_on(prepared, metrics))
+        test = score(predict, prepared.test, "test", scoring, bound_metrics(prepared, metrics))
         return score(predict, prepared.validation, "validation", scoring), test
 
     def shipped(self, runtime: str, folder: Path) -> Path:

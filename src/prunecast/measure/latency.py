@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +22,7 @@ from scipy.special import ndtri, stdtrit
 
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs
-from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, RESULT_FILE, Turns
+from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, RESULT_FILE, TimingJob, TimingResult, Turns
 from prunecast.recipe import MeasureConfig
 from prunecast.records import Latency, Ratio, Timing
 
@@ -52,10 +53,16 @@ def time_against(
         RuntimeError: when the timed process fails.
     """
     paths = [path] if reference is None else [path, reference]
-    job = config.model_dump(include={"threads", "warmup", "min_count", "min_time_s"})
-    job |= {"runtime": runtime, "paths": [str(path.absolute()) for path in paths]}
-    result = _in_child(job, {name: values[: config.batch] for name, values in inputs.items()})
-    samples_ms = kept_samples(result["times_ns"])
+    job = TimingJob(
+        runtime=runtime,
+        paths=[str(path.absolute()) for path in paths],
+        threads=config.threads,
+        warmup=config.warmup,
+        min_count=config.min_count,
+        min_time_s=config.min_time_s,
+    )
+    measured = _in_child(job, {name: values[: config.batch] for name, values in inputs.items()})
+    samples_ms = kept_samples(measured.times_ns)
     return Timing(
         runtime=runtime,
         threads=config.threads,
@@ -63,9 +70,9 @@ def time_against(
         latency=summary(samples_ms[0]),
         reference=None if reference is None else summary(samples_ms[1]),
         speedup=None if reference is None else speedup(samples_ms[1], samples_ms[0]),
-        peak_memory_bytes=result["peak_memory_bytes"],
-        baseline_memory_bytes=result["baseline_memory_bytes"],
-        load_ms=round(result["load_ms"], 3),
+        peak_memory_bytes=measured.peak_memory_bytes,
+        baseline_memory_bytes=measured.baseline_memory_bytes,
+        load_ms=round(measured.load_ms, 3),
     )
 
 
@@ -148,18 +155,18 @@ def _medians(samples_ms: Samples, drawn_turns: NDArray[np.int64]) -> NDArray[np.
     return medians
 
 
-def _in_child(job: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+def _in_child(job: TimingJob, inputs: Inputs) -> TimingResult:
     with TemporaryDirectory(prefix="prunecast-") as name:
         folder = Path(name)
-        (folder / JOB_FILE).write_text(json.dumps(job))
+        (folder / JOB_FILE).write_text(json.dumps(asdict(job)))
         np.savez(folder / INPUTS_FILE, allow_pickle=False, **inputs)
         command = [sys.executable, "-P", "-m", "prunecast.measure.latency_worker", name]
-        threads = dict.fromkeys(_THREAD_VARIABLES, str(job["threads"]))
+        threads = dict.fromkeys(_THREAD_VARIABLES, str(job.threads))
         done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise RuntimeError(f"the timed process failed: {reason}")
-        result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
+        result = json.loads((folder / RESULT_FILE).read_text())
     if "error" in result:
         raise UserError(result["error"])
-    return result
+    return TimingResult(**result)

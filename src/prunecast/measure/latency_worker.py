@@ -14,9 +14,9 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -36,45 +36,70 @@ Turns = list[list[int]]
 """Time in ns of each call, per turn."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimingJob:
+    """What is to be timed: the first model, in turn with the second where there is one.
+
+    `warmup` calls come before the clock; then at least `min_count` calls of each model for at least `min_time_s`.
+    """
+
+    runtime: str
+    paths: Sequence[str]
+    threads: int
+    warmup: int
+    min_count: int
+    min_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingResult:
+    """What came of it: the first model's load and memory, and the times in ns per load and model."""
+
+    load_ms: float
+    baseline_memory_bytes: int
+    peak_memory_bytes: int
+    times_ns: list[list[Turns]]
+
+
 def main(folder: Path) -> None:
     """Runs the job of a folder; a mistake of the user's is a result too."""
-    job = json.loads((folder / JOB_FILE).read_text())
+    job = TimingJob(**json.loads((folder / JOB_FILE).read_text()))
     try:
-        result = _measured(job, folder)
+        result = asdict(_measured(job, folder))
     except UserError as error:
         result = {"error": str(error)}
     (folder / RESULT_FILE).write_text(json.dumps(result))
 
 
-def _measured(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _measured(job: TimingJob, folder: Path) -> TimingResult:
     """Loads the first model, and only when its memory is known the one that it is timed against."""
-    _pin(job["threads"])
+    _pin(job.threads)
     with np.load(folder / INPUTS_FILE, allow_pickle=False) as file:
         inputs = dict(file)
-    runtime: Runtime = RUNTIMES.load(job["runtime"])
+    runtime: Runtime = RUNTIMES.load(job.runtime)
     runtime.start()
-    load = [partial(runtime.load, Path(path), job["threads"]) for path in job["paths"]]
+    load = [partial(runtime.load, Path(path), job.threads) for path in job.paths]
     _flush_denormals()
     baseline_bytes, clock = resident_bytes(), time.perf_counter()
     first = load[0]()
     load_ms = (time.perf_counter() - clock) * 1e3
-    _timed(first, inputs, job["warmup"])
-    return {
-        "load_ms": load_ms,
-        "baseline_memory_bytes": baseline_bytes,
-        "peak_memory_bytes": peak_resident_bytes(),
-        "times_ns": _over_loads(load, inputs, job),
-    }
+    _timed(first, inputs, job.warmup)
+    return TimingResult(
+        load_ms=load_ms,
+        baseline_memory_bytes=baseline_bytes,
+        peak_memory_bytes=peak_resident_bytes(),
+        times_ns=_over_loads(load, inputs, job),
+    )
 
 
-def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: dict[str, Any]) -> list[list[Turns]]:
+def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: TimingJob) -> list[list[Turns]]:
     """Returns times in ns per load and model.
 
     Where a load happens to put its weights and buffers in memory changes its time by some per cent until it is
     gone, so every model is loaded several times, in changing order, and all stay: a place that is given back would be
     taken again.
     """
-    min_count, min_time_ns = math.ceil(job["min_count"] / LOADS), job["min_time_s"] * 1e9 / LOADS
+    min_count, min_time_ns = math.ceil(job.min_count / LOADS), job.min_time_s * 1e9 / LOADS
     kept: list[Sequence[Predictor]] = []
     calls: list[int] = []
     times = []
@@ -83,7 +108,7 @@ def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: di
         loaded = {i: load[i]() for i in order}
         kept.append([loaded[i] for i in range(len(load))])
         for predict in kept[-1]:
-            _timed(predict, inputs, max(2, job["warmup"] // LOADS))
+            _timed(predict, inputs, max(2, job.warmup // LOADS))
         calls = calls or calls_per_turn(kept[-1], inputs)
         times.append(timed_in_turn(kept[-1], inputs, calls, min_count, min_time_ns))
     return times

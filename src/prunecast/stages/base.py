@@ -24,7 +24,7 @@ from prunecast.records import Accuracy, Artefact, Example, Fit, Imported, Operat
 from prunecast.stages.job import Job
 from prunecast.store import read_record
 from prunecast.train.evaluate import evaluate, evaluate_both
-from prunecast.train.metrics import measured_on
+from prunecast.train.metrics import bound_metrics
 from prunecast.train.progress import Reporter
 
 EXAMPLES = 3
@@ -148,7 +148,7 @@ def scored(
     """
     saved.model.eval()
     validation = None if fit is None else fit.validation
-    metrics = measured_on(prepared, data.metrics)
+    metrics = bound_metrics(prepared, data.metrics)
     if validation is None or data.scoring != "full" or metrics:
         validation = evaluate(saved.model, prepared.validation, "validation", data.scoring, metrics)
     if data.scoring == "full":

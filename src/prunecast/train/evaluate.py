@@ -17,7 +17,7 @@ from prunecast.batch import Batch
 from prunecast.data.windows import Windows
 from prunecast.errors import UserError
 from prunecast.records import Accuracy, Blocks, Scoring, Split
-from prunecast.train.metrics import Measured, absolute_error, squared_error
+from prunecast.train.metrics import BoundMetrics, absolute_error, squared_error
 
 PAPER_BATCH = 32
 """Batch size of the published test loaders, which dropped the last incomplete batch."""
@@ -39,18 +39,18 @@ def scored_windows(total: int, scoring: Scoring) -> int:
 
 
 def evaluate(
-    model: nn.Module, windows: Windows, split: Split, scoring: Scoring = "full", further: Measured | None = None
+    model: nn.Module, windows: Windows, split: Split, scoring: Scoring = "full", further: BoundMetrics | None = None
 ) -> Accuracy:
     """Scores a forecaster in eval mode over a split's windows; the mode it was in comes back.
 
-    `further` are the metrics besides MSE and MAE, as `metrics.measured_on` gives them.
+    `further` are the metrics besides MSE and MAE, as `metrics.bound_metrics` gives them.
     """
     with in_eval_mode(model) as predict:
         return score(predict, windows, split, scoring, further)
 
 
 def evaluate_both(
-    model: nn.Module, windows: Windows, split: Split, further: Measured | None = None
+    model: nn.Module, windows: Windows, split: Split, further: BoundMetrics | None = None
 ) -> tuple[Accuracy, Accuracy | None]:
     """Returns the full scoring and, from the same forecasts, the paper's; none where no batch of 32 is whole."""
     with in_eval_mode(model) as predict:
@@ -73,7 +73,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[Predict]:
 
 
 def score(
-    predict: Predict, windows: Windows, split: Split, scoring: Scoring = "full", further: Measured | None = None
+    predict: Predict, windows: Windows, split: Split, scoring: Scoring = "full", further: BoundMetrics | None = None
 ) -> Accuracy:
     """Scores whatever forecasts, an exported artefact too.
 
@@ -112,9 +112,11 @@ def accuracy(errors: Mapping[str, Errors], windows: Windows, split: Split, scori
 
 
 @torch.inference_mode()
-def window_errors(predict: Predict, windows: Windows, count: int, further: Measured | None = None) -> dict[str, Errors]:
+def window_errors(
+    predict: Predict, windows: Windows, count: int, further: BoundMetrics | None = None
+) -> dict[str, Errors]:
     """Returns the mean error of each of the first `count` windows: MSE, MAE and further metrics, by name."""
-    metrics: Measured = {"mse": squared_error, "mae": absolute_error} | dict(further or {})
+    metrics: BoundMetrics = {"mse": squared_error, "mae": absolute_error} | dict(further or {})
     errors: dict[str, list[Errors]] = {name: [] for name in metrics}
     for start in range(0, count, EVALUATION_BATCH):
         batch = windows.batch(torch.arange(start, min(start + EVALUATION_BATCH, count)))

@@ -48,7 +48,7 @@ class MetricContext:
 Metric = Callable[[Tensor, Tensor, MetricContext], Tensor]
 """(forecast_BHC, truth_BHC, context) -> errors_BSC in float64; an entry of `registry.METRICS`."""
 
-Measured = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
+BoundMetrics = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 """Name of a metric -> (forecast_BHC, truth_BHC) -> errors_BSC, on a series that it knows."""
 
 
@@ -62,7 +62,7 @@ def absolute_error(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricConte
     return (forecast_BHC - truth_BHC).double().abs()
 
 
-def measured_on(prepared: Prepared, names: Collection[str]) -> Measured:
+def bound_metrics(prepared: Prepared, names: Collection[str]) -> BoundMetrics:
     """Returns registered metrics for the scored channels of a series.
 
     Raises:

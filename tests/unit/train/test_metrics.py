@@ -20,7 +20,7 @@ from prunecast.recipe import DataConfig
 from prunecast.records import Accuracy
 from prunecast.registry import METRICS
 from prunecast.train.evaluate import evaluate_both, score
-from prunecast.train.metrics import MetricContext, measured_on
+from prunecast.train.metrics import MetricContext, bound_metrics
 
 SEASON = 24
 
@@ -65,7 +65,7 @@ def zeros(batch: Batch) -> Tensor:
 
 
 def test_a_metric_knows_the_scored_channels_of_the_training_part(prepared: Prepared) -> None:
-    accuracy = score(zeros, prepared.test, "test", further=measured_on(prepared, ["mase", "mape", "rmse"]))
+    accuracy = score(zeros, prepared.test, "test", further=bound_metrics(prepared, ["mase", "mape", "rmse"]))
     targets = list(prepared.train.targets or ())
     training = prepared.train.x_TC[:, targets].double().numpy()
     naive = np.abs(training[SEASON:] - training[:-SEASON]).mean(0)
@@ -79,7 +79,7 @@ def test_a_metric_knows_the_scored_channels_of_the_training_part(prepared: Prepa
 
 
 def test_blocks_of_every_metric_add_up(prepared: Prepared) -> None:
-    accuracy = score(zeros, prepared.test, "test", further=measured_on(prepared, ["mase"]))
+    accuracy = score(zeros, prepared.test, "test", further=bound_metrics(prepared, ["mase"]))
     assert accuracy.blocks is not None
     of_blocks = np.average(accuracy.blocks.metrics["mase"], weights=accuracy.blocks.windows)
     assert of_blocks == pytest.approx(accuracy.metrics["mase"], rel=1e-12)
@@ -90,7 +90,7 @@ def test_both_scorings_have_every_metric_and_the_others_do_not_change_mse(prepar
         def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor, y_mark_BTF: Tensor) -> Tensor:
             return torch.zeros(len(x_BLC), 6, 2)
 
-    full, paper = evaluate_both(Zeros(), prepared.test, "test", measured_on(prepared, ["mase"]))
+    full, paper = evaluate_both(Zeros(), prepared.test, "test", bound_metrics(prepared, ["mase"]))
     plain, _ = evaluate_both(Zeros(), prepared.test, "test")
     assert paper is not None
     assert paper.metrics.keys() == full.metrics.keys() == {"mase"}
@@ -99,7 +99,7 @@ def test_both_scorings_have_every_metric_and_the_others_do_not_change_mse(prepar
 
 def test_a_metric_without_meaning_on_the_data_is_refused(prepared: Prepared) -> None:
     with pytest.raises(UserError, match="infinite of the test part is not finite"):
-        score(zeros, prepared.test, "test", further=measured_on(prepared, ["infinite"]))
+        score(zeros, prepared.test, "test", further=bound_metrics(prepared, ["infinite"]))
 
 
 def test_only_registered_metrics_can_be_asked_for_and_none_twice() -> None:
