@@ -6,11 +6,14 @@ here. Everything runs in processes of their own, on a copy of the package that h
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -189,9 +192,15 @@ def test_every_control_is_there(records: list[dict[str, Any]]) -> None:
     assert {record["model"] for record in records} == {"transformer", "dlinear", "repeat", "seasonal_naive"}
 
 
-def test_a_metric_is_in_every_score(records: list[dict[str, Any]]) -> None:
+def test_a_metric_has_its_interval(records: list[dict[str, Any]], study: Path) -> None:
     scored = [record for record in records if record["stage"] not in ("export", "measure")]
     assert all(record["test"]["metrics"]["mase"] > 0 for record in scored)
+    found = pd.read_csv(study / "report_files" / "comparisons.csv")
+    mase = found[found["metric"] == "mase"]
+    assert set(mase["variant"]) == set(found[found["metric"] == "mse"]["variant"])
+    assert (mase["difference_low"] <= mase["difference"]).all()
+    assert (mase["difference"] <= mase["difference_high"]).all()
+    assert (mase["difference_low"] < mase["difference_high"]).any()
 
 
 def test_a_runtime_is_timed_and_its_files_are_read(records: list[dict[str, Any]], package: Extended) -> None:
@@ -213,10 +222,12 @@ def test_a_runtime_is_timed_and_its_files_are_read(records: list[dict[str, Any]]
     assert found["mase"] == pytest.approx(trained["test"]["metrics"]["mase"], rel=1e-6)
 
 
-def test_the_report_shows_them(study: Path) -> None:
+def test_the_report_shows_all_four(study: Path) -> None:
     page = (study / "report.html").read_text(encoding="utf-8")
-    for name in ("taylor-element-row", "magnitude-2of4", "random-2of4", "NumPy"):
-        assert name in page
+    packed = re.findall(r'<script type="application/gzip" id="page-[^>]*>([^<]*)</script>', page)
+    shown = page + "".join(gzip.decompress(base64.b64decode(text)).decode() for text in packed)
+    for name in ("taylor-element-row", "magnitude-2of4", "random-2of4", "MASE", "NumPy"):
+        assert name in shown
     tables = "".join(path.read_text(encoding="utf-8") for path in (study / "report_files").glob("*.csv"))
-    for name in ("taylor-element-row", "magnitude-2of4", "random-2of4", "numpy"):
+    for name in ("taylor-element-row", "magnitude-2of4", "random-2of4", "mase", "numpy"):
         assert name in tables

@@ -312,7 +312,7 @@ def is_control(method: str | None) -> bool:
     """Whether a method is there to be compared with: it removes at random what another removes by its score."""
     if method is None or method not in METHODS.entries:
         return False
-    return bool(getattr(METHODS.load(method), "is_control", method in ("random", "structured-random")))
+    return bool(METHODS.load(method).is_control)
 
 
 _Array = tuple[str, str, str, Sequence[float]]
