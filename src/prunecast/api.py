@@ -18,17 +18,17 @@ from prunecast.results import (
     Catalog,
     DataSet,
     Downloads,
+    Evaluation,
     Exported,
     Fetched,
     FileCheck,
     ForecastFile,
     Handed,
-    Measured,
     Measurements,
+    ModelMeasurement,
     ModelSummary,
     Names,
     Report,
-    Scores,
     StudyRun,
     StudyStatus,
 )
@@ -168,7 +168,7 @@ def train(
     with new_directory(out) as folder:
         trained = TrainedModel.trained(recipe, load_series(recipe.data), beside=out, reporter=reporter)
         trained.write(folder)
-    return summary(trained, out)
+    return summary_of(trained, out)
 
 
 def import_checkpoint(
@@ -215,7 +215,7 @@ def import_checkpoint(
         )
         imported = TrainedModel.imported(job, series)
         imported.write(folder)
-    return summary(imported, out)
+    return summary_of(imported, out)
 
 
 def prune(
@@ -261,10 +261,10 @@ def prune(
             reporter=reporter,
         )
         pruned.write(folder)
-    return summary(pruned, out)
+    return summary_of(pruned, out)
 
 
-def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Scores:
+def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Evaluation:
     """Scores a model or an exported artefact on the test part, a model in every metric that its recipe names.
 
     Args:
@@ -288,7 +288,7 @@ def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full"
     metrics = load_recipe(recipe).data.metrics if opened.is_folder and recipe.is_file() else ()
     validation, test = opened.scores(windows_for(opened.metadata, data, load), scoring, metrics)
     size = measure_size(opened.saved)
-    return Scores(
+    return Evaluation(
         mse=test.mse,
         mae=test.mae,
         metrics=test.metrics,
@@ -353,12 +353,14 @@ def measure(
     return Measurements(models=tuple(models))
 
 
-def _measured(source: Path, saved: SavedModel, shipped: Path, timing: Timing, *, machine_busy: bool) -> Measured:
+def _measured(
+    source: Path, saved: SavedModel, shipped: Path, timing: Timing, *, machine_busy: bool
+) -> ModelMeasurement:
     from prunecast.measure.operations import count_operations
     from prunecast.measure.size import measure_size
 
     size, operations = measure_size(saved), count_operations(saved)
-    return Measured(
+    return ModelMeasurement(
         path=source,
         runtime=timing.runtime,
         parameters=size.parameters,
@@ -541,7 +543,7 @@ def exported(path: Path, artefact: Artefact, parity: Parity) -> Exported:
     return Exported(path=path, bytes=artefact.bytes, max_deviation=parity.max_deviation, mse_change=parity.mse_change)
 
 
-def summary(model: TrainedModel, path: Path | None = None) -> ModelSummary:
+def summary_of(model: TrainedModel, path: Path | None = None) -> ModelSummary:
     """Returns the main numbers of a model.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Self
 
 import pandas as pd
 
-from prunecast.api import exported, summary
+from prunecast.api import exported, summary_of
 from prunecast.data.files import read_table, table_of
 from prunecast.data.series import load_series, series_of
 from prunecast.errors import UserError
@@ -140,7 +140,7 @@ class Forecaster:
         Raises:
             UserError: before `fit`.
         """
-        return summary(self._fitted)
+        return summary_of(self._fitted)
 
     @property
     def module(self) -> ForecastModel:

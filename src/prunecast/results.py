@@ -95,7 +95,7 @@ class FileCheck(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores(Result):
+class Evaluation(Result):
     """Errors in standardised units, and sizes in numbers; errors are None for a model that was imported without data.
 
     `metrics` has the test errors that the recipe asks for besides these. `sparsity` is the share of the dense parent's
@@ -121,7 +121,7 @@ class Scores(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSummary(Scores):
+class ModelSummary(Evaluation):
     """The main numbers of a model; `path` is its folder, None for one in memory; `pruning` says how it was pruned."""
 
     path: Path | None
@@ -142,7 +142,7 @@ class ModelSummary(Scores):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured(Result):
+class ModelMeasurement(Result):
     """Size, operations, memory and time of one model; `speedup` is None for the first, which others are held against.
 
     `latency_ms` has the median, the 95th percentile and the number of samples; `machine_busy` says whether other stages
@@ -174,7 +174,7 @@ class Measured(Result):
 class Measurements(Result):
     """What was measured, in the order that was asked for."""
 
-    models: tuple[Measured, ...]
+    models: tuple[ModelMeasurement, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from prunecast.data.series import load_series
 from prunecast.recipe import load_recipe
 from prunecast.records import RECORD_BYTES, Accuracy, taken_apart
 from prunecast.report.statistics import Interval, paired_difference
-from prunecast.stages.base import Inputs
+from prunecast.stages.base import StageInputs
 from prunecast.stages.job import CODE_VERSIONS, Job
-from prunecast.stages.run import prepared_for, run
+from prunecast.stages.run import prepared_for, run_stage
 from prunecast.store import Store, read_record
 from prunecast.study.plan import plan
 from prunecast.study.study import open_study
@@ -129,7 +129,9 @@ def scored(job: Job, folder: Path) -> Accuracy:
     """Returns the test error of a training stage that runs here."""
     directory = folder / job.fingerprint
     directory.mkdir()
-    record = run(job, Inputs(prepared=prepared_for(job), directory=directory, found=lambda _: directory)).record
+    record = run_stage(
+        job, StageInputs(prepared=prepared_for(job), directory=directory, found=lambda _: directory)
+    ).record
     assert record.test is not None
     return record.test
 

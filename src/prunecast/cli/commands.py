@@ -37,7 +37,7 @@ TYPES: Mapping[str, Any] = {
 }
 """Annotation, as it is written in `api` -> what the parser makes of a text."""
 
-NAMES = {"settings": "--set"}
+OPTION_NAMES = {"settings": "--set"}
 """Parameter -> option, where they differ for every verb."""
 
 METAVARS = {
@@ -91,7 +91,7 @@ def add(
     parameters = [context]
     for parameter in signature.parameters.values():
         if parameter.name not in heard:
-            names = NAMES | dict(options or {})
+            names = OPTION_NAMES | dict(options or {})
             parameters.append(_parameter(parameter, described[parameter.name], arguments or {}, names))
 
     @functools.wraps(function)

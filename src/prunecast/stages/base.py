@@ -50,7 +50,7 @@ def no_folder(fingerprint: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class StageInputs:
     """What a stage gets besides its job; each takes what it needs.
 
     Attributes:
@@ -127,7 +127,7 @@ def new_model(model: ForecastModel, prepared: Prepared, recipe: Recipe) -> Saved
     return SavedModel(model, metadata_of(model.config, prepared, recipe.data, dense_parameters))
 
 
-def scored(
+def assessed(
     saved: SavedModel,
     prepared: Prepared,
     data: DataConfig,

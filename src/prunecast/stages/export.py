@@ -10,8 +10,7 @@ import torch
 from prunecast.batch import Batch
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs as RawInputs
-from prunecast.export.base import Int8Runtime, Runtime
+from prunecast.export.base import Inputs, Int8Runtime, Runtime
 from prunecast.export.parity import check_parity
 from prunecast.export.raw import raw_inputs
 from prunecast.inference import runtime_of
@@ -21,7 +20,7 @@ from prunecast.models.io import ModelMetadata, SavedModel
 from prunecast.recipe import ExportConfig, Recipe
 from prunecast.records import Artefact, Parity
 from prunecast.registry import RUNTIMES
-from prunecast.stages.base import ExportResult, Inputs, spread
+from prunecast.stages.base import ExportResult, StageInputs, spread
 from prunecast.stages.job import Job
 from prunecast.store import new_file
 
@@ -29,7 +28,7 @@ CALIBRATION_WINDOWS, CALIBRATION_BATCH = 256, 32
 """Training windows that 8 bits are scaled by; with 128, DLinear on ETTh2 was twice as far off, with 512 no closer."""
 
 
-def export(job: Job, inputs: Inputs) -> ExportResult:
+def export_stage(job: Job, inputs: StageInputs) -> ExportResult:
     """Exports a model for every runtime of the recipe."""
     assert inputs.directory is not None
     return export_all(inputs.parent(job).saved, inputs.windows(), job.recipe, inputs.directory)
@@ -115,7 +114,7 @@ def some_batches(prepared: Prepared, count: int) -> list[Batch]:
     return [windows.batch(spread(len(windows), count))]
 
 
-def training_inputs(metadata: ModelMetadata, prepared: Prepared) -> Iterator[RawInputs]:
+def training_inputs(metadata: ModelMetadata, prepared: Prepared) -> Iterator[Inputs]:
     """Yields windows spread evenly over the training part in batches, in raw units: what 8 bits are scaled by."""
     for chosen in torch.split(spread(len(prepared.train), CALIBRATION_WINDOWS), CALIBRATION_BATCH):
         yield raw_inputs(metadata, prepared.train.batch(chosen))

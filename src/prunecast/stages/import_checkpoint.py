@@ -38,7 +38,7 @@ from prunecast.recipe import DataConfig, Recipe, fingerprint, load_recipe
 from prunecast.records import Imported, Role
 from prunecast.registry import MODELS
 from prunecast.resolve import check_settings, resolved, with_rate
-from prunecast.stages.base import Inputs, ModelResult, new_model, scored
+from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
 
 SECTIONS = frozenset({"seed", "data", "model", "train"})
 
@@ -165,7 +165,7 @@ def plan_import(
     return job, series
 
 
-def import_checkpoint(job: ImportJob, inputs: Inputs) -> ModelResult:
+def import_stage(job: ImportJob, inputs: StageInputs) -> ModelResult:
     """Makes the model of a checkpoint, and scores it where its data is known.
 
     Raises:
@@ -178,7 +178,7 @@ def import_checkpoint(job: ImportJob, inputs: Inputs) -> ModelResult:
         saved = SavedModel(model.eval(), _unbound_metadata(model, job.recipe))
         return ModelResult(saved=saved, size=measure_size(saved), operations=count_operations(saved), imported=imported)
     saved = new_model(model, inputs.prepared, job.recipe)
-    return scored(saved, inputs.prepared, job.recipe.data, imported=imported)
+    return assessed(saved, inputs.prepared, job.recipe.data, imported=imported)
 
 
 @contextmanager

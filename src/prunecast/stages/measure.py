@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from prunecast.data.windows import Prepared
-from prunecast.export.base import Inputs as RawInputs
+from prunecast.export.base import Inputs
 from prunecast.export.raw import raw_inputs
 from prunecast.measure.latency import time_against
 from prunecast.models.io import ModelMetadata, load_metadata
 from prunecast.records import Artefact
-from prunecast.stages.base import Inputs, MeasureResult
+from prunecast.stages.base import MeasureResult, StageInputs
 from prunecast.stages.job import Job
 from prunecast.store import read_record
 
@@ -38,7 +38,7 @@ class _Shipped:
         return None
 
 
-def measure(job: Job, inputs: Inputs) -> MeasureResult:
+def measure_stage(job: Job, inputs: StageInputs) -> MeasureResult:
     """Times a model on every runtime that can run it, in turn with the reference where the job names one."""
     assert job.parent is not None
     ours, reference = _Shipped.read(inputs.found(job.exports[0]), inputs.found(job.parent)), None
@@ -55,7 +55,7 @@ def measure(job: Job, inputs: Inputs) -> MeasureResult:
     return MeasureResult(artefacts=ours.artefacts, timings=tuple(timings))
 
 
-def real_inputs(metadata: ModelMetadata, prepared: Prepared, batch: int) -> RawInputs:
+def real_inputs(metadata: ModelMetadata, prepared: Prepared, batch: int) -> Inputs:
     """Returns `batch` real windows of the test part, in raw units."""
     chosen = torch.arange(batch) % len(prepared.test)
     return raw_inputs(metadata, prepared.test.batch(chosen))

@@ -16,10 +16,10 @@ from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe
 from prunecast.records import RunRecord
 from prunecast.resolve import pruning_recipe
-from prunecast.stages.base import Inputs, Parent
+from prunecast.stages.base import Parent, StageInputs
 from prunecast.stages.import_checkpoint import ImportJob
 from prunecast.stages.job import Job
-from prunecast.stages.run import Finished, prepared_from, pruning_jobs, run, training_job, write
+from prunecast.stages.run import Finished, prepared_from, pruning_jobs, run_stage, training_job, write
 from prunecast.store import read_record
 from prunecast.train.progress import Reporter
 
@@ -67,7 +67,7 @@ class TrainedModel:
         job = training_job(recipe, series)
         prepared = prepared_from(series, job.recipe)
         with _checkpoints(beside, job) as work:
-            return cls._of(run(job, Inputs(prepared=prepared, work=work, reporter=reporter)), prepared)
+            return cls._of(run_stage(job, StageInputs(prepared=prepared, work=work, reporter=reporter)), prepared)
 
     @classmethod
     def imported(cls, job: ImportJob, series: Series | None) -> TrainedModel:
@@ -77,7 +77,7 @@ class TrainedModel:
             UserError: when the tensors do not fit the model, or the series is too short.
         """
         prepared = None if series is None else prepared_from(series, job.recipe)
-        return cls._of(run(job, Inputs(prepared=prepared)), prepared)
+        return cls._of(run_stage(job, StageInputs(prepared=prepared)), prepared)
 
     @classmethod
     def opened(cls, folder: Path, data: str | None = None) -> TrainedModel:
@@ -135,8 +135,8 @@ class TrainedModel:
         for job in pruning_jobs(recipe, self.windows, self.record.fingerprint):
             parents = {model.record.fingerprint: Parent(model.saved, model.record)}
             with _checkpoints(beside, job) as work:
-                inputs = Inputs(prepared=self.windows, parents=parents, work=work, reporter=reporter)
-                model = self._of(run(job, inputs), self.windows)
+                inputs = StageInputs(prepared=self.windows, parents=parents, work=work, reporter=reporter)
+                model = self._of(run_stage(job, inputs), self.windows)
         return model
 
     def write(self, directory: Path) -> None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from prunecast.data.windows import DrawnBatches
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.io import SavedModel
-from prunecast.prune.apply import prune as prune_model
+from prunecast.prune.apply import prune
 from prunecast.prune.controls import zero_body
-from prunecast.stages.base import Inputs, ModelResult, scored
+from prunecast.stages.base import ModelResult, StageInputs, assessed
 from prunecast.stages.job import Job
 
 CALIBRATION_BATCH = 32
 """Windows in a batch that a pruning method looks at."""
 
 
-def prune(job: Job, inputs: Inputs) -> ModelResult:
+def prune_stage(job: Job, inputs: StageInputs) -> ModelResult:
     """Removes what the method of the recipe chooses; weights stay masked through a later fine-tuning."""
     config, seed = job.recipe.prune, job.recipe.seed
     assert config is not None
     drawn_by = seed if config.calibration_seed is None else config.calibration_seed
     parent, prepared = inputs.parent(job).saved, inputs.windows()
-    pruned = prune_model(
+    pruned = prune(
         parent.model,
         config,
         seed=seed,
@@ -30,11 +30,11 @@ def prune(job: Job, inputs: Inputs) -> ModelResult:
         weight_cost=macs_per_weight,
     )
     saved = SavedModel(pruned.model, parent.metadata, pruned.masks)
-    return scored(saved, prepared, job.recipe.data, pruning=pruned.outcome)
+    return assessed(saved, prepared, job.recipe.data, pruning=pruned.outcome)
 
 
-def zero(job: Job, inputs: Inputs) -> ModelResult:
+def zero_stage(job: Job, inputs: StageInputs) -> ModelResult:
     """Zeroes the body of a model: what remains of its error when nothing learned is left there."""
     parent = inputs.parent(job).saved
     model, masks = zero_body(parent.model)
-    return scored(SavedModel(model, parent.metadata, masks), inputs.windows(), job.recipe.data)
+    return assessed(SavedModel(model, parent.metadata, masks), inputs.windows(), job.recipe.data)

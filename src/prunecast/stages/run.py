@@ -26,13 +26,13 @@ from prunecast.recipe import RECIPE_FILE, DataConfig, Recipe, write_recipe
 from prunecast.records import DataFacts, RunRecord, StageTiming
 from prunecast.registry import MODELS
 from prunecast.resolve import resolved
-from prunecast.stages.base import ExportResult, Inputs, MeasureResult, ModelResult, StageResult
-from prunecast.stages.export import export
-from prunecast.stages.import_checkpoint import ImportJob, import_checkpoint
+from prunecast.stages.base import ExportResult, MeasureResult, ModelResult, StageInputs, StageResult
+from prunecast.stages.export import export_stage
+from prunecast.stages.import_checkpoint import ImportJob, import_stage
 from prunecast.stages.job import Job
-from prunecast.stages.measure import measure
-from prunecast.stages.prune import prune, zero
-from prunecast.stages.train import finetune, train
+from prunecast.stages.measure import measure_stage
+from prunecast.stages.prune import prune_stage, zero_stage
+from prunecast.stages.train import finetune_stage, train_stage
 from prunecast.store import write_record
 
 NO_DATA = DataFacts(name="", sha256="", rows=0, channels=(), windows={})
@@ -106,7 +106,7 @@ def write(directory: Path, recipe: Recipe, record: RunRecord, saved: SavedModel 
     return write_record(record, directory)
 
 
-def run(job: Job | ImportJob, inputs: Inputs) -> Finished:
+def run_stage(job: Job | ImportJob, inputs: StageInputs) -> Finished:
     """Runs one stage; fills the folder of its inputs where they name one.
 
     Whoever has a timing run keeps the machine to it, see `machine_lock`.
@@ -121,25 +121,25 @@ def run(job: Job | ImportJob, inputs: Inputs) -> Finished:
         return finished
 
 
-def _result(job: Job | ImportJob, inputs: Inputs) -> StageResult:
+def _result(job: Job | ImportJob, inputs: StageInputs) -> StageResult:
     if isinstance(job, ImportJob):
-        return import_checkpoint(job, inputs)
+        return import_stage(job, inputs)
     match job.stage:
         case "train":
-            return train(job, inputs)
+            return train_stage(job, inputs)
         case "prune":
-            return prune(job, inputs)
+            return prune_stage(job, inputs)
         case "zero":
-            return zero(job, inputs)
+            return zero_stage(job, inputs)
         case "finetune":
-            return finetune(job, inputs)
+            return finetune_stage(job, inputs)
         case "export":
-            return export(job, inputs)
+            return export_stage(job, inputs)
         case "measure":
-            return measure(job, inputs)
+            return measure_stage(job, inputs)
 
 
-def _record(job: Job | ImportJob, result: StageResult, inputs: Inputs, started_at: str, clock: float) -> RunRecord:
+def _record(job: Job | ImportJob, result: StageResult, inputs: StageInputs, started_at: str, clock: float) -> RunRecord:
     data = NO_DATA if inputs.prepared is None else inputs.prepared.facts
     if inputs.prepared is None and isinstance(result, ModelResult):
         data = NO_DATA.model_copy(update={"channels": result.saved.metadata.channels})

@@ -20,9 +20,9 @@ from typing import Any, Self
 from prunecast.data.series import Series, load_series
 from prunecast.errors import MissingExtra, UserError
 from prunecast.recipe import DataConfig
-from prunecast.stages.base import Inputs
+from prunecast.stages.base import StageInputs
 from prunecast.stages.job import Job
-from prunecast.stages.run import data_of, prepared_for, run
+from prunecast.stages.run import data_of, prepared_for, run_stage
 from prunecast.store import sync
 from prunecast.study.executor import GIB, NOTHING, Completed, Resources, WorkerLost, Workload, here
 from prunecast.study.worker import plain_errors, prepare
@@ -196,7 +196,9 @@ def _run_stage(job: Job, folders: Mapping[str, Any], series: Series, machine_bus
         directory = root / "result"
         directory.mkdir()
         prepared = prepared_for(job, _loader(job, series))
-        run(job, Inputs(prepared=prepared, directory=directory, found=root.joinpath, machine_busy=machine_busy))
+        run_stage(
+            job, StageInputs(prepared=prepared, directory=directory, found=root.joinpath, machine_busy=machine_busy)
+        )
         return packed(directory)
 
 

@@ -63,20 +63,20 @@ def execute(job: Job, root: str, machine_busy: bool = False) -> None:
     Raises:
         Damaged: when a stage that it needs is not whole.
     """
-    from prunecast.stages.base import Inputs
-    from prunecast.stages.run import prepared_for, run
+    from prunecast.stages.base import StageInputs
+    from prunecast.stages.run import prepared_for, run_stage
 
     store = Store(Path(root))
     directory = store.result(job.fingerprint)
     with plain_errors():
-        inputs = Inputs(
+        inputs = StageInputs(
             prepared=prepared_for(job),
             directory=directory,
             found=cache(store.checked),
             work=store.work(job.fingerprint),
             machine_busy=machine_busy,
         )
-        run(job, inputs)
+        run_stage(job, inputs)
         sync(directory)
 
 
