@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
+from math import isnan, nan
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -71,10 +73,8 @@ FAR = 1.6
 @lru_cache
 def _curves_template(series: Series, titles: tuple[str, str], suffix: str, *, logarithmic: bool) -> Spec:
     x = alt.X("x:Q", scale=alt.Scale(domain=[0, 1]), axis=share_axis(titles[0]))
-    scale, axis = (
-        scale_of("y", logarithmic=logarithmic),
-        axis_of("y", titles[1], logarithmic=logarithmic, suffix=suffix),
-    )
+    scale = scale_of("y", logarithmic=logarithmic)
+    axis = axis_of("y", titles[1], logarithmic=logarithmic, suffix=suffix)
     y = alt.Y("y:Q", scale=scale, axis=axis)
     dashes = alt.StrokeDash(
         "tuning:N",
@@ -82,18 +82,62 @@ def _curves_template(series: Series, titles: tuple[str, str], suffix: str, *, lo
         legend=alt.Legend(symbolType="stroke"),
     )
     colour = colour_of(series)
-    lines = alt.Chart(alt.NamedData("points")).transform_filter("datum.line")
-    lines = lines.mark_line(clip=True, strokeWidth=1.8).encode(
-        x=x, y=y, color=colour, strokeDash=dashes, opacity=picked()
-    )
+    lines = rule_of("lines", colour, 1.8, x=x, y=y, x2="x2:Q", y2="y2:Q", strokeDash=dashes, opacity=picked())
     controls = alt.Chart(alt.NamedData("controls"))
     shade = alt.Color("colour:N", scale=None)
     names = controls.mark_text(align="left", dx=6).encode(
         x=alt.value(WIDTH), y=alt.Y("label_y:Q", scale=scale), text="name:N", color=shade
     )
-    spread = rule_of("points", colour, x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", opacity=picked())
-    marks = marks_of("points", series, x=x, y=y).transform_filter("datum.mark")
-    return template_of(rule_of("controls", shade, 0.9, y=y), names, spread, lines, marks, names=["y"])
+    bars = rule_of("bars", colour, x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", opacity=picked())
+    marks = marks_of("points", series, x=x, y=y)
+    return template_of(rule_of("controls", shade, 0.9, y=y), names, bars, lines, marks, names=["y"])
+
+
+class _Point(NamedTuple):
+    """A point of a curve: where it lies, the ends of its bar, and what is said there; none of it at a line's start."""
+
+    x: float
+    y: float
+    low: float = nan
+    high: float = nan
+    words: str = ""
+
+
+_Lines = Mapping[tuple[str, str], Sequence[_Point]]
+"""Series, and with or without fine-tuning -> the points of its line."""
+
+
+def _curves_data(lines: _Lines, single: Sequence[tuple[str, _Point]], axis: Axis) -> dict[str, Points]:
+    """Returns marks, bars and lines, cut off where the axis ends; `single` are marks that stand on no line."""
+    segments: Points = []
+    marked: list[tuple[dict[str, Any], _Point]] = []
+    for (series, tuning), line in lines.items():
+        look = {"series": series, "tuning": tuning}
+        marked += [(look, point) for point in line if point.words]
+        for start, end in pairwise(line):
+            if min(start.y, end.y) <= axis.high:
+                (x, y), (x2, y2) = _cut(start, end, axis), _cut(end, start, axis)
+                segments.append(look | {"x": x, "y": y, "x2": x2, "y2": y2})
+    marked += [({"series": series, "tuning": TUNED}, point) for series, point in single]
+    points = [
+        look | {"x": point.x, "y": point.y, "words": point.words, "filled": look["tuning"] == TUNED}
+        for look, point in marked
+        if point.y <= axis.high
+    ]
+    bars = [
+        look | {"x": point.x, "low": point.low, "high": min(point.high, axis.high)}
+        for look, point in marked
+        if point.low < min(point.high, axis.high)
+    ]
+    return {"points": points, "bars": bars, "lines": segments}
+
+
+def _cut(point: _Point, other: _Point, axis: Axis) -> tuple[float, float]:
+    """Returns a point, or where the line from it to another one comes below the axis's high end."""
+    if point.y <= axis.high:
+        return point.x, point.y
+    place, below = axis.place(point.y), axis.place(other.y)
+    return other.x + (point.x - other.x) * (1 - below) / (place - below), axis.high
 
 
 def error_by_sparsity(
@@ -121,13 +165,12 @@ def error_by_sparsity(
     if close and max([*errors, *(error for _, error, _ in controls)]) <= ceiling:
         return None
     axis = error_axis(errors if close else [*errors, *(error for _, error, _ in controls)], ceiling)
-    points = [
-        _curve_point(key, row, method, TUNED if tuned else PLAIN, line=True)
+    lines = {
+        (method, TUNED if tuned else PLAIN): [_curve_point(key, row, marked=key.pruned) for key, row in curve]
         for (method, tuned), curve in curves.items()
-        for key, row in curve
-    ]
-    points += [_curve_point(key, row, "small dense", TUNED, line=False) for key, row in small]
-    series = tuple((one, looks[one]) for one in dict.fromkeys(point["series"] for point in points))
+    }
+    single = [("small dense", _curve_point(key, row, marked=True)) for key, row in small]
+    series = tuple((one, looks[one]) for one in dict.fromkeys(name for name, _ in (*lines, *single)))
     titles = ("sparsity: parameters that are gone", "test MSE")
     said = [
         f"{method}{', fine-tuned' if tuned else ''}: {three_digits(curve[0][1]['test_mse'])} rising to "
@@ -148,7 +191,7 @@ def error_by_sparsity(
         caption,
         f"Test MSE of {model} as sparsity grows. {'; '.join(said)}.",
         _curves_template(series, titles, "", logarithmic=axis.logarithmic),
-        {"points": points, "controls": _control_lines(controls, axis)},
+        _curves_data(lines, single, axis) | {"controls": _control_lines(controls, axis)},
         axis.params("y"),
     )
 
@@ -178,19 +221,14 @@ def _ends(row: Row) -> tuple[float, float]:
     return max(error - spread, error / 10), error + spread
 
 
-def _curve_point(key: Variant, row: Row, series: str, tuning: str, *, line: bool) -> dict[str, Any]:
+def _curve_point(key: Variant, row: Row, *, marked: bool) -> _Point:
     words = [key.full_name, f"test MSE {row['test_mse']:.4f}", f"sparsity {percent(round(_sparsity(row), 3))}"]
     if not missing(row.get("vs_dense")):
         words.append(f"against dense {row['vs_dense']:+.4f}: {row['vs_dense_verdict']}")
     if isinstance(row.get("saturated"), str) and row["saturated"]:
         words.append(f"saturated: not better than {row['saturated']}")
-    low, high = _ends(row)
-    marked = key.pruned or not line
-    return {
-        **{"x": round(_sparsity(row), 5), "y": row["test_mse"], "low": low, "high": high if marked else low},
-        **{"series": series, "tuning": tuning, "line": line, "mark": marked, "filled": tuning == TUNED},
-        "words": "\n".join(words),
-    }
+    place = (round(_sparsity(row), 5), float(row["test_mse"]))
+    return _Point(*place, *_ends(row), "\n".join(words)) if marked else _Point(*place)
 
 
 def _controls(rows: Rows, model: str) -> list[tuple[str, float, str]]:
@@ -228,32 +266,28 @@ def ratio_curves(
         lines: series, sweep, and the ratio at which its line starts.
         looks: of the series.
     """
-    points: Points = []
+    drawn: dict[tuple[str, str], list[_Point]] = {}
     said = []
     for series, sweep, origin in lines:
         tuned = sweep.line.finetuned
-        base = {"series": series, "tuning": TUNED if tuned else PLAIN, "line": True, "filled": tuned}
-        points.append(base | {"x": 0, "y": origin, "low": origin, "high": origin, "mark": False, "words": ""})
+        line = drawn[series, TUNED if tuned else PLAIN] = [_Point(0, origin)]
         for level in sweep.levels:
             ratio, words = level.ratio, f"{series} {percent(level.sparsity)}{', fine-tuned' if tuned else ''}"
-            low, high = (ratio.low, ratio.high) if level.known else (ratio.value, ratio.value)
-            place = {"x": level.sparsity, "y": ratio.value, "low": low, "high": high, "mark": True}
-            points.append(base | place | {"words": f"{words}\nMSE {change(ratio)}"})
-        last = sweep.levels[-1]
-        said.append(f"{words}: MSE {signed_percent(last.ratio.value - 1)}")
-    if not points:
+            line.append(_Point(level.sparsity, ratio.value, ratio.low, ratio.high, f"{words}\nMSE {change(ratio)}"))
+        said.append(f"{words}: MSE {signed_percent(sweep.levels[-1].ratio.value - 1)}")
+    if not drawn:
         return None
-    axis = error_axis([1.0, *(point[end] for point in points for end in ("y", "low", "high"))], HIGHEST_RATIO)
-    drawn = tuple((one, looks[one]) for one in dict.fromkeys(point["series"] for point in points))
+    ends = [end for line in drawn.values() for point in line for end in (point.y, point.low, point.high)]
+    axis = error_axis([1.0, *(end for end in ends if not isnan(end))], HIGHEST_RATIO)
     caption = (
         "Test MSE over the dense model's, the geometric mean over data sets and horizons, with its 95 % interval. "
         "Dashed: pruned only. Solid: fine-tuned; such a line starts at the dense model trained on for as long."
     )
     titles = ("removed, of the method's own budget", "error, dense = 1")
-    template = _curves_template(drawn, titles, " ×", logarithmic=axis.logarithmic)
-    level_line = [{"y": 1, "label_y": 1, "name": "dense", "colour": INK}]
-    label = f"{title}. {'; '.join(said)}."
-    return Chart(name, title, caption, label, template, {"points": points, "controls": level_line}, axis.params("y"))
+    shown = tuple((one, looks[one]) for one in dict.fromkeys(series for series, _ in drawn))
+    template = _curves_template(shown, titles, " ×", logarithmic=axis.logarithmic)
+    data = _curves_data(drawn, [], axis) | {"controls": [{"y": 1, "label_y": 1, "name": "dense", "colour": INK}]}
+    return Chart(name, title, caption, f"{title}. {'; '.join(said)}.", template, data, axis.params("y"))
 
 
 def ratio_lines(sweeps: Sweeps, compared: Compared, model: str, method: str) -> list[tuple[Sweep, float]]:
@@ -317,9 +351,9 @@ def _cost_template(series: Series, title: str, *, logarithmic: bool) -> Spec:
     x = alt.X("x:Q", scale=scale_of("x", logarithmic=True), axis=axis_of("x", title, logarithmic=True, grid=False))
     y_axis = axis_of("y", "test MSE", logarithmic=logarithmic)
     y = alt.Y("y:Q", scale=scale_of("y", logarithmic=logarithmic), axis=y_axis)
-    front = alt.Chart(alt.NamedData("points")).transform_filter("datum.front")
-    steps = front.mark_line(clip=True, interpolate="step-after", color=INK, strokeWidth=1).encode(x=x, y=y)
-    named = front.transform_filter("datum.name != ''")
+    front = alt.Chart(alt.NamedData("front"))
+    steps = front.mark_line(interpolate="step-after", color=INK, strokeWidth=1).encode(x=x, y=y)
+    named = alt.Chart(alt.NamedData("points")).transform_filter("datum.name != ''")
     right = named.transform_filter("datum.right").mark_text(align="left", dx=6, dy=11, fontSize=9.5)
     left = named.transform_filter("!datum.right").mark_text(align="right", dx=-4, dy=11, fontSize=9.5)
     words = [text.encode(x=x, y=y, text="name:N") for text in (left, right)]
@@ -362,11 +396,15 @@ def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) 
     if above:
         caption += f" {above} of {len(spots)} variants lie above the chart."
     on_front = sorted((p for p in points if p["front"]), key=lambda point: point["x"])
+    front = [{"x": p["x"], "y": p["y"]} for p in on_front if p["y"] <= y.high]
+    if front and len(front) < len(on_front):  # it comes down from above the chart
+        front.insert(0, front[0] | {"y": y.high})
     said = ", ".join(f"{p['words'].splitlines()[0]} (MSE {p['y']:.3g} at {_short(p['x'])})" for p in on_front)
     series = tuple((one, looks[one]) for one in dict.fromkeys(point["series"] for point in points))
     template = _cost_template(series, cost.axis, logarithmic=y.logarithmic)
     label = f"Test MSE against {cost.axis}. On the front: {said}."
-    return Chart(name, cost.title, caption, label, template, {"points": points}, x.params("x") | y.params("y"))
+    data = {"points": [point for point in points if point["y"] <= y.high], "front": front}
+    return Chart(name, cost.title, caption, label, template, data, x.params("x") | y.params("y"))
 
 
 def _name_front(points: Points, keys: Sequence[Variant], x: Axis, y: Axis) -> None:
@@ -522,7 +560,7 @@ def _speed_template(series: Series) -> Spec:
         axis=axis_of("x", titles[0], logarithmic=True, suffix=" ×", grid=False),
     )
     y = alt.Y("y:Q", scale=scale_of("y", logarithmic=True), axis=axis_of("y", titles[1], logarithmic=True, suffix=" ×"))
-    kept = alt.Chart(alt.NamedData("kept")).mark_line(clip=True, strokeDash=[2, 3], strokeWidth=1, color=MUTED)
+    kept = alt.Chart(alt.NamedData("kept")).mark_line(strokeDash=[2, 3], strokeWidth=1, color=MUTED)
     none = alt.Chart(alt.NamedData("none")).mark_rule(color=INK).encode(y=y)
     bars = rule_of("points", colour_of(series), x=x, y=alt.Y("low:Q"), y2="high:Q", opacity=picked())
     return template_of(kept.encode(x=x, y=y), none, bars, marks_of("points", series, x=x, y=y), names=["x", "y"])

@@ -11,7 +11,6 @@ import base64
 import gzip
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -86,8 +85,12 @@ def write_report(
     for table in (*first.tables, *run.tables, *(table for page in pages for table in page.tables)):
         texts |= table.files()
     tables = [_write(folder / name, text) for name, text in texts.items()]
-    pictures = {chart.name: _svg(chart.name, chart.spec(title=True)) for chart in first.charts}
-    together = {"overview": _svg("overview", beside(first.pictures))} if len(first.pictures) > 1 else {}
+    pictures = {chart.name: vl_convert.vegalite_to_svg(chart.spec(title=True), config=CONFIG) for chart in first.charts}
+    together = (
+        {"overview": vl_convert.vegalite_to_svg(beside(first.pictures), config=CONFIG)}
+        if len(first.pictures) > 1
+        else {}
+    )
     figures = [path for name, svg in (together | pictures).items() for path in _draw(folder, name, svg)]
     links = _Links(frame, store, out)
     renderer = _Renderer(context, links, folder.name, pictures)
@@ -214,15 +217,6 @@ def _unbroken(value: Any) -> Any:
     if isinstance(value, str) and not hasattr(value, "__html__"):
         return value.replace(" %", "\u00a0%").replace(" ×", "\u00a0×")
     return value
-
-
-def _svg(name: str, spec: Spec) -> str:
-    """Returns a chart as a picture; its clips are named after it, for several pictures stand in one page."""
-    svg = vl_convert.vegalite_to_svg(spec, config=CONFIG)
-    names = list(dict.fromkeys(re.findall(r'id="(\w+)"', svg)))
-    for number, old in enumerate(names):
-        svg = svg.replace(f'id="{old}"', f'id="{name}-{number}"').replace(f"url(#{old})", f"url(#{name}-{number})")
-    return svg
 
 
 def _draw(folder: Path, name: str, svg: str) -> tuple[Path, Path]:

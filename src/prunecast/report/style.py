@@ -421,7 +421,7 @@ def marks_of(data: str, series: Series, **other: Any) -> alt.Chart:
     return (
         alt.Chart(alt.NamedData(data))
         .transform_calculate(fill=f"datum.filled ? ({colours})[datum.series] : '{PAPER}'")
-        .mark_point(clip=True)
+        .mark_point()
         .encode(
             color=colour_of(series),
             shape=_shape(series),
@@ -445,7 +445,7 @@ def picked() -> Any:
 def rule_of(data: str, colour: Any, width: float = 1.2, **encodings: Any) -> alt.Chart:
     """Returns straight lines in one colour, or in that of their series."""
     colours = {"color": alt.value(colour) if isinstance(colour, str) else colour}
-    return alt.Chart(alt.NamedData(data)).mark_rule(clip=True, strokeWidth=width).encode(**colours, **encodings)
+    return alt.Chart(alt.NamedData(data)).mark_rule(strokeWidth=width).encode(**colours, **encodings)
 
 
 def template_of(*layers: alt.Chart, names: Sequence[str] = (), height: Any = HEIGHT, width: int = WIDTH) -> Spec:

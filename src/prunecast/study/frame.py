@@ -22,7 +22,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -256,9 +256,14 @@ def frame_of(records: Iterable[RunRecord]) -> StudyFrame:
 
 def _at(source: Any, place: str) -> Any:
     """Returns what stands at a dotted place of a record, or None where there is no such place."""
-    for name in place.split("."):
-        source = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+    for name in _names(place):
+        source = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
     return source
+
+
+@cache
+def _names(place: str) -> list[str]:
+    return place.split(".")
 
 
 _Cell = tuple[pa.DataType, Any]

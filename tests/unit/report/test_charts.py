@@ -92,9 +92,11 @@ def test_curves_start_at_the_dense_model_and_at_the_one_trained_on(context: Cont
         ("magnitude", "fine-tuned", "dense-continued"),
     ):
         mse = next(row["test_mse"] for key, row in context.rows.items() if key.full_name == f"Transformer {origin}")
-        line = [p for p in chart.data["points"] if (p["series"], p["tuning"]) == (series, tuning)]
-        assert (line[0]["x"], line[0]["y"], line[0]["mark"]) == (0, mse, False)
-        assert [p["x"] for p in line] == sorted(p["x"] for p in line)
+        line = [p for p in chart.data["lines"] if (p["series"], p["tuning"]) == (series, tuning)]
+        assert (line[0]["x"], line[0]["y"]) == (0, mse)
+        assert [p["x2"] for p in line[:-1]] == [p["x"] for p in line[1:]]
+        marks = [p["x"] for p in chart.data["points"] if (p["series"], p["tuning"]) == (series, tuning)]
+        assert marks == [p["x2"] for p in line]
         assert f"{series}{', fine-tuned' if tuning == 'fine-tuned' else ''}: {mse:.3g} rising to" in chart.label
 
 
@@ -106,6 +108,17 @@ def test_controls_are_lines_with_names_that_do_not_meet(context: Context) -> Non
     axis = style.Axis(chart.params["y_low"], chart.params["y_high"], "y_ticks" in chart.params)
     places = sorted(axis.place(line["label_y"]) * style.HEIGHT for line in named.values())
     assert min(np.diff(places)) > 12
+
+
+def test_a_line_that_leaves_a_close_up_is_cut_off_at_its_edge(context: Context) -> None:
+    chart = error_by_sparsity("name", context.rows, "Transformer", context.looks, close=True)
+    assert chart is not None
+    high = chart.params["y_high"]
+    ends = [end for line in chart.data["lines"] for end in (line["y"], line["y2"])]
+    assert max(ends) == high
+    assert all(point["y"] <= high for point in chart.data["points"])
+    assert all(bar["low"] < bar["high"] <= high for bar in chart.data["bars"])
+    assert "url(" not in vl_convert.vegalite_to_svg(chart.spec(), config=CONFIG)
 
 
 def test_a_close_up_is_drawn_only_where_it_shows_more(context: Context) -> None:
