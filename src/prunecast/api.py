@@ -12,26 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from prunecast import results
 from prunecast.errors import UserError, near
 from prunecast.registry import EXECUTORS, METHODS, MODELS, PUBLISHED, RUNTIMES, TRACKERS
-from prunecast.results import (
-    Catalog,
-    DataSet,
-    Downloads,
-    Evaluation,
-    Exported,
-    Fetched,
-    FileCheck,
-    ForecastFile,
-    Handed,
-    Measurements,
-    ModelMeasurement,
-    ModelSummary,
-    Names,
-    Report,
-    StudyRun,
-    StudyStatus,
-)
 
 if TYPE_CHECKING:
     from prunecast.models.io import SavedModel
@@ -51,7 +34,7 @@ Timings = Literal["any", "here"]
 # Names and data
 
 
-def list_names(kind: str) -> Names:
+def list_names(kind: str) -> results.Names:
     """Lists what can be named.
 
     Args:
@@ -81,10 +64,10 @@ def list_names(kind: str) -> Names:
         rows = [{"name": name} for name in catalog.names()]
     else:
         raise UserError(f"unknown kind {kind!r}; {near(kind, KINDS)}")
-    return Names(kind=kind, rows=tuple(rows))
+    return results.Names(kind=kind, rows=tuple(rows))
 
 
-def data_list() -> Catalog:
+def data_list() -> results.Catalog:
     """Lists the data sets of the catalogue and where each is found on this machine."""
     from prunecast.data import catalog
     from prunecast.data.download import find
@@ -93,11 +76,11 @@ def data_list() -> Catalog:
     for entry in map(catalog.entry, catalog.names()):
         path = find(entry)
         found = "generated" if entry.file is None else None if path is None else str(path)
-        datasets.append(DataSet(name=entry.name, about=entry.about, found=found))
-    return Catalog(datasets=tuple(datasets))
+        datasets.append(results.DataSet(name=entry.name, about=entry.about, found=found))
+    return results.Catalog(datasets=tuple(datasets))
 
 
-def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> Downloads:
+def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> results.Downloads:
     """Downloads data sets into the user cache and verifies them; those that are there already are only verified.
 
     Args:
@@ -112,10 +95,12 @@ def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> Down
 
     entries = [catalog.entry(name) for name in names]  # all names are known before the first is downloaded
     paths = [fetch_verified(entry, accept_unverified=accept_unverified) for entry in entries]
-    return Downloads(datasets=tuple(Fetched(name=name, path=path) for name, path in zip(names, paths, strict=True)))
+    return results.Downloads(
+        datasets=tuple(results.Fetched(name=name, path=path) for name, path in zip(names, paths, strict=True))
+    )
 
 
-def data_check(file: Path, *, fill: str = "refuse") -> FileCheck:
+def data_check(file: Path, *, fill: str = "refuse") -> results.FileCheck:
     """Says what a file holds and what stands in the way of using it.
 
     Args:
@@ -127,7 +112,7 @@ def data_check(file: Path, *, fill: str = "refuse") -> FileCheck:
     """
     from prunecast.data.check import check_file
 
-    return FileCheck(check=check_file(file, fill=fill))
+    return results.FileCheck(check=check_file(file, fill=fill))
 
 
 # One model
@@ -143,7 +128,7 @@ def train(
     seed: int = 1,
     settings: Sequence[str] = (),
     reporter: Reporter | None = None,
-) -> ModelSummary:
+) -> results.ModelSummary:
     """Trains a forecaster, scores it and writes its folder.
 
     Args:
@@ -181,7 +166,7 @@ def import_checkpoint(
     modes: Path | None = None,
     modes_seed: int | None = None,
     settings: Sequence[str] = (),
-) -> ModelSummary:
+) -> results.ModelSummary:
     """Turns a checkpoint of a published implementation into a model folder, and scores it where its data is named.
 
     It is the verb `import`, which Python keeps for itself, and so `--from`, here `source`. Sizes come from the
@@ -229,7 +214,7 @@ def prune(
     data: str | None = None,
     settings: Sequence[str] = (),
     reporter: Reporter | None = None,
-) -> ModelSummary:
+) -> results.ModelSummary:
     """Prunes a model, fine-tunes it when asked, scores it and writes its folder.
 
     Args:
@@ -264,7 +249,7 @@ def prune(
     return summary_of(pruned, out)
 
 
-def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> Evaluation:
+def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> results.Evaluation:
     """Scores a model or an exported artefact on the test part, a model in every metric that its recipe names.
 
     Args:
@@ -288,7 +273,7 @@ def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full"
     metrics = load_recipe(recipe).data.metrics if opened.is_folder and recipe.is_file() else ()
     validation, test = opened.scores(windows_for(opened.metadata, data, load), scoring, metrics)
     size = measure_size(opened.saved)
-    return Evaluation(
+    return results.Evaluation(
         mse=test.mse,
         mae=test.mae,
         metrics=test.metrics,
@@ -310,7 +295,7 @@ def measure(
     batch: int = 1,
     data: str | None = None,
     wait: str = "60s",
-) -> Measurements:
+) -> results.Measurements:
     """Measures size, operations, memory and time; later models against the first, in turn.
 
     Args:
@@ -350,17 +335,17 @@ def measure(
             _measured(item.path, item.saved, path, timing, machine_busy=busy)
             for item, path, timing in zip(opened, paths, timings, strict=True)
         ]
-    return Measurements(models=tuple(models))
+    return results.Measurements(models=tuple(models))
 
 
 def _measured(
     source: Path, saved: SavedModel, shipped: Path, timing: Timing, *, machine_busy: bool
-) -> ModelMeasurement:
+) -> results.ModelMeasurement:
     from prunecast.measure.operations import count_operations
     from prunecast.measure.size import measure_size
 
     size, operations = measure_size(saved), count_operations(saved)
-    return ModelMeasurement(
+    return results.ModelMeasurement(
         path=source,
         runtime=timing.runtime,
         parameters=size.parameters,
@@ -379,7 +364,7 @@ def _measured(
 
 def export(
     directory: Path, runtime: str = "onnxruntime", *, out: Path, int8: bool = False, data: str | None = None
-) -> Exported:
+) -> results.Exported:
     """Writes a model for a runtime and holds it against eager PyTorch on real windows.
 
     Args:
@@ -404,7 +389,7 @@ def export(
     return exported(out, *export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out))
 
 
-def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> ForecastFile:
+def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> results.ForecastFile:
     """Forecasts what follows a file's last row, into a CSV file in the file's own units.
 
     Args:
@@ -423,7 +408,7 @@ def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> Fo
     table = forecast_file(open_artifact(source), data, fill)
     with new_file(out) as path:
         table.rename(columns=inert).to_csv(path, index=False)
-    return ForecastFile(path=out, rows=len(table), start=str(table.iloc[0, 0]), end=str(table.iloc[-1, 0]))
+    return results.ForecastFile(path=out, rows=len(table), start=str(table.iloc[0, 0]), end=str(table.iloc[-1, 0]))
 
 
 # Studies
@@ -439,7 +424,7 @@ def study_run(
     measure: Timings = "any",
     wait: str = "60s",
     settings: Sequence[str] = (),
-) -> StudyRun:
+) -> results.StudyRun:
     """Runs a study, or goes on with it, and writes its report.
 
     Args:
@@ -477,10 +462,10 @@ def study_run(
     outcome = run_study(
         directory, whole, jobs, workers, heard, executor=executor, own_timings=measure == "here", wait_s=wait_s
     )
-    return StudyRun(outcome=outcome, stages=len(jobs), files=report(directory).files)
+    return results.StudyRun(outcome=outcome, stages=len(jobs), files=report(directory).files)
 
 
-def study_status(directory: Path, *, verify: bool = False) -> StudyStatus:
+def study_status(directory: Path, *, verify: bool = False) -> results.StudyStatus:
     """Says how far a study is, also while it runs, and what of it is damaged.
 
     Args:
@@ -492,10 +477,10 @@ def study_status(directory: Path, *, verify: bool = False) -> StudyStatus:
     """
     from prunecast.study.study import status
 
-    return StudyStatus(**status(directory, thorough=verify))
+    return results.StudyStatus(**status(directory, thorough=verify))
 
 
-def study_export(directory: Path, *, to: tuple[str, str]) -> Handed:
+def study_export(directory: Path, *, to: tuple[str, str]) -> results.SentRecords:
     """Hands a study's records on, one row or run each: errors, sizes, operations, times.
 
     Args:
@@ -511,10 +496,10 @@ def study_export(directory: Path, *, to: tuple[str, str]) -> Handed:
     send = TRACKERS.load(tracker)
     study = open_study(directory)
     tables, _ = study.tables()
-    return Handed(to=target, records=len(tables.stages), written=send(tables, target, study.title))
+    return results.SentRecords(to=target, records=len(tables.stages), written=send(tables, target, study.title))
 
 
-def report(directory: Path, *, out: Path | None = None) -> Report:
+def report(directory: Path, *, out: Path | None = None) -> results.Report:
     """Writes a study's report: one HTML page that works offline, with its charts and tables beside it.
 
     Args:
@@ -532,18 +517,20 @@ def report(directory: Path, *, out: Path | None = None) -> Report:
     study = open_study(directory)
     tables, failures = study.tables()
     files = write_report(tables, failures, out or directory / REPORT_FILE, title=study.title, store=study.store)
-    return Report(files=files)
+    return results.Report(files=files)
 
 
 # What the verbs and the Forecaster share
 
 
-def exported(path: Path, artefact: Artefact, parity: Parity) -> Exported:
+def exported(path: Path, artefact: Artefact, parity: Parity) -> results.Exported:
     """Returns what `export` says of an artefact at a path."""
-    return Exported(path=path, bytes=artefact.bytes, max_deviation=parity.max_deviation, mse_change=parity.mse_change)
+    return results.Exported(
+        path=path, bytes=artefact.bytes, max_deviation=parity.max_deviation, mse_change=parity.mse_change
+    )
 
 
-def summary_of(model: TrainedModel, path: Path | None = None) -> ModelSummary:
+def summary_of(model: TrainedModel, path: Path | None = None) -> results.ModelSummary:
     """Returns the main numbers of a model.
 
     Args:
@@ -553,7 +540,7 @@ def summary_of(model: TrainedModel, path: Path | None = None) -> ModelSummary:
     record = model.record
     test, validation, size = record.test, record.validation, record.size
     assert size is not None
-    return ModelSummary(
+    return results.ModelSummary(
         path=path,
         mse=None if test is None else test.mse,
         mae=None if test is None else test.mae,

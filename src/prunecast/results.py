@@ -242,7 +242,7 @@ class StudyStatus(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Handed(Result):
+class SentRecords(Result):
     """Records that were handed on; of `records`, `written` were not there yet."""
 
     to: str
