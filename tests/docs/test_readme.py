@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 import torch
 from tests.support.foreign_checkpoints import transformer
 
+from prunecast import api
 from prunecast.cli.main import main
+from prunecast.registry import EXECUTORS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,8 +78,8 @@ def shortened(words: list[str]) -> list[str]:
 def workplace(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the recipes and the files that the pages speak of: a load with gaps, new rows, a checkpoint."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    hours = np.arange(2000)
-    table = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=2000, freq="h")})
+    hours = np.arange(1200)
+    table = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=1200, freq="h")})
     table["load"] = 40 + 5 * np.sin(hours * np.pi / 12)
     table["temperature"] = 10 - 8 * np.cos(hours * np.pi / 12)
     table.iloc[-300:].to_csv(tmp_path / "new.csv", index=False)
@@ -84,6 +87,8 @@ def workplace(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     table.to_csv(tmp_path / "load.csv", index=False)
     torch.save(transformer(channels=7, width=16, d_ff=32), tmp_path / "checkpoint.pth")
     monkeypatch.setenv("PRUNECAST_DATA", str(data_dir.absolute()))
+    monkeypatch.setitem(EXECUTORS.entries, "local", "tests.support.in_process:InProcess")
+    monkeypatch.setattr(api, "study_run", partial(api.study_run, settings=SHORTER["study run"]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
