@@ -1,13 +1,19 @@
-"""The one way into this room: a model and a prune section in, a pruned model and its outcome out."""
+"""The one way into this room: a model and a prune section in, a pruned model and its outcome out.
+
+Beside it the control that says what remains when nothing learned is left: every weight of the body is zero.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+
+import torch
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank
-from prunecast.prune.masks import check_masks
+from prunecast.prune.masks import apply_masks, check_masks
 from prunecast.prune.methods import Cost, Granularity, Masks, Method, Pruned, Statistics, Task, WeightCost, refuse
 from prunecast.prune.schedule import in_steps
 from prunecast.recipe import PruneConfig
@@ -54,6 +60,16 @@ def prune(
         masks=held,
     )
     return granularity.prune(task) if config.step is None else in_steps(task, granularity)
+
+
+def zero_body(model: ForecastModel) -> tuple[ForecastModel, Masks]:
+    """Returns a copy of the model whose prunable weights are zero, the output layer's excepted, and the masks."""
+    spared = model.output_layer()
+    names = [name for name in model.prunable() if name not in spared]
+    masks = {name: torch.zeros_like(model.get_parameter(name), dtype=torch.bool) for name in names}
+    emptied = copy.deepcopy(model)
+    apply_masks(emptied, masks)
+    return emptied, masks
 
 
 def check_budget(model: ForecasterConfig, config: PruneConfig, *, cost: Cost, weight_cost: WeightCost) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from prunecast.data.windows import DrawnBatches
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.io import SavedModel
-from prunecast.prune.apply import prune
-from prunecast.prune.controls import zero_body
+from prunecast.prune.apply import prune, zero_body
 from prunecast.stages.base import ModelResult, StageInputs, assessed
 from prunecast.stages.job import Job
 

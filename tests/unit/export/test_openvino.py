@@ -89,6 +89,7 @@ def test_without_the_package_the_commands_say_it_in_one_line(
 def test_a_file_is_not_named_like_another_runtimes(
     artefact: tuple[SavedModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    save_model(artefact[0], tmp_path)
     assert main(["export", str(tmp_path), "--runtime", "onnxruntime", "--out", str(tmp_path / "x.openvino")]) == 2
     assert "ends in .onnx" in capsys.readouterr().err
 
