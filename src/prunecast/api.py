@@ -7,7 +7,8 @@ that the command line answers at once.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +18,10 @@ from prunecast.errors import UserError, near
 from prunecast.registry import EXECUTORS, METHODS, MODELS, PUBLISHED, RUNTIMES, TRACKERS
 
 if TYPE_CHECKING:
-    from prunecast.models.io import SavedModel
-    from prunecast.records import Artefact, Parity, Scoring, Timing
-    from prunecast.stages.model import TrainedModel
-    from prunecast.study.executor import Monitor
+    from prunecast.data.check import DataCheck
+    from prunecast.records import Scoring
+    from prunecast.report.render import ReportFiles
+    from prunecast.study.executor import Monitor, Outcome
     from prunecast.train.progress import Reporter
 
 REPORT_FILE = "report.html"
@@ -29,6 +30,57 @@ KINDS = ("models", "methods", "runtimes", "datasets")
 
 Timings = Literal["any", "here"]
 """Whose timings count as done: those of any machine, or this machine's alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileCheck(results.Result):
+    """What a file holds."""
+
+    check: DataCheck
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields of the check."""
+        return self.check.model_dump(mode="json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun(results.Result):
+    """How a study went, and the files of its report."""
+
+    outcome: Outcome
+    stages: int
+    files: ReportFiles
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns how many stages there are and were done before or now, what went wrong, and where the report lies."""
+        return {
+            "stages": self.stages,
+            "done_before": self.outcome.present,
+            "ran": self.outcome.ran,
+            "failed": list(self.outcome.failed),
+            "damaged": list(self.outcome.damaged),
+            "report": str(self.files.page),
+        }
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Returns the rows of the report."""
+        return {"Results": self.files.rows}
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a stage failed."""
+        return 1 if self.outcome.failed else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(results.Result):
+    """A report's page; its tables and charts lie beside it."""
+
+    files: ReportFiles
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns where the page lies."""
+        return {"report": str(self.files.page)}
 
 
 # Names and data
@@ -100,7 +152,7 @@ def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> resu
     )
 
 
-def data_check(file: Path, *, fill: str = "refuse") -> results.FileCheck:
+def data_check(file: Path, *, fill: str = "refuse") -> FileCheck:
     """Says what a file holds and what stands in the way of using it.
 
     Args:
@@ -112,7 +164,7 @@ def data_check(file: Path, *, fill: str = "refuse") -> results.FileCheck:
     """
     from prunecast.data.check import check_file
 
-    return results.FileCheck(check=check_file(file, fill=fill))
+    return FileCheck(check=check_file(file, fill=fill))
 
 
 # One model
@@ -153,7 +205,7 @@ def train(
     with new_directory(out) as folder:
         trained = TrainedModel.trained(recipe, load_series(recipe.data), beside=out, reporter=reporter)
         trained.write(folder)
-    return summary_of(trained, out)
+    return trained.summary(out)
 
 
 def import_checkpoint(
@@ -200,7 +252,7 @@ def import_checkpoint(
         )
         imported = TrainedModel.imported(job, series)
         imported.write(folder)
-    return summary_of(imported, out)
+    return imported.summary(out)
 
 
 def prune(
@@ -246,7 +298,7 @@ def prune(
             reporter=reporter,
         )
         pruned.write(folder)
-    return summary_of(pruned, out)
+    return pruned.summary(out)
 
 
 def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> results.Evaluation:
@@ -272,19 +324,7 @@ def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full"
     recipe = source / RECIPE_FILE  # beside a model that Prunecast trained, pruned or imported
     metrics = load_recipe(recipe).data.metrics if opened.is_folder and recipe.is_file() else ()
     validation, test = opened.scores(windows_for(opened.metadata, data, load), scoring, metrics)
-    size = measure_size(opened.saved)
-    return results.Evaluation(
-        mse=test.mse,
-        mae=test.mae,
-        metrics=test.metrics,
-        val_mse=validation.mse,
-        windows=test.windows,
-        scoring=scoring,
-        parameters=size.parameters,
-        dead=size.dead,
-        nonzero=size.nonzero,
-        sparsity=_sparsity(size.nonzero, opened.metadata.dense_parameters),
-    )
+    return results.Evaluation.of(test, validation, measure_size(opened.saved), opened.metadata.dense_parameters)
 
 
 def measure(
@@ -313,6 +353,8 @@ def measure(
     from prunecast.inference import check_same_inputs, open_artifact, windows_for
     from prunecast.measure.latency import time_against
     from prunecast.measure.machine_lock import alone, is_busy, seconds
+    from prunecast.measure.operations import count_operations
+    from prunecast.measure.size import measure_size
     from prunecast.recipe import ExportConfig, MeasureConfig, checked
     from prunecast.stages.measure import real_inputs
 
@@ -332,34 +374,17 @@ def measure(
             ]
             busy = was_busy or is_busy()
         models = [
-            _measured(item.path, item.saved, path, timing, machine_busy=busy)
+            results.ModelMeasurement.of(
+                item.path,
+                timing,
+                measure_size(item.saved),
+                count_operations(item.saved),
+                shipped_bytes=path.stat().st_size if path.is_file() else None,
+                machine_busy=busy,
+            )
             for item, path, timing in zip(opened, paths, timings, strict=True)
         ]
     return results.Measurements(models=tuple(models))
-
-
-def _measured(
-    source: Path, saved: SavedModel, shipped: Path, timing: Timing, *, machine_busy: bool
-) -> results.ModelMeasurement:
-    from prunecast.measure.operations import count_operations
-    from prunecast.measure.size import measure_size
-
-    size, operations = measure_size(saved), count_operations(saved)
-    return results.ModelMeasurement(
-        path=source,
-        runtime=timing.runtime,
-        parameters=size.parameters,
-        dead=size.dead,
-        nonzero=size.nonzero,
-        bytes=shipped.stat().st_size if shipped.is_file() else size.raw_bytes,
-        macs=operations.dense_macs,
-        effective_macs=operations.effective_macs,
-        executed_macs=operations.executed_macs,
-        peak_memory_bytes=timing.peak_memory_bytes,
-        latency_ms=timing.latency.model_dump(include={"median", "p95", "n"}),
-        speedup=timing.speedup,
-        machine_busy=machine_busy,
-    )
 
 
 def export(
@@ -386,7 +411,8 @@ def export(
     config = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8)
     load = cache(load_series)
     saved = with_data(load_model(directory), data, load)
-    return exported(out, *export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out))
+    artefact = export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out)
+    return results.Exported.of(out, artefact)
 
 
 def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> results.ForecastFile:
@@ -424,7 +450,7 @@ def study_run(
     measure: Timings = "any",
     wait: str = "60s",
     settings: Sequence[str] = (),
-) -> results.StudyRun:
+) -> StudyRun:
     """Runs a study, or goes on with it, and writes its report.
 
     Args:
@@ -462,7 +488,7 @@ def study_run(
     outcome = run_study(
         directory, whole, jobs, workers, heard, executor=executor, own_timings=measure == "here", wait_s=wait_s
     )
-    return results.StudyRun(outcome=outcome, stages=len(jobs), files=report(directory).files)
+    return StudyRun(outcome=outcome, stages=len(jobs), files=report(directory).files)
 
 
 def study_status(directory: Path, *, verify: bool = False) -> results.StudyStatus:
@@ -499,7 +525,7 @@ def study_export(directory: Path, *, to: tuple[str, str]) -> results.SentRecords
     return results.SentRecords(to=target, records=len(tables.stages), written=send(tables, target, study.title))
 
 
-def report(directory: Path, *, out: Path | None = None) -> results.Report:
+def report(directory: Path, *, out: Path | None = None) -> Report:
     """Writes a study's report: one HTML page that works offline, with its charts and tables beside it.
 
     Args:
@@ -517,46 +543,4 @@ def report(directory: Path, *, out: Path | None = None) -> results.Report:
     study = open_study(directory)
     tables, failures = study.tables()
     files = write_report(tables, failures, out or directory / REPORT_FILE, title=study.title, store=study.store)
-    return results.Report(files=files)
-
-
-# What the verbs and the Forecaster share
-
-
-def exported(path: Path, artefact: Artefact, parity: Parity) -> results.Exported:
-    """Returns what `export` says of an artefact at a path."""
-    return results.Exported(
-        path=path, bytes=artefact.bytes, max_deviation=parity.max_deviation, mse_change=parity.mse_change
-    )
-
-
-def summary_of(model: TrainedModel, path: Path | None = None) -> results.ModelSummary:
-    """Returns the main numbers of a model.
-
-    Args:
-        model: with its record.
-        path: its folder; None for a model in memory.
-    """
-    record = model.record
-    test, validation, size = record.test, record.validation, record.size
-    assert size is not None
-    return results.ModelSummary(
-        path=path,
-        mse=None if test is None else test.mse,
-        mae=None if test is None else test.mae,
-        metrics={} if test is None else test.metrics,
-        val_mse=None if validation is None else validation.mse,
-        windows=None if test is None else test.windows,
-        scoring=None if test is None else test.scoring,
-        parameters=size.parameters,
-        dead=size.dead,
-        nonzero=size.nonzero,
-        sparsity=_sparsity(size.nonzero, model.saved.metadata.dense_parameters),
-        pruning=record.pruning,
-        imported=record.imported,
-    )
-
-
-def _sparsity(nonzero: int, dense_parameters: int) -> float:
-    """Returns the share of the dense parent's parameters that is gone; 0 for a model without any."""
-    return 1 - nonzero / dense_parameters if dense_parameters else 0.0
+    return Report(files=files)

@@ -9,7 +9,6 @@ from typing import Self
 
 import pandas as pd
 
-from prunecast.api import exported, summary_of
 from prunecast.data.files import read_table, table_of
 from prunecast.data.series import load_series, series_of
 from prunecast.errors import UserError
@@ -104,7 +103,7 @@ class Forecaster:
             UserError: before `fit`, when the runtime cannot run the model, or the file exists.
         """
         config, path, fitted = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8), Path(out), self._fitted
-        return exported(path, *export_alone(fitted.saved, lambda: fitted.windows, config, path))
+        return Exported.of(path, export_alone(fitted.saved, lambda: fitted.windows, config, path))
 
     def save(self, out: str | Path) -> None:
         """Writes the model folder.
@@ -140,7 +139,7 @@ class Forecaster:
         Raises:
             UserError: before `fit`.
         """
-        return summary_of(self._fitted)
+        return self._fitted.summary()
 
     @property
     def module(self) -> ForecastModel:

@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunecast.data.check import DataCheck
-    from prunecast.records import Imported, Pruning, Ratio, Scoring
-    from prunecast.report.render import ReportFiles
-    from prunecast.study.executor import Outcome
+    from prunecast.records import (
+        Accuracy,
+        Artefact,
+        Imported,
+        Operations,
+        Pruning,
+        Ratio,
+        Scoring,
+        Size,
+        Timing,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +91,6 @@ class Downloads(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileCheck(Result):
-    """What a file holds."""
-
-    check: DataCheck
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields of the check."""
-        return self.check.model_dump(mode="json")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluation(Result):
     """Errors in standardised units, and sizes in numbers; errors are None for a model that was imported without data.
 
@@ -112,6 +108,22 @@ class Evaluation(Result):
     dead: int
     nonzero: int
     sparsity: float
+
+    @classmethod
+    def of(cls, test: Accuracy | None, validation: Accuracy | None, size: Size, dense_parameters: int) -> Evaluation:
+        """Returns the numbers of a model; `dense_parameters` is how many its dense parent has."""
+        return Evaluation(
+            mse=None if test is None else test.mse,
+            mae=None if test is None else test.mae,
+            metrics={} if test is None else test.metrics,
+            val_mse=None if validation is None else validation.mse,
+            windows=None if test is None else test.windows,
+            scoring=None if test is None else test.scoring,
+            parameters=size.parameters,
+            dead=size.dead,
+            nonzero=size.nonzero,
+            sparsity=1 - size.nonzero / dense_parameters if dense_parameters else 0.0,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers, those of further metrics under their names."""
@@ -163,6 +175,34 @@ class ModelMeasurement(Result):
     speedup: Ratio | None
     machine_busy: bool
 
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        timing: Timing,
+        size: Size,
+        operations: Operations,
+        *,
+        shipped_bytes: int | None,
+        machine_busy: bool,
+    ) -> ModelMeasurement:
+        """Returns what was measured of a model; `shipped_bytes` is the size of its file, None for a model folder."""
+        return cls(
+            path=path,
+            runtime=timing.runtime,
+            parameters=size.parameters,
+            dead=size.dead,
+            nonzero=size.nonzero,
+            bytes=size.raw_bytes if shipped_bytes is None else shipped_bytes,
+            macs=operations.dense_macs,
+            effective_macs=operations.effective_macs,
+            executed_macs=operations.executed_macs,
+            peak_memory_bytes=timing.peak_memory_bytes,
+            latency_ms=timing.latency.model_dump(include={"median", "p95", "n"}),
+            speedup=timing.speedup,
+            machine_busy=machine_busy,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers; a speed-up only where there is one."""
         known = super().to_json()
@@ -186,6 +226,13 @@ class Exported(Result):
     max_deviation: float
     mse_change: float
 
+    @classmethod
+    def of(cls, path: Path, artefact: Artefact) -> Exported:
+        """Returns what is known of an artefact that was held against PyTorch."""
+        parity = artefact.parity
+        assert parity is not None
+        return cls(path=path, bytes=artefact.bytes, max_deviation=parity.max_deviation, mse_change=parity.mse_change)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastFile(Result):
@@ -195,35 +242,6 @@ class ForecastFile(Result):
     rows: int
     start: str
     end: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyRun(Result):
-    """How a study went, and the files of its report."""
-
-    outcome: Outcome
-    stages: int
-    files: ReportFiles
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns how many stages there are and were done before or now, what went wrong, and where the report lies."""
-        return {
-            "stages": self.stages,
-            "done_before": self.outcome.present,
-            "ran": self.outcome.ran,
-            "failed": list(self.outcome.failed),
-            "damaged": list(self.outcome.damaged),
-            "report": str(self.files.page),
-        }
-
-    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Returns the rows of the report."""
-        return {"Results": self.files.rows}
-
-    @property
-    def exit_code(self) -> int:
-        """1 where a stage failed."""
-        return 1 if self.outcome.failed else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,14 +266,3 @@ class SentRecords(Result):
     to: str
     records: int
     written: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report(Result):
-    """A report's page; its tables and charts lie beside it."""
-
-    files: ReportFiles
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns where the page lies."""
-        return {"report": str(self.files.page)}

@@ -18,7 +18,7 @@ from prunecast.measure.size import compressed_bytes, measure_size
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import ModelMetadata, SavedModel
 from prunecast.recipe import ExportConfig, Recipe
-from prunecast.records import Artefact, Parity
+from prunecast.records import Artefact
 from prunecast.registry import RUNTIMES
 from prunecast.stages.base import ExportResult, StageInputs, spread
 from prunecast.stages.job import Job
@@ -79,9 +79,7 @@ def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path:
     )
 
 
-def export_alone(
-    saved: SavedModel, windows: Callable[[], Prepared], config: ExportConfig, out: Path
-) -> tuple[Artefact, Parity]:
+def export_alone(saved: SavedModel, windows: Callable[[], Prepared], config: ExportConfig, out: Path) -> Artefact:
     """Exports to a file of the user's choice, and holds it against eager on real windows.
 
     Args:
@@ -103,9 +101,7 @@ def export_alone(
         raise UserError(f"runtime {config.runtime!r} cannot run this model: {reason}")
     prepared = windows()
     with new_file(out) as path:
-        artefact = export_to(saved, prepared, config, path)
-    assert artefact.parity is not None
-    return artefact, artefact.parity
+        return export_to(saved, prepared, config, path)
 
 
 def some_batches(prepared: Prepared, count: int) -> list[Batch]:

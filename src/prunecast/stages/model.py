@@ -16,6 +16,7 @@ from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe
 from prunecast.records import RunRecord
 from prunecast.resolve import pruning_recipe
+from prunecast.results import Evaluation, ModelSummary
 from prunecast.stages.base import Parent, StageInputs
 from prunecast.stages.import_checkpoint import ImportJob
 from prunecast.stages.job import Job
@@ -138,6 +139,14 @@ class TrainedModel:
                 inputs = StageInputs(prepared=self.windows, parents=parents, work=work, reporter=reporter)
                 model = self._of(run_stage(job, inputs), self.windows)
         return model
+
+    def summary(self, path: Path | None = None) -> ModelSummary:
+        """Returns its main numbers; `path` is its folder, None for a model in memory."""
+        record = self.record
+        assert record.size is not None
+        dense_parameters = self.saved.metadata.dense_parameters
+        known = Evaluation.of(record.test, record.validation, record.size, dense_parameters)
+        return ModelSummary(**vars(known), path=path, pruning=record.pruning, imported=record.imported)
 
     def write(self, directory: Path) -> None:
         """Fills the folder of the model."""
