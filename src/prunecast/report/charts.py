@@ -376,8 +376,9 @@ def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) 
     error_N = np.array([row["test_mse"] for _, row in spots], dtype=float)
     front_N = pareto_front(cost_N, error_N)
     best: dict[str, float] = {}
+    all_naive = all(key.role == "naive" for key, _ in spots)
     for (key, _), error in zip(spots, error_N, strict=True):
-        if key.role != "naive" or len({k.role for k, _ in spots}) == 1:
+        if key.role != "naive" or all_naive:
             best[key.model] = min(error, best.get(key.model, np.inf))
     x, y = log_axis(cost_N), error_axis(error_N, FAR * max(best.values()))
     points: Points = []
@@ -493,7 +494,8 @@ def thresholds_chart(name: str, sweeps: Sweeps, looks: Mapping[str, Look]) -> Ch
     )
     series = tuple((one, looks[one]) for one in dict.fromkeys(row["series"] for row in rows))
     data = {"rows": rows, "points": points}
-    return Chart(name, title, caption, f"{title}. {'; '.join(said)}.", _thresholds_template(series), data)
+    label, key = f"{title}. {'; '.join(said)}.", "open: not fine-tuned; filled: fine-tuned; grey: range over data sets"
+    return Chart(name, title, caption, label, _thresholds_template(series), data, key=key)
 
 
 def _reached(level: Level | None) -> float:
@@ -548,7 +550,8 @@ def time_chart(name: str, sweeps: Sweeps, rows: Rows, label: str | None, looks: 
     )
     said = f"{title}. {'; '.join(point['words'] for point in points)}."
     template = _time_template(series, f"{runtime_name(label)}: speed-up there")
-    return Chart(name, title, caption, said, template, {"points": points, "one": [{"x": 1}]}, axis.params("x"))
+    data, key = {"points": points, "one": [{"x": 1}]}, "at that sparsity, with the 95 % interval; open: none that shows"
+    return Chart(name, title, caption, said, template, data, axis.params("x"), key)
 
 
 @lru_cache

@@ -186,7 +186,7 @@ class _Renderer:
 
     def _spec(self, chart: Chart) -> Spec:
         number, _ = self._templates.setdefault(id(chart.template), (len(self._templates), chart.template))
-        return {"template": number, "title": chart.title, "data": chart.data, "params": chart.params}
+        return {"template": number, "title": chart.heading, "data": chart.data, "params": chart.params}
 
     def _render(self, template: str, **content: Any) -> str:
         return self._environment.get_template(template).render(content)

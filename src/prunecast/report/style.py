@@ -228,7 +228,10 @@ CONFIG: Spec = {
         **{"orient": "top", "title": None, "labelColor": INK, "labelFontSize": 11, "columns": 3, "labelLimit": 150},
         **{"symbolFillColor": "transparent", "symbolStrokeWidth": 1.8, "symbolSize": 70, "offset": 8},
     },
-    "title": {"anchor": "start", "color": INK, "fontSize": 13, "limit": 420},
+    "title": {
+        **{"anchor": "start", "color": INK, "fontSize": 13, "limit": 420, "offset": 8},
+        **{"subtitleColor": MUTED, "subtitleFontSize": 10.5, "subtitlePadding": 4},
+    },
     "point": {"size": 52, "strokeWidth": 1.6, "opacity": 1},
     "text": {"color": MUTED, "fontSize": 10.5},
     "aria": False,
@@ -248,6 +251,7 @@ class Chart:
         template: the Vega-Lite chart without its data.
         data: name -> rows.
         params: name -> what differs between charts of one template: ends of axes, say.
+        key: what its marks mean, in a line below the title where the chart stands alone.
     """
 
     name: str
@@ -257,6 +261,12 @@ class Chart:
     template: Spec
     data: Mapping[str, Points]
     params: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
+
+    @property
+    def heading(self) -> Spec:
+        """The title inside the chart."""
+        return {"text": self.title, "subtitle": self.key} if self.key else {"text": self.title}
 
     def spec(self, *, title: bool = False) -> Spec:
         """Returns the whole Vega-Lite chart, with its title inside where it stands alone."""
@@ -265,7 +275,7 @@ class Chart:
             for param in self.template.get("params", ())
         ]
         whole = self.template | {"params": params, "datasets": dict(self.data)}
-        return whole | ({"title": self.title} if title else {})
+        return whole | ({"title": self.heading} if title else {})
 
 
 def beside(charts: Sequence[Chart]) -> Spec:
