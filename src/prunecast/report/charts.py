@@ -31,9 +31,9 @@ from prunecast.report.style import (
     WIDTH,
     Axis,
     Chart,
+    Legend,
     Look,
     Points,
-    Series,
     Spec,
     axis_of,
     colour_of,
@@ -56,7 +56,7 @@ from prunecast.report.style import (
 )
 from prunecast.report.summary import EVERYWHERE, PLAIN, TUNED, Rows, Speed, Timings, front_points, mean_speedup
 from prunecast.report.thresholds import Level, Line, Sweep, Sweeps, pooled
-from prunecast.study.frame import Forecast, Row
+from prunecast.study.frame import Forecast, StageRow
 
 CLOSE = 1.15
 """A close-up ends at this many times the smallest error."""
@@ -71,7 +71,7 @@ FAR = 1.6
 
 
 @lru_cache
-def _curves_template(series: Series, titles: tuple[str, str], suffix: str, *, logarithmic: bool) -> Spec:
+def _curves_template(series: Legend, titles: tuple[str, str], suffix: str, *, logarithmic: bool) -> Spec:
     x = alt.X("x:Q", scale=alt.Scale(domain=[0, 1]), axis=share_axis(titles[0]))
     scale = scale_of("y", logarithmic=logarithmic)
     axis = axis_of("y", titles[1], logarithmic=logarithmic, suffix=suffix)
@@ -82,15 +82,15 @@ def _curves_template(series: Series, titles: tuple[str, str], suffix: str, *, lo
         legend=alt.Legend(symbolType="stroke"),
     )
     colour = colour_of(series)
-    lines = rule_of("lines", colour, 1.8, x=x, y=y, x2="x2:Q", y2="y2:Q", strokeDash=dashes, opacity=picked())
+    lines = rule_of("lines", colour, 1.8).encode(x=x, y=y, x2="x2:Q", y2="y2:Q", strokeDash=dashes, opacity=picked())
     controls = alt.Chart(alt.NamedData("controls"))
     shade = alt.Color("colour:N", scale=None)
     names = controls.mark_text(align="left", dx=6).encode(
         x=alt.value(WIDTH), y=alt.Y("label_y:Q", scale=scale), text="name:N", color=shade
     )
-    bars = rule_of("bars", colour, x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", opacity=picked())
-    marks = marks_of("points", series, x=x, y=y)
-    return template_of(rule_of("controls", shade, 0.9, y=y), names, bars, lines, marks, names=["y"])
+    bars = rule_of("bars", colour).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", opacity=picked())
+    marks = marks_of("points", series).encode(x=x, y=y)
+    return template_of(rule_of("controls", shade, 0.9).encode(y=y), names, bars, lines, marks, names=["y"])
 
 
 class _Point(NamedTuple):
@@ -196,7 +196,7 @@ def error_by_sparsity(
     )
 
 
-Curve = list[tuple[Variant, Row]]
+Curve = list[tuple[Variant, StageRow]]
 
 
 def _curves(rows: Rows, model: str) -> dict[tuple[str, bool], Curve]:
@@ -210,18 +210,18 @@ def _curves(rows: Rows, model: str) -> dict[tuple[str, bool], Curve]:
     return {line: sorted(curve, key=lambda point: _sparsity(point[1])) for line, curve in found.items()}
 
 
-def _sparsity(row: Row) -> float:
+def _sparsity(row: StageRow) -> float:
     return 0.0 if missing(row.get("sparsity_realised")) else float(row["sparsity_realised"])
 
 
-def _ends(row: Row) -> tuple[float, float]:
+def _ends(row: StageRow) -> tuple[float, float]:
     """Returns the error less and plus its spread over seeds."""
     error = float(row["test_mse"])
     spread = 0.0 if missing(row.get("test_mse_sd")) else float(row["test_mse_sd"])
     return max(error - spread, error / 10), error + spread
 
 
-def _curve_point(key: Variant, row: Row, *, marked: bool) -> _Point:
+def _curve_point(key: Variant, row: StageRow, *, marked: bool) -> _Point:
     words = [key.full_name, f"test MSE {row['test_mse']:.4f}", f"sparsity {percent(round(_sparsity(row), 3))}"]
     if not missing(row.get("vs_dense")):
         words.append(f"against dense {row['vs_dense']:+.4f}: {row['vs_dense_verdict']}")
@@ -347,7 +347,7 @@ def _costs_of(label: str, time: str, file: str, suffix: str) -> tuple[Cost, Cost
 
 
 @lru_cache
-def _cost_template(series: Series, title: str, *, logarithmic: bool) -> Spec:
+def _cost_template(series: Legend, title: str, *, logarithmic: bool) -> Spec:
     x = alt.X("x:Q", scale=scale_of("x", logarithmic=True), axis=axis_of("x", title, logarithmic=True, grid=False))
     y_axis = axis_of("y", "test MSE", logarithmic=logarithmic)
     y = alt.Y("y:Q", scale=scale_of("y", logarithmic=logarithmic), axis=y_axis)
@@ -357,7 +357,7 @@ def _cost_template(series: Series, title: str, *, logarithmic: bool) -> Spec:
     right = named.transform_filter("datum.right").mark_text(align="left", dx=6, dy=11, fontSize=9.5)
     left = named.transform_filter("!datum.right").mark_text(align="right", dx=-4, dy=11, fontSize=9.5)
     words = [text.encode(x=x, y=y, text="name:N") for text in (left, right)]
-    return template_of(steps, marks_of("points", series, x=x, y=y), *words, names=["x", "y"])
+    return template_of(steps, marks_of("points", series).encode(x=x, y=y), *words, names=["x", "y"])
 
 
 def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) -> Chart | None:
@@ -432,18 +432,18 @@ def _short(value: float) -> str:
 
 
 @lru_cache
-def _thresholds_template(series: Series) -> Spec:
+def _thresholds_template(series: Legend) -> Spec:
     x_axis = share_axis("no loss is shown up to")
     x_axis.grid = True
     x = alt.X("x:Q", scale=alt.Scale(domain=[0, 1]), axis=x_axis)
     y = alt.Y("row:N", sort=None, axis=_row_axis())
-    across = rule_of("rows", PALE, 5, x=alt.X("from:Q"), x2="to:Q", y=y)
+    across = rule_of("rows", PALE, 5).encode(x=alt.X("from:Q"), x2="to:Q", y=y)
     most = alt.Chart(alt.NamedData("rows")).mark_tick(color=PALE, thickness=1.5, size=12).encode(x="most:Q", y=y)
     colour = colour_of(series)
-    bought = rule_of("rows", colour, 1.6, x=alt.X("plain:Q"), x2="tuned:Q", y=y)
+    bought = rule_of("rows", colour, 1.6).encode(x=alt.X("plain:Q"), x2="tuned:Q", y=y)
     flags = alt.Chart(alt.NamedData("points")).mark_text(dx=9, dy=-5, fontSize=9)
     return template_of(
-        across, most, bought, marks_of("points", series, x=x, y=y), flags.encode(x=x, y=y, text="flag:N"),
+        across, most, bought, marks_of("points", series).encode(x=x, y=y), flags.encode(x=x, y=y, text="flag:N"),
         height=alt.Step(19), width=WIDTH - 70,
     )  # fmt: skip
 
@@ -512,12 +512,12 @@ def _threshold_words(sweep: Sweep) -> str:
 
 
 @lru_cache
-def _time_template(series: Series, title: str) -> Spec:
+def _time_template(series: Legend, title: str) -> Spec:
     x = alt.X("x:Q", scale=scale_of("x", logarithmic=True), axis=axis_of("x", title, logarithmic=True, suffix=" ×"))
     y = alt.Y("row:N", sort=None, axis=_row_axis())
     one = alt.Chart(alt.NamedData("one")).mark_rule(color=INK).encode(x=x)
-    bars = rule_of("points", colour_of(series), 1.6, x=alt.X("low:Q"), x2="high:Q", y=y, opacity=picked())
-    marks = marks_of("points", series, x=x, y=y)
+    bars = rule_of("points", colour_of(series), 1.6).encode(x=alt.X("low:Q"), x2="high:Q", y=y, opacity=picked())
+    marks = marks_of("points", series).encode(x=x, y=y)
     return template_of(one, bars, marks, names=["x"], height=alt.Step(19), width=WIDTH - 70)
 
 
@@ -555,7 +555,7 @@ def time_chart(name: str, sweeps: Sweeps, rows: Rows, label: str | None, looks: 
 
 
 @lru_cache
-def _speed_template(series: Series) -> Spec:
+def _speed_template(series: Legend) -> Spec:
     titles = ("promised by the multiply-adds that are left", "measured")
     x = alt.X(
         "x:Q",
@@ -565,8 +565,8 @@ def _speed_template(series: Series) -> Spec:
     y = alt.Y("y:Q", scale=scale_of("y", logarithmic=True), axis=axis_of("y", titles[1], logarithmic=True, suffix=" ×"))
     kept = alt.Chart(alt.NamedData("kept")).mark_line(strokeDash=[2, 3], strokeWidth=1, color=MUTED)
     none = alt.Chart(alt.NamedData("none")).mark_rule(color=INK).encode(y=y)
-    bars = rule_of("points", colour_of(series), x=x, y=alt.Y("low:Q"), y2="high:Q", opacity=picked())
-    return template_of(kept.encode(x=x, y=y), none, bars, marks_of("points", series, x=x, y=y), names=["x", "y"])
+    bars = rule_of("points", colour_of(series)).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", opacity=picked())
+    return template_of(kept.encode(x=x, y=y), none, bars, marks_of("points", series).encode(x=x, y=y), names=["x", "y"])
 
 
 def speed_chart(
@@ -727,7 +727,7 @@ def fronts_chart(
     return Chart("front", "Error against cost", caption, label, template, data, {"place": chosen})
 
 
-def _fronts_template(series: Series, cases: tuple[str, ...], titles: tuple[str, ...], models: int) -> Spec:
+def _fronts_template(series: Legend, cases: tuple[str, ...], titles: tuple[str, ...], models: int) -> Spec:
     """Returns the live chart: two menus and a filter, a legend and a list of models to pick from, and the front."""
     menus = [
         alt.param("place", value=cases[-1], bind=alt.binding_select(options=list(cases), name="Data set ")),
@@ -789,8 +789,8 @@ def _fronts_template(series: Series, cases: tuple[str, ...], titles: tuple[str, 
     return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
 
 
-def _front_marks(base: alt.Chart, series: Series, x: alt.X, y: alt.Y) -> alt.Chart:
+def _front_marks(base: alt.Chart, series: Legend, x: alt.X, y: alt.Y) -> alt.Chart:
     """Returns the marks of the fronts; the legend's selection lies here, and filters all layers."""
-    drawn = marks_of("points", series, x=x, y=y)
+    drawn = marks_of("points", series).encode(x=x, y=y)
     drawn.transform = [*base.transform, *drawn.transform]
     return drawn.transform_filter("!datum.above")

@@ -19,7 +19,7 @@ from prunecast.recipe import fingerprint
 from prunecast.records import Role, Scoring
 from prunecast.report.statistics import Difference, Floats, Interval, LogRatio, difference
 from prunecast.report.style import MODEL_NAMES, percent
-from prunecast.study.frame import Row, StudyFrame
+from prunecast.study.frame import StageRow, StudyFrame
 
 Against = Literal["dense", "dense-continued", "small-dense", "naive", "zeroed-body"]
 Verdict = Literal["better", "worse", "not told apart", "no interval"]
@@ -109,14 +109,14 @@ class Variant:
         return self.model if self.role == "naive" else f"{self.model} {self.name}"
 
 
-def scorings(row: Row) -> dict[str, str]:
+def scorings(row: StageRow) -> dict[str, str]:
     """Returns the scorings of a run's test errors, each with what the columns of its errors start with."""
     found = {row["scoring"]: "test"} if "test_mse" in row else {}
     return found | ({"paper": "paper"} if "paper_mse" in row else {})
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyRuns:
     """The runs of a study, by variant and seed, and how its stages hang together.
 
     Attributes:
@@ -127,12 +127,12 @@ class Study:
     """
 
     frame: StudyFrame
-    runs: Mapping[Variant, Mapping[int, Row]]
+    runs: Mapping[Variant, Mapping[int, StageRow]]
     variant_of: Mapping[str, Variant]
-    taken: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    taken: Mapping[str, tuple[StageRow, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, frame: StudyFrame) -> Study:
+    def of(cls, frame: StudyFrame) -> StudyRuns:
         """Returns the study that the stages make up; their order does not matter.
 
         Raises:
@@ -141,7 +141,7 @@ class Study:
         rows = {name: {**frame.rows[name], "recipe": _parsed(frame.rows[name])} for name in sorted(frame.rows)}
         models = [row for row in rows.values() if row["stage"] not in ("export", "measure") and "test_mse" in row]
         namer = _Namer(models, rows)
-        runs: dict[Variant, dict[int, Row]] = {}
+        runs: dict[Variant, dict[int, StageRow]] = {}
         variant_of: dict[str, Variant] = {}
         for row in models:
             variant = variant_of[row["fingerprint"]] = namer.variant(row)
@@ -151,7 +151,7 @@ class Study:
                     f"expected one record of {variant.name!r} at seed {row['seed']}, found {twin['fingerprint']} and "
                     f"{row['fingerprint']}; report one study at a time"
                 )
-        taken: dict[str, list[Row]] = {}
+        taken: dict[str, list[StageRow]] = {}
         for row in rows.values():
             if row["stage"] in ("export", "measure") and "parent" in row:
                 taken.setdefault(row["parent"], []).append(row)
@@ -174,7 +174,7 @@ class Study:
             found.setdefault(variant.case, []).append(variant)
         return {case: tuple(variants) for case, variants in found.items()}
 
-    def scoring(self, row: Row) -> str:
+    def scoring(self, row: StageRow) -> str:
         """Returns the scoring that all runs of a run's case have: full where there is a choice."""
         found = scorings(row)
         chosen = self._scorings[self.variant_of[row["fingerprint"]].case]
@@ -190,67 +190,67 @@ class Study:
             chosen[case] = shared[0] if shared else next(iter(have[0]))
         return chosen
 
-    def error(self, row: Row, metric: str = "mse") -> float | None:
+    def error(self, row: StageRow, metric: str = "mse") -> float | None:
         """Returns a run's test error in the scoring of its case, where it has one in that metric."""
         return row.get(f"{scorings(row)[self.scoring(row)]}_{metric}")
 
-    def windows(self, row: Row) -> int:
+    def windows(self, row: StageRow) -> int:
         """Returns how many test windows that error is of."""
         return int(row[f"{scorings(row)[self.scoring(row)]}_windows"])
 
-    def blocks(self, row: Row, metric: str) -> tuple[Floats, Floats] | None:
+    def blocks(self, row: StageRow, metric: str) -> tuple[Floats, Floats] | None:
         """Returns a run's errors by block, (B,), and the windows of each block, (B,), where they were kept."""
         key = scorings(row)[self.scoring(row)]
         errors = self.frame.values(row["fingerprint"], f"block_{metric}", key)
         windows = self.frame.values(row["fingerprint"], "block_windows", key)
         return None if errors is None or windows is None else (errors, windows)
 
-    def dense(self, row: Row) -> Row | None:
+    def dense(self, row: StageRow) -> StageRow | None:
         """Returns the dense model that a run is held against: itself for a dense one, None for a naive one."""
         return _dense(row, self.frame.rows)
 
-    def dense_continued(self, row: Row) -> Row | None:
+    def dense_continued(self, row: StageRow) -> StageRow | None:
         """Returns the dense parent trained on as the fine-tuned run was, where the study has it."""
         dense = self.dense(row)
         if row["role"] != "pruned+finetuned" or dense is None:
             return None
         return self._continued.get((dense["fingerprint"], _tuning(row)))
 
-    def small_dense(self, row: Row) -> Row | None:
+    def small_dense(self, row: StageRow) -> StageRow | None:
         """Returns the dense model of a pruned variant's size, trained from scratch, where the study has it."""
         return self._small.get(row["fingerprint"]) or self._small.get(row.get("parent", ""))
 
-    def zeroed_body(self, row: Row) -> Row | None:
+    def zeroed_body(self, row: StageRow) -> StageRow | None:
         """Returns the dense parent with its body zeroed, where the study has it."""
         dense = self.dense(row)
         return None if dense is None else self._zeroed.get(dense["fingerprint"])
 
-    def _models(self, role: Role) -> Iterator[Row]:
+    def _models(self, role: Role) -> Iterator[StageRow]:
         return (row for variant, runs in self.runs.items() if variant.role == role for row in runs.values())
 
     @cached_property
-    def _continued(self) -> dict[tuple[str, str], Row]:
+    def _continued(self) -> dict[tuple[str, str], StageRow]:
         return {(row["parent"], _tuning(row)): row for row in self._models("dense-continued")}
 
     @cached_property
-    def _small(self) -> dict[str, Row]:
+    def _small(self) -> dict[str, StageRow]:
         return {row["compared_with"]: row for row in self._models("small-dense") if "compared_with" in row}
 
     @cached_property
-    def _zeroed(self) -> dict[str, Row]:
+    def _zeroed(self) -> dict[str, StageRow]:
         return {row["parent"]: row for row in self._models("zeroed-body")}
 
 
-def _parsed(row: Row) -> dict[str, Any]:
+def _parsed(row: StageRow) -> dict[str, Any]:
     recipe: dict[str, Any] = json.loads(row["recipe"])
     return recipe
 
 
-def _tuning(row: Row) -> str:
+def _tuning(row: StageRow) -> str:
     return fingerprint(row["recipe"].get("finetune") or {})
 
 
-def _ordered(runs: Mapping[Variant, Mapping[int, Row]]) -> list[Variant]:
+def _ordered(runs: Mapping[Variant, Mapping[int, StageRow]]) -> list[Variant]:
     """Returns the order of a table: large models first, naive forecasts last; then roles, methods, sparsities."""
     parameters: dict[tuple[Case, str], int] = {}
     for variant, found in runs.items():
@@ -268,7 +268,7 @@ def _ordered(runs: Mapping[Variant, Mapping[int, Row]]) -> list[Variant]:
     return sorted(runs, key=rank)
 
 
-def _dense(row: Row, rows: Mapping[str, Row]) -> Row | None:
+def _dense(row: StageRow, rows: Mapping[str, StageRow]) -> StageRow | None:
     if row["role"] == "dense":
         return row
     above = row.get("compared_with" if row["role"] == "small-dense" else "parent")
@@ -299,7 +299,7 @@ def _differing(sections: Sequence[Mapping[str, Any]], ignore: set[str]) -> tuple
 class _Namer:
     """Finds the variant of a run, named so that it is not taken for another."""
 
-    def __init__(self, models: Sequence[Row], rows: Mapping[str, Row]) -> None:
+    def __init__(self, models: Sequence[StageRow], rows: Mapping[str, StageRow]) -> None:
         self.rows = rows
         self.datasets = _Labels(((r["dataset"], r["recipe"]["data"]) for r in models), {"name", "scoring"})
         roots = [r for r in models if r["role"] in ("dense", "naive")]
@@ -309,7 +309,7 @@ class _Namer:
             (((self._case(r), r["method"]), r["recipe"]["prune"]) for r in pruned), {"method", "sparsity"}
         )
 
-    def variant(self, row: Row) -> Variant:
+    def variant(self, row: StageRow) -> Variant:
         """Returns the variant that a model's run belongs to."""
         case = self._case(row)
         root = _dense(row, self.rows) or row
@@ -327,12 +327,12 @@ class _Namer:
             is_control=method is not None and bool(source["method_is_control"]),
         )
 
-    def _case(self, row: Row) -> Case:
+    def _case(self, row: StageRow) -> Case:
         name = self.datasets.name(row["dataset"], row["dataset"], row["recipe"]["data"])
         return Case(name, int(row["recipe"]["model"]["horizon"]))
 
 
-def _identity(row: Row) -> str:
+def _identity(row: StageRow) -> str:
     """Returns what the seeds of a variant share; a small dense model without its original stands alone."""
     sections = {name: row["recipe"].get(name) for name in _SECTIONS[row["role"]]}
     return fingerprint({"role": row["role"], "model": row["model"], "of": row.get("compared_with"), **sections})
@@ -426,7 +426,7 @@ class Compared:
         return bool(self.floor_names(variant))
 
 
-def comparisons(study: Study, metric: str = "mse") -> Compared:
+def comparisons(study: StudyRuns, metric: str = "mse") -> Compared:
     """Returns all comparisons of a study in one metric; runs without an error in it are left out.
 
     Raises:
@@ -434,14 +434,14 @@ def comparisons(study: Study, metric: str = "mse") -> Compared:
     """
     for case in study.cases:
         check_comparable(study, case)
-    pairs: dict[tuple[Variant, Variant, Against], list[tuple[Row, Row]]] = {}
+    pairs: dict[tuple[Variant, Variant, Against], list[tuple[StageRow, StageRow]]] = {}
     for variant, row, other, against in _partners(study):
         if study.error(row, metric) is not None and study.error(other, metric) is not None:
             pairs.setdefault((variant, study.variant_of[other["fingerprint"]], against), []).append((row, other))
     return Compared(tuple(_compared(study, metric, key, found) for key, found in pairs.items()))
 
 
-def check_comparable(study: Study, case: Case) -> None:
+def check_comparable(study: StudyRuns, case: Case) -> None:
     """Refuses to rank numbers that do not belong together.
 
     Raises:
@@ -458,7 +458,7 @@ def check_comparable(study: Study, case: Case) -> None:
         raise UserError(f"{case.title}: expected all variants scored on the same test windows, found {found}")
 
 
-def _partners(study: Study) -> Iterator[tuple[Variant, Row, Row, Against]]:
+def _partners(study: StudyRuns) -> Iterator[tuple[Variant, StageRow, StageRow, Against]]:
     for variant, runs in study.runs.items():
         naive = [other for other in study.of_case(variant.case) if other.role == "naive"]
         for row in runs.values():
@@ -469,8 +469,8 @@ def _partners(study: Study) -> Iterator[tuple[Variant, Row, Row, Against]]:
 
 
 def _references(
-    study: Study, variant: Variant, row: Row, naive: Sequence[Variant]
-) -> Iterator[tuple[Row | None, Against]]:
+    study: StudyRuns, variant: Variant, row: StageRow, naive: Sequence[Variant]
+) -> Iterator[tuple[StageRow | None, Against]]:
     yield study.dense(row), "dense"
     yield study.dense_continued(row), "dense-continued"
     if variant.pruned:
@@ -483,7 +483,7 @@ def _references(
 
 
 def _compared(
-    study: Study, metric: str, pair: tuple[Variant, Variant, Against], rows: Sequence[tuple[Row, Row]]
+    study: StudyRuns, metric: str, pair: tuple[Variant, Variant, Against], rows: Sequence[tuple[StageRow, StageRow]]
 ) -> Comparison:
     variant, other, against = pair
     errors = [(study.error(own, metric) or 0.0, study.error(reference, metric) or 0.0) for own, reference in rows]
@@ -502,7 +502,7 @@ def _compared(
     )
 
 
-def _evidence(study: Study, metric: str, rows: Sequence[tuple[Row, Row]]) -> Difference | None:
+def _evidence(study: StudyRuns, metric: str, rows: Sequence[tuple[StageRow, StageRow]]) -> Difference | None:
     """Returns the difference with its spread; None where errors by block were not kept or blocks are not the same."""
     found = []
     for own, reference in rows:

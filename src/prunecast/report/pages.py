@@ -25,7 +25,7 @@ from prunecast.report.charts import (
     thresholds_chart,
     time_chart,
 )
-from prunecast.report.compare import Case, Compared, Study, Variant, comparisons
+from prunecast.report.compare import Case, Compared, StudyRuns, Variant, comparisons
 from prunecast.report.published_errors import Deviation, deviations
 from prunecast.report.ranks import Ranked, forecaster_ranking, method_ranking, sparsities
 from prunecast.report.sheets import (
@@ -53,10 +53,10 @@ from prunecast.report.style import (
     runtime_name,
 )
 from prunecast.report.summary import Rows, Speed, Timings, by_variant, runs_table, speeds, summary_table
-from prunecast.report.tables import Table
+from prunecast.report.tables import ReportTable
 from prunecast.report.text import Tile, answer_table, sentences, subject, tiles
 from prunecast.report.thresholds import Sweeps
-from prunecast.study.frame import Row, StudyFrame, runtimes
+from prunecast.study.frame import StageRow, StudyFrame, runtimes
 
 Kind = Literal["data", "model", "method", "fronts", "published"]
 
@@ -83,7 +83,7 @@ class Context:
     """
 
     def __init__(self, frame: StudyFrame) -> None:
-        self.study = Study.of(frame)
+        self.study = StudyRuns.of(frame)
         metrics = [metric for metric in frame.metrics() if metric != "mae"]
         self.compared: Mapping[str, Compared] = {metric: comparisons(self.study, metric) for metric in metrics}
         self.mse = self.compared["mse"]
@@ -160,11 +160,11 @@ class Block:
 
     title: str
     charts: Sequence[Chart] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[ReportTable] = ()
 
 
 @dataclass(frozen=True)
-class Section:
+class Part:
     """A part of a page that links can lead to: a horizon, say. `tiles` are its findings in large letters."""
 
     anchor: str
@@ -180,16 +180,18 @@ class Page:
     name: str
     kind: Kind
     title: str
-    sections: Sequence[Section]
+    sections: Sequence[Part]
     intro: str = ""
 
     @property
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Iterator[ReportTable]:
         """All tables of the page."""
         return (table for section in self.sections for block in section.blocks for table in block.tables)
 
 
-def _block(title: str, *, charts: Sequence[Chart | None] = (), tables: Sequence[Table | None] = ()) -> list[Block]:
+def _block(
+    title: str, *, charts: Sequence[Chart | None] = (), tables: Sequence[ReportTable | None] = ()
+) -> list[Block]:
     """Returns a block of what there is to show, or nothing."""
     drawn, shown = [one for one in charts if one is not None], [one for one in tables if one is not None]
     return [Block(title, drawn, shown)] if drawn or shown else []
@@ -203,7 +205,7 @@ def dataset_pages(context: Context) -> Iterator[Page]:
         yield Page(name, "data", dataset, sections)
 
 
-def case_section(context: Context, stem: str, case: Case) -> Section:
+def case_section(context: Context, stem: str, case: Case) -> Part:
     """Returns what is shown of one data set and horizon."""
     rows, study, sweeps, timings = context.rows_of(case), context.study, context.sweeps, context.timings
     pairs = dict.fromkeys((key.model, key.method or "") for key in rows if key.pruned)
@@ -233,11 +235,11 @@ def case_section(context: Context, stem: str, case: Case) -> Section:
         *_block("All variants", tables=[table]),
         *_block("Forecasts beside the truth", charts=drawn),
     ]
-    return Section(stem, f"Horizon {case.horizon}", blocks, tiles(rows, context.mse, sweeps, case, timings.main))
+    return Part(stem, f"Horizon {case.horizon}", blocks, tiles(rows, context.mse, sweeps, case, timings.main))
 
 
 def forecast_charts(
-    name: str, study: Study, case: Case, model: str, *, rows: Rows, sweeps: Sweeps, most: int
+    name: str, study: StudyRuns, case: Case, model: str, *, rows: Rows, sweeps: Sweeps, most: int
 ) -> list[Chart]:
     """Returns test windows with what the dense model, the pruned ones and a naive forecast said of them.
 
@@ -265,7 +267,7 @@ def forecast_charts(
     ]
 
 
-def _forecasters(study: Study, case: Case, model: str, rows: Rows, sweeps: Sweeps) -> list[Variant]:
+def _forecasters(study: StudyRuns, case: Case, model: str, rows: Rows, sweeps: Sweeps) -> list[Variant]:
     """Returns whose forecasts are drawn: dense, pruned as far as nothing is lost, before fine-tuning too, naive."""
     own = [variant for variant in study.of_case(case) if variant.model == model]
     tuned = [variant for variant in own if variant.role == "pruned+finetuned" and not variant.is_control]
@@ -290,7 +292,7 @@ def model_pages(context: Context) -> Iterator[Page]:
     """Yields a page for each model, over all data sets."""
     for number, model in enumerate(context.models, start=1):
         name = file_stem("model", number, model)
-        yield Page(name, "model", model, [Section(f"{name}-all", "", list(_model_blocks(context, name, model)))])
+        yield Page(name, "model", model, [Part(f"{name}-all", "", list(_model_blocks(context, name, model)))])
 
 
 def model_ratios(context: Context, name: str, model: str, title: str) -> Chart | None:
@@ -346,7 +348,7 @@ def method_pages(context: Context) -> Iterator[Page]:
         of = context.budgets.get(method)
         intro = f"Removes a share of the {of}." if of else ""
         blocks = list(_method_blocks(context, name, method, models))
-        yield Page(name, "method", method, [Section(f"{name}-all", "", blocks)], intro)
+        yield Page(name, "method", method, [Part(f"{name}-all", "", blocks)], intro)
 
 
 def _method_blocks(context: Context, name: str, method: str, models: Sequence[str]) -> Iterator[Block]:
@@ -379,7 +381,7 @@ def fronts_page(context: Context, pages: Sequence[Page]) -> Page:
     places |= {page.title: page.name for page in pages if page.kind == "model"}
     offered: list[Cost] = [*costs(context.timings), *other_costs(context.timings)]
     chart = fronts_chart(context.rows, offered, context.looks, places)
-    section = Section("fronts-all", "", [Block("Any error against any cost", [chart])])
+    section = Part("fronts-all", "", [Block("Any error against any cost", [chart])])
     return Page("fronts", "fronts", "Fronts", [section])
 
 
@@ -389,7 +391,7 @@ def all_pages(context: Context) -> list[Page]:
     own.append(fronts_page(context, own))
     if context.deviations:
         table = deviation_table("published", context.study, context.deviations)
-        section = Section("published-all", "", _block("Dense errors, ours and published", tables=[table]))
+        section = Part("published-all", "", _block("Dense errors, ours and published", tables=[table]))
         own.append(Page("published", "published", "Published errors", [section]))
     return own
 
@@ -412,15 +414,15 @@ class Overview:
     """
 
     sentences: Sequence[str]
-    answer: Table | None
+    answer: ReportTable | None
     tiles: Sequence[Tile]
     pictures: Sequence[Chart]
-    headline: Table | None
+    headline: ReportTable | None
     curves: Sequence[Chart]
     speed: Chart | None
     ranks: Sequence[Chart]
-    rankings: Sequence[Table]
-    speed_table: Table | None
+    rankings: Sequence[ReportTable]
+    speed_table: ReportTable | None
 
     @property
     def charts(self) -> list[Chart]:
@@ -428,7 +430,7 @@ class Overview:
         return [*self.pictures, *self.curves, *([self.speed] if self.speed else []), *self.ranks]
 
     @property
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[ReportTable]:
         """The tables that lie beside the page as files."""
         return [*(one for one in (self.answer, self.headline, self.speed_table) if one is not None), *self.rankings]
 
@@ -517,13 +519,13 @@ class Run:
     hours: float
     data: Sequence[Mapping[str, Any]]
     scorings: Sequence[str]
-    environments: Sequence[tuple[Row, int]]
+    environments: Sequence[tuple[StageRow, int]]
     unsupported: Sequence[tuple[str, str]]
     parity: Sequence[tuple[str, int, Mapping[str, float]]]
     busy: int
 
     @property
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[ReportTable]:
         """What was run and what was not, as tables."""
         return [run_table(self._facts()), *([failure_table(self.failures)] if self.failures else [])]
 
@@ -576,7 +578,7 @@ def what_was_run(context: Context, failures: Sequence[Failure]) -> Run:
     )
 
 
-def _worst_parity(rows: Sequence[Row]) -> list[tuple[str, int, Mapping[str, float]]]:
+def _worst_parity(rows: Sequence[StageRow]) -> list[tuple[str, int, Mapping[str, float]]]:
     found: dict[str, dict[str | None, dict[str, float]]] = {}
     for row in rows:
         for name in runtimes(row, "deviation"):

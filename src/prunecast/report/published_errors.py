@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from prunecast.records import Scoring
-from prunecast.report.compare import Study, Variant, scorings
-from prunecast.study.frame import Row
+from prunecast.report.compare import StudyRuns, Variant, scorings
+from prunecast.study.frame import StageRow
 
 TOLERANCE, UNSTABLE_TOLERANCE = 0.05, 0.25
 """A deviation of MSE within it is called one of training runs; some models' runs differ much on some data sets."""
@@ -130,12 +130,12 @@ class Deviation:
         return _within(self.mse, self.published.mse, self.tolerance)
 
 
-def deviations(study: Study) -> tuple[Deviation, ...]:
+def deviations(study: StudyRuns) -> tuple[Deviation, ...]:
     """Returns what the literature has of a study's dense variants, in their order."""
     return tuple(_deviations(study))
 
 
-def _deviations(study: Study) -> Iterator[Deviation]:
+def _deviations(study: StudyRuns) -> Iterator[Deviation]:
     for variant, runs in study.runs.items():
         rows = list(runs.values())
         place = _place(rows[0])
@@ -159,7 +159,7 @@ def _deviations(study: Study) -> Iterator[Deviation]:
             )
 
 
-def _place(row: Row) -> Place | None:
+def _place(row: StageRow) -> Place | None:
     """Returns which published cell a run repeats; None where it forecasts or learns from anything else."""
     data, model = row["recipe"]["data"], row["recipe"]["model"]
     same_data = CHANNELS.get(row["dataset"]) == len(json.loads(row["channels"]))

@@ -9,7 +9,7 @@ from math import isnan
 from typing import Any
 
 from prunecast.records import Failure
-from prunecast.report.compare import Against, Case, Compared, Comparison, Study, Variant, Verdict
+from prunecast.report.compare import Against, Case, Compared, Comparison, StudyRuns, Variant, Verdict
 from prunecast.report.published_errors import (
     MEAN_TOLERANCE,
     TOLERANCE,
@@ -40,7 +40,7 @@ from prunecast.report.tables import (
     Head,
     Link,
     Mark,
-    Table,
+    ReportTable,
     TableRow,
     linked,
     name_head,
@@ -48,7 +48,7 @@ from prunecast.report.tables import (
     star,
 )
 from prunecast.report.thresholds import MARGIN, Level, Line, Sweep, Sweeps
-from prunecast.study.frame import Row
+from prunecast.study.frame import StageRow
 
 NO_SPEEDUP = "none shown"
 
@@ -62,12 +62,12 @@ COLUMNS: tuple[tuple[str, bool, Against], ...] = (
 # Links to records.
 
 
-def scored(study: Study, variant: Variant) -> Iterator[Link]:
+def scored(study: StudyRuns, variant: Variant) -> Iterator[Link]:
     """Yields the records that hold a variant's errors, by seed."""
     return ((str(seed), row["fingerprint"]) for seed, row in study.runs[variant].items())
 
 
-def timed(study: Study, variant: Variant) -> Iterator[Link]:
+def timed(study: StudyRuns, variant: Variant) -> Iterator[Link]:
     """Yields the records that hold a variant's timings, by seed."""
     for seed, row in study.runs[variant].items():
         for taken in study.taken.get(row["fingerprint"], ()):
@@ -77,10 +77,10 @@ def timed(study: Study, variant: Variant) -> Iterator[Link]:
 
 # All variants of a case.
 
-Write = Callable[[Row], Cell]
+Write = Callable[[StageRow], Cell]
 
 
-def variants_table(name: str, study: Study, rows: Rows, labels: Sequence[str], main: str | None) -> Table:
+def variants_table(name: str, study: StudyRuns, rows: Rows, labels: Sequence[str], main: str | None) -> ReportTable:
     """Returns the table of a case's variants, each row with the records that it comes from.
 
     Args:
@@ -97,7 +97,7 @@ def variants_table(name: str, study: Study, rows: Rows, labels: Sequence[str], m
         records = (*scored(study, key), *((f"t{seed}", fingerprint) for seed, fingerprint in timed(study, key)))
         cells = (*(write(row) for _, write in shown), Cell(records=records))
         lines.append(TableRow(cells, series=key.series, kind=key.role, open=key.role == "pruned"))
-    return Table(name, "All variants", heads, tuple(lines), sortable=True)
+    return ReportTable(name, "All variants", heads, tuple(lines), sortable=True)
 
 
 def columns(rows: Rows, labels: Sequence[str], main: str | None) -> list[tuple[Head, Write]]:
@@ -120,7 +120,7 @@ def columns(rows: Rows, labels: Sequence[str], main: str | None) -> list[tuple[H
     return [(head, write) for head, write in offered if any(write(row).text for row in rows.values())]
 
 
-def _variant(row: Row) -> Cell:
+def _variant(row: StageRow) -> Cell:
     text, note = (row["model"], row["variant"]) if row["role"] == "naive" else (row["variant"], row["model"])
     return Cell(text, note, f"{row['model']} {row['variant']}")
 
@@ -136,7 +136,7 @@ def _errors(metric: str) -> Iterator[tuple[Head, Write]]:
         yield head, lambda row, column=column: _difference(row, column)  # type: ignore[misc]
 
 
-def _error(row: Row, metric: str, saturated: str) -> Cell:
+def _error(row: StageRow, metric: str, saturated: str) -> Cell:
     value, spread, floors = row.get(f"test_{metric}"), row.get(f"test_{metric}_sd"), row.get(saturated)
     if value is None or missing(value):
         return Cell()
@@ -145,7 +145,7 @@ def _error(row: Row, metric: str, saturated: str) -> Cell:
     return Cell(f"{value:.4f}", note, value, flag=flag if isinstance(floors, str) and floors else None)
 
 
-def _difference(row: Row, column: str) -> Cell:
+def _difference(row: StageRow, column: str) -> Cell:
     value = row.get(column)
     if value is None or missing(value):
         return Cell()
@@ -165,13 +165,13 @@ def _plain(value: float | None, write: Callable[[float], str]) -> Cell:
     return Cell() if value is None or missing(value) else Cell(write(value), order=value)
 
 
-def _nonzero(row: Row) -> Cell:
+def _nonzero(row: StageRow) -> Cell:
     cell, share = _plain(row.get("nonzero"), count), row.get("sparsity_realised")
     note = "" if share is None or missing(share) or share <= 0 else f"sparsity {percent(round(share, 3))}"
     return Cell(cell.text, note, cell.order)
 
 
-def _macs(row: Row) -> Cell:
+def _macs(row: StageRow) -> Cell:
     dense, effective = (_plain(row.get(f"{key}_macs"), count) for key in ("dense", "effective"))
     return Cell(dense.text, f"{effective.text} non-zero" if effective.text != dense.text else "", dense.order)
 
@@ -186,18 +186,18 @@ def _main_runtime(label: str) -> list[tuple[Head, Write]]:
 
 
 def _other_runtime(label: str) -> tuple[Head, Write]:
-    def both(row: Row) -> Cell:
+    def both(row: StageRow) -> Cell:
         time, speedup = _time(row, label), _speedup(row, label)
         return Cell(time.text, f"{speedup.text} ({speedup.note})" if speedup.text else "", time.order)
 
     return Head(runtime_name(label), "time, speed-up", paper=False), both
 
 
-def _time(row: Row, label: str) -> Cell:
+def _time(row: StageRow, label: str) -> Cell:
     return _plain(row.get(f"{label}_latency_ms"), lambda ms: f"{three_digits(ms)} ms")
 
 
-def _speedup(row: Row, label: str) -> Cell:
+def _speedup(row: StageRow, label: str) -> Cell:
     ratio = row.get(f"{label}_speedup")
     if ratio is None or missing(ratio):
         return Cell()
@@ -214,7 +214,7 @@ def speedup_cell(ratio: Interval) -> Cell:
     return Cell(NO_SPEEDUP, note, ratio.value, "faint")
 
 
-def _footprint(row: Row, label: str) -> Cell:
+def _footprint(row: StageRow, label: str) -> Cell:
     """Bytes of the file, and the most memory that loading and running it took."""
     file, memory = (_plain(row.get(f"{label}_{key}"), size) for key in ("bytes", "model_memory_bytes"))
     return Cell(file.text, f"RAM {memory.text}" if memory.text else "", file.order)
@@ -244,7 +244,7 @@ def _short(head: Head) -> str:
 # How far methods go: thresholds.
 
 
-def headline_table(name: str, sweeps: Sweeps, budgets: Mapping[str, str], pages: Mapping[str, str]) -> Table:
+def headline_table(name: str, sweeps: Sweeps, budgets: Mapping[str, str], pages: Mapping[str, str]) -> ReportTable:
     """Returns the thresholds over all data sets and horizons, methods first and their random controls after them.
 
     Args:
@@ -273,7 +273,7 @@ def headline_table(name: str, sweeps: Sweeps, budgets: Mapping[str, str], pages:
         f"horizons. {SATURATED}: there, on some of them, the model is not shown to be better than a forecast that "
         "learned nothing, so it had little to lose."
     )
-    return Table(name, "How far each model can be pruned", (*heads, RECORDS), tuple(rows), note)
+    return ReportTable(name, "How far each model can be pruned", (*heads, RECORDS), tuple(rows), note)
 
 
 def _no_loss(sweeps: Sweeps, sweep: Sweep) -> Cell:
@@ -319,7 +319,7 @@ def _range(sweep: Sweep, reached: Sequence[Level | None]) -> str:
 
 def thresholds_table(
     name: str, title: str, sweeps: Sweeps, pairs: Iterable[tuple[str, str]], cases: Sequence[Case]
-) -> Table:
+) -> ReportTable:
     """Returns how far methods go on single data sets and horizons: a row for each model, method and case.
 
     Args:
@@ -342,7 +342,7 @@ def thresholds_table(
                 names.append(Cell(str(case.horizon), order=case.horizon))
                 cells = (*names, *(_case_cell(sweep) for sweep in found), Cell(records=_read_off(found)))
                 rows.append(TableRow(cells, model if by_model else method))
-    return Table(name, title, tuple(heads), tuple(rows), sortable=True).without_empty()
+    return ReportTable(name, title, tuple(heads), tuple(rows), sortable=True).without_empty()
 
 
 def _case_cell(sweep: Sweep | None) -> Cell:
@@ -361,7 +361,7 @@ def _read_off(sweeps: Iterable[Sweep | None]) -> tuple[Link, ...]:
     return tuple((str(number), name) for number, name in enumerate(found, start=1))
 
 
-def sweep_table(name: str, title: str, sweeps: Sweeps, lines: Iterable[Line]) -> Table:
+def sweep_table(name: str, title: str, sweeps: Sweeps, lines: Iterable[Line]) -> ReportTable:
     """Returns the levels of sweeps over all cases: what the headline is read off, with the records below it."""
     heads = [name_head("model"), name_head("method")]
     heads += [Head("", "fine-tuned", numeric=False), Head("", "against", numeric=False), Head("", "removed")]
@@ -369,7 +369,7 @@ def sweep_table(name: str, title: str, sweeps: Sweeps, lines: Iterable[Line]) ->
     found = [sweep for line in lines if (sweep := sweeps.pooled(line)) is not None]
     by_model = len({sweep.line.method for sweep in found}) == 1
     rows = [_level_row(sweep, level, by_model=by_model) for sweep in found for level in sweep.levels]
-    return Table(name, title, tuple(heads), tuple(rows), sortable=True)
+    return ReportTable(name, title, tuple(heads), tuple(rows), sortable=True)
 
 
 def _level_row(sweep: Sweep, level: Level, *, by_model: bool) -> TableRow:
@@ -400,7 +400,7 @@ def _level_row(sweep: Sweep, level: Level, *, by_model: bool) -> TableRow:
 # What the controls say.
 
 
-def controls_table(name: str, study: Study, compared: Compared, variants: Sequence[Variant]) -> Table:
+def controls_table(name: str, study: StudyRuns, compared: Compared, variants: Sequence[Variant]) -> ReportTable:
     """Returns one row for each trained model of a case: was anything learned, and was pruning needed?
 
     Args:
@@ -428,7 +428,7 @@ def controls_table(name: str, study: Study, compared: Compared, variants: Sequen
         "forecast or than the dense model with its body zeroed. Small dense: pruned and fine-tuned variants against "
         "dense models of their size, trained from scratch."
     )
-    return Table(name, "What the controls say", tuple(heads), tuple(rows), note).without_empty()
+    return ReportTable(name, "What the controls say", tuple(heads), tuple(rows), note).without_empty()
 
 
 def _relative(comparison: Comparison | None) -> Cell:
@@ -462,7 +462,7 @@ def _small_dense(compared: Compared, own: Sequence[Variant]) -> Cell:
 # Speed-ups and ranks.
 
 
-def speed_table(name: str, study: Study, found: Sequence[Speed], labels: Sequence[str]) -> Table:
+def speed_table(name: str, study: StudyRuns, found: Sequence[Speed], labels: Sequence[str]) -> ReportTable:
     """Returns the table of speed-ups: promised, and measured in each runtime, with the records of the timings."""
     heads = [Head("", "model", numeric=False), Head("", "method", numeric=False), Head("", "removed")]
     heads += [Head("", "cases"), Head("speed-up", "promised")]
@@ -481,7 +481,7 @@ def speed_table(name: str, study: Study, found: Sequence[Speed], labels: Sequenc
         "Geometric means over data sets, horizons and seeds; the interval's ends are the means of theirs. Promised: "
         "the dense model's multiply-adds over those with a non-zero weight."
     )
-    return Table(name, "Promised and measured speed-up", tuple(heads), tuple(rows), note, sortable=True)
+    return ReportTable(name, "Promised and measured speed-up", tuple(heads), tuple(rows), note, sortable=True)
 
 
 def _timed_name(speed: Speed, variant: Variant) -> str:
@@ -489,7 +489,7 @@ def _timed_name(speed: Speed, variant: Variant) -> str:
     return f"{variant.case.title}, {tuned}" if speed.cases > 1 else tuned
 
 
-def rank_table(name: str, title: str, study: Study, ranked: Ranked) -> Table:
+def rank_table(name: str, title: str, study: StudyRuns, ranked: Ranked) -> ReportTable:
     """Returns mean ranks as a table, with the records of each treatment."""
     found = ranked.ranking
     rows = []
@@ -499,7 +499,7 @@ def rank_table(name: str, title: str, study: Study, ranked: Ranked) -> Table:
         rows.append(TableRow((Cell(treatment), Cell(f"{rank:.2f}", order=rank), Cell(kin), links)))
     heads = (Head("", "treatment", numeric=False), Head("", "mean rank"))
     kin_head = Head("", "not told apart from", numeric=False)
-    return Table(name, title, (*heads, kin_head, RECORDS), tuple(rows), rank_caption(ranked))
+    return ReportTable(name, title, (*heads, kin_head, RECORDS), tuple(rows), rank_caption(ranked))
 
 
 def rank_caption(ranked: Ranked) -> str:
@@ -523,7 +523,7 @@ _SCORINGS: Mapping[str, str] = {
 }
 
 
-def deviation_table(name: str, study: Study, found: Sequence[Deviation]) -> Table:
+def deviation_table(name: str, study: StudyRuns, found: Sequence[Deviation]) -> ReportTable:
     """Returns one row for each cell, and the mean over horizons of each model and data set that has several."""
     heads = [Head("", "data set", numeric=False), Head("", "horizon"), Head("", "model", numeric=False)]
     heads += [Head("MSE", header) for header in ("ours", "published", "deviation")]
@@ -545,10 +545,10 @@ def deviation_table(name: str, study: Study, found: Sequence[Deviation]) -> Tabl
         "drops the last incomplete batch of 32, as the authors' loaders did; where theirs was not seen ours is full. A "
         "model smaller than the published one, or trained for fewer steps, is not expected to agree."
     )
-    return Table(name, "Dense errors, ours and published", tuple(heads), tuple(rows), note, sortable=True)
+    return ReportTable(name, "Dense errors, ours and published", tuple(heads), tuple(rows), note, sortable=True)
 
 
-def _deviation_row(study: Study, deviation: Deviation) -> TableRow:
+def _deviation_row(study: StudyRuns, deviation: Deviation) -> TableRow:
     case, published = deviation.variant.case, deviation.published
     spread = "" if deviation.mse_sd is None else f"± {deviation.mse_sd:.3f}"
     return TableRow(
@@ -577,7 +577,7 @@ def _judged(value: float, within: bool | None) -> Cell:
     return Cell(signed_percent(value), "", value, mark)
 
 
-def _mean_row(study: Study, mean: MeanDeviation, width: int) -> TableRow:
+def _mean_row(study: StudyRuns, mean: MeanDeviation, width: int) -> TableRow:
     variant = mean.horizons[0].variant
     cells = [Cell(variant.case.dataset, order=variant.case.dataset), Cell("mean", f"of {len(mean.horizons)}")]
     cells.append(Cell(variant.model, order=variant.model))
@@ -594,21 +594,21 @@ def _mean_row(study: Study, mean: MeanDeviation, width: int) -> TableRow:
 # What was run.
 
 
-def run_table(facts: Iterable[tuple[str, str, object]]) -> Table:
+def run_table(facts: Iterable[tuple[str, str, object]]) -> ReportTable:
     """Returns what was run as a table: of what, which property, its value."""
     heads = tuple(Head("", header, numeric=False) for header in ("of", "what", "value"))
     rows = tuple(TableRow((Cell(of), Cell(what), Cell(str(value)))) for of, what, value in facts)
-    return Table("run", "What was run", heads, rows)
+    return ReportTable("run", "What was run", heads, rows)
 
 
-def failure_table(failures: Sequence[Failure]) -> Table:
+def failure_table(failures: Sequence[Failure]) -> ReportTable:
     """Returns what did not finish, and why."""
     heads = tuple(Head("", header, numeric=False) for header in ("what", "stage", "reason", "fingerprint"))
     rows = tuple(TableRow(tuple(map(Cell, (one.label, one.stage, one.reason, one.fingerprint)))) for one in failures)
-    return Table("failures", f"{len(rows)} stage{'' if len(rows) == 1 else 's'} did not finish", heads, rows)
+    return ReportTable("failures", f"{len(rows)} stage{'' if len(rows) == 1 else 's'} did not finish", heads, rows)
 
 
-def data_of(row: Row) -> dict[str, Any]:
+def data_of(row: StageRow) -> dict[str, Any]:
     """Returns which data a stage saw: name, rows, channels and windows."""
     names, windows = json.loads(row["channels"]), json.loads(row["data_windows"])
     return {"name": row["dataset"], "rows": row.get("data_rows"), "channels": len(names), "windows": windows} | {

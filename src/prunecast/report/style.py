@@ -364,7 +364,7 @@ def error_axis(errors: Iterable[float], ceiling: float = float("inf")) -> Axis:
     return Axis(low - margin, high + margin, False)
 
 
-Series = tuple[tuple[str, Look], ...]
+Legend = tuple[tuple[str, Look], ...]
 """Names and their looks, in the order of a legend."""
 
 
@@ -411,21 +411,21 @@ def share_axis(title: str) -> alt.Axis:
     return alt.Axis(title=title, values=[0, 0.25, 0.5, 0.75, 1], labelExpr=written, grid=False)
 
 
-def colour_of(series: Series) -> alt.Color:
+def colour_of(series: Legend) -> alt.Color:
     """Returns the colours of series, with their legend."""
     names, looks = zip(*series, strict=True)
     scale = alt.Scale(domain=list(names), range=[look.colour for look in looks])
     return alt.Color("series:N", scale=scale)
 
 
-def _shape(series: Series) -> alt.Shape:
+def _shape(series: Legend) -> alt.Shape:
     names, looks = zip(*series, strict=True)
     return alt.Shape(
         "series:N", scale=alt.Scale(domain=list(names), range=[SHAPES.get(one.shape, one.shape) for one in looks])
     )
 
 
-def marks_of(data: str, series: Series, **other: Any) -> alt.Chart:
+def marks_of(data: str, series: Legend) -> alt.Chart:
     """Returns points, filled where `filled` says so, each with its words; a click in the legend picks a series."""
     colours = json.dumps({name: look.colour for name, look in series})
     return (
@@ -438,7 +438,6 @@ def marks_of(data: str, series: Series, **other: Any) -> alt.Chart:
             fill=alt.Fill("fill:N", scale=None),
             tooltip="words:N",
             opacity=picked(),
-            **other,
         )
         .add_params(PICK)
     )
@@ -452,10 +451,10 @@ def picked() -> Any:
     return alt.when(PICK).then(alt.value(1)).otherwise(alt.value(0.12))
 
 
-def rule_of(data: str, colour: Any, width: float = 1.2, **encodings: Any) -> alt.Chart:
+def rule_of(data: str, colour: Any, width: float = 1.2) -> alt.Chart:
     """Returns straight lines in one colour, or in that of their series."""
     colours = {"color": alt.value(colour) if isinstance(colour, str) else colour}
-    return alt.Chart(alt.NamedData(data)).mark_rule(strokeWidth=width).encode(**colours, **encodings)
+    return alt.Chart(alt.NamedData(data)).mark_rule(strokeWidth=width).encode(**colours)
 
 
 def template_of(*layers: alt.Chart, names: Sequence[str] = (), height: Any = HEIGHT, width: int = WIDTH) -> Spec:

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from prunecast.report.compare import FLOORS, Case, Compared, Comparison, Study, Variant
+from prunecast.report.compare import FLOORS, Case, Compared, Comparison, StudyRuns, Variant
 from prunecast.report.statistics import Interval, geometric_mean
 from prunecast.report.style import missing
-from prunecast.study.frame import Row, runtimes
+from prunecast.study.frame import StageRow, runtimes
 
-Rows = Mapping[Variant, Row]
+Rows = Mapping[Variant, StageRow]
 """Rows of the summary, by variant."""
 
 
@@ -37,7 +37,7 @@ class _Timer(NamedTuple):
 class Timings:
     """What was timed, and how. Runtimes of the machine with the most timings have plain names and come first."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: StudyRuns) -> None:
         self._taken = study.taken
         self._runtimes = study.frame.runtimes()
         timed = [row for found in study.taken.values() for row in found if any(True for _ in self._of_row(row))]
@@ -48,7 +48,7 @@ class Timings:
         self._timers = sorted(found, key=lambda timer: self.machines.index(timer.machine))
         self._ways = Counter(timer[:2] for timer in self._timers)
 
-    def _of_row(self, row: Row) -> Iterable[_Timer]:
+    def _of_row(self, row: StageRow) -> Iterable[_Timer]:
         for name in self._runtimes:
             if f"{name}_latency_ms" in row:
                 yield _Timer(row["machine"], name, row[f"{name}_threads"], row[f"{name}_batch"])
@@ -97,7 +97,7 @@ class Timings:
         return f" on {name}" + (f" [{machine[:6]}]" if len(twins) > 1 else "")
 
 
-def runs_table(study: Study, timings: Timings) -> pd.DataFrame:
+def runs_table(study: StudyRuns, timings: Timings) -> pd.DataFrame:
     """Returns one row per variant and seed; the index holds the `Variant`.
 
     `sparsity_realised` is 1 - nonzero / parameters of the dense parent; what was not measured is missing.
@@ -126,7 +126,7 @@ def _names(variant: Variant) -> dict[str, Any]:
 _AS_THEY_ARE = ("parameters", "nonzero", "raw_bytes", "zip_bytes", "dense_macs", "effective_macs", "executed_macs")
 
 
-def _run(study: Study, row: Row) -> dict[str, Any]:
+def _run(study: StudyRuns, row: StageRow) -> dict[str, Any]:
     """Returns a run's errors, sizes, and the speed-up that operations promise: the dense ones over those left."""
     dense = study.dense(row) or {}
     found = {"seed": row["seed"], "fingerprint": row["fingerprint"], "scoring": study.scoring(row)}
@@ -144,7 +144,7 @@ def _run(study: Study, row: Row) -> dict[str, Any]:
     return found
 
 
-def _artefacts(study: Study, row: Row) -> dict[str, Any]:
+def _artefacts(study: StudyRuns, row: StageRow) -> dict[str, Any]:
     """Returns what each runtime's file takes and how far it deviates; eager has no file of its own."""
     found: dict[str, Any] = {}
     for taken in study.taken.get(row["fingerprint"], ()):
@@ -279,13 +279,13 @@ def speeds(rows: Rows, labels: Sequence[str]) -> list[Speed]:
     return found
 
 
-def speedup(row: Row, label: str) -> Interval | None:
+def speedup(row: StageRow, label: str) -> Interval | None:
     """Returns a variant's speed-up in a runtime, where it was timed in turn with its dense parent."""
     values = [row.get(f"{label}_speedup{end}") for end in ("", "_low", "_high")]
     return None if any(missing(value) for value in values) else Interval(*(float(value or 0) for value in values))
 
 
-def mean_speedup(rows: Iterable[Row], label: str) -> Interval | None:
+def mean_speedup(rows: Iterable[StageRow], label: str) -> Interval | None:
     """Returns the geometric mean of the speed-ups that were measured, with its interval."""
     found = [ratio for row in rows if (ratio := speedup(row, label)) is not None]
     return geometric_mean(found) if found else None
@@ -321,7 +321,7 @@ def _case_points(rows: Rows, columns: Sequence[str], pages: Mapping[Case | str, 
 def _mean_points(rows: Rows, columns: Sequence[str], pages: Mapping[Case | str, str]) -> Iterator[dict[str, Any]]:
     """Yields each variant over all cases: means relative to the dense model, in which each data set counts alike."""
     dense = {(key.case, key.model): row for key, row in rows.items() if key.role == "dense"}
-    groups: dict[tuple[str, ...], dict[Variant, Row]] = {}
+    groups: dict[tuple[str, ...], dict[Variant, StageRow]] = {}
     for key, row in rows.items():
         if key.role != "naive" and (key.case, key.model) in dense:
             groups.setdefault((key.model, key.name, key.role), {})[key] = row

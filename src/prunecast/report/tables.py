@@ -76,7 +76,7 @@ class TableRow:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table. `name` is made by us and safe as a file's."""
 
     name: str
@@ -97,18 +97,18 @@ class Table:
         return any(head.group for head in self.heads)
 
     @property
-    def narrowed(self) -> Table:
+    def narrowed(self) -> ReportTable:
         """The table for a page that says already what is the same in all its rows; one name at least stays."""
         names = [i for i, head in enumerate(self.heads) if head.name]
         varied = [i for i in names if len({row.cells[i].text for row in self.rows}) > 1]
         return self._of(varied or names[-1:], names)
 
-    def without_empty(self) -> Table:
+    def without_empty(self) -> ReportTable:
         """Returns the table without the columns that have nothing to show."""
         every = list(range(len(self.heads)))
         return self._of([i for i in every if any(_filled(row.cells[i]) for row in self.rows)], every)
 
-    def _of(self, kept: Sequence[int], among: Sequence[int]) -> Table:
+    def _of(self, kept: Sequence[int], among: Sequence[int]) -> ReportTable:
         """Returns the table with only the kept ones of some columns, and all others."""
         shown = [i for i in range(len(self.heads)) if i in kept or i not in among]
         rows = tuple(replace(row, cells=tuple(row.cells[i] for i in shown)) for row in self.rows)
@@ -162,7 +162,7 @@ def frame_to_csv(table: pd.DataFrame) -> str:
     return safe.rename(columns=inert).to_csv(index=False, lineterminator="\n")
 
 
-def to_csv(table: Table) -> str:
+def to_csv(table: ReportTable) -> str:
     """Returns the table as CSV: numbers in full, the second lines in columns of their own, records by fingerprint."""
     columns: dict[str, list[Any]] = {}
     for place, head in enumerate(table.heads):
@@ -189,7 +189,7 @@ def _csv_value(cell: Cell) -> Any:
     return inert(cell.text)
 
 
-def to_latex(table: Table) -> str:
+def to_latex(table: ReportTable) -> str:
     """Returns the table as a LaTeX tabular (package booktabs), every text escaped; a star marks a difference shown."""
     shown = [i for i, head in enumerate(table.heads) if head.paper]
     heads = [table.heads[i] for i in shown]

@@ -21,13 +21,13 @@ from prunecast.report.style import (
     times,
 )
 from prunecast.report.summary import Rows
-from prunecast.report.tables import Cell, Head, Table, TableRow
+from prunecast.report.tables import Cell, Head, ReportTable, TableRow
 from prunecast.report.thresholds import MARGIN, Sweep, Sweeps
 
 # The answer of a whole study: a short table, and a few sentences.
 
 
-def answer_table(name: str, sweeps: Sweeps, rows: Rows, label: str | None, budgets: Mapping[str, str]) -> Table:
+def answer_table(name: str, sweeps: Sweeps, rows: Rows, label: str | None, budgets: Mapping[str, str]) -> ReportTable:
     """Returns a row for each method that is no control: how far it goes, what fine-tuning buys, what time is saved.
 
     Args:
@@ -57,7 +57,7 @@ def answer_table(name: str, sweeps: Sweeps, rows: Rows, label: str | None, budge
         f"interval of the error ratio lies above 1, and the ratio stays under {1 + MARGIN:g}. Ruled out: the whole "
         f"interval ends under {1 + MARGIN:g}; fine-tuned where that was run."
     )
-    return Table(name, "The answer in short", tuple(heads), tuple(lines), note).without_empty()
+    return ReportTable(name, "The answer in short", tuple(heads), tuple(lines), note).without_empty()
 
 
 def _in(label: str | None) -> str:

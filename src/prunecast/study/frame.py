@@ -39,7 +39,7 @@ from prunecast.registry import METHODS
 RECORDS_FILE = "records.parquet"
 ARRAYS_FILE = "arrays.parquet"
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -161,7 +161,7 @@ _SHORT = frozenset({"latency_ms", "reference_ms", "forecast", "history", "truth"
 _PANDAS = {WHOLE: pd.Int64Dtype(), FLAG: pd.BooleanDtype()}
 
 
-Row = Mapping[str, Any]
+StageRow = Mapping[str, Any]
 """A stage's columns, without those that it does not have."""
 
 
@@ -171,9 +171,9 @@ class Forecast(NamedTuple):
     channel: str
     window: int
     start: str
-    history: Floats
-    truth: Floats
-    forecast: Floats
+    history: _Floats
+    truth: _Floats
+    forecast: _Floats
 
 
 @dataclass(frozen=True)
@@ -189,14 +189,14 @@ class StudyFrame:
     arrays: pd.DataFrame
 
     @cached_property
-    def rows(self) -> Mapping[str, Row]:
+    def rows(self) -> Mapping[str, StageRow]:
         """The stages by fingerprint, each with the columns that it has."""
         columns = self.stages.astype(object).where(self.stages.notna(), None).to_dict("records")
         found = ({str(name): value for name, value in row.items() if value is not None} for row in columns)
         return {row["fingerprint"]: row for row in found}
 
     @cached_property
-    def _arrays(self) -> dict[tuple[str, str, str], Floats]:
+    def _arrays(self) -> dict[tuple[str, str, str], _Floats]:
         names = (self.arrays[name] for name in ("fingerprint", "kind", "key"))
         return dict(zip(zip(*names, strict=True), self.arrays["values"], strict=True))
 
@@ -207,7 +207,7 @@ class StudyFrame:
             found.setdefault((fingerprint, kind), []).append(key)
         return found
 
-    def values(self, fingerprint: str, kind: str, key: str = "") -> Floats | None:
+    def values(self, fingerprint: str, kind: str, key: str = "") -> _Floats | None:
         """Returns an array of a stage, or None where it has no such array."""
         return self._arrays.get((fingerprint, kind, key))
 
@@ -437,13 +437,13 @@ def write_frame(frame: StudyFrame, folder: Path) -> None:
     )
 
 
-def _single(values: Floats) -> Floats:
+def _single(values: _Floats) -> _Floats:
     """Returns what single precision makes of numbers, if their digits can be told from it; else the numbers."""
     near = values.astype(np.float32).astype(np.float64)
     return near if np.array_equal(_digits(near), values) else values
 
 
-def _digits(values: Floats) -> Floats:
+def _digits(values: _Floats) -> _Floats:
     """Returns numbers of single precision with the seven digits that they were written with."""
     size = np.abs(values)
     places = 6 - np.floor(np.log10(np.where(size > 0, size, 1.0)))
@@ -451,7 +451,7 @@ def _digits(values: Floats) -> Floats:
     return np.asarray(np.rint(values * scale) / scale)
 
 
-def _whole(values: Floats) -> Floats:
+def _whole(values: _Floats) -> _Floats:
     """Returns numbers as they were before `_single`."""
     return _digits(values) if np.array_equal(values.astype(np.float32), values) else values
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from prunecast.errors import MissingExtra, UserError
 from prunecast.store import new_file
-from prunecast.study.frame import DESCRIBES, JSON_COLUMNS, Row, StudyFrame, write_records
+from prunecast.study.frame import DESCRIBES, JSON_COLUMNS, StageRow, StudyFrame, write_records
 
 FINGERPRINT_TAG = "prunecast.fingerprint"
 BATCH = 100
@@ -45,15 +45,15 @@ def _is_measure(name: str, value: object) -> bool:
     return name not in DESCRIBES and isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _numbers(row: Row) -> dict[str, float]:
+def _numbers(row: StageRow) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if _is_measure(name, value)}
 
 
-def _describes(row: Row) -> dict[str, Any]:
+def _describes(row: StageRow) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not _is_measure(name, value) and name not in JSON_COLUMNS}
 
 
-def _curve(frame: StudyFrame, row: Row) -> list[dict[str, float]]:
+def _curve(frame: StudyFrame, row: StageRow) -> list[dict[str, float]]:
     """Returns the training curve of a stage: for each epoch its number, both losses and the learning rate."""
     kinds = {"epoch": "epoch"} | {n: f"epoch_{n}" for n in ("train_loss", "validation_loss", "learning_rate")}
     found = {name: frame.values(row["fingerprint"], kind) for name, kind in kinds.items()}
@@ -101,7 +101,7 @@ def _known_to_mlflow(client: Any, experiment: str) -> set[str]:
             return known
 
 
-def _log_to_mlflow(mlflow: Any, client: Any, experiment: str, row: Row, curve: list[dict[str, float]]) -> None:
+def _log_to_mlflow(mlflow: Any, client: Any, experiment: str, row: StageRow, curve: list[dict[str, float]]) -> None:
     started_ms = round(1000 * datetime.fromisoformat(row["started_at"]).timestamp())
     run = client.create_run(experiment, start_time=started_ms, run_name=row["label"])
     metric, param = mlflow.entities.Metric, mlflow.entities.Param

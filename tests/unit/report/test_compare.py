@@ -5,17 +5,17 @@ from tests.support.study_records import Maker, study
 
 from prunecast.errors import UserError
 from prunecast.records import RunRecord
-from prunecast.report.compare import Study, comparisons, scorings
-from prunecast.study.frame import Row, frame_of
+from prunecast.report.compare import StudyRuns, comparisons, scorings
+from prunecast.study.frame import StageRow, frame_of
 
 SMALL = {"unstructured": (0.5,), "structured": (0.75,), "measured": False}
 
 
-def collect(records: list[RunRecord]) -> Study:
-    return Study.of(frame_of(records))
+def collect(records: list[RunRecord]) -> StudyRuns:
+    return StudyRuns.of(frame_of(records))
 
 
-def rows_of(found: Study) -> list[Row]:
+def rows_of(found: StudyRuns) -> list[StageRow]:
     return [row for runs in found.runs.values() for row in runs.values()]
 
 

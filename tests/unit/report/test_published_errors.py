@@ -4,10 +4,10 @@ import pytest
 from tests.support.study_records import Maker
 
 from prunecast.records import DataFacts, RunRecord
-from prunecast.report.compare import Study
+from prunecast.report.compare import StudyRuns
 from prunecast.report.published_errors import CHANNELS, UNSTABLE_TOLERANCE, Deviation, deviations, published_errors
 from prunecast.report.sheets import deviation_table
-from prunecast.report.tables import Table
+from prunecast.report.tables import ReportTable
 from prunecast.study.frame import frame_of
 
 
@@ -45,11 +45,11 @@ def dense(
 
 
 def found(*records: RunRecord) -> tuple[Deviation, ...]:
-    return deviations(Study.of(frame_of(records)))
+    return deviations(StudyRuns.of(frame_of(records)))
 
 
-def table(*records: RunRecord) -> Table:
-    study = Study.of(frame_of(records))
+def table(*records: RunRecord) -> ReportTable:
+    study = StudyRuns.of(frame_of(records))
     return deviation_table("s", study, deviations(study))
 
 

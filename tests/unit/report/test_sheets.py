@@ -14,7 +14,7 @@ from prunecast.records import Ratio, RunRecord
 from prunecast.report.pages import Context
 from prunecast.report.sheets import columns, speed_table, to_texts, variants_table
 from prunecast.report.summary import comparison_table, speeds
-from prunecast.report.tables import Cell, Head, Table, TableRow, escape_latex, frame_to_csv, to_csv, to_latex
+from prunecast.report.tables import Cell, Head, ReportTable, TableRow, escape_latex, frame_to_csv, to_csv, to_latex
 from prunecast.study.frame import frame_of
 
 SMALL = {"unstructured": (0.5,), "structured": (0.75,)}
@@ -28,7 +28,7 @@ class Tables(Context):
         self.by_name = {key.full_name: row for key, row in self.rows.items()}
 
     @property
-    def table(self) -> Table:
+    def table(self) -> ReportTable:
         return variants_table("name", self.study, self.rows, self.timings.labels, self.timings.main)
 
     def headers(self) -> list[str]:
@@ -170,14 +170,14 @@ def test_no_text_is_a_command_to_latex(text: str, written: str) -> None:
     assert escape_latex(text) == written
 
 
-def made_up() -> Table:
+def made_up() -> ReportTable:
     heads = (Head("", "=name", numeric=False, name=True), Head("error", "MSE"), Head("", "records", paper=False))
     cells = (
         Cell("=cmd()", "-note"),
         Cell("0.12 ±", "0.1 … 0.2", 0.123456789, "worse"),
         Cell(records=(("1", "ab"), ("2", "cd"))),
     )
-    return Table("s", "t", heads, (TableRow(cells), TableRow((Cell("b"), Cell(), Cell()))))
+    return ReportTable("s", "t", heads, (TableRow(cells), TableRow((Cell("b"), Cell(), Cell()))))
 
 
 def test_a_sheet_as_csv_has_numbers_in_full_notes_apart_and_no_formula() -> None:
