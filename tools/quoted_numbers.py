@@ -217,6 +217,32 @@ def speedups(study: str) -> str:
     return table(["model", "method", "operations gone", "promised", f"measured, {label}"], lines)
 
 
+def no_loss(study: str, method: str, finetuned: str) -> str:
+    """A phrase: up to which amount no loss shows over all data sets, for which models; `finetuned` or `bare`."""
+    found: dict[float, list[str]] = {}
+    for model, name in context(study).sweeps.methods:
+        sweep = context(study).sweeps.fair(model, method, finetuned == "finetuned") if name == method else None
+        if sweep is not None:
+            level = sweep.no_loss
+            found.setdefault(0.0 if level is None else level.sparsity, []).append(model)
+    return ", ".join(f"{percent(share)} ({', '.join(found[share])})" for share in sorted(found))
+
+
+def thresholds(study: str) -> str:
+    """A row a model and method, no controls: how far it goes with no loss shown, and with a loss of 5 % ruled out."""
+    sweeps, lines = context(study).sweeps, []
+    for model, method in sweeps.methods:
+        if sweeps.is_control(method):
+            continue
+        both = [sweeps.fair(model, method, finetuned) for finetuned in (False, True)]
+        levels = [[None if one is None else one.no_loss, None if one is None else one.small_loss] for one in both]
+        lines.append(
+            [model, short(method), *(percent(one.sparsity) if one else "-" for pair in levels for one in pair)]
+        )
+    heads = ["model", "method", "no loss shown, not fine-tuned", "5 % ruled out", "no loss shown, fine-tuned"]
+    return table([*heads, "5 % ruled out"], lines)
+
+
 def value(study: str, column: str, model: str, variant: str, *case: str) -> str:
     """One number of one variant; data set and horizon may be left out where the study has one of them."""
     case = case or tuple(map(str, context(study).study.cases[0][:2]))
@@ -239,7 +265,7 @@ def stages(study: str) -> str:
 
 
 BLOCKS: Mapping[str, Callable[..., str]] = {
-    block.__name__: block for block in (errors, floors, variants, speedups, value, stages)
+    block.__name__: block for block in (errors, floors, variants, speedups, no_loss, thresholds, value, stages)
 }
 
 

@@ -18,6 +18,8 @@ def test_a_wrong_number_is_put_right_and_what_stands_around_it_stays() -> None:
     table = quoted.renewed("<!-- numbers: etth1-small errors ETTh1 96 -->\nold\n<!-- /numbers -->\n")
     assert "| Transformer | 0.962 | 0.936 |" in table
     assert quoted.renewed(table) == table
+    phrase = quoted.renewed("<!-- numbers: paper-small no_loss structured-magnitude bare -->x<!-- /numbers -->")
+    assert ">0 % (Crossformer, " in phrase, "where the lowest amount already loses, none is named"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ SHORTER = {
 }
 """Verb -> what makes it quick; the page's own options are read all the same."""
 
-MADE = {"record.json", "config.json", "recipe.yaml", "stages.json", "damaged/", "predecoded.json", "report_files/"}
+MADE = {"record.json", "config.json", "recipe.yaml", "stages.json", "damaged/", "report_files/", "build/results/"}
 """What a run makes; the pages speak of it, and no clone has it."""
 
 NOT_OURS = ("git", "cd", "pip", "source", "ls")
