@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from prunecast.errors import UserError
 from prunecast.export.raw import RawForecaster, raw_forecaster
-from prunecast.models.base import ForecasterConfig, ForecastModel, build, config_from, example_inputs
+from prunecast.models.base import ForecastModel, blank, config_from, example_inputs
 from prunecast.models.io import ModelMetadata, SavedModel, filled, metadata_from, parse_metadata
 
 INPUTS = ("history", "x_mark", "y_mark")
@@ -131,7 +131,7 @@ def _graph(config_json: str) -> bytes:
     """Returns the serialised graph of a config, without weights."""
     config = config_from(json.loads(config_json))
     ones = torch.ones(config.channels)
-    raw = RawForecaster(_built(config).eval(), ones, ones)
+    raw = RawForecaster(blank(config).eval(), ones, ones)
     weights = raw.state_dict()
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
@@ -163,11 +163,6 @@ class _Functional(nn.Module):
         inputs = (history, x_mark, y_mark)
         forecast: Tensor = torch.func.functional_call(self.hidden[0], dict(weights), inputs, tie_weights=False)
         return forecast
-
-
-def _built(config: ForecasterConfig) -> ForecastModel:
-    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
-        return build(config)
 
 
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunecast.measure.size import count_nonzero, real_numbers
-from prunecast.models.base import ForecasterConfig, ForecastModel, blank, build, example_inputs
+from prunecast.models.base import ForecasterConfig, ForecastModel, blank, example_inputs
 from prunecast.models.io import SavedModel
 from prunecast.records import Operations
 
@@ -54,7 +54,7 @@ def dense_macs(config: ForecasterConfig) -> int:
     if config.channels <= FEW_CHANNELS:
         return _total(blank(config), example_inputs(config))
     with torch.device("meta"):
-        model, inputs = build(config), example_inputs(config)
+        model, inputs = blank(config), example_inputs(config)
     return _total(model, inputs)
 
 

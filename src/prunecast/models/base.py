@@ -1,14 +1,17 @@
 """Contracts of a forecaster: its config, its call, and its prunable structure.
 
+Structure is declared once, by each layer: which units its tensors belong to (`Layer.streams`) and which units are its
+own (`Layer.units`). What is removed together follows from that for any model (`Group`).
+
 B batch, L look-back, H horizon, C channels, F calendar features and known covariates, T = label_len + H.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -16,10 +19,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from prunecast.batch import Batch
+from prunecast.errors import UserError
 from prunecast.records import GroupKind, Strict
 
 PAPER_OUTPUTS = 7
 """The number of outputs by which the study's code tells an output layer."""
+
+Keep = Mapping[str, Tensor]
+"""Group name -> sorted indices (int64) of the units that stay; groups that are not named stay whole."""
 
 
 class ForecasterConfig(Strict):
@@ -45,6 +52,16 @@ class ForecasterConfig(Strict):
     def outputs(self) -> int:
         """How many channels are returned."""
         return self.channels if self.targets is None else len(self.targets)
+
+    def shrunk(self, keep: Keep) -> Self:
+        """Returns the config with only the kept units; group names are those of the model's groups."""
+        assert not keep, f"{self.name} has no groups"
+        return self
+
+
+def kept(keep: Keep, group: str, size: int) -> int:
+    """Returns how many of a group's units stay."""
+    return len(keep[group]) if group in keep else size
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Group:
         normalised: the units pass a normalisation over themselves, so that removing one changes its statistics.
         minimum: how many units must stay.
         stack: layer groups only: the module list whose entries are the units.
-        attended: the attention whose memory the units are: its softmax goes over those that stay. None elsewhere.
+        softmax_of: the attention whose memory the units are: its softmax goes over those that stay. None elsewhere.
         unused_units: units that never reach the forecast, whatever they hold: the first to go.
     """
 
@@ -89,11 +106,161 @@ class Group:
     unused_units: tuple[int, ...] = ()
 
 
-Keep = Mapping[str, Tensor]
-"""Group name -> sorted indices (int64) of the units that stay; groups that are not named stay whole."""
+@dataclass(frozen=True)
+class Units:
+    """Units that a layer has for its own; attributes as those of the `Group` that they become.
+
+    Those of kind layer are the entries of the module list whose name they have.
+    """
+
+    kind: GroupKind
+    minimum: int = 1
+    softmax_of: str | None = None
+    unused_units: tuple[int, ...] = ()
 
 
-class ForecastModel(nn.Module, ABC):
+Target = str | tuple[str, Tensor]
+"""Units by name; with an index (units, positions) where a unit owns other positions than the one of its number."""
+
+Binding = dict[str | int, Target | Sequence[Target]]
+"""Of a module: its streams -> units here. Of a tensor: dimension -> units here."""
+
+Streams = Mapping[str, Binding]
+"""Name of a module or tensor below a layer -> whose units it reads and writes."""
+
+
+def reads(units: Target | Sequence[Target]) -> Binding:
+    """Says that the units are what a linear layer or convolution reads: they own columns of its weight."""
+    return {"inputs": units}
+
+
+def writes(units: Target | Sequence[Target]) -> Binding:
+    """Says that the units are what a linear layer or convolution writes: rows of its weight, entries of its bias."""
+    return {"outputs": units}
+
+
+def unit_index(size: int, positions: int = 1) -> Tensor:
+    """Returns the index map (size, positions) of units that own consecutive positions."""
+    return torch.arange(size * positions).view(size, positions)
+
+
+class Layer(nn.Module):
+    """A part of a model that says which units its tensors belong to.
+
+    A unit is a position in a stream that layers read and write: a feature of the residual stream, a head, a hidden
+    unit. Its rows, columns and entries in all tensors are removed together.
+    """
+
+    prunable_weights: ClassVar[tuple[str, ...]] = ()
+    """Own parameters whose single weights may be pruned; those of linear layers and convolutions are so already."""
+
+    unprunable: ClassVar[tuple[str, ...]] = ()
+    """Parameters of layers below that are never pruned."""
+
+    def streams(self) -> Streams:
+        """Returns what the parts of this layer read and write.
+
+        A stream of a part that is not bound is one of this layer's by the same name; those that are neither bound on
+        the way up nor anybody's units are not cut. Members come in the order of this mapping; parts that are not in it
+        (layers below with streams of their own) keep their place between the parts that are.
+        """
+        return {}
+
+    def units(self) -> Mapping[str, Units]:
+        """Returns the units that no layer above has: name, which the group's ends in -> what they are."""
+        return {}
+
+    def unused(self) -> tuple[str, ...]:
+        """Returns the names, from here, of the parameters that never reach the forecast."""
+        return ()
+
+
+_OF_TORCH: Mapping[type[nn.Module], Streams] = {
+    nn.Linear: {"weight": {0: "outputs", 1: "inputs"}, "bias": {0: "outputs"}},
+    nn.Conv1d: {"weight": {0: "outputs", 1: "inputs"}, "bias": {0: "outputs"}},
+    nn.LayerNorm: {"weight": {0: "stream"}, "bias": {0: "stream"}},
+}
+"""What layers of torch read and write."""
+
+_Members = dict[str, list[Member]]
+"""Name of a stream -> what its units own."""
+
+
+def groups_of(model: Layer) -> tuple[Group, ...]:
+    """Returns the groups of a model, from what its layers declare."""
+    units: dict[str, Units] = {}
+    members = _collect(model, "", units)
+    return tuple(_group(model, name, own, tuple(members.get(name, ()))) for name, own in units.items())
+
+
+def _group(model: nn.Module, name: str, own: Units, members: tuple[Member, ...]) -> Group:
+    if own.kind == "layer":
+        size = len(cast("nn.ModuleList", model.get_submodule(name)))
+        return Group(name, "layer", size, minimum=own.minimum, stack=name, unused_units=own.unused_units)
+    size = len(members[0].index)
+    holders = {member.name.rpartition(".")[0] for member in members}
+    return Group(
+        name=name,
+        kind=own.kind,
+        size=size,
+        members=members,
+        normalised=any(isinstance(model.get_submodule(holder), nn.LayerNorm) for holder in holders),
+        minimum=min(own.minimum, size),
+        softmax_of=own.softmax_of,
+        unused_units=own.unused_units,
+    )
+
+
+def _collect(module: nn.Module, path: str, units: dict[str, Units]) -> _Members:
+    """Returns what each stream of a module owns in it; its own units are added to `units` under their full names."""
+    found: _Members = {}
+    for name, binding in _parts(module):
+        full = f"{path}.{name}" if path else name
+        for stream, members in _part(module, name, full, binding, units).items():
+            if stream not in binding and stream in {"inputs", "outputs"}:
+                continue  # nobody says whose units a linear layer reads or writes
+            target = binding.get(stream, stream)
+            for one in target if isinstance(target, list) else [cast("Target", target)]:
+                unit, index = (one, None) if isinstance(one, str) else one
+                cut = members if index is None else [replace(member, index=index) for member in members]
+                found.setdefault(unit, []).extend(cut)
+    for name, own in module.units().items() if isinstance(module, Layer) else ():
+        full = f"{path}.{name}" if path else name
+        attention = own.softmax_of and f"{path}.{own.softmax_of}"
+        units[full] = replace(own, softmax_of=attention)
+        if full != name and name in found:
+            found[full] = found.pop(name)
+    return found
+
+
+def _part(
+    module: nn.Module, name: str, full: str, binding: Binding, units: dict[str, Units]
+) -> Mapping[Any, list[Member]]:
+    """Returns what each stream of a part owns, or each bound dimension of a tensor; a part may be absent."""
+    part = module.get_submodule(name) if "." in name else getattr(module, name)
+    if isinstance(part, Tensor):
+        return {dim: [Member(full, int(dim), unit_index(part.shape[int(dim)]))] for dim in binding}
+    return {} if part is None else _collect(part, full, units)
+
+
+def _parts(module: nn.Module) -> Iterator[tuple[str, Binding]]:
+    """Yields the parts of a module and what they are bound to, in the order of `Layer.streams`."""
+    declared = module.streams() if isinstance(module, Layer) else _of_torch(module)
+    place = {name: number for number, (name, _) in enumerate(module.named_children())}
+    roots = {name.partition(".")[0] for name in declared}
+    others = [name for name in place if name not in roots]
+    for name, binding in declared.items():
+        while others and place[others[0]] < place.get(name.partition(".")[0], 0):
+            yield others.pop(0), {}
+        yield name, binding
+    yield from ((name, {}) for name in others)
+
+
+def _of_torch(module: nn.Module) -> Streams:
+    return next((streams for kind, streams in _OF_TORCH.items() if isinstance(module, kind)), {})
+
+
+class ForecastModel(Layer, ABC):
     """A model of the house: standardised values in, standardised values out; deterministic in eval mode."""
 
     Config: ClassVar[type[ForecasterConfig]]
@@ -112,8 +279,21 @@ class ForecastModel(nn.Module, ABC):
         """Returns y_BHC; the decoder input, where there is one, is built inside."""
 
     def prunable(self) -> tuple[str, ...]:
-        """Names of the parameters whose single weights may be pruned, the output layer's included."""
-        return ()
+        """Names of the parameters whose single weights may be pruned, the output layer's included.
+
+        The weights of linear layers and convolutions, and what other layers declare; no bias, no normalisation, nothing
+        that never reaches the forecast.
+        """
+        spared = {*self.unused_parameters()}
+        names = []
+        for name, module in self.named_modules():
+            prefix = f"{name}." if name else ""
+            if isinstance(module, Layer):
+                names += [prefix + weight for weight in module.prunable_weights]
+                spared.update(prefix + weight for weight in module.unprunable)
+            elif isinstance(module, nn.Linear | nn.Conv1d):
+                names.append(f"{prefix}weight")
+        return tuple(name for name in names if name not in spared)
 
     def output_layer(self) -> tuple[str, ...]:
         """Names among `prunable` that make up the output layer; `candidates: body` leaves them alone."""
@@ -128,16 +308,18 @@ class ForecastModel(nn.Module, ABC):
 
     def unused_parameters(self) -> tuple[str, ...]:
         """Names of the parameters that never reach the forecast: kept, since the published model has them."""
-        return ()
+        layers = ((f"{name}." if name else "", module) for name, module in self.named_modules())
+        return tuple(
+            prefix + parameter for prefix, layer in layers if isinstance(layer, Layer) for parameter in layer.unused()
+        )
 
     def groups(self) -> tuple[Group, ...]:
         """The prunable structure; every group can be cut without touching another."""
-        return ()
+        return groups_of(self)
 
     def shrunk_config(self, keep: Keep) -> ForecasterConfig:
         """Returns the config of the smaller model that remains when only `keep` stays."""
-        assert not keep, f"{type(self).__name__} declares no groups"
-        return self.config
+        return self.config.shrunk(keep)
 
     def select(self, y_BHC: Tensor) -> Tensor:
         """Returns the target channels of a forecast of all channels."""
@@ -179,14 +361,27 @@ def build(config: ForecasterConfig) -> ForecastModel:
 def blank(config: ForecasterConfig) -> ForecastModel:
     """Returns the model of a config with parameters of zero: for those who count, or who have values of their own.
 
-    No parameter is drawn, and torch's default generator is put back. A model without memory (on torch's meta device)
-    would do for counting, but what torch imports for one takes seconds.
+    No parameter is drawn, and torch's default generator is put back. A model without memory (`outline`) would do for
+    counting, but what torch imports for one takes seconds.
     """
     with torch.random.fork_rng(devices=[]), _Undrawn():
         model = build(config)
     for parameter in model.parameters():
         parameter.data.zero_()
     return model
+
+
+def outline(config: ForecasterConfig) -> ForecastModel:
+    """Returns the blank model of a config that nobody has vouched for: on the meta device no width takes memory.
+
+    Raises:
+        UserError: when a length or a width is beyond what a tensor can have.
+    """
+    try:
+        with torch.device("meta"):
+            return blank(config)
+    except (RuntimeError, OverflowError, TypeError):  # what torch raises for sizes beyond 64 bits
+        raise UserError("model: expected lengths and widths that a tensor can have, found larger ones") from None
 
 
 class _Undrawn(TorchFunctionMode):
@@ -229,3 +424,46 @@ def config_from(values: Mapping[str, Any]) -> ForecasterConfig:
     name = str(values.get("name", "transformer"))
     config: ForecasterConfig = checked(MODELS.load(name).Config, values, "model")
     return config
+
+
+def check_inputs(config: ForecasterConfig, x_BLC: Tensor, x_mark_BLF: Tensor | None, y_mark_BTF: Tensor | None) -> None:
+    """Checks the inputs of a model that needs marks.
+
+    Raises:
+        UserError: when a shape is not the one of the config; marks may be left out only where it has none.
+    """
+    _check("x", x_BLC, config.lookback, config.channels)
+    _check("x_mark", x_mark_BLF, config.lookback, config.marks)
+    _check("y_mark", y_mark_BTF, config.label_len + config.horizon, config.marks)
+
+
+def check_lookback(config: ForecasterConfig, x_BLC: Tensor, x_mark_BLF: Tensor | None) -> None:
+    """Checks the inputs of a model that needs the marks of the look-back and none of the horizon.
+
+    Raises:
+        UserError: when a shape is not the one of the config; marks may be left out only where it has none.
+    """
+    _check("x", x_BLC, config.lookback, config.channels)
+    _check("x_mark", x_mark_BLF, config.lookback, config.marks)
+
+
+def check_history(config: ForecasterConfig, x_BLC: Tensor) -> None:
+    """Checks the input of a model that uses no marks.
+
+    Raises:
+        UserError: when its shape is not the one of the config.
+    """
+    _check("x", x_BLC, config.lookback, config.channels)
+
+
+def decoder_input(config: ForecasterConfig, x_BLC: Tensor) -> Tensor:
+    """Returns (B, T, C): the last `label_len` steps of the look-back, then zeros."""
+    known = x_BLC[:, config.lookback - config.label_len :]
+    return torch.cat([known, x_BLC.new_zeros(x_BLC.shape[0], config.horizon, x_BLC.shape[2])], dim=1)
+
+
+def _check(name: str, tensor: Tensor | None, steps: int, features: int) -> None:
+    if tensor is None and features:
+        raise UserError(f"{name}: expected calendar features (batch, {steps}, {features}), found none")
+    if tensor is not None and tuple(tensor.shape[1:]) != (steps, features):
+        raise UserError(f"{name}: expected (batch, {steps}, {features}), found {tuple(tensor.shape)}")

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.models.base import ForecasterConfig, ForecastModel
-from prunecast.models.layers.decomposition import window_counts
+from prunecast.models.layers.transforms import window_counts
 
 
 class DLinearConfig(ForecasterConfig):
@@ -31,7 +31,10 @@ class DLinearConfig(ForecasterConfig):
 
 
 class DLinear(ForecastModel):
-    """Sum of a linear map of the trend and one of the remainder. Calendar features do not reach the forecast."""
+    """Sum of a linear map of the trend and one of the remainder; there is no layer behind them, so all of it is body.
+
+    Calendar features do not reach the forecast.
+    """
 
     Config = DLinearConfig
     learning_rate = 1e-3  # at the Transformers' rate a linear map is far from done after ten epochs
@@ -53,7 +56,3 @@ class DLinear(ForecastModel):
         trend_BCL = x_BCL @ self.window_LL / self.config.moving_avg
         y_BCH = self.seasonal(x_BCL - trend_BCL) + self.trend(trend_BCL)
         return cast("Tensor", y_BCH.transpose(1, 2))
-
-    def prunable(self) -> tuple[str, ...]:
-        """Both linear maps; there is no layer behind them, so all of it is body."""
-        return ("seasonal.weight", "trend.weight")

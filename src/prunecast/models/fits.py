@@ -20,12 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecast.kernels import linear
-from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, Member
-from prunecast.models.layers.dft import FourierTransform
-from prunecast.models.layers.groups import unit_index
-from prunecast.models.layers.inputs import check_history
-from prunecast.models.layers.instance import standardised
-from prunecast.models.layers.widths import kept
+from prunecast.models.base import ForecasterConfig, ForecastModel, Keep, Streams, Units, check_history, kept
+from prunecast.models.layers.normalization import standardised
+from prunecast.models.layers.transforms import FourierTransform
 
 
 class FITSConfig(ForecasterConfig):
@@ -64,11 +61,18 @@ class FITSConfig(ForecasterConfig):
         """How many bins of the longer series lie below the same frequency."""
         return min(int(self.dense_reads * (self.steps / self.lookback)), self.steps // 2 + 1)
 
+    def shrunk(self, keep: Keep) -> Self:
+        """Returns the config with as many bins as `keep` leaves; which ones is in the state dict."""
+        reads, writes = self.read_modes or self.dense_reads, self.written_modes or self.dense_writes
+        changes = {"read_modes": kept(keep, "read", reads), "written_modes": kept(keep, "written", writes)}
+        return self.model_copy(update=changes)
+
 
 class FITS(ForecastModel):
     """Complex interpolation between two real Fourier transforms, in units of each window's deviation."""
 
     Config = FITSConfig
+    prunable_weights = ("real", "imaginary")  # there is no layer behind them, so all of it is body
     learning_rate = 5e-4
     config: FITSConfig
     read_bins: Tensor
@@ -117,23 +121,17 @@ class FITS(ForecastModel):
         by_channel = x_BOPI.transpose(0, 1).flatten(1, 2) @ weight.mT
         return by_channel.view(len(weight), -1, 2, weight.shape[1]).transpose(0, 1)
 
-    def prunable(self) -> tuple[str, ...]:
-        """Both parts of the layer; there is no layer behind it, so all of it is body."""
-        return ("real", "imaginary")
+    def streams(self) -> Streams:
+        """Columns are bins that are read, rows those that are written."""
+        return {
+            "real": {-1: "read", -2: "written"},
+            "imaginary": {-1: "read", -2: "written"},
+            "real_bias": {-1: "written"},
+            "imaginary_bias": {-1: "written"},
+            "read_bins": {0: "read"},
+            "written_bins": {-1: "written"},
+        }
 
-    def groups(self) -> tuple[Group, ...]:
+    def units(self) -> dict[str, Units]:
         """The bins that are read, and those that are written."""
-        writes, reads = self.real.shape[-2:]
-        weights, biases = ("real", "imaginary"), ("real_bias", "imaginary_bias")
-        read = (*(Member(name, -1, unit_index(reads)) for name in weights), Member("read_bins", 0, unit_index(reads)))
-        written = (
-            *(Member(name, -2, unit_index(writes)) for name in weights),
-            *(Member(name, -1, unit_index(writes)) for name in (*biases, "written_bins")),
-        )
-        return (Group("read", "mode", reads, read), Group("written", "mode", writes, written))
-
-    def shrunk_config(self, keep: Keep) -> FITSConfig:
-        """Returns the config with as many bins as `keep` leaves; which ones is in the state dict."""
-        writes, reads = self.real.shape[-2:]
-        changes = {"read_modes": kept(keep, "read", reads), "written_modes": kept(keep, "written", writes)}
-        return self.config.model_copy(update=changes)
+        return {"read": Units("mode"), "written": Units("mode")}

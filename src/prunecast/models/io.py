@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.models.base import ForecasterConfig, ForecastModel, build, config_from
+from prunecast.models.base import ForecasterConfig, ForecastModel, blank, config_from, outline
 from prunecast.recipe import DataConfig, checked
 from prunecast.records import Strict
 
@@ -246,36 +246,27 @@ def filled(
     Raises:
         UserError: naming the first tensor whose name, shape or type is not the config's.
     """
-    outline = _outline(config, len(weights), f"{source}: tensors do not fit {metadata}")
-    expected = outline.state_dict()
+    mistake = f"{source}: tensors do not fit {metadata}"
+    for key, value in config:
+        if key.endswith("_layers") and value > len(weights):
+            raise UserError(f"{mistake}: {key} is {value}, found {len(weights)} tensors; take an intact copy")
+    try:
+        expected_model = outline(config)
+    except UserError:
+        raise UserError(f"{mistake}: its widths are beyond what a tensor can have; take an intact copy") from None
+    expected = expected_model.state_dict()
     lacking, foreign = expected.keys() - weights.keys(), weights.keys() - expected.keys()
-    missing = lacking - set(may_lack(outline)) if lacking else lacking
+    missing = lacking - set(may_lack(expected_model)) if lacking else lacking
     if missing or foreign:
         wrong = f"{min(missing)!r} is missing" if missing else f"{min(foreign)!r} is not in the model"
-        raise UserError(f"{source}: tensors do not fit {metadata}: {wrong}; take an intact copy")
+        raise UserError(f"{mistake}: {wrong}; take an intact copy")
     for name in (name for name in expected if name in weights):
         says, found = _kind(expected[name]), _kind(weights[name])
         if says != found:
             raise UserError(f"{source}: {name}: {metadata} says {says}, found {found}; take an intact copy")
-    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away
-        model = build(config)
-    dead = {
-        name: torch.zeros_like(model.get_parameter(name)) for name in lacking & dict(model.named_parameters()).keys()
-    }
-    model.load_state_dict({**weights, **dead}, strict=False)
+    model = blank(config)
+    model.load_state_dict(dict(weights), strict=False)
     return model
-
-
-def _outline(config: ForecasterConfig, tensors: int, mistake: str) -> ForecastModel:
-    """Returns the model of a config without values: on the meta device no width takes memory."""
-    for key, value in config:
-        if key.endswith("_layers") and value > tensors:
-            raise UserError(f"{mistake}: {key} is {value}, found {tensors} tensors; take an intact copy")
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return build(config)
-    except (RuntimeError, OverflowError, TypeError):  # what torch raises for sizes beyond 64 bits
-        raise UserError(f"{mistake}: its widths are beyond what a tensor can have; take an intact copy") from None
 
 
 def _kind(tensor: Tensor) -> str:

@@ -17,12 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear
-from prunecast.models.base import ForecastModel, Group, Keep
-from prunecast.models.layers.attention import Attention
-from prunecast.models.layers.blocks import EncoderLayer, named
-from prunecast.models.layers.groups import inputs, norms, outputs, unit_index, weights_of
-from prunecast.models.layers.inputs import check_lookback
-from prunecast.models.layers.instance import standardised
+from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_lookback, reads, writes
+from prunecast.models.layers.blocks import Attention, EncoderLayer
+from prunecast.models.layers.normalization import standardised
 from prunecast.models.layers.widths import EncoderConfig
 
 
@@ -36,7 +33,7 @@ class ITransformerConfig(EncoderConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-class InvertedEncoder(nn.Module):
+class InvertedEncoder(Layer):
     """Embeds whole series as tokens and relates them layer by layer."""
 
     def __init__(self, config: ITransformerConfig) -> None:
@@ -59,16 +56,9 @@ class InvertedEncoder(nn.Module):
         # After the last attention nothing reads the other channels and the calendar: no work is done for them.
         return cast("Tensor", self.norm(last(x_BND, self.read)[:, : self.read]))
 
-    def width_group(self, name: str, readers: tuple[str, ...]) -> Group:
-        """Returns the group of the stream's units; `readers` are the layers outside that read it."""
-        width = self.norm.normalized_shape[0]
-        members = (
-            *outputs(f"{name}.embedding", unit_index(width)),
-            *(member for layer, block in named(self.layers, f"{name}.layers") for member in block.width_members(layer)),
-            *norms(f"{name}.norm", size=width),
-            *(member for reader in readers for member in inputs(reader, unit_index(width))),
-        )
-        return Group(f"{name}.width", "width", width, members, normalised=True)
+    def streams(self) -> Streams:
+        """The embedding writes the stream."""
+        return {"embedding": writes("stream")}
 
 
 class ITransformer(ForecastModel):
@@ -104,23 +94,14 @@ class ITransformer(ForecastModel):
             return x_BLC
         return x_BLC[..., [*targets, *(channel for channel in range(self.config.channels) if channel not in targets)]]
 
-    def prunable(self) -> tuple[str, ...]:
-        """The weights of all linear layers; no bias, no normalisation."""
-        return weights_of(self, nn.Linear)
-
     def output_layer(self) -> tuple[str, ...]:
         """The map from tokens to the horizon."""
         return ("projection.weight",)
 
-    def groups(self) -> tuple[Group, ...]:
-        """Heads and feed-forward units of each layer, the width of the stream, whole layers."""
-        layers = self.encoder.layers
-        return (
-            *(group for name, layer in named(layers, "encoder.layers") for group in layer.groups(name)),
-            self.encoder.width_group("encoder", readers=("projection",)),
-            Group("encoder.layers", "layer", len(layers), stack="encoder.layers"),
-        )
+    def streams(self) -> Streams:
+        """The projection reads the encoder's stream."""
+        return {"encoder": {"stream": "encoder.width"}, "projection": reads("encoder.width")}
 
-    def shrunk_config(self, keep: Keep) -> ITransformerConfig:
-        """Returns the config with the widths that `keep` leaves."""
-        return self.config.shrunk(keep)
+    def units(self) -> dict[str, Units]:
+        """The width of the stream, whole layers."""
+        return {"encoder.width": Units("width"), "encoder.layers": Units("layer")}

@@ -20,12 +20,20 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear
-from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, Member
-from prunecast.models.layers.blocks import named
-from prunecast.models.layers.groups import inputs, outputs, unit_index
-from prunecast.models.layers.inputs import check_lookback
-from prunecast.models.layers.instance import standardised
-from prunecast.models.layers.widths import kept
+from prunecast.models.base import (
+    ForecasterConfig,
+    ForecastModel,
+    Keep,
+    Layer,
+    Streams,
+    Units,
+    check_lookback,
+    kept,
+    reads,
+    unit_index,
+    writes,
+)
+from prunecast.models.layers.normalization import standardised
 
 GATES = 4
 """Input, forget, cell and output, in this order."""
@@ -60,10 +68,17 @@ class LSTMConfig(ForecasterConfig):
         """Units of each layer, given or derived."""
         return self.units or (self.d_model,) * self.encoder_layers
 
+    def shrunk(self, keep: Keep) -> Self:
+        """Returns the config with the widths that `keep` leaves."""
+        units = tuple(kept(keep, f"layers.{i}.units", size) for i, size in enumerate(self.layer_units))
+        embedding = kept(keep, "embedding.width", self.embedding_width)
+        return self.model_copy(update={"embedding": embedding, "units": units})
 
-class LSTMLayer(nn.Module):
+
+class LSTMLayer(Layer):
     """One layer of cells, from the first step to the last, starting from zeros."""
 
+    prunable_weights = ("input_weight", "recurrent_weight")
     no_bias: Tensor
 
     def __init__(self, width: int, units: int) -> None:
@@ -83,16 +98,14 @@ class LSTMLayer(nn.Module):
         states_BLU, _, _ = torch.lstm(x_BLI, (zeros_1BU, zeros_1BU), weights, True, 1, 0.0, self.training, False, True)
         return states_BLU
 
-    def written(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit owns here: its row in every gate, its column of the recurrence."""
-        units = self.recurrent_weight.shape[1]
-        rows = unit_index(GATES, units).T
-        gates = (Member(f"{name}.{part}", 0, rows) for part in ("input_weight", "recurrent_weight", "bias"))
-        return (*gates, Member(f"{name}.recurrent_weight", 1, unit_index(units)))
-
-    def read(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the layer below owns here."""
-        return (Member(f"{name}.input_weight", 1, unit_index(self.input_weight.shape[1])),)
+    def streams(self) -> Streams:
+        """A unit has its row in every gate and its column of the recurrence; the layer below is read by columns."""
+        rows = ("units", unit_index(GATES, self.recurrent_weight.shape[1]).T)
+        return {
+            "input_weight": {0: rows, 1: "below"},
+            "recurrent_weight": {0: rows, 1: "units"},
+            "bias": {0: rows},
+        }
 
 
 class LSTM(ForecastModel):
@@ -131,28 +144,19 @@ class LSTM(ForecastModel):
             x_BLU = layer(self.dropout(x_BLU))
         return cast("Tensor", self.head(self.dropout(x_BLU[:, -1])).unflatten(1, (self.config.horizon, -1)))
 
-    def prunable(self) -> tuple[str, ...]:
-        """The weights of the embedding, of all gates and of the head; no bias."""
-        return tuple(name for name, parameter in self.named_parameters() if parameter.dim() > 1)
-
     def output_layer(self) -> tuple[str, ...]:
         """The map from the last state to the horizon."""
         return ("head.weight",)
 
-    def groups(self) -> tuple[Group, ...]:
-        """The width of the embedding and the units of each layer; a unit without weights stays at zero."""
-        sizes = (self.config.embedding_width, *self.config.layer_units)
-        layers = list(named(self.layers, "layers"))
-        written = [outputs("embedding", unit_index(sizes[0])), *(layer.written(name) for name, layer in layers)]
-        read = [*(layer.read(name) for name, layer in layers), inputs("head", unit_index(sizes[-1]))]
-        names = ("embedding.width", *(f"{name}.units" for name, _ in layers))
-        return tuple(
-            Group(name, "width", size, (*here, *above))
-            for name, size, here, above in zip(names, sizes, written, read, strict=True)
-        )
+    def streams(self) -> Streams:
+        """Each layer reads the one below; the head reads the last."""
+        names = list(self.units())
+        layers: Streams = {
+            f"layers.{layer}": {"below": below, "units": units} for layer, (below, units) in enumerate(pairwise(names))
+        }
+        return {"embedding": writes(names[0]), **layers, "head": reads(names[-1])}
 
-    def shrunk_config(self, keep: Keep) -> LSTMConfig:
-        """Returns the config with the widths that `keep` leaves."""
-        units = tuple(kept(keep, f"layers.{i}.units", size) for i, size in enumerate(self.config.layer_units))
-        embedding = kept(keep, "embedding.width", self.config.embedding_width)
-        return self.config.model_copy(update={"embedding": embedding, "units": units})
+    def units(self) -> dict[str, Units]:
+        """The width of the embedding and the units of each layer; a unit without weights stays at zero."""
+        names = ("embedding.width", *(f"layers.{layer}.units" for layer in range(len(self.layers))))
+        return dict.fromkeys(names, Units("width"))

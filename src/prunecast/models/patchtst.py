@@ -16,14 +16,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear
-from prunecast.models.base import ForecastModel, Group, Keep, Member
-from prunecast.models.layers.attention import Attention
-from prunecast.models.layers.batchnorm import BatchNorm
-from prunecast.models.layers.blocks import EncoderLayer, named
+from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_history, reads, unit_index, writes
+from prunecast.models.layers.blocks import Attention, EncoderLayer
 from prunecast.models.layers.embedding import sinusoids
-from prunecast.models.layers.groups import inputs, outputs, unit_index, weights_of
-from prunecast.models.layers.inputs import check_history
-from prunecast.models.layers.instance import standardised
+from prunecast.models.layers.normalization import BatchNorm, standardised
 from prunecast.models.layers.widths import EncoderConfig
 
 
@@ -53,7 +49,7 @@ class PatchTSTConfig(EncoderConfig):
         return (self.lookback - self.patch_len) // self.stride + 2
 
 
-class PatchEmbedding(nn.Module):
+class PatchEmbedding(Layer):
     """Linear map of each patch + fixed position table, which is stored, since pruning keeps some of its columns."""
 
     position: Tensor
@@ -71,13 +67,12 @@ class PatchEmbedding(nn.Module):
         """Returns the tokens (N, P, D); steps beyond the look-back repeat its last value."""
         return cast("Tensor", self.value(x_NL[:, self.steps_PK]) + self.position)
 
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the stream owns here."""
-        index = unit_index(self.position.shape[1])
-        return (*outputs(f"{name}.value", index, bias=False), Member(f"{name}.position", 1, index))
+    def streams(self) -> Streams:
+        """Both write the stream."""
+        return {"value": writes("stream"), "position": {1: "stream"}}
 
 
-class PatchEncoder(nn.Module):
+class PatchEncoder(Layer):
     """Embeds the patches of a series and relates them layer by layer."""
 
     def __init__(self, config: PatchTSTConfig) -> None:
@@ -124,33 +119,15 @@ class PatchTST(ForecastModel):
         y_BOH = y_NH.view(-1, self.config.outputs, self.config.horizon)
         return cast("Tensor", y_BOH.transpose(1, 2) * std_B1O + mean_B1O)
 
-    def prunable(self) -> tuple[str, ...]:
-        """The weights of all linear layers; no bias, no normalisation."""
-        return weights_of(self, nn.Linear)
-
     def output_layer(self) -> tuple[str, ...]:
         """The map from patches to the horizon."""
         return ("head.weight",)
 
-    def groups(self) -> tuple[Group, ...]:
-        """Heads and feed-forward units of each layer, the width of the stream, whole layers."""
-        layers = self.encoder.layers
-        return (
-            *(group for name, layer in named(layers, "encoder.layers") for group in layer.groups(name)),
-            self._width(),
-            Group("encoder.layers", "layer", len(layers), stack="encoder.layers"),
-        )
+    def streams(self) -> Streams:
+        """The head reads each unit of the stream at every patch."""
+        index = unit_index(self.config.encoder_widths.width, self.config.patches)
+        return {"encoder": {"stream": "encoder.width"}, "head": reads(("encoder.width", index))}
 
-    def _width(self) -> Group:
-        width = self.config.encoder_widths.width
-        members = (
-            *self.encoder.embedding.width_members("encoder.embedding"),
-            *(m for name, layer in named(self.encoder.layers, "encoder.layers") for m in layer.width_members(name)),
-            *self.encoder.norm.width_members("encoder.norm"),
-            *inputs("head", unit_index(width, self.config.patches)),
-        )
-        return Group("encoder.width", "width", width, members, normalised=True)
-
-    def shrunk_config(self, keep: Keep) -> PatchTSTConfig:
-        """Returns the config with the widths that `keep` leaves."""
-        return self.config.shrunk(keep)
+    def units(self) -> dict[str, Units]:
+        """The width of the stream, whole layers."""
+        return {"encoder.width": Units("width"), "encoder.layers": Units("layer")}

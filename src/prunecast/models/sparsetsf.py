@@ -18,10 +18,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.kernels import Linear
-from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep
-from prunecast.models.layers.groups import inputs, outputs, unit_index, weights_of
-from prunecast.models.layers.inputs import check_history
-from prunecast.models.layers.widths import kept
+from prunecast.models.base import (
+    ForecasterConfig,
+    ForecastModel,
+    Keep,
+    Streams,
+    Units,
+    check_history,
+    kept,
+    reads,
+    writes,
+)
 
 
 class SparseTSFConfig(ForecasterConfig):
@@ -37,6 +44,10 @@ class SparseTSFConfig(ForecasterConfig):
         if self.period_len > self.lookback:
             raise ValueError(f"period_len: expected at most lookback ({self.lookback}), found {self.period_len}")
         return self
+
+    def shrunk(self, keep: Keep) -> Self:
+        """Returns the config with the hidden units that `keep` leaves."""
+        return self.model_copy(update={"d_model": kept(keep, "map.units", self.d_model)})
 
 
 class SparseTSF(ForecastModel):
@@ -76,21 +87,16 @@ class SparseTSF(ForecastModel):
         y_NWT = self.map(whole_NSW.transpose(1, 2))
         return cast("Tensor", y_NWT.transpose(1, 2).flatten(1)[:, :horizon])
 
-    def prunable(self) -> tuple[str, ...]:
-        """The kernel and the weights of the map; no bias."""
-        return weights_of(self, nn.Conv1d, nn.Linear)
-
     def output_layer(self) -> tuple[str, ...]:
         """The perceptron's last layer; a linear map has no layer behind it, so all of it is body."""
         return () if self.config.model_type == "linear" else ("map.2.weight",)
 
-    def groups(self) -> tuple[Group, ...]:
-        """The perceptron's hidden units."""
+    def streams(self) -> Streams:
+        """From the perceptron's hidden units and back; a linear map has none."""
         if self.config.model_type == "linear":
-            return ()
-        index = unit_index(self.config.d_model)
-        return (Group("map.units", "ffn", self.config.d_model, (*outputs("map.0", index), *inputs("map.2", index))),)
+            return {}
+        return {"map.0": writes("map.units"), "map.2": reads("map.units")}
 
-    def shrunk_config(self, keep: Keep) -> SparseTSFConfig:
-        """Returns the config with the hidden units that `keep` leaves."""
-        return self.config.model_copy(update={"d_model": kept(keep, "map.units", self.config.d_model)})
+    def units(self) -> dict[str, Units]:
+        """The perceptron's hidden units."""
+        return {} if self.config.model_type == "linear" else {"map.units": Units("ffn")}

@@ -14,12 +14,9 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear
-from prunecast.models.base import ForecastModel, Group, Keep
-from prunecast.models.layers.attention import Attention
-from prunecast.models.layers.blocks import DecoderLayer, EncoderLayer, named
-from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
-from prunecast.models.layers.groups import inputs, norms, unit_index, weights_of
-from prunecast.models.layers.inputs import check_inputs, decoder_input
+from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_inputs, decoder_input, reads
+from prunecast.models.layers.blocks import Attention, DecoderLayer, EncoderLayer
+from prunecast.models.layers.embedding import DataEmbedding
 from prunecast.models.layers.widths import DecoderLayerWidths, EncoderDecoderConfig
 
 
@@ -29,7 +26,7 @@ class TransformerConfig(EncoderDecoderConfig):
     name: Literal["transformer"] = "transformer"
 
 
-class Encoder(nn.Module):
+class Encoder(Layer):
     """Embeds the look-back and refines it layer by layer."""
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
@@ -50,7 +47,7 @@ class Encoder(nn.Module):
         return cast("Tensor", self.norm(x_BLD))
 
 
-class Decoder(nn.Module):
+class Decoder(Layer):
     """Embeds the known steps and the empty horizon, and fills the horizon in."""
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
@@ -72,6 +69,10 @@ class Decoder(nn.Module):
         # which saves an eighth of the whole model's work at the published sizes.
         x_BHE = self.layers[-1](x_BTE, memory_BLD, self.horizon)
         return cast("Tensor", self.projection(self.norm(x_BHE)))
+
+    def streams(self) -> Streams:
+        """The projection reads the stream."""
+        return {"projection": reads("stream")}
 
 
 def _decoder_layer(config: EncoderDecoderConfig, layer: DecoderLayerWidths) -> DecoderLayer:
@@ -104,45 +105,18 @@ class Transformer(ForecastModel):
         memory_BLD = self.encoder(x_BLC, x_mark_BLF)
         return cast("Tensor", self.decoder(decoder_input(self.config, x_BLC), y_mark_BTF, memory_BLD))
 
-    def prunable(self) -> tuple[str, ...]:
-        """The weights of all linear layers and token convolutions; no bias, no normalisation."""
-        return weights_of(self, nn.Linear, TokenConvolution)
-
     def output_layer(self) -> tuple[str, ...]:
         """The final projection to channels."""
         return ("decoder.projection.weight",)
 
-    def groups(self) -> tuple[Group, ...]:
-        """Heads and feed-forward units of each layer, the width of both streams, whole layers."""
-        layers = [*named(self.encoder.layers, "encoder.layers"), *named(self.decoder.layers, "decoder.layers")]
-        return (
-            *(group for name, layer in layers for group in layer.groups(name)),
-            self._encoder_width(),
-            self._decoder_width(),
-            Group("encoder.layers", "layer", len(self.encoder.layers), stack="encoder.layers"),
-            Group("decoder.layers", "layer", len(self.decoder.layers), stack="decoder.layers"),
-        )
+    def streams(self) -> Streams:
+        """Two residual streams; the decoder looks at the encoder's."""
+        return {
+            "encoder": {"stream": "encoder.width"},
+            "decoder": {"stream": "decoder.width", "memory": "encoder.width"},
+        }
 
-    def _encoder_width(self) -> Group:
-        width = self.config.encoder_widths.width
-        members = (
-            *self.encoder.embedding.width_members("encoder.embedding"),
-            *(m for name, layer in named(self.encoder.layers, "encoder.layers") for m in layer.width_members(name)),
-            *norms("encoder.norm", size=width),
-            *(m for name, layer in named(self.decoder.layers, "decoder.layers") for m in layer.memory_members(name)),
-        )
-        return Group("encoder.width", "width", width, members, normalised=True)
-
-    def _decoder_width(self) -> Group:
-        width = self.config.decoder_widths.width
-        members = (
-            *self.decoder.embedding.width_members("decoder.embedding"),
-            *(m for name, layer in named(self.decoder.layers, "decoder.layers") for m in layer.width_members(name)),
-            *norms("decoder.norm", size=width),
-            *inputs("decoder.projection", unit_index(width)),
-        )
-        return Group("decoder.width", "width", width, members, normalised=True)
-
-    def shrunk_config(self, keep: Keep) -> EncoderDecoderConfig:
-        """Returns the config with the widths that `keep` leaves."""
-        return self.config.shrunk(keep)
+    def units(self) -> dict[str, Units]:
+        """The width of both streams, whole layers."""
+        width, layers = Units("width"), Units("layer")
+        return {"encoder.width": width, "decoder.width": width, "encoder.layers": layers, "decoder.layers": layers}

@@ -19,7 +19,7 @@ from prunecast.kernels import Dropout, add_norm, compiled, takes_fast_path
 from prunecast.kernels.base import run
 from prunecast.kernels.dropout import dropped_positions
 from prunecast.models.informer.probsparse import Heads, ProbSparse, Sampling
-from prunecast.models.layers.feedforward import FeedForward
+from prunecast.models.layers.blocks import FeedForward
 
 NOTHING = torch.empty(0, dtype=torch.int64)
 
@@ -239,7 +239,7 @@ def test_dropout_that_is_frozen_drops_nothing() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
 def test_a_forked_process_takes_the_plain_way() -> None:
     code = (
-        "import os, torch; from prunecast.models.layers.feedforward import FeedForward\n"
+        "import os, torch; from prunecast.models.layers.blocks import FeedForward\n"
         "layer, x = FeedForward(8, 16, 'gelu', 0.5).train(), torch.randn(2, 3, 8)\n"
         "torch.set_num_threads(1)\n"
         "layer(x)\n"
@@ -254,7 +254,7 @@ def test_a_forked_process_takes_the_plain_way() -> None:
 
 def test_inference_without_informer_waits_for_no_compiler() -> None:
     code = (
-        "import sys, torch; from prunecast.models.layers.attention import Attention\n"
+        "import sys, torch; from prunecast.models.layers.blocks import Attention\n"
         "with torch.inference_mode():\n"
         "    Attention(8, 8, 2, 4, 0.1).eval()(*[torch.randn(32, 32, 8)] * 2)\n"
         "assert 'numba' not in sys.modules\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prunecast.kernels import attention
 from prunecast.kernels.dropout import Dropout, dropped_positions
-from prunecast.models.layers.attention import Attention
+from prunecast.models.layers.blocks import Attention
 
 
 @given(st.integers(1, 3000), st.floats(0.001, 0.99), st.integers(0, 2**31))

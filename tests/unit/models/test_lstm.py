@@ -142,11 +142,13 @@ def test_training_is_the_same_for_the_same_seed() -> None:
 
 def test_a_unit_without_weights_stays_at_zero() -> None:
     torch.manual_seed(1)
-    layer = LSTMLayer(3, 5)
+    model = _model(d_model=5, encoder_layers=1)
+    layer, units = model.layers[0], next(group for group in model.groups() if group.name == "layers.0.units")
     with torch.no_grad():
-        for member in layer.written(""):
-            layer.get_parameter(member.name.removeprefix(".")).index_fill_(member.dim, member.index[2], 0)
-        states = layer(torch.randn(2, 9, 3))
+        for member in units.members:
+            if member.name.startswith("layers.0."):
+                model.get_parameter(member.name).index_fill_(member.dim, member.index[2], 0)
+        states = layer(torch.randn(2, 9, 5))
     assert states[..., 2].abs().max() == 0
     assert states[..., [0, 1, 3, 4]].abs().min() > 0
 

@@ -9,7 +9,7 @@ import torch
 
 from prunecast.errors import UserError
 from prunecast.models.base import ForecastModel, build, config_from
-from prunecast.models.layers.decomposition import window_counts
+from prunecast.models.layers.transforms import window_counts
 
 
 def _model(name: str, **values: Any) -> ForecastModel:

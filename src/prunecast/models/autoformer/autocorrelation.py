@@ -17,11 +17,10 @@ from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunecast.kernels import Linear, chosen_correlation, linear, rolling_sum, takes_fast_path
-from prunecast.models.base import Group, Member
-from prunecast.models.layers.groups import inputs, outputs, unit_index
+from prunecast.models.base import Layer, Streams, Units, reads, unit_index, writes
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Delays:
         return self.chosen > 0 and self.candidates == self.steps
 
 
-class AutoCorrelation(nn.Module):
+class AutoCorrelation(Layer):
     """Rolls the memory's values by the delays at which stream and memory correlate most, and adds them by weight.
 
     All heads and features share their delays: per sample in eval mode, and for a whole batch in training.
@@ -125,21 +124,19 @@ class AutoCorrelation(nn.Module):
         value_bias_D = self.out.weight @ self.value.bias
         return linear(memory_BSM, key_DM, key_bias_D), linear(memory_BSM, value_DM, value_bias_D)
 
-    def groups(self, name: str) -> tuple[Group, ...]:
-        """Returns the group of this layer's heads."""
-        index = unit_index(self.heads, self.head_size)
-        written = (member for part in ("query", "key", "value") for member in outputs(f"{name}.{part}", index))
-        return (Group(f"{name}.heads", "head", self.heads, (*written, *inputs(f"{name}.out", index))),)
+    def streams(self) -> Streams:
+        """Queries read the stream, keys and values the memory; all write heads, from which the output is written."""
+        heads = ("heads", unit_index(self.heads, self.head_size))
+        return {
+            "query": reads("stream") | writes(heads),
+            "key": reads("memory") | writes(heads),
+            "value": reads("memory") | writes(heads),
+            "out": reads(heads) | writes("stream"),
+        }
 
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the stream owns here."""
-        index = unit_index(self.query.in_features)
-        return (*inputs(f"{name}.query", index), *outputs(f"{name}.out", index))
-
-    def memory_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the memory's stream owns here."""
-        index = unit_index(self.key.in_features)
-        return (*inputs(f"{name}.key", index), *inputs(f"{name}.value", index))
+    def units(self) -> dict[str, Units]:
+        """The heads."""
+        return {"heads": Units("head")}
 
 
 def wrapped_sums(matrix_BQS: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ numerically equal to Time-Series-Library's `Autoformer`, and by configuration to
 streams of an odd number of steps.
 
 B batch, L look-back, H horizon, T = label_len + H, C channels, D width of the encoder's stream, E width of the
-decoder's stream; the letters of auto-correlation stand in `layers/autocorrelation.py`.
+decoder's stream; the letters of auto-correlation stand in `autocorrelation.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from prunecast.models.layers.decomposition import (
     DecompositionConfig,
     DecompositionDecoderLayer,
     DecompositionEncoderLayer,
+    DecompositionModel,
+    SeasonalDecoder,
+    SeasonalEncoder,
     Window,
 )
-from prunecast.models.layers.decomposition_model import DecompositionForecaster, SeasonalDecoder, SeasonalEncoder
 from prunecast.models.layers.widths import DecoderLayerWidths, EncoderLayerWidths
 
 
@@ -42,7 +44,7 @@ class AutoformerConfig(DecompositionConfig):
         return AutoCorrelation(width, memory_width, heads, self.size_per_head, delays)
 
 
-class Autoformer(DecompositionForecaster):
+class Autoformer(DecompositionModel):
     """The published encoder-decoder; every width is in its config."""
 
     Config = AutoformerConfig

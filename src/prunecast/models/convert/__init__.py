@@ -1,1 +1,1 @@
-"""How published implementations name and shape the tensors of the models that we have too: one file a model."""
+"""How published implementations name and shape the tensors of the models that we have too."""

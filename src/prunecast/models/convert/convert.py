@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunecast.errors import UserError, near
-from prunecast.models.base import ForecasterConfig, ForecastModel, build
+from prunecast.models.base import ForecasterConfig, ForecastModel, build, outline
 from prunecast.models.convert.base import Modes, Published, Tensors
 from prunecast.registry import MODELS, PUBLISHED
 
@@ -124,14 +124,10 @@ def unclaimed(config: ForecasterConfig, origins: Origins) -> dict[str, Any]:
 
 
 def _outline(config: ForecasterConfig) -> ForecastModel:
-    """Returns the model of a config without numbers: on the meta device no width takes memory."""
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            model = build(config)
-    except (RuntimeError, OverflowError, TypeError):  # what torch raises for sizes beyond 64 bits
-        raise UserError("model: expected lengths and widths that a tensor can have, found larger ones") from None
+    """Returns the model of a config without numbers, whose lengths no tensor of a checkpoint bears out."""
+    model = outline(config)
     tables = sum(buffer.nbytes for buffer in model.buffers())
-    if tables > TABLES_LIMIT_BYTES:  # no tensor of a checkpoint bears out the lengths that these are made from
+    if tables > TABLES_LIMIT_BYTES:
         raise UserError(f"model: expected lengths whose tables fit into memory, found {tables / 1e9:.0f} GB of them")
     return model
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig
-from prunecast.models.convert import autoformer
 from prunecast.models.convert.base import ENCODER_DECODER, Modes, Published, Tensors, renamed
+from prunecast.models.convert.encoder_decoder import AUTOFORMER_NAMES, AUTOFORMER_UNSEEN, encoder_decoder_sizes
 from prunecast.models.fedformer.model import FEDformerConfig
 
 NAMES = (
-    *autoformer.NAMES,
+    *AUTOFORMER_NAMES,
     ("decomp.", "decomposition."),
     *((f"decomp{number}.", f"decomposition{number}.") for number in (1, 2, 3)),
     (".layer.", ".mixture."),
@@ -72,7 +72,7 @@ def _weight(weights1: Tensor, weights2: Tensor | None = None) -> Tensor:
 
 def sizes(published: Tensors) -> dict[str, Any]:
     """Returns what the tensors show of the config."""
-    found = autoformer.sizes(published)
+    found = encoder_decoder_sizes(published)
     heads, channels, _, _ = _weights(published, "encoder").shape
     whole = heads * channels == found["d_model"]
     return found | {
@@ -146,7 +146,7 @@ def _counts(config: ForecasterConfig) -> dict[str, int]:
 
 
 ARGUMENTS = {**ENCODER_DECODER, "moving_avg": "moving_avg", "modes": "modes"}
-UNSEEN = tuple(key for key in autoformer.UNSEEN if key not in {"n_heads", "factor"})
+UNSEEN = tuple(key for key in AUTOFORMER_UNSEEN if key not in {"n_heads", "factor"})
 
 TSLIB = Published(ARGUMENTS, tensors, sizes, UNSEEN, modes=modes, drawn_modes=drawn_modes)
 

@@ -6,10 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prunecast.models.base import ForecasterConfig, Keep
+from prunecast.models.base import Keep, kept
 from prunecast.models.crossformer.two_stage import TwoStageWidths
-from prunecast.models.layers.widths import kept, kept_layers
-from prunecast.records import Strict
+from prunecast.models.layers.widths import HeadsConfig, Of, Widths
 
 
 class CrossformerEncoderLayerWidths(TwoStageWidths):
@@ -25,30 +24,35 @@ class CrossformerDecoderLayerWidths(TwoStageWidths):
     cross_heads: int = Field(ge=1)
     d_ff: int = Field(ge=1, description="units of the feed-forward layer behind the attention to the memory")
 
-    def left(self, keep: Keep, name: str) -> Self:
-        """Returns what `keep` leaves of the layer of a name."""
+    def left(self, keep: Keep, part: str) -> Self:
+        """Returns the widths that `keep` leaves; the two stages are the layer's self-attention."""
         changes = {
-            "cross_heads": kept(keep, f"{name}.cross_attention.heads", self.cross_heads),
-            "d_ff": kept(keep, f"{name}.feed_forward.units", self.d_ff),
+            "cross_heads": kept(keep, f"{part}.cross_attention.heads", self.cross_heads),
+            "d_ff": kept(keep, f"{part}.feed_forward.units", self.d_ff),
         }
-        return self.model_copy(update=changes | self.two_stages_left(keep, f"{name}.self_attention"))
+        return super().left(keep, f"{part}.self_attention").model_copy(update=changes)
 
 
-class CrossformerEncoderWidths(Strict):
+class CrossformerEncoderWidths(Widths):
     """Of the encoder's stream at each scale, and of each layer."""
 
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     layers: tuple[CrossformerEncoderLayerWidths, ...] = Field(min_length=1)
 
+    def left(self, keep: Keep, part: str) -> Self:
+        """Returns the widths that `keep` leaves; each scale's stream is a group of its own."""
+        widths = tuple(kept(keep, f"{part}.widths.{i}", width) for i, width in enumerate(self.widths))
+        return super().left(keep, part).model_copy(update={"widths": widths})
 
-class CrossformerDecoderWidths(Strict):
+
+class CrossformerDecoderWidths(Widths):
     """Of the decoder's stream, and of each layer."""
 
-    width: int = Field(ge=1)
+    width: Annotated[int, Of("width")] = Field(ge=1)
     layers: tuple[CrossformerDecoderLayerWidths, ...] = Field(min_length=1)
 
 
-class CrossformerConfig(ForecasterConfig):
+class CrossformerConfig(HeadsConfig):
     """Defaults are those of the authors' code.
 
     The variant of Time-Series-Library adds a fixed table to the learned positions, embeds segments without bias,
@@ -63,7 +67,6 @@ class CrossformerConfig(ForecasterConfig):
     win_size: int = Field(2, ge=1, description="segments that are merged into one of the next scale")
     d_model: int = Field(256, ge=1)
     n_heads: int = Field(4, ge=1)
-    head_size: int | None = Field(None, ge=1, description="d_model / n_heads when absent")
     d_ff: int = Field(512, ge=1)
     encoder_layers: int = Field(3, ge=1, description="scales; the decoder has one layer more")
     factor: int = Field(10, ge=1, description="routers of a layer")
@@ -71,14 +74,6 @@ class CrossformerConfig(ForecasterConfig):
     baseline: bool = Field(False, description="add the mean of the look-back to the forecast")
     encoder: CrossformerEncoderWidths | None = Field(None, description="widths after pruning; else from the keys above")
     decoder: CrossformerDecoderWidths | None = Field(None, description="widths after pruning; else from the keys above")
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.head_size is None and self.d_model % self.n_heads:
-            raise ValueError(
-                f"n_heads: expected a divisor of d_model ({self.d_model}) or head_size beside it, found {self.n_heads}"
-            )
-        return self
 
     @model_validator(mode="after")
     def _windows_can_be_filled(self) -> Self:
@@ -108,11 +103,6 @@ class CrossformerConfig(ForecasterConfig):
         if self.scales_read > self.encoder_layers:
             raise ValueError(f"decoder.layers: expected memories up to {self.encoder_layers}, found {self.scales_read}")
         return self
-
-    @property
-    def size_per_head(self) -> int:
-        """Features of one head, before and after pruning."""
-        return self.head_size or self.d_model // self.n_heads
 
     @property
     def segments(self) -> tuple[int, ...]:
@@ -165,20 +155,6 @@ class CrossformerConfig(ForecasterConfig):
         return self.encoder_layers if self.decoder is None else max(layer.memory for layer in self.decoder.layers)
 
     def shrunk(self, keep: Keep) -> Self:
-        """Returns the config with only the kept units; group names are those of `Crossformer.groups`."""
-        changes = {"head_size": self.size_per_head, "encoder": self._kept_encoder(keep)}
-        return self.model_copy(update=changes | {"decoder": self._kept_decoder(keep)})
-
-    def _kept_encoder(self, keep: Keep) -> CrossformerEncoderWidths:
-        widths, stack = self.encoder_widths, "encoder.layers"
-        layers = (
-            widths.layers[i].model_copy(update=widths.layers[i].two_stages_left(keep, f"{stack}.{i}"))
-            for i in kept_layers(keep, stack, len(widths.layers))
-        )
-        streams = (kept(keep, f"encoder.widths.{i}", width) for i, width in enumerate(widths.widths))
-        return CrossformerEncoderWidths(widths=tuple(streams), layers=tuple(layers))
-
-    def _kept_decoder(self, keep: Keep) -> CrossformerDecoderWidths:
-        widths, stack = self.decoder_widths, "decoder.layers"
-        layers = (widths.layers[i].left(keep, f"{stack}.{i}") for i in kept_layers(keep, stack, len(widths.layers)))
-        return CrossformerDecoderWidths(width=kept(keep, "decoder.width", widths.width), layers=tuple(layers))
+        """Returns the config with only the kept units; group names are those of the model's groups."""
+        encoder, decoder = self.encoder_widths.left(keep, "encoder"), self.decoder_widths.left(keep, "decoder")
+        return self.model_copy(update={"head_size": self.size_per_head, "encoder": encoder, "decoder": decoder})

@@ -11,27 +11,23 @@ scale, E width of the decoder's stream, T steps of the whole segments ahead.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear
-from prunecast.models.base import ForecastModel, Group, Keep, Member
+from prunecast.models.base import Binding, ForecastModel, Layer, Streams, Units, check_history, reads, writes
 from prunecast.models.crossformer.config import CrossformerConfig, CrossformerDecoderLayerWidths
 from prunecast.models.crossformer.two_stage import TIME, TwoStageLayer
-from prunecast.models.layers.attention import Attention
-from prunecast.models.layers.blocks import named
+from prunecast.models.layers.blocks import Attention, FeedForward
 from prunecast.models.layers.embedding import sinusoids
-from prunecast.models.layers.feedforward import FeedForward
-from prunecast.models.layers.groups import inputs, norms, outputs, unit_index, weights_of
-from prunecast.models.layers.inputs import check_history
 
 Progress = tuple[Tensor, Tensor | None]
 """What goes through the decoder's layers: its stream (B, C, S, E) and the forecast so far (B, C, S, P)."""
 
 
-class SegmentEmbedding(nn.Module):
+class SegmentEmbedding(Layer):
     """Linear map of each segment + a learned vector for its channel and place, normalised."""
 
     fixed_position: Tensor | None
@@ -60,15 +56,12 @@ class SegmentEmbedding(nn.Module):
         more = edge.expand(-1, self.pad, -1)
         return torch.cat([more, x_BLC] if self.at_front else [x_BLC, more], dim=1)
 
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the stream owns here."""
-        index = unit_index(self.position.shape[2])
-        fixed = () if self.fixed_position is None else (Member(f"{name}.fixed_position", 1, index),)
-        value = outputs(f"{name}.value", index, bias=self.value.bias is not None)
-        return (*value, Member(f"{name}.position", 2, index), *fixed, *norms(f"{name}.norm", size=len(index)))
+    def streams(self) -> Streams:
+        """All of it writes the stream."""
+        return {"value": writes("stream"), "position": {2: "stream"}, "fixed_position": {1: "stream"}}
 
 
-class SegmentMerging(nn.Module):
+class SegmentMerging(Layer):
     """Neighbouring segments side by side become one of the next, coarser scale."""
 
     def __init__(self, window: int, width: int, coarser_width: int) -> None:
@@ -85,18 +78,14 @@ class SegmentMerging(nn.Module):
         merged = x_BCSD.reshape(*x_BCSD.shape[:2], -1, self.window * x_BCSD.shape[3])  # as they lie: no copy
         return cast("Tensor", self.linear(self.norm(merged)))
 
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the finer stream owns here: a place in every segment of the window."""
-        index = unit_index(self.norm.normalized_shape[0] // self.window)
-        index = torch.cat([index + segment * len(index) for segment in range(self.window)], dim=1)
-        return (*outputs(f"{name}.norm", index), *inputs(f"{name}.linear", index))
-
-    def coarser_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the coarser stream owns here."""
-        return outputs(f"{name}.linear", unit_index(self.linear.out_features))
+    def streams(self) -> Streams:
+        """A unit of the finer stream has a place in every segment of the window."""
+        places = torch.arange(self.norm.normalized_shape[0]).view(self.window, -1).T
+        finer = ("finer", places)
+        return {"norm": {"stream": finer}, "linear": reads(finer) | writes("coarser")}
 
 
-class Encoder(nn.Module):
+class Encoder(Layer):
     """Relates the segments at each scale; from one scale to the next they are merged."""
 
     def __init__(self, config: CrossformerConfig) -> None:
@@ -131,8 +120,22 @@ class Encoder(nn.Module):
             memories.append(x_BCSD)
         return memories
 
+    def streams(self) -> Streams:
+        """A stream for each scale that merging leads to, in the order of the scales."""
+        found: dict[str, Binding] = {"embedding": {"stream": "widths.0"}}
+        for stream in range(len(self.merging) + 1):
+            width = f"widths.{stream}"
+            layers = [f"layers.{layer}" for layer, scale in enumerate(self.scale_of) if self._stream(scale) == stream]
+            found |= {layer: {"stream": width} for layer in layers}
+            if stream < len(self.merging):
+                found[f"merging.{stream}"] = {"finer": width, "coarser": f"widths.{stream + 1}"}
+        return found
 
-class DecoderLayer(nn.Module):
+    def _stream(self, scale: int) -> int:
+        return min(scale, len(self.merging))
+
+
+class DecoderLayer(Layer):
     """Two-stage attention, attention along time to one of the encoder's memories, feed-forward, and a forecast."""
 
     def __init__(self, config: CrossformerConfig, widths: CrossformerDecoderLayerWidths) -> None:
@@ -156,26 +159,12 @@ class DecoderLayer(nn.Module):
         share_BCSP = self.projection(x_BCSE)
         return x_BCSE, share_BCSP if y_BCSP is None else y_BCSP + share_BCSP
 
-    def groups(self, name: str) -> tuple[Group, ...]:
-        """Returns the groups inside this layer."""
-        return (
-            *self.self_attention.groups(f"{name}.self_attention"),
-            self.cross_attention.head_group(f"{name}.cross_attention"),
-            self.feed_forward.unit_group(f"{name}.feed_forward"),
-        )
-
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the decoder's stream owns here."""
-        return (
-            *self.self_attention.width_members(f"{name}.self_attention"),
-            *self.cross_attention.width_members(f"{name}.cross_attention"),
-            *self.feed_forward.width_members(f"{name}.feed_forward"),
-            *norms(f"{name}.norm1", f"{name}.norm2", size=self.norm1.normalized_shape[0]),
-            *inputs(f"{name}.projection", unit_index(self.projection.in_features)),
-        )
+    def streams(self) -> Streams:
+        """The memory is one of several; the projection reads the stream."""
+        return {"cross_attention": {"memory": f"memory.{self.memory}"}, "projection": reads("stream")}
 
 
-class Decoder(nn.Module):
+class Decoder(Layer):
     """Starts from a learned vector for each channel and segment ahead; every layer adds its share of the forecast."""
 
     def __init__(self, config: CrossformerConfig) -> None:
@@ -193,6 +182,10 @@ class Decoder(nn.Module):
         for layer in self.layers:
             progress = layer(progress, memories)
         return cast("Tensor", progress[1]).flatten(2)
+
+    def streams(self) -> Streams:
+        """The learned vectors are the stream at its start."""
+        return {"position": {2: "stream"}}
 
 
 class Crossformer(ForecastModel):
@@ -220,20 +213,41 @@ class Crossformer(ForecastModel):
         y_BHC = y_BTC[:, : self.config.horizon] if self.config.variant == "original" else y_BTC[:, beyond:]
         return self.select(x_BLC.mean(1, keepdim=True) + y_BHC if self.config.baseline else y_BHC)
 
-    def prunable(self) -> tuple[str, ...]:
-        """The weights of all linear layers; no bias, no normalisation, no learned vector, nothing dead."""
-        dead = set(self.unused_parameters())
-        return tuple(name for name in weights_of(self, nn.Linear) if name not in dead)
-
     def output_layer(self) -> tuple[str, ...]:
         """The projections that write each decoder layer's share of the forecast."""
-        return tuple(f"{name}.projection.weight" for name, _ in named(self.decoder.layers, "decoder.layers"))
+        return tuple(f"decoder.layers.{layer}.projection.weight" for layer in range(len(self.decoder.layers)))
 
-    def unused_parameters(self) -> tuple[str, ...]:
+    def streams(self) -> Streams:
+        """A residual stream for each scale of the encoder and one of the decoder, which looks at all of them."""
+        scales = range(self.config.encoder_layers + 1)
+        memories: Binding = {
+            f"memory.{memory}": f"encoder.widths.{self.config.memory_stream(memory)}" for memory in scales
+        }
+        widths: Binding = {f"widths.{stream}": f"encoder.widths.{stream}" for stream in range(self._streams)}
+        return {"encoder": widths, "decoder": {"stream": "decoder.width", **memories}}
+
+    def units(self) -> dict[str, Units]:
+        """The width of each stream, whole layers."""
+        return {
+            **{f"encoder.widths.{stream}": Units("width") for stream in range(self._streams)},
+            "decoder.width": Units("width"),
+            "encoder.layers": Units("layer", unused_units=self._unread_layers()),
+            "decoder.layers": Units("layer"),
+        }
+
+    def unused(self) -> tuple[str, ...]:
         """What asks and answers where there is only one answer, and the scales that no decoder layer looks at."""
         parameters = [name for name, _ in self.named_parameters()]
         prefixes = (*self._settled(), *self._unread())
         return tuple(name for name in parameters if name.startswith(prefixes))
+
+    @property
+    def _decoder_layers(self) -> list[DecoderLayer]:
+        return [cast("DecoderLayer", layer) for layer in self.decoder.layers]
+
+    @property
+    def _streams(self) -> int:
+        return len(self.config.encoder_widths.widths)
 
     def _unread(self) -> Iterator[str]:
         """Yields prefixes of the names of what works at scales that are not looked at."""
@@ -257,58 +271,17 @@ class Crossformer(ForecastModel):
                 yield from (f"{stage}.routers", *_choice(f"{stage}.sender"))
             if layer.channel_attention.routers.shape[0] == 1:
                 yield from _choice(f"{stage}.receiver")
-        for name, layer in named(self.decoder.layers, "decoder.layers"):
-            if config.segments[max(layer.memory - 1, 0)] == 1:
-                yield from _choice(f"{name}.cross_attention")
+        for number, decoder in enumerate(self._decoder_layers):
+            if config.segments[max(decoder.memory - 1, 0)] == 1:
+                yield from _choice(f"decoder.layers.{number}.cross_attention")
 
     def _two_stage_layers(self) -> Iterator[tuple[str, TwoStageLayer, int]]:
         """Yields the name of each two-stage layer, the layer, and how many segments it sees."""
-        for (name, layer), scale in zip(
-            named(self.encoder.layers, "encoder.layers"), self.encoder.scale_of, strict=True
-        ):
-            yield name, layer, self.config.segments[scale]
-        for name, layer in named(self.decoder.layers, "decoder.layers"):
-            yield f"{name}.self_attention", layer.self_attention, self.config.segments_ahead
-
-    def groups(self) -> tuple[Group, ...]:
-        """Heads, routers and feed-forward units of each layer, the width of each stream, whole layers."""
-        layers = [*named(self.encoder.layers, "encoder.layers"), *named(self.decoder.layers, "decoder.layers")]
-        unread, stack = self._unread_layers(), "encoder.layers"
-        return (
-            *(group for name, layer in layers for group in layer.groups(name)),
-            *(self._encoder_width(stream) for stream in range(len(self.config.encoder_widths.widths))),
-            self._decoder_width(),
-            Group(stack, "layer", len(self.encoder.layers), stack=stack, unused_units=unread),
-            Group("decoder.layers", "layer", len(self.decoder.layers), stack="decoder.layers"),
-        )
-
-    def _encoder_width(self, stream: int) -> Group:
-        encoder = self.encoder
-        merging: dict[int, Any] = dict(enumerate(encoder.merging))
-        members = list(encoder.embedding.width_members("encoder.embedding")) if stream == 0 else []
-        if stream - 1 in merging:
-            members += merging[stream - 1].coarser_members(f"encoder.merging.{stream - 1}")
-        for (name, layer), scale in zip(named(encoder.layers, "encoder.layers"), encoder.scale_of, strict=True):
-            members += layer.width_members(name) if self.config.stream_of(scale) == stream else ()
-        if stream in merging:
-            members += merging[stream].width_members(f"encoder.merging.{stream}")
-        for name, layer in named(self.decoder.layers, "decoder.layers"):
-            if self.config.memory_stream(layer.memory) == stream:
-                members += layer.cross_attention.memory_members(f"{name}.cross_attention")
-        width = self.config.encoder_widths.widths[stream]
-        return Group(f"encoder.widths.{stream}", "width", width, tuple(members), normalised=True)
-
-    def _decoder_width(self) -> Group:
-        width = self.config.decoder_widths.width
-        members = (
-            Member("decoder.position", 2, unit_index(width)),
-            *(m for name, layer in named(self.decoder.layers, "decoder.layers") for m in layer.width_members(name)),
-        )
-        return Group("decoder.width", "width", width, members, normalised=True)
-
-    def shrunk_config(self, keep: Keep) -> CrossformerConfig:
-        """Returns the config with the widths that `keep` leaves."""
-        return self.config.shrunk(keep)
+        for number, scale in enumerate(self.encoder.scale_of):
+            two_stages = cast("TwoStageLayer", self.encoder.layers[number])
+            yield f"encoder.layers.{number}", two_stages, self.config.segments[scale]
+        for number, layer in enumerate(self._decoder_layers):
+            yield f"decoder.layers.{number}.self_attention", layer.self_attention, self.config.segments_ahead
 
 
 def _choice(attention: str) -> tuple[str, str]:

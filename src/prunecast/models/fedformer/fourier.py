@@ -16,7 +16,6 @@ P = 2 real and imaginary part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -24,9 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from prunecast.kernels import Linear, over_time, times_each, to_series
-from prunecast.models.base import Group, Member
-from prunecast.models.layers.dft import FourierTransform, ModeSelect, chosen_modes
-from prunecast.models.layers.groups import inputs, outputs, unit_index
+from prunecast.models.base import Layer, Streams, Units, reads, unit_index, writes
+from prunecast.models.layers.transforms import FourierTransform, ModeSelect, chosen_modes
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,10 @@ class BlockSizes:
         return self.dense_heads * self.dense_channels
 
 
-class FourierWeights(nn.Module):
+class FourierWeights(Layer):
     """A complex matrix for each mode and head, and the places of what it writes in the dense layout."""
 
+    prunable_weights = ("weight",)
     unread: ClassVar[tuple[str, ...]]
     """Projections of the published layers that never reach the result."""
 
@@ -104,34 +103,18 @@ class FourierWeights(nn.Module):
         with_zeros = torch.cat([y_BCQ, torch.zeros_like(y_BCQ[:, :1])], dim=1)
         return with_zeros.index_select(1, source_N[:layout])
 
-    def groups(self, name: str, users: Sequence[str]) -> tuple[Group, ...]:
-        """Returns the groups of this block.
+    def streams(self) -> Streams:
+        """Modes, heads and channels of the weight; which modes and places of the dense layout are theirs."""
+        return {
+            "weight": {0: "modes", 1: "heads", 2: "outputs", 4: "inputs"},
+            "places": {0: "heads", 1: "outputs"},
+            "index": {0: "modes"},
+        }
 
-        Args:
-            name: of this block.
-            users: names of the attentions whose projections write what it reads.
-        """
-        sizes, rows_HI = self.sizes, unit_index(self.sizes.heads, self.sizes.inputs)
-        places = [Member(f"{name}.places", dim, unit_index(size)) for dim, size in enumerate(self.places.shape)]
-        heads = (self._slice(name, 1), places[0], *_written(users, rows_HI))
-        channels = (self._slice(name, 4), *_written(users, rows_HI.T))
-        return (
-            Group(f"{name}.heads", "head", sizes.heads, heads),
-            Group(f"{name}.inputs", "width", sizes.inputs, channels),
-            Group(f"{name}.outputs", "width", sizes.outputs, (self._slice(name, 2), places[1])),
-            Group(f"{name}.modes", "mode", sizes.modes, (self._slice(name, 0), *self._bins(name))),
-        )
-
-    def _slice(self, name: str, dim: int) -> Member:
-        return Member(f"{name}.weight", dim, unit_index(self.weight.shape[dim]))
-
-    def _bins(self, name: str) -> tuple[Member, ...]:
-        return (Member(f"{name}.index", 0, unit_index(self.sizes.modes)),)
-
-
-def _written(attentions: Sequence[str], rows: Tensor) -> tuple[Member, ...]:
-    projections = (f"{name}.{part}" for name in attentions for part in ("query", "key", "value"))
-    return tuple(member for projection in projections for member in outputs(projection, rows))
+    def units(self) -> dict[str, Units]:
+        """Heads, channels that are read and written, modes; of all layers that share the block."""
+        width = Units("width")
+        return {"heads": Units("head"), "inputs": width, "outputs": width, "modes": Units("mode")}
 
 
 class FourierBlock(FourierWeights):
@@ -151,8 +134,9 @@ class FourierBlock(FourierWeights):
         y_BRC = self.mix(*(part_BMHI.permute(1, 2, 0, 3) for part_BMHI in parts))
         return self.place(to_series(y_BRC, self.transform.back(self.bins)))
 
-    def _bins(self, name: str) -> tuple[Member, ...]:
-        return (*super()._bins(name), Member(f"{name}.bins", 0, unit_index(self.sizes.modes)))
+    def streams(self) -> Streams:
+        """The bins that the modes are written to are theirs too."""
+        return {**super().streams(), "bins": {0: "modes"}}
 
 
 class FourierCrossBlock(FourierWeights):
@@ -185,11 +169,13 @@ class FourierCrossBlock(FourierWeights):
         y_BRC = self.mix(rr - ii, ri + ir)
         return self.place(to_series(y_BRC, self.transform.back(self.index)))
 
-    def groups(self, name: str, users: Sequence[str]) -> tuple[Group, ...]:
-        """Returns the groups of this block, the memory's modes among them; they own no weight."""
-        size = len(self.key_index)
-        keys = Group(f"{name}.key_modes", "mode", size, (Member(f"{name}.key_index", 0, unit_index(size)),))
-        return (*super().groups(name, users), keys)
+    def streams(self) -> Streams:
+        """The memory's modes own no weight."""
+        return {**super().streams(), "key_index": {0: "key_modes"}}
+
+    def units(self) -> dict[str, Units]:
+        """The memory's modes beside the others."""
+        return {**super().units(), "key_modes": Units("mode")}
 
 
 def _projected(matrix_RQ: Tensor, x_BQD: Tensor, layer: Linear, heads: int) -> tuple[Tensor, Tensor]:
@@ -225,37 +211,49 @@ def _complex_tanh(numbers_BHRY: Tensor) -> Tensor:
     return torch.stack([tanh / scale, sine * cosine * (1 - tanh.square()) / scale], dim=3).flatten(2, 3)
 
 
-class FourierAttention(nn.Module):
+class FourierAttention(Layer):
     """What a layer has for itself: projections to and from a block that it shares with the other layers."""
 
-    def __init__(self, width: int, memory_width: int, block: FourierBlock | FourierCrossBlock) -> None:
+    def __init__(
+        self, width: int, memory_width: int, block: FourierBlock | FourierCrossBlock, block_name: str = "block"
+    ) -> None:
+        """Builds the projections.
+
+        Args:
+            width: of the stream.
+            memory_width: of the memory's stream.
+            block: which other layers have too.
+            block_name: in the model, which owns it; groups are named after it.
+        """
         super().__init__()
         sizes = block.sizes
         self.query = Linear(width, sizes.heads * sizes.inputs)
         self.key = Linear(memory_width, sizes.heads * sizes.inputs)
         self.value = Linear(memory_width, sizes.heads * sizes.inputs)
         self.out = Linear(sizes.layout, width)
-        self.shared = (block,)  # in a tuple, so that the block stays the model's own
+        self.block_name, self._shared = block_name, (block,)  # in a tuple, so that the block stays the model's own
+
+    @property
+    def block(self) -> FourierBlock | FourierCrossBlock:
+        """What it shares with the other layers of its stack."""
+        return self._shared[0]
 
     def forward(self, x_BQD: Tensor, memory_BSD: Tensor) -> Tensor:
         """Returns (B, Q, D)."""
-        y_BNQ = self.shared[0](x_BQD, memory_BSD, self.query, self.key)
+        y_BNQ = self.block(x_BQD, memory_BSD, self.query, self.key)
         return cast("Tensor", self.out(y_BNQ.reshape(*x_BQD.shape[:2], -1)))
 
-    def groups(self, name: str) -> tuple[Group, ...]:
-        """Returns none: its units are the block's."""
-        return ()
+    def streams(self) -> Streams:
+        """The projections write what the block reads, feature by feature of each head."""
+        rows_HI = unit_index(self.block.sizes.heads, self.block.sizes.inputs)
+        written = [(f"{self.block_name}.heads", rows_HI), (f"{self.block_name}.inputs", rows_HI.T)]
+        return {
+            "query": reads("stream") | writes(written),
+            "key": reads("memory") | writes(written),
+            "value": reads("memory") | writes(written),
+            "out": writes("stream"),
+        }
 
-    def unused_parameters(self, name: str) -> tuple[str, ...]:
-        """Returns the names of the parameters that never reach the result."""
-        return tuple(f"{name}.{part}.{kind}" for part in self.shared[0].unread for kind in ("weight", "bias"))
-
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the stream owns here."""
-        index = unit_index(self.query.in_features)
-        return (*inputs(f"{name}.query", index), *outputs(f"{name}.out", index))
-
-    def memory_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the memory's stream owns here."""
-        index = unit_index(self.key.in_features)
-        return (*inputs(f"{name}.key", index), *inputs(f"{name}.value", index))
+    def unused(self) -> tuple[str, ...]:
+        """The published projections that the block does not read."""
+        return tuple(f"{part}.{kind}" for part in self.block.unread for kind in ("weight", "bias"))

@@ -5,57 +5,48 @@ equal to Time-Series-Library's `FEDformer`, and by configuration to the original
 complex numbers, a learned mixture of moving averages).
 
 B batch, L look-back, H horizon, T = label_len + H, C channels, D width of the encoder's stream, E width of the
-decoder's stream; the letters of the Fourier blocks stand in `layers/fourier.py`.
+decoder's stream; the letters of the Fourier blocks stand in `fourier.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Self, TypeVar, cast
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import nn
 
-from prunecast.models.base import Group, Keep
-from prunecast.models.fedformer.fourier import (
-    BlockSizes,
-    FourierAttention,
-    FourierBlock,
-    FourierCrossBlock,
-    FourierWeights,
-)
-from prunecast.models.layers.blocks import named
+from prunecast.models.base import Keep, Streams
+from prunecast.models.fedformer.fourier import BlockSizes, FourierAttention, FourierBlock, FourierCrossBlock
 from prunecast.models.layers.decomposition import (
     DecompositionConfig,
     DecompositionDecoderLayer,
     DecompositionEncoderLayer,
+    DecompositionModel,
+    SeasonalDecoder,
+    SeasonalEncoder,
 )
-from prunecast.models.layers.decomposition_model import DecompositionForecaster, SeasonalDecoder, SeasonalEncoder
-from prunecast.models.layers.dft import ModeSelect
-from prunecast.models.layers.widths import kept
-from prunecast.records import Strict
+from prunecast.models.layers.transforms import ModeSelect
+from prunecast.models.layers.widths import Of, Widths
 
 Blocks = dict[str, FourierBlock | FourierCrossBlock]
 
 
-class BlockWidths(Strict):
+class BlockWidths(Widths):
     """Of one Fourier block: channels of each head that are read and written, and modes. Heads stand at the layers."""
 
-    inputs: int = Field(ge=1)
-    outputs: int = Field(ge=1)
-    modes: int = Field(ge=1)
+    inputs: Annotated[int, Of("inputs")] = Field(ge=1)
+    outputs: Annotated[int, Of("outputs")] = Field(ge=1)
+    modes: Annotated[int, Of("modes")] = Field(ge=1)
 
 
 class CrossBlockWidths(BlockWidths):
     """Of the block that looks at the encoder, which also keeps modes of what the encoder gives."""
 
-    key_modes: int = Field(ge=1)
+    key_modes: Annotated[int, Of("key_modes")] = Field(ge=1)
 
 
-AnyBlockWidths = TypeVar("AnyBlockWidths", bound=BlockWidths)
-
-
-class FourierWidths(Strict):
+class FourierWidths(Widths):
     """Of the three Fourier blocks; each serves all layers of its stack."""
 
     encoder: BlockWidths
@@ -121,12 +112,7 @@ class FEDformerConfig(DecompositionConfig):
             if block in keep
             for layer in layers
         }
-        widths = self.fourier_widths
-        fourier = FourierWidths(
-            encoder=_kept_block(widths.encoder, keep, "fourier.encoder"),
-            decoder=_kept_block(widths.decoder, keep, "fourier.decoder"),
-            cross=_kept_block(widths.cross, keep, "fourier.cross"),
-        )
+        fourier = self.fourier_widths.left(keep, "fourier")
         return super().shrunk({**keep, **heads}).model_copy(update={"fourier": fourier})
 
     def _layers_of_blocks(self) -> dict[str, list[str]]:
@@ -139,11 +125,6 @@ class FEDformerConfig(DecompositionConfig):
         }
 
 
-def _kept_block(widths: AnyBlockWidths, keep: Keep, block: str) -> AnyBlockWidths:
-    units = ((unit, size) for unit, size in widths if f"{block}.{unit}" in keep)
-    return widths.model_copy(update={unit: kept(keep, f"{block}.{unit}", size) for unit, size in units})
-
-
 def _check_widths(found: FourierWidths, dense: FourierWidths) -> None:
     for block, widths in found:
         for unit, size in widths:
@@ -152,7 +133,7 @@ def _check_widths(found: FourierWidths, dense: FourierWidths) -> None:
                 raise ValueError(f"fourier.{block}.{unit}: expected at most {most}, found {size}")
 
 
-class FEDformer(DecompositionForecaster):
+class FEDformer(DecompositionModel):
     """Encoder and decoder that decompose, with three Fourier blocks in the place of attention."""
 
     Config = FEDformerConfig
@@ -166,37 +147,13 @@ class FEDformer(DecompositionForecaster):
         super().__init__(config, encoder, decoder)
         self.fourier = nn.ModuleDict(blocks)
 
-    def prunable(self) -> tuple[str, ...]:
-        """The weights of linear layers and convolutions that reach the forecast, and those of the Fourier blocks."""
-        spectral = (f"fourier.{block}.weight" for block in self.fourier)
-        dead = set(self.unused_parameters())
-        return (*(name for name in super().prunable() if name not in dead), *spectral)
-
     def paper_candidates(self) -> tuple[str, ...]:
         """Names as for every model; the weights of the Fourier blocks were no candidates in that study."""
         return tuple(name for name in super().paper_candidates() if not name.startswith("fourier."))
 
-    def unused_parameters(self) -> tuple[str, ...]:
-        """The published projections to keys and values that Fourier blocks do not read, and single mixtures."""
-        attentions = ((name, module) for name, module in self.named_modules() if isinstance(module, FourierAttention))
-        return (
-            *super().unused_parameters(),
-            *(parameter for name, module in attentions for parameter in module.unused_parameters(name)),
-        )
-
-    def groups(self) -> tuple[Group, ...]:
-        """Heads, channels and modes of each Fourier block, beside what every model that decomposes has."""
-        blocks = {
-            "encoder": [f"{name}.attention" for name, _ in named(self.encoder.layers, "encoder.layers")],
-            "decoder": [f"{name}.self_attention" for name, _ in named(self.decoder.layers, "decoder.layers")],
-            "cross": [f"{name}.cross_attention" for name, _ in named(self.decoder.layers, "decoder.layers")],
-        }
-        fourier = (
-            group
-            for block, users in blocks.items()
-            for group in cast("FourierWeights", self.fourier[block]).groups(f"fourier.{block}", users)
-        )
-        return (*fourier, *super().groups())
+    def streams(self) -> Streams:
+        """The Fourier blocks beside what every model that decomposes has."""
+        return {"fourier": {}, **super().streams()}
 
 
 def _blocks(config: FEDformerConfig) -> Blocks:
@@ -228,13 +185,13 @@ def _sizes(config: FEDformerConfig, widths: BlockWidths, heads: int, steps: int,
 def _encoder_layers(config: FEDformerConfig, blocks: Blocks) -> Iterable[DecompositionEncoderLayer]:
     width = config.encoder_widths.width
     for layer in config.encoder_widths.layers:
-        attention = FourierAttention(width, width, blocks["encoder"])
+        attention = FourierAttention(width, width, blocks["encoder"], "fourier.encoder")
         yield DecompositionEncoderLayer(config, attention, layer.d_ff)
 
 
 def _decoder_layers(config: FEDformerConfig, blocks: Blocks) -> Iterable[DecompositionDecoderLayer]:
     width, memory = config.decoder_widths.width, config.encoder_widths.width
     for layer in config.decoder_widths.layers:
-        self_attention = FourierAttention(width, width, blocks["decoder"])
-        cross_attention = FourierAttention(width, memory, blocks["cross"])
+        self_attention = FourierAttention(width, width, blocks["decoder"], "fourier.decoder")
+        cross_attention = FourierAttention(width, memory, blocks["cross"], "fourier.cross")
         yield DecompositionDecoderLayer(config, self_attention, cross_attention, layer.d_ff)

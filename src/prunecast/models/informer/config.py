@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prunecast.models.base import Keep
-from prunecast.models.informer.distilling import distilled_steps
+from prunecast.models.base import Keep, kept
 from prunecast.models.layers.widths import (
     DecoderLayerWidths,
     DecoderWidths,
     EncoderDecoderConfig,
     EncoderLayerWidths,
     EncoderWidths,
-    kept,
-    kept_layers,
+    Of,
 )
 
 Places = tuple[int, ...]
@@ -25,7 +23,7 @@ Places = tuple[int, ...]
 class SegmentLayerWidths(EncoderLayerWidths):
     """Of one encoder layer; `heads` is the number of `places`."""
 
-    places: Places
+    places: Annotated[Places, Of("attention.heads")]
     segment: int = Field(ge=0, description="after how many distilling convolutions it stands")
 
 
@@ -40,18 +38,28 @@ class SegmentWidths(EncoderWidths):
         """The width of each segment's stream."""
         return (*self.earlier, self.width)
 
+    def left(self, keep: Keep, part: str) -> Self:
+        """Returns the widths that `keep` leaves; each segment's stream is a group of its own."""
+        *earlier, width = (kept(keep, f"{part}.width.{i}", width) for i, width in enumerate(self.streams))
+        return super().left(keep, part).model_copy(update={"earlier": tuple(earlier), "width": width})
+
 
 class InformerDecoderLayerWidths(DecoderLayerWidths):
     """Of one decoder layer; `heads` and `cross_heads` are the numbers of their places."""
 
-    places: Places
-    cross_places: Places
+    places: Annotated[Places, Of("self_attention.heads")]
+    cross_places: Annotated[Places, Of("cross_attention.heads")]
 
 
 class InformerDecoderWidths(DecoderWidths):
     """Of the decoder's stream and each of its layers."""
 
     layers: tuple[InformerDecoderLayerWidths, ...] = Field(min_length=1)
+
+
+def distilled_steps(steps: int, padding: int) -> int:
+    """Returns how many steps a distilling convolution of some padding leaves of so many."""
+    return (steps + 2 * (padding - 1) - 1) // 2 + 1
 
 
 class InformerConfig(EncoderDecoderConfig):
@@ -127,43 +135,3 @@ class InformerConfig(EncoderDecoderConfig):
         for _ in self.encoder_widths.earlier:
             steps.append(distilled_steps(steps[-1], self.distil_padding))
         return tuple(steps)
-
-    def shrunk(self, keep: Keep) -> Self:
-        """Returns the config with only the kept units; group names are those of `Informer`."""
-        encoder, decoder = _kept_encoder(self.encoder_widths, keep), _kept_decoder(self.decoder_widths, keep)
-        counts = {"encoder_layers": len(encoder.layers), "decoder_layers": len(decoder.layers)}
-        changes = {"head_size": self.size_per_head, "encoder": encoder, "decoder": decoder}
-        return self.model_copy(update=counts | changes)
-
-
-def _kept_encoder(widths: SegmentWidths, keep: Keep) -> SegmentWidths:
-    layers = []
-    for i in kept_layers(keep, "encoder.layers", len(widths.layers)):
-        layer, name = widths.layers[i], f"encoder.layers.{i}"
-        places = _kept_places(keep, f"{name}.attention.heads", layer.places)
-        d_ff = kept(keep, f"{name}.feed_forward.units", layer.d_ff)
-        layers.append(SegmentLayerWidths(heads=len(places), places=places, d_ff=d_ff, segment=layer.segment))
-    streams = [kept(keep, f"encoder.width.{i}", width) for i, width in enumerate(widths.streams)]
-    return SegmentWidths(width=streams[-1], earlier=tuple(streams[:-1]), layers=tuple(layers))
-
-
-def _kept_decoder(widths: InformerDecoderWidths, keep: Keep) -> InformerDecoderWidths:
-    layers = []
-    for i in kept_layers(keep, "decoder.layers", len(widths.layers)):
-        layer, name = widths.layers[i], f"decoder.layers.{i}"
-        places = _kept_places(keep, f"{name}.self_attention.heads", layer.places)
-        cross_places = _kept_places(keep, f"{name}.cross_attention.heads", layer.cross_places)
-        layers.append(
-            InformerDecoderLayerWidths(
-                heads=len(places),
-                places=places,
-                cross_heads=len(cross_places),
-                cross_places=cross_places,
-                d_ff=kept(keep, f"{name}.feed_forward.units", layer.d_ff),
-            )
-        )
-    return InformerDecoderWidths(width=kept(keep, "decoder.width", widths.width), layers=tuple(layers))
-
-
-def _kept_places(keep: Keep, group: str, places: Places) -> Places:
-    return tuple(places[head] for head in keep[group].tolist()) if group in keep else places

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecast.kernels import Affine, Linear, first_largest, is_plain, prob_sparse_attention, takes_fast_path
-from prunecast.models.base import Group
-from prunecast.models.layers.attention import Attention
-from prunecast.models.layers.blocks import last
+from prunecast.models.base import Streams, Units, writes
+from prunecast.models.layers.blocks import Attention, last
 
 
 @dataclass(frozen=True)
@@ -211,20 +210,21 @@ class ProbSparse(Attention):
             return cast("Tensor", self.mixed_rows(context_BHQE, self.out))
         return cast("Tensor", self.out(last(context_BHQE.flatten(1), read * width).view(-1, read, width)))
 
-    def head_group(self, name: str) -> Group:
-        """Returns the group of this layer's heads; mixed, they own no columns of the output projection."""
-        group = super().head_group(name)
-        if not self.kept.mixed:
-            return group
-        members = tuple(member for member in group.members if member.name != f"{name}.out.weight")
-        return replace(group, members=members, unused_units=tuple(range(self.unread)))
+    def streams(self) -> Streams:
+        """As for any attention; mixed, heads own no columns of the output projection."""
+        own = super().streams()
+        return {**own, "out": writes("stream")} if self.kept.mixed else own
 
-    def unused_parameters(self, name: str) -> tuple[str, ...]:
-        """Returns the names of the parameters that never reach the result."""
+    def units(self) -> dict[str, Units]:
+        """The heads; mixed, the first may write no row that is read."""
+        return {"heads": Units("head", unused_units=tuple(range(self.unread)) if self.kept.mixed else ())}
+
+    def unused(self) -> tuple[str, ...]:
+        """All but the output's bias, where no head writes a row that is read."""
         if not self.has_no_output:
             return ()
-        projections = (f"{name}.{part}.{kind}" for part in ("query", "key", "value") for kind in ("weight", "bias"))
-        return (*projections, f"{name}.out.weight")
+        parts = ("query", "key", "value")
+        return (*(f"{part}.{kind}" for part in parts for kind in ("weight", "bias")), "out.weight")
 
 
 def _from(layer: Linear, first: int) -> Affine:

@@ -1,27 +1,117 @@
-"""Layers of an encoder and of a decoder, each sublayer added to its stream, which is normalised afterwards.
+"""Multi-head attention, the feed-forward layer, and the layers of an encoder and a decoder that are made of them.
 
-Vaswani et al. 2017, section 3.1. A layer takes its stream first and returns it, so a layer that is removed is one
-that passes its first argument on.
+Vaswani et al. 2017, "Attention Is All You Need", section 3. Each sublayer is added to its stream, which is normalised
+afterwards. A layer takes its stream first and returns it, so a layer that is removed is one that passes its first
+argument on.
 
-B batch, L memory steps, T decoder steps, D width of the encoder's stream, E width of the decoder's stream.
+B batch, Q queries, S and L memory steps, T decoder steps, H heads, D width of the encoder's stream, E width of the
+decoder's. Steps may lie along another dimension than 1: what is said of (B, Q, D) holds for (B, C, Q, D) too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Literal, Self, cast
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from prunecast.kernels import Dropout, add_norm
-from prunecast.models.base import Group, Member
-from prunecast.models.layers.attention import Attention
-from prunecast.models.layers.feedforward import FeedForward
-from prunecast.models.layers.groups import norms
+from prunecast.kernels import (
+    Dropout,
+    Linear,
+    add_norm,
+    attend,
+    causal_bias,
+    feed_forward,
+    fused_attention,
+    fuses_attention,
+)
+from prunecast.models.base import Layer, Streams, Units, reads, unit_index, writes
 from prunecast.models.layers.widths import EncoderConfig
 
+Activation = Literal["gelu", "relu"]
 
-class EncoderLayer(nn.Module):
+
+class Attention(Layer):
+    """Scaled dot-product attention of one stream to another (or to itself), dropout on the attention weights.
+
+    The scale is 1 / sqrt(head size), whatever pruning leaves of the heads.
+    """
+
+    def __init__(self, width: int, memory_width: int, heads: int, head_size: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.head_size, self.dropout = heads, head_size, Dropout(dropout)
+        self.query = Linear(width, heads * head_size)
+        self.key = Linear(memory_width, heads * head_size)
+        self.value = Linear(memory_width, heads * head_size)
+        self.out = Linear(heads * head_size, width)
+
+    @classmethod
+    def of(cls, config: EncoderConfig, width: int, heads: int, memory_width: int | None = None) -> Self:
+        """Returns the attention of a stream to a memory, or to itself, with the config's head size and dropout."""
+        return cls(width, memory_width or width, heads, config.size_per_head, config.dropout)
+
+    def forward(self, x_BQD: Tensor, memory_BSD: Tensor, causal: bool = False, dim: int = 1) -> Tensor:
+        """Returns (B, Q, width).
+
+        Args:
+            x_BQD: what asks.
+            memory_BSD: what is looked at.
+            causal: x are the last Q steps of the memory, and none sees a later one.
+            dim: along which the steps lie. All dimensions but it and the last are a batch; where x has one entry and
+                the memory many (or the other way round), it is repeated, without being computed again.
+        """
+        projections, scale = (self.query, self.key, self.value, self.out), self.head_size**-0.5
+        if fuses_attention(x_BQD, memory_BSD, *projections, training=self.training):
+            (weight, bias), *others = ((layer.weight, layer.bias) for layer in projections)
+            maps = ((weight * scale, bias * scale), *others)
+            return fused_attention(
+                x_BQD, memory_BSD, maps, self.heads, self.dropout, causal=causal, training=self.training
+            )
+        q, k, v = self.query(x_BQD) * scale, self.key(memory_BSD), self.value(memory_BSD)
+        bias_QS = causal_bias(q, k, dim) if causal else None
+        q, k, v = (x.view(*x.shape[:-1], self.heads, -1) for x in (q, k, v))
+        mixed_BQHE = attend(q, k, v, bias_QS, self.dropout, dim=dim, training=self.training)
+        return cast("Tensor", self.out(mixed_BQHE.flatten(-2)))
+
+    def streams(self) -> Streams:
+        """Queries read the stream, keys and values the memory; all write heads, from which the output is written."""
+        heads = ("heads", unit_index(self.heads, self.head_size))
+        return {
+            "query": reads("stream") | writes(heads),
+            "key": reads("memory") | writes(heads),
+            "value": reads("memory") | writes(heads),
+            "out": reads(heads) | writes("stream"),
+        }
+
+    def units(self) -> dict[str, Units]:
+        """The heads."""
+        return {"heads": Units("head")}
+
+
+class FeedForward(Layer):
+    """Linear, activation, dropout, linear: what the published models write as convolutions of width one."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation, dropout: float, *, bias: bool = True) -> None:
+        super().__init__()
+        self.up = Linear(width, hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
+        self.dropout = Dropout(dropout)
+        self.activation = F.gelu if activation == "gelu" else F.relu
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Returns down(dropout(activation(up(x)))), (B, L, D)."""
+        return feed_forward(self.up, self.activation, self.dropout, self.down, x_BLD)
+
+    def streams(self) -> Streams:
+        """From the stream to hidden units and back."""
+        return {"up": reads("stream") | writes("units"), "down": reads("units") | writes("stream")}
+
+    def units(self) -> dict[str, Units]:
+        """The hidden units."""
+        return {"units": Units("ffn")}
+
+
+class EncoderLayer(Layer):
     """Self-attention, feed-forward."""
 
     def __init__(self, config: EncoderConfig, attention: Attention, d_ff: int) -> None:
@@ -38,22 +128,12 @@ class EncoderLayer(nn.Module):
         first_BSD = add_norm(self.norm1, self.dropout, first_BSD, self.attention(first_BSD, x_BLD))
         return add_norm(self.norm2, self.dropout, first_BSD, self.feed_forward(first_BSD))
 
-    def groups(self, name: str) -> tuple[Group, ...]:
-        """Returns the groups inside this layer."""
-        heads = self.attention.head_group(f"{name}.attention")
-        return (heads, self.feed_forward.unit_group(f"{name}.feed_forward"))
-
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the encoder's stream owns here."""
-        return (
-            *self.attention.width_members(f"{name}.attention"),
-            *self.attention.memory_members(f"{name}.attention"),
-            *self.feed_forward.width_members(f"{name}.feed_forward"),
-            *norms(f"{name}.norm1", f"{name}.norm2", size=self.norm1.normalized_shape[0]),
-        )
+    def streams(self) -> Streams:
+        """The stream is its own memory."""
+        return {"attention": {"memory": "stream"}}
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Layer):
     """Causal self-attention, attention to the encoder, feed-forward."""
 
     def __init__(self, config: EncoderConfig, self_attention: Attention, cross_attention: Attention, d_ff: int) -> None:
@@ -71,34 +151,11 @@ class DecoderLayer(nn.Module):
         last_BSE = add_norm(self.norm2, self.dropout, last_BSE, self.cross_attention(last_BSE, memory_BLD))
         return add_norm(self.norm3, self.dropout, last_BSE, self.feed_forward(last_BSE))
 
-    def groups(self, name: str) -> tuple[Group, ...]:
-        """Returns the groups inside this layer."""
-        return (
-            self.self_attention.head_group(f"{name}.self_attention"),
-            self.cross_attention.head_group(f"{name}.cross_attention"),
-            self.feed_forward.unit_group(f"{name}.feed_forward"),
-        )
-
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the decoder's stream owns here."""
-        return (
-            *self.self_attention.width_members(f"{name}.self_attention"),
-            *self.self_attention.memory_members(f"{name}.self_attention"),
-            *self.cross_attention.width_members(f"{name}.cross_attention"),
-            *self.feed_forward.width_members(f"{name}.feed_forward"),
-            *norms(*(f"{name}.norm{i}" for i in (1, 2, 3)), size=self.norm1.normalized_shape[0]),
-        )
-
-    def memory_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the encoder's stream owns here."""
-        return self.cross_attention.memory_members(f"{name}.cross_attention")
+    def streams(self) -> Streams:
+        """The stream is its own memory in self-attention; cross attention's memory is the encoder's stream."""
+        return {"self_attention": {"memory": "stream"}}
 
 
 def last(x: Tensor, count: int) -> Tensor:
     """Returns the last entries along dimension 1; all of them as they are, since the gradient of a slice is a copy."""
     return x if count == x.shape[1] else x[:, x.shape[1] - count :]
-
-
-def named(layers: nn.ModuleList, stack: str) -> Iterator[tuple[str, Any]]:
-    """Yields each layer of a stack with its full name."""
-    return ((f"{stack}.{i}", layer) for i, layer in enumerate(layers))

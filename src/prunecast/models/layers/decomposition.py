@@ -1,27 +1,35 @@
-"""Progressive decomposition: layers that part a stream into season and trend after every sublayer.
+"""The encoder-decoder that Autoformer and FEDformer share: a season that is refined, a trend that adds up.
 
 Wu et al. 2021, "Autoformer: Decomposition Transformers with Auto-Correlation for Long-Term Series Forecasting",
-section 3.1; the learned mixture of several moving averages is that of Zhou et al. 2022, "FEDformer", section 3.5.
+section 3.1 and figure 1; the learned mixture of several moving averages is that of Zhou et al. 2022, "FEDformer",
+section 3.5. Layers part their stream into season and trend after every sublayer. What differs between the models comes
+from outside: the embedding with or without a position table, and what stands in the place of attention, which is any
+layer that mixes the steps of a stream with those of a memory.
 A layer takes its stream first and returns it, so a layer that is removed is one that passes its first argument on.
 
-B batch, L memory steps, T = label_len + H decoder steps, H horizon, C channels that are returned, K windows,
+B batch, L look-back, T = label_len + H decoder steps, H horizon, C channels, F calendar features, K windows,
 D width of the encoder's stream, E width of the decoder's stream.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol, cast
+from collections.abc import Iterable
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from prunecast.kernels import Dropout, centred, linear, over_time
-from prunecast.models.base import Group, Member
-from prunecast.models.layers.embedding import TokenConvolution
-from prunecast.models.layers.feedforward import FeedForward
-from prunecast.models.layers.groups import inputs, norms, unit_index
+from prunecast.kernels import Dropout, Linear, centred, linear, over_time
+from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_inputs, decoder_input, reads
+from prunecast.models.layers.blocks import FeedForward
+from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
+from prunecast.models.layers.transforms import window_counts
 from prunecast.models.layers.widths import EncoderDecoderConfig
+
+FEWEST = 2
+"""Units of a stream. Of one a normalisation leaves nothing, and it correlates with itself forwards as backwards: which
+of two equal delays is chosen would be a matter of rounding."""
 
 Window = Annotated[int, Field(ge=1, le=10_001)]
 
@@ -43,13 +51,14 @@ class DecompositionConfig(EncoderDecoderConfig):
         return Decomposition(length, self.windows, mixed=not isinstance(self.moving_avg, int))
 
 
-class Decomposition(nn.Module):
+class Decomposition(Layer):
     """Parts a stream into its moving average over time and the rest; edge values are repeated beyond the edges.
 
     Mixed: each value weighs the moving averages itself, by a softmax of a linear map of it. With one window that
     weight is 1, so `mixture` never reaches the forecast then.
     """
 
+    unprunable = ("mixture.weight",)
     remainders_KLL: Tensor
 
     def __init__(self, length: int, windows: tuple[int, ...], *, mixed: bool = False) -> None:
@@ -74,22 +83,16 @@ class Decomposition(nn.Module):
         ]
         return seasons[0] if len(seasons) == 1 else self._mixed(x_BLD, torch.stack(seasons, dim=1))
 
+    def unused(self) -> tuple[str, ...]:
+        """The learned mixture of a single moving average, whose weight is 1."""
+        single = self.mixture is not None and len(self.windows) == 1
+        return ("mixture.weight", "mixture.bias") if single else ()
+
     def _mixed(self, x_BLD: Tensor, seasons_BKLD: Tensor) -> Tensor:
         assert self.mixture is not None, "several moving averages are mixed"
         weight_K11, bias_K11 = self.mixture.weight.unsqueeze(2), self.mixture.bias.view(-1, 1, 1)
         weights_BKLD = (x_BLD.unsqueeze(1) * weight_K11 + bias_K11).softmax(dim=1)
         return (weights_BKLD * seasons_BKLD).sum(1)
-
-
-def window_counts(length: int, window: int) -> Tensor:
-    """Returns (L, L): how often step i stands in the centred window around step j, ends repeated beyond the edges.
-
-    Whole numbers, so that the moving average is exact in every precision: divide by `window` afterwards. An even
-    window reaches one step further back than ahead.
-    """
-    offsets = torch.arange(window) - window // 2
-    steps = (torch.arange(length).unsqueeze(1) + offsets).clamp(0, length - 1)
-    return torch.zeros(length, length).scatter_add_(1, steps, torch.ones(length, window)).T
 
 
 class TrendProjection(TokenConvolution):
@@ -109,7 +112,7 @@ class TrendProjection(TokenConvolution):
         return last + here + torch.cat([following[:, 1:], following[:, :1]], dim=1)
 
 
-class SeasonalNorm(nn.Module):
+class SeasonalNorm(Layer):
     """Layer normalisation, then minus its mean over time: a season has no level. The norm's bias cancels out."""
 
     def __init__(self, width: int) -> None:
@@ -120,31 +123,11 @@ class SeasonalNorm(nn.Module):
         """Returns (B, L, D)."""
         return centred(self.norm(x_BLD), training=self.training)
 
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the stream owns here."""
-        return norms(f"{name}.norm", size=self.norm.normalized_shape[0])
 
-
-class SeriesAttention(Protocol):
-    """What stands in the place of attention: any module that mixes the steps of a stream with those of a memory."""
-
-    def __call__(self, x_BQD: Tensor, memory_BSD: Tensor) -> Tensor:
-        """Returns (B, Q, D)."""
-
-    def groups(self, name: str) -> tuple[Group, ...]:
-        """Returns the groups of units that are its own."""
-
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the stream owns in it."""
-
-    def memory_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the memory's stream owns in it."""
-
-
-class DecompositionEncoderLayer(nn.Module):
+class DecompositionEncoderLayer(Layer):
     """Self-attention, feed-forward; of each sum only the season goes on."""
 
-    def __init__(self, config: DecompositionConfig, attention: SeriesAttention, d_ff: int) -> None:
+    def __init__(self, config: DecompositionConfig, attention: Layer, d_ff: int) -> None:
         super().__init__()
         width = config.encoder_widths.width
         self.attention = attention
@@ -157,28 +140,19 @@ class DecompositionEncoderLayer(nn.Module):
         x_BLD = self.decomposition1.season(self.dropout.added(x_BLD, self.attention(x_BLD, x_BLD)))
         return self.decomposition2.season(self.dropout.added(x_BLD, self.feed_forward(x_BLD)))
 
-    def groups(self, name: str) -> tuple[Group, ...]:
-        """Returns the groups inside this layer."""
-        heads = self.attention.groups(f"{name}.attention")
-        return (*heads, self.feed_forward.unit_group(f"{name}.feed_forward"))
-
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the encoder's stream owns here."""
-        return (
-            *self.attention.width_members(f"{name}.attention"),
-            *self.attention.memory_members(f"{name}.attention"),
-            *self.feed_forward.width_members(f"{name}.feed_forward"),
-        )
+    def streams(self) -> Streams:
+        """The stream is its own memory."""
+        return {"attention": {"memory": "stream"}}
 
 
-class DecompositionDecoderLayer(nn.Module):
+class DecompositionDecoderLayer(Layer):
     """Self-attention, attention to the encoder, feed-forward; the trends of the three sums add to the forecast."""
 
     def __init__(
         self,
         config: DecompositionConfig,
-        self_attention: SeriesAttention,
-        cross_attention: SeriesAttention,
+        self_attention: Layer,
+        cross_attention: Layer,
         d_ff: int,
     ) -> None:
         super().__init__()
@@ -209,24 +183,102 @@ class DecompositionDecoderLayer(nn.Module):
             return cast("Tensor", self.trend(sum_BTE, self.decomposition1))
         return cast("Tensor", self.trend(sum_BTE - seasons[0] - seasons[1] - seasons[2]))
 
-    def groups(self, name: str) -> tuple[Group, ...]:
-        """Returns the groups inside this layer."""
-        return (
-            *self.self_attention.groups(f"{name}.self_attention"),
-            *self.cross_attention.groups(f"{name}.cross_attention"),
-            self.feed_forward.unit_group(f"{name}.feed_forward"),
-        )
+    def streams(self) -> Streams:
+        """The stream is its own memory in self-attention; the trend's projection reads it."""
+        return {"self_attention": {"memory": "stream"}, "trend": reads("stream")}
 
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the decoder's stream owns here."""
-        return (
-            *self.self_attention.width_members(f"{name}.self_attention"),
-            *self.self_attention.memory_members(f"{name}.self_attention"),
-            *self.cross_attention.width_members(f"{name}.cross_attention"),
-            *self.feed_forward.width_members(f"{name}.feed_forward"),
-            *inputs(f"{name}.trend", unit_index(self.trend.weight.shape[1])),
-        )
 
-    def memory_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the encoder's stream owns here."""
-        return self.cross_attention.memory_members(f"{name}.cross_attention")
+class SeasonalEncoder(Layer):
+    """Embeds the look-back and refines its season layer by layer."""
+
+    def __init__(
+        self, config: DecompositionConfig, layers: Iterable[DecompositionEncoderLayer], *, position: bool
+    ) -> None:
+        super().__init__()
+        width = config.encoder_widths.width
+        self.embedding = DataEmbedding(config.channels, config.marks, config.lookback, width, position=position)
+        self.layers = nn.ModuleList(layers)
+        self.norm = SeasonalNorm(width)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
+        """Returns the memory (B, L, D) that the decoder looks at."""
+        x_BLD = self.dropout(self.embedding(x_BLC, mark_BLF))
+        for layer in self.layers:
+            x_BLD = layer(x_BLD)
+        return cast("Tensor", self.norm(x_BLD))
+
+
+class SeasonalDecoder(Layer):
+    """Embeds the known season and the empty horizon; what its layers take for trend adds to the forecast."""
+
+    def __init__(
+        self, config: DecompositionConfig, layers: Iterable[DecompositionDecoderLayer], *, position: bool
+    ) -> None:
+        super().__init__()
+        width, steps = config.decoder_widths.width, config.label_len + config.horizon
+        self.horizon = config.horizon
+        self.embedding = DataEmbedding(config.channels, config.marks, steps, width, position=position)
+        self.layers = nn.ModuleList(layers)
+        self.norm = SeasonalNorm(width)
+        self.projection = Linear(width, config.outputs)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, season_BTC: Tensor, mark_BTF: Tensor | None, memory_BLD: Tensor, trend_BHC: Tensor) -> Tensor:
+        """Returns the forecast (B, H, outputs); the trend is what it starts from, in the channels that it returns."""
+        x_BTE = self.dropout(self.embedding(season_BTC, mark_BTF))
+        for layer in self.layers:
+            x_BTE, trend_BHC = layer((x_BTE, trend_BHC), memory_BLD)
+        x_BTE = self.norm(x_BTE)  # its mean takes all steps, of which only the horizon is read
+        x_BHE = x_BTE[:, x_BTE.shape[1] - self.horizon :]
+        return cast("Tensor", self.projection(x_BHE)) + trend_BHC
+
+    def streams(self) -> Streams:
+        """The projection reads the stream."""
+        return {"projection": reads("stream")}
+
+
+class DecompositionModel(ForecastModel):
+    """Season and trend of the look-back, continued apart and added."""
+
+    uses_marks = True
+    config: DecompositionConfig
+
+    def __init__(self, config: DecompositionConfig, encoder: SeasonalEncoder, decoder: SeasonalDecoder) -> None:
+        super().__init__()
+        self.config = config
+        self.decomposition = config.decomposition(config.lookback)
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
+        """Returns the forecast (B, H, outputs).
+
+        Raises:
+            UserError: when a shape is not the one of the config; marks may be left out only where it has none.
+        """
+        check_inputs(self.config, x_BLC, x_mark_BLF, y_mark_BTF)
+        # The trend of the known steps never reaches the horizon: there it starts from the mean of the look-back.
+        trend_BHC = self.select(x_BLC.mean(1, keepdim=True)).expand(-1, self.config.horizon, -1)
+        season_BLC = self.decomposition.season(x_BLC)
+        memory_BLD = self.encoder(x_BLC, x_mark_BLF)
+        season_BTC = decoder_input(self.config, season_BLC)
+        return cast("Tensor", self.decoder(season_BTC, y_mark_BTF, memory_BLD, trend_BHC))
+
+    def output_layer(self) -> tuple[str, ...]:
+        """The final projection of the season, and those of each layer's trend."""
+        trends = (f"decoder.layers.{layer}.trend.weight" for layer in range(len(self.decoder.layers)))
+        return (*trends, "decoder.projection.weight")
+
+    def streams(self) -> Streams:
+        """Two residual streams; the decoder looks at the encoder's."""
+        return {
+            "encoder": {"stream": "encoder.width"},
+            "decoder": {"stream": "decoder.width", "memory": "encoder.width"},
+        }
+
+    def units(self) -> dict[str, Units]:
+        """The width of both streams, whole layers."""
+        width = Units("width", minimum=FEWEST)
+        layers = Units("layer")
+        return {"encoder.width": width, "decoder.width": width, "encoder.layers": layers, "decoder.layers": layers}

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecast.kernels import linear
-from prunecast.models.base import Member
-from prunecast.models.layers.groups import outputs, unit_index
+from prunecast.models.base import Layer, Streams, writes
 
 
-class DataEmbedding(nn.Module):
+class DataEmbedding(Layer):
     """Token convolution + calendar features + fixed position table, where there is one.
 
     The table is stored, since pruning keeps some of its columns.
@@ -43,19 +42,18 @@ class DataEmbedding(nn.Module):
         x_BLD = linear(features, weights, bias, training=self.training)
         return x_BLD if self.position is None else x_BLD + self.position
 
-    def width_members(self, name: str) -> tuple[Member, ...]:
-        """Returns what each unit of the stream owns here."""
-        index, bias = unit_index(self.value.weight.shape[0]), self.value.bias is not None
-        calendar = outputs(f"{name}.calendar", index, bias=bias) if self.calendar is not None else ()
-        position = () if self.position is None else (Member(f"{name}.position", 1, index),)
-        return (*outputs(f"{name}.value", index, bias=bias), *calendar, *position)
+    def streams(self) -> Streams:
+        """All three write the stream."""
+        return {"value": writes("stream"), "calendar": writes("stream"), "position": {1: "stream"}}
 
 
-class TokenConvolution(nn.Module):
+class TokenConvolution(Layer):
     """Convolution over three neighbouring steps, circular at the ends.
 
     Written as a product with shifted copies: every runtime has cat and slice, not every one a circular pad.
     """
+
+    prunable_weights = ("weight",)
 
     def __init__(self, channels: int, width: int, *, bias: bool = False) -> None:
         super().__init__()
@@ -76,6 +74,10 @@ class TokenConvolution(nn.Module):
     def matrix(self) -> Tensor:
         """Returns the kernel as (D, 3C), in the order of `unfold`."""
         return self.weight.transpose(1, 2).flatten(1)
+
+    def streams(self) -> Streams:
+        """Its outputs are rows, its inputs columns."""
+        return {"weight": {0: "outputs", 1: "inputs"}, "bias": {0: "outputs"}}
 
 
 def sinusoids(length: int, width: int) -> Tensor:

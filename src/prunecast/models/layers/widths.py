@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -11,44 +12,78 @@ from prunecast.models.base import ForecasterConfig, Keep
 from prunecast.records import Strict
 
 
-class EncoderLayerWidths(Strict):
+@dataclass(frozen=True)
+class Of:
+    """Says of a field of `Widths` which group it is about: its size, or which of the dense layer's units are left."""
+
+    group: str
+
+
+class Widths(Strict):
+    """Of one part of a model; what pruning leaves of them follows from the names of groups and fields."""
+
+    def left(self, keep: Keep, part: str) -> Self:
+        """Returns the widths that `keep` leaves of the part of a name.
+
+        A field that is `Of` a group is what is left of that one, whose name begins with the part's; a field of widths
+        is a part below, a tuple of widths a stack of layers.
+        """
+        changes: dict[str, Any] = {}
+        for field, info in type(self).model_fields.items():
+            value, below = getattr(self, field), f"{part}.{field}"
+            group = next((f"{part}.{of.group}" for of in info.metadata if isinstance(of, Of)), "")
+            if group in keep:
+                units = keep[group].tolist()
+                changes[field] = tuple(value[unit] for unit in units) if isinstance(value, tuple) else len(units)
+            elif isinstance(value, Widths):
+                changes[field] = value.left(keep, below)
+            elif isinstance(value, tuple) and all(isinstance(layer, Widths) for layer in value):
+                stay = kept_layers(keep, below, len(value))
+                changes[field] = tuple(value[layer].left(keep, f"{below}.{layer}") for layer in stay)
+        return self.model_copy(update=changes)
+
+
+def kept_layers(keep: Keep, group: str, layers: int) -> list[int]:
+    """Returns which layers of a stack stay."""
+    stay: Tensor | None = keep.get(group)
+    return list(range(layers)) if stay is None else stay.tolist()
+
+
+class EncoderLayerWidths(Widths):
     """Of one encoder layer: attention heads and feed-forward units."""
 
-    heads: int = Field(ge=1)
-    d_ff: int = Field(ge=1)
+    heads: Annotated[int, Of("attention.heads")] = Field(ge=1)
+    d_ff: Annotated[int, Of("feed_forward.units")] = Field(ge=1)
 
 
-class DecoderLayerWidths(EncoderLayerWidths):
+class DecoderLayerWidths(Widths):
     """Of one decoder layer, which also has heads that look at the encoder."""
 
-    cross_heads: int = Field(ge=1)
+    heads: Annotated[int, Of("self_attention.heads")] = Field(ge=1)
+    d_ff: Annotated[int, Of("feed_forward.units")] = Field(ge=1)
+    cross_heads: Annotated[int, Of("cross_attention.heads")] = Field(ge=1)
 
 
-class EncoderWidths(Strict):
+class EncoderWidths(Widths):
     """Of the encoder's stream and each of its layers."""
 
-    width: int = Field(ge=1)
+    width: Annotated[int, Of("width")] = Field(ge=1)
     layers: tuple[EncoderLayerWidths, ...] = Field(min_length=1)
 
 
-class DecoderWidths(Strict):
+class DecoderWidths(Widths):
     """Of the decoder's stream and each of its layers."""
 
-    width: int = Field(ge=1)
+    width: Annotated[int, Of("width")] = Field(ge=1)
     layers: tuple[DecoderLayerWidths, ...] = Field(min_length=1)
 
 
-class EncoderConfig(ForecasterConfig):
-    """Published keys of an encoder; `encoder` holds what pruning left."""
+class HeadsConfig(ForecasterConfig):
+    """Published keys of every model with attention heads."""
 
     d_model: int = Field(512, ge=1)
     n_heads: int = Field(8, ge=1)
     head_size: int | None = Field(None, ge=1, description="d_model / n_heads when absent")
-    d_ff: int = Field(2048, ge=1)
-    encoder_layers: int = Field(2, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    activation: Literal["gelu", "relu"] = "gelu"
-    encoder: EncoderWidths | None = Field(None, description="widths after pruning; from the keys above when absent")
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -56,13 +91,27 @@ class EncoderConfig(ForecasterConfig):
             raise ValueError(
                 f"n_heads: expected a divisor of d_model ({self.d_model}) or head_size beside it, found {self.n_heads}"
             )
-        _check_layers("encoder", self.encoder, self.encoder_layers)
         return self
 
     @property
     def size_per_head(self) -> int:
         """Features of one head, before and after pruning."""
         return self.head_size or self.d_model // self.n_heads
+
+
+class EncoderConfig(HeadsConfig):
+    """Published keys of an encoder; `encoder` holds what pruning left."""
+
+    d_ff: int = Field(2048, ge=1)
+    encoder_layers: int = Field(2, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    activation: Literal["gelu", "relu"] = "gelu"
+    encoder: EncoderWidths | None = Field(None, description="widths after pruning; from the keys above when absent")
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> Self:
+        _check_layers("encoder", self.encoder, self.encoder_layers)
+        return self
 
     @property
     def encoder_widths(self) -> EncoderWidths:
@@ -71,12 +120,8 @@ class EncoderConfig(ForecasterConfig):
         return self.encoder or EncoderWidths(width=self.d_model, layers=(layer,) * self.encoder_layers)
 
     def shrunk(self, keep: Keep) -> Self:
-        """Returns the config with only the kept units.
-
-        Group names are those of `Encoder` in `transformer.py`: "encoder.width", "encoder.layers",
-        "encoder.layers.0.attention.heads", "encoder.layers.0.feed_forward.units" and so on.
-        """
-        encoder = _kept_encoder(self.encoder_widths, keep)
+        """Returns the config with only the kept units; group names are those of the model's groups."""
+        encoder = self.encoder_widths.left(keep, "encoder")
         changes = {"head_size": self.size_per_head, "encoder_layers": len(encoder.layers), "encoder": encoder}
         return self.model_copy(update=changes)
 
@@ -99,8 +144,8 @@ class EncoderDecoderConfig(EncoderConfig):
         return self.decoder or DecoderWidths(width=self.d_model, layers=(layer,) * self.decoder_layers)
 
     def shrunk(self, keep: Keep) -> Self:
-        """Returns the config with only the kept units; group names as above, and those of `Decoder`."""
-        decoder = _kept_decoder(self.decoder_widths, keep)
+        """Returns the config with only the kept units; group names are those of the model's groups."""
+        decoder = self.decoder_widths.left(keep, "decoder")
         changes = {"decoder_layers": len(decoder.layers), "decoder": decoder}
         return super().shrunk(keep).model_copy(update=changes)
 
@@ -108,37 +153,3 @@ class EncoderDecoderConfig(EncoderConfig):
 def _check_layers(stream: str, widths: EncoderWidths | DecoderWidths | None, layers: int) -> None:
     if widths is not None and len(widths.layers) != layers:
         raise ValueError(f"{stream}_layers: expected {len(widths.layers)}, as {stream}.layers, found {layers}")
-
-
-def _kept_encoder(widths: EncoderWidths, keep: Keep) -> EncoderWidths:
-    layers = tuple(
-        EncoderLayerWidths(
-            heads=kept(keep, f"encoder.layers.{i}.attention.heads", widths.layers[i].heads),
-            d_ff=kept(keep, f"encoder.layers.{i}.feed_forward.units", widths.layers[i].d_ff),
-        )
-        for i in kept_layers(keep, "encoder.layers", len(widths.layers))
-    )
-    return EncoderWidths(width=kept(keep, "encoder.width", widths.width), layers=layers)
-
-
-def _kept_decoder(widths: DecoderWidths, keep: Keep) -> DecoderWidths:
-    layers = tuple(
-        DecoderLayerWidths(
-            heads=kept(keep, f"decoder.layers.{i}.self_attention.heads", widths.layers[i].heads),
-            cross_heads=kept(keep, f"decoder.layers.{i}.cross_attention.heads", widths.layers[i].cross_heads),
-            d_ff=kept(keep, f"decoder.layers.{i}.feed_forward.units", widths.layers[i].d_ff),
-        )
-        for i in kept_layers(keep, "decoder.layers", len(widths.layers))
-    )
-    return DecoderWidths(width=kept(keep, "decoder.width", widths.width), layers=layers)
-
-
-def kept(keep: Keep, group: str, size: int) -> int:
-    """Returns how many of a group's units stay."""
-    return len(keep[group]) if group in keep else size
-
-
-def kept_layers(keep: Keep, group: str, layers: int) -> list[int]:
-    """Returns which layers of a stack stay."""
-    stay: Tensor | None = keep.get(group)
-    return list(range(layers)) if stay is None else stay.tolist()

@@ -16,7 +16,7 @@ from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.autoformer import autocorrelation
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
-from prunecast.models.layers.feedforward import FeedForward
+from prunecast.models.layers.blocks import FeedForward
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
 

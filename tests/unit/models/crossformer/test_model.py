@@ -20,7 +20,7 @@ from prunecast.models.convert.convert import published
 from prunecast.models.crossformer.config import CrossformerConfig
 from prunecast.models.crossformer.model import Crossformer, SegmentMerging
 from prunecast.models.crossformer.two_stage import TwoStageLayer
-from prunecast.models.layers.attention import Attention
+from prunecast.models.layers.blocks import Attention
 from prunecast.prune.apply import prune
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import PruneConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunecast.models.fedformer.fourier import BlockSizes, FourierAttention, FourierBlock, FourierCrossBlock
-from prunecast.models.layers.dft import FourierTransform, chosen_modes
+from prunecast.models.layers.transforms import FourierTransform, chosen_modes
 
 SIZES = {"heads": 2, "inputs": 3, "outputs": 3, "modes": 4, "dense_heads": 2, "dense_channels": 3, "d_model": 6}
 

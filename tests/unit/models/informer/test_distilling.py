@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.models.informer.distilling import Distilling, distilled_steps
+from prunecast.models.informer.config import distilled_steps
+from prunecast.models.informer.model import Distilling
 
 
 def published(layer: Distilling, x_BLD: Tensor) -> Tensor:

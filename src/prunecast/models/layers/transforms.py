@@ -1,6 +1,8 @@
-"""The real Fourier transform of series of fixed length, as a small matrix: no runtime needs an FFT for it.
+"""Fixed matrices over the steps of a series: a moving average, and the real Fourier transform of a fixed length.
 
-Q steps of the series, M bins that are asked for, R bins that may be asked for, P = 2 real and imaginary part.
+As a small matrix a transform needs no FFT of any runtime.
+
+L and Q steps of a series, M bins that are asked for, R bins that may be asked for, P = 2 real and imaginary part.
 """
 
 from __future__ import annotations
@@ -12,6 +14,17 @@ import torch
 from torch import Tensor, nn
 
 ModeSelect = Literal["random", "low"]
+
+
+def window_counts(length: int, window: int) -> Tensor:
+    """Returns (L, L): how often step i stands in the centred window around step j, ends repeated beyond the edges.
+
+    Whole numbers, so that the moving average is exact in every precision: divide by `window` afterwards. An even
+    window reaches one step further back than ahead.
+    """
+    offsets = torch.arange(window) - window // 2
+    steps = (torch.arange(length).unsqueeze(1) + offsets).clamp(0, length - 1)
+    return torch.zeros(length, length).scatter_add_(1, steps, torch.ones(length, window)).T
 
 
 class FourierTransform(nn.Module):
