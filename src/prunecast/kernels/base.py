@@ -55,6 +55,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Returns whether a module has hooks, or a forward of its own in the place of its class's."""
+    # torch has no public way to ask for them
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in module.__dict__
 

@@ -190,6 +190,7 @@ class _Recurrence(TorchFunctionMode):
         for weight in weights:
             if weight.dim() == 2:  # biases are none
                 self.counter.count(rows.shape[0] * rows.shape[1] * weight.numel(), [weight])
+        # what the operator is made of would be counted again; torch has no public way to switch a dispatch mode off
         with _DisableTorchDispatch():
             results = _untouched(rows, states) if rows.is_meta else func(*args, **(kwargs or {}))
         self.counter.follow([rows], results)

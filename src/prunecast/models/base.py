@@ -197,6 +197,7 @@ def _group(model: nn.Module, name: str, own: Units, members: tuple[Member, ...])
     if own.kind == "layer":
         size = len(cast("nn.ModuleList", model.get_submodule(name)))
         return Group(name, "layer", size, minimum=own.minimum, stack=name, unused_units=own.unused_units)
+    assert members, f"{name}: no layer reads or writes these units"
     size = len(members[0].index)
     holders = {member.name.rpartition(".")[0] for member in members}
     return Group(

@@ -9,6 +9,7 @@ D width of the encoder's stream, E width of the decoder's stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, cast
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from prunecast.kernels import Dropout, Linear
 from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_inputs, decoder_input, reads
 from prunecast.models.layers.blocks import Attention, DecoderLayer, EncoderLayer
 from prunecast.models.layers.embedding import DataEmbedding
-from prunecast.models.layers.widths import DecoderLayerWidths, EncoderDecoderConfig
+from prunecast.models.layers.widths import EncoderDecoderConfig
 
 
 class TransformerConfig(EncoderDecoderConfig):
@@ -50,14 +51,14 @@ class Encoder(Layer):
 class Decoder(Layer):
     """Embeds the known steps and the empty horizon, and fills the horizon in."""
 
-    def __init__(self, config: EncoderDecoderConfig) -> None:
+    def __init__(self, config: EncoderDecoderConfig, layers: Iterable[DecoderLayer], *, bias: bool = False) -> None:
         super().__init__()
-        widths = config.decoder_widths
+        width, steps = config.decoder_widths.width, config.label_len + config.horizon
         self.horizon = config.horizon
-        self.embedding = DataEmbedding(config.channels, config.marks, config.label_len + config.horizon, widths.width)
-        self.layers = nn.ModuleList(_decoder_layer(config, layer) for layer in widths.layers)
-        self.norm = nn.LayerNorm(widths.width)
-        self.projection = Linear(widths.width, config.outputs)
+        self.embedding = DataEmbedding(config.channels, config.marks, steps, width, bias=bias)
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(width)
+        self.projection = Linear(width, config.outputs)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BTC: Tensor, mark_BTF: Tensor | None, memory_BLD: Tensor) -> Tensor:
@@ -75,25 +76,15 @@ class Decoder(Layer):
         return {"projection": reads("stream")}
 
 
-def _decoder_layer(config: EncoderDecoderConfig, layer: DecoderLayerWidths) -> DecoderLayer:
-    width, memory = config.decoder_widths.width, config.encoder_widths.width
-    self_attention = Attention.of(config, width, layer.heads)
-    cross_attention = Attention.of(config, width, layer.cross_heads, memory)
-    return DecoderLayer(config, self_attention, cross_attention, layer.d_ff)
+class EncoderDecoder(ForecastModel):
+    """What Transformer and Informer share: the decoder looks at what the encoder made of the look-back."""
 
-
-class Transformer(ForecastModel):
-    """The published encoder-decoder; every width is in its config."""
-
-    Config = TransformerConfig
     uses_marks = True
     config: EncoderDecoderConfig
 
-    def __init__(self, config: EncoderDecoderConfig) -> None:
+    def __init__(self, config: EncoderDecoderConfig, encoder: Layer, decoder: Decoder) -> None:
         super().__init__()
-        self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.config, self.encoder, self.decoder = config, encoder, decoder
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns the forecast (B, H, outputs).
@@ -108,6 +99,25 @@ class Transformer(ForecastModel):
     def output_layer(self) -> tuple[str, ...]:
         """The final projection to channels."""
         return ("decoder.projection.weight",)
+
+
+class Transformer(EncoderDecoder):
+    """The published encoder-decoder; every width is in its config."""
+
+    Config = TransformerConfig
+
+    def __init__(self, config: EncoderDecoderConfig) -> None:
+        width, memory = config.decoder_widths.width, config.encoder_widths.width
+        layers = (
+            DecoderLayer(
+                config,
+                Attention.of(config, width, layer.heads),
+                Attention.of(config, width, layer.cross_heads, memory),
+                layer.d_ff,
+            )
+            for layer in config.decoder_widths.layers
+        )
+        super().__init__(config, Encoder(config), Decoder(config, layers))
 
     def streams(self) -> Streams:
         """Two residual streams; the decoder looks at the encoder's."""

@@ -19,8 +19,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from prunecast.kernels import Linear, chosen_correlation, linear, rolling_sum, takes_fast_path
-from prunecast.models.base import Layer, Streams, Units, reads, unit_index, writes
+from prunecast.kernels import chosen_correlation, linear, rolling_sum, takes_fast_path
+from prunecast.models.layers.blocks import Projections
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Delays:
         return self.chosen > 0 and self.candidates == self.steps
 
 
-class AutoCorrelation(Layer):
+class AutoCorrelation(Projections):
     """Rolls the memory's values by the delays at which stream and memory correlate most, and adds them by weight.
 
     All heads and features share their delays: per sample in eval mode, and for a whole batch in training.
@@ -65,12 +65,8 @@ class AutoCorrelation(Layer):
     resampling_QN: Tensor | None
 
     def __init__(self, width: int, memory_width: int, heads: int, head_size: int, delays: Delays) -> None:
-        super().__init__()
-        self.heads, self.head_size, self.delays = heads, head_size, delays
-        self.query = Linear(width, heads * head_size)
-        self.key = Linear(memory_width, heads * head_size)
-        self.value = Linear(memory_width, heads * head_size)
-        self.out = Linear(heads * head_size, width)
+        super().__init__(width, memory_width, heads, head_size)
+        self.delays = delays
         resampling_QN = resampling(delays.steps) if delays.candidates < delays.steps else None
         self.register_buffer("resampling_QN", resampling_QN, persistent=False)
 
@@ -123,20 +119,6 @@ class AutoCorrelation(Layer):
         key_bias_D = self.query.weight.T @ self.key.bias + 0 * self.query.bias.sum()
         value_bias_D = self.out.weight @ self.value.bias
         return linear(memory_BSM, key_DM, key_bias_D), linear(memory_BSM, value_DM, value_bias_D)
-
-    def streams(self) -> Streams:
-        """Queries read the stream, keys and values the memory; all write heads, from which the output is written."""
-        heads = ("heads", unit_index(self.heads, self.head_size))
-        return {
-            "query": reads("stream") | writes(heads),
-            "key": reads("memory") | writes(heads),
-            "value": reads("memory") | writes(heads),
-            "out": reads(heads) | writes("stream"),
-        }
-
-    def units(self) -> dict[str, Units]:
-        """The heads."""
-        return {"heads": Units("head")}
 
 
 def wrapped_sums(matrix_BQS: Tensor) -> Tensor:

@@ -31,10 +31,12 @@ _OLDER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files begin that torch wrote since version 1.6, and before (its magic number, pickled)."""
 
 _DAMAGED = (
-    pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError,
-    ArithmeticError, AssertionError, MemoryError, NotImplementedError, struct.error,
-)  # fmt: skip
-"""What torch's reader raises for bytes that mean nothing; it interprets them without looking ahead."""
+    *(pickle.UnpicklingError, AttributeError, EOFError, LookupError),
+    *(ValueError, RuntimeError, TypeError, AssertionError),
+)
+"""What torch's reader raises for bytes that mean nothing. The first four are those that pickle names; text that is none
+is a ValueError, an archive or a storage that is none a RuntimeError; the reader of older files asserts what it expects,
+and calls what it finds."""
 
 
 @dataclass(frozen=True)

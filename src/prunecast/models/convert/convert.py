@@ -290,8 +290,9 @@ def _check_kind(name: str, tensor: Tensor, ours: Tensor) -> None:
         raise UserError(f"{name}: expected numbers that {ours.dtype} can hold, found larger ones")
 
 
-_OTHER_TENSORS = (LookupError, ValueError, RuntimeError, StopIteration, TypeError, ArithmeticError)
-"""What is raised where a name that is known stands on a tensor of other dimensions, or of none."""
+_OTHER_TENSORS = (LookupError, ValueError, RuntimeError)
+"""What is raised where a name that is known stands on a tensor of other dimensions: by an index into its shape, by
+taking its shape apart, and by torch."""
 
 
 def _mapped(known: Published, tensors: Tensors, implementation: str) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ def _window(published: Tensors, scales: int, d_model: int) -> dict[str, int]:
     merged = published.get("encoder.encode_blocks.1.merge_layer.norm.weight")
     if merged is None:
         return {"win_size": 1} if scales > 1 else {}
-    return {"win_size": len(merged) // d_model}
+    return {"win_size": merged.shape[0] // max(d_model, 1)}
 
 
 OWN = {

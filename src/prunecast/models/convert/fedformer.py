@@ -57,11 +57,13 @@ def tensors(published: Tensors) -> dict[str, Tensor]:
 def _blocks(published: Tensors) -> dict[str, Tensor]:
     parts: dict[str, dict[str, Tensor]] = {}
     for name, weight in published.items():
-        block = next(block for block, part in BLOCKS.items() if part in name)
+        (block,) = (block for block, part in BLOCKS.items() if part in name)
         first = parts.setdefault(block, {}).setdefault(name.rpartition(".")[2], weight)
         if not torch.equal(first, weight):
             raise UserError(f"{name}: expected the weights that the first layer has, found others")
-    return {f"fourier.{block}.weight": _weight(**parts[block]) for block in parts}
+    return {
+        f"fourier.{block}.weight": _weight(found["weights1"], found.get("weights2")) for block, found in parts.items()
+    }
 
 
 def _weight(weights1: Tensor, weights2: Tensor | None = None) -> Tensor:

@@ -27,23 +27,14 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.kernels import Dropout, Linear, add_norm, ring, ring_convolution
-from prunecast.models.base import (
-    Binding,
-    ForecastModel,
-    Layer,
-    Streams,
-    Units,
-    check_inputs,
-    decoder_input,
-    reads,
-    writes,
-)
+from prunecast.kernels import Dropout, add_norm, ring, ring_convolution
+from prunecast.models.base import Binding, Layer, Streams, Units, reads, writes
 from prunecast.models.informer.config import InformerConfig, InformerDecoderLayerWidths, Places, SegmentLayerWidths
 from prunecast.models.informer.probsparse import Heads, ProbSparse, Sampling
 from prunecast.models.layers.blocks import Attention, DecoderLayer, EncoderLayer, last
 from prunecast.models.layers.embedding import DataEmbedding
 from prunecast.models.layers.normalization import BatchNorm
+from prunecast.models.transformer import Decoder, EncoderDecoder
 
 
 @dataclass(frozen=True)
@@ -166,34 +157,6 @@ class InformerDecoderLayer(DecoderLayer):
         return add_norm(self.norm3, self.dropout, last_BSE, self.feed_forward(last_BSE))
 
 
-class Decoder(Layer):
-    """Embeds the known steps and the empty horizon, and fills the horizon in."""
-
-    def __init__(self, config: InformerConfig) -> None:
-        super().__init__()
-        widths, steps = config.decoder_widths, config.label_len + config.horizon
-        self.horizon = config.horizon
-        bias = config.embedding_bias
-        self.embedding = DataEmbedding(config.channels, config.marks, steps, widths.width, bias=bias)
-        read = [steps] * (len(widths.layers) - 1) + [config.horizon]
-        self.layers = nn.ModuleList(_decoder_layer(config, *pair) for pair in zip(widths.layers, read, strict=True))
-        self.norm = nn.LayerNorm(widths.width)
-        self.projection = Linear(widths.width, config.outputs)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x_BTC: Tensor, mark_BTF: Tensor | None, memory_BLD: Tensor) -> Tensor:
-        """Returns the forecast (B, H, outputs)."""
-        x_BTE = self.dropout(self.embedding(x_BTC, mark_BTF))
-        for layer in self.layers[:-1]:
-            x_BTE = layer(x_BTE, memory_BLD, x_BTE.shape[1])
-        x_BHE = self.layers[-1](x_BTE, memory_BLD, self.horizon)
-        return cast("Tensor", self.projection(self.norm(x_BHE)))
-
-    def streams(self) -> Streams:
-        """The projection reads the stream."""
-        return {"projection": reads("stream")}
-
-
 def _decoder_layer(config: InformerConfig, layer: InformerDecoderLayerWidths, steps: int) -> InformerDecoderLayer:
     """Returns a layer of which the last `steps` steps are read."""
     stream, memory = Stream(config.decoder_widths.width, config.label_len + config.horizon), _streams(config)[-1]
@@ -207,32 +170,17 @@ def _decoder_layer(config: InformerConfig, layer: InformerDecoderLayerWidths, st
     return InformerDecoderLayer(config, _prob_sparse(config, stream, stream, heads), cross_attention, layer.d_ff)
 
 
-class Informer(ForecastModel):
+class Informer(EncoderDecoder):
     """The published encoder-decoder and its variants; every width is in its config."""
 
     Config = InformerConfig
-    uses_marks = True
-    config: InformerConfig
+    encoder: Encoder
 
     def __init__(self, config: InformerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-
-    def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns the forecast (B, H, outputs).
-
-        Raises:
-            UserError: when a shape is not the one of the config; marks may be left out only where it has none.
-        """
-        check_inputs(self.config, x_BLC, x_mark_BLF, y_mark_BTF)
-        memory_BLD = self.encoder(x_BLC, x_mark_BLF)
-        return cast("Tensor", self.decoder(decoder_input(self.config, x_BLC), y_mark_BTF, memory_BLD))
-
-    def output_layer(self) -> tuple[str, ...]:
-        """The final projection to channels."""
-        return ("decoder.projection.weight",)
+        widths, steps = config.decoder_widths.layers, config.label_len + config.horizon
+        read = [steps] * (len(widths) - 1) + [config.horizon]
+        layers = (_decoder_layer(config, *pair) for pair in zip(widths, read, strict=True))
+        super().__init__(config, Encoder(config), Decoder(config, layers, bias=config.embedding_bias))
 
     def streams(self) -> Streams:
         """A residual stream for each segment of the encoder, of which the decoder looks at the last, and its own."""

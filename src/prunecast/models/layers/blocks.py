@@ -31,19 +31,41 @@ from prunecast.models.layers.widths import EncoderConfig
 Activation = Literal["gelu", "relu"]
 
 
-class Attention(Layer):
+class Projections(Layer):
+    """What every attention has: maps from a stream and its memory to heads, and from the heads to the stream."""
+
+    def __init__(self, width: int, memory_width: int, heads: int, head_size: int) -> None:
+        super().__init__()
+        self.heads, self.head_size = heads, head_size
+        self.query = Linear(width, heads * head_size)
+        self.key = Linear(memory_width, heads * head_size)
+        self.value = Linear(memory_width, heads * head_size)
+        self.out = Linear(heads * head_size, width)
+
+    def streams(self) -> Streams:
+        """Queries read the stream, keys and values the memory; all write heads, from which the output is written."""
+        heads = ("heads", unit_index(self.heads, self.head_size))
+        return {
+            "query": reads("stream") | writes(heads),
+            "key": reads("memory") | writes(heads),
+            "value": reads("memory") | writes(heads),
+            "out": reads(heads) | writes("stream"),
+        }
+
+    def units(self) -> dict[str, Units]:
+        """The heads."""
+        return {"heads": Units("head")}
+
+
+class Attention(Projections):
     """Scaled dot-product attention of one stream to another (or to itself), dropout on the attention weights.
 
     The scale is 1 / sqrt(head size), whatever pruning leaves of the heads.
     """
 
     def __init__(self, width: int, memory_width: int, heads: int, head_size: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.head_size, self.dropout = heads, head_size, Dropout(dropout)
-        self.query = Linear(width, heads * head_size)
-        self.key = Linear(memory_width, heads * head_size)
-        self.value = Linear(memory_width, heads * head_size)
-        self.out = Linear(heads * head_size, width)
+        super().__init__(width, memory_width, heads, head_size)
+        self.dropout = Dropout(dropout)
 
     @classmethod
     def of(cls, config: EncoderConfig, width: int, heads: int, memory_width: int | None = None) -> Self:
@@ -72,20 +94,6 @@ class Attention(Layer):
         q, k, v = (x.view(*x.shape[:-1], self.heads, -1) for x in (q, k, v))
         mixed_BQHE = attend(q, k, v, bias_QS, self.dropout, dim=dim, training=self.training)
         return cast("Tensor", self.out(mixed_BQHE.flatten(-2)))
-
-    def streams(self) -> Streams:
-        """Queries read the stream, keys and values the memory; all write heads, from which the output is written."""
-        heads = ("heads", unit_index(self.heads, self.head_size))
-        return {
-            "query": reads("stream") | writes(heads),
-            "key": reads("memory") | writes(heads),
-            "value": reads("memory") | writes(heads),
-            "out": reads(heads) | writes("stream"),
-        }
-
-    def units(self) -> dict[str, Units]:
-        """The heads."""
-        return {"heads": Units("head")}
 
 
 class FeedForward(Layer):
