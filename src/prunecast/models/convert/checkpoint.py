@@ -32,10 +32,10 @@ _OLDER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 _DAMAGED = (
     *(pickle.UnpicklingError, AttributeError, EOFError, LookupError),
-    *(ValueError, RuntimeError, TypeError, AssertionError),
+    *(ValueError, struct.error, RuntimeError, TypeError, AssertionError),
 )
 """What torch's reader raises for bytes that mean nothing. The first four are those that pickle names; text that is none
-is a ValueError, an archive or a storage that is none a RuntimeError; the reader of older files asserts what it expects,
+is a ValueError, half a number a struct.error, an archive or a storage that is none a RuntimeError; the reader of older files asserts what it expects,
 and calls what it finds."""
 
 
