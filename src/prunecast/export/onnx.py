@@ -72,7 +72,7 @@ def read_model(path: Path) -> SavedModel:
 
 
 def _unread(model: ForecastModel, read: Collection[str]) -> Collection[str]:
-    """Returns the names that a file may lack: dead parameters, and buffers that no node of its graph reads."""
+    """Returns the names that a file may lack: unused parameters, and buffers that no node of its graph reads."""
     return {*model.unused_parameters(), *(name for name, _ in model.named_buffers() if MODEL + name not in read)}
 
 

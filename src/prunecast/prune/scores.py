@@ -29,9 +29,9 @@ def unit_magnitude(model: ForecastModel, statistics: Statistics) -> Scores:
     The norm is taken per weight (root mean square), then divided by the mean of its group: 1 is a unit as
     strong as its neighbours, whatever its kind.
     """
-    dead = set(model.unused_parameters())  # what they hold says nothing about a unit
+    unused = set(model.unused_parameters())  # what they hold says nothing about a unit
     every = model.named_parameters(remove_duplicate=False)
-    weights = {name: weight.detach() for name, weight in every if name not in dead}
+    weights = {name: weight.detach() for name, weight in every if name not in unused}
     return {group.name: _relative_to_mean(_root_mean_square(group, weights)) for group in model.groups()}
 
 

@@ -80,8 +80,8 @@ def _order(task: Task, groups: tuple[Group, ...], scores: Scores) -> Order:
 
 def _idle_first(group: Group, score: Tensor) -> Tensor:
     """Returns the score with units that never reach the forecast below all others, whatever they hold."""
-    idle = torch.tensor(group.unused_units, dtype=torch.int64, device=score.device)
-    return score.index_fill(0, idle, -torch.inf)
+    unused = torch.tensor(group.unused_units, dtype=torch.int64, device=score.device)
+    return score.index_fill(0, unused, -torch.inf)
 
 
 def _cost(task: Task) -> Cost:

@@ -35,8 +35,8 @@ _DAMAGED = (
     *(ValueError, struct.error, RuntimeError, TypeError, AssertionError),
 )
 """What torch's reader raises for bytes that mean nothing. The first four are those that pickle names; text that is none
-is a ValueError, half a number a struct.error, an archive or a storage that is none a RuntimeError; the reader of older files asserts what it expects,
-and calls what it finds."""
+is a ValueError, half a number a struct.error, an archive or a storage that is none a RuntimeError; the reader of older
+files asserts what it expects, and calls what it finds."""
 
 
 @dataclass(frozen=True)

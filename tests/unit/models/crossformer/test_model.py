@@ -226,17 +226,17 @@ def test_scales_that_no_decoder_layer_looks_at_are_dead_and_cost_nothing() -> No
     )
 
 
-def test_what_weighs_a_single_memory_step_is_dead() -> None:
+def test_what_weighs_a_single_memory_step_is_unused() -> None:
     model = _model(encoder_layers=4, channels=1, factor=1)  # 5, 3, 2, 1 segments
-    dead = set(model.unused_parameters())
-    assert {"encoder.layers.3.time_attention.query.weight", "decoder.layers.4.cross_attention.key.bias"} <= dead
-    assert "encoder.layers.2.time_attention.query.weight" not in dead
+    unused = set(model.unused_parameters())
+    assert {"encoder.layers.3.time_attention.query.weight", "decoder.layers.4.cross_attention.key.bias"} <= unused
+    assert "encoder.layers.2.time_attention.query.weight" not in unused
     stage = "encoder.layers.0.channel_attention"
-    assert {f"{stage}.routers", f"{stage}.sender.key.weight", f"{stage}.receiver.query.weight"} <= dead
+    assert {f"{stage}.routers", f"{stage}.sender.key.weight", f"{stage}.receiver.query.weight"} <= unused
     x = _inputs(model)
     forecast = model(x)
     with torch.no_grad():
-        for name in dead:
+        for name in unused:
             model.get_parameter(name).normal_()
     torch.testing.assert_close(model(x), forecast)
 

@@ -1,4 +1,4 @@
-"""FEDformer beyond its published sizes: shapes, shared blocks, modes, dead weights, widths, mistakes, imports."""
+"""FEDformer beyond its published sizes: shapes, shared blocks, modes, unused weights, widths, mistakes, imports."""
 
 from __future__ import annotations
 

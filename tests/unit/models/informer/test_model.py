@@ -228,6 +228,8 @@ def test_an_export_may_choose_otherwise_where_the_last_digits_do(monkeypatch: py
     assert jump > 1e-3
 
     class Runtime:
+        tolerance = RUNTIME.tolerance
+
         def __init__(self, forecast: Tensor) -> None:
             self.forecast = forecast
 
@@ -358,15 +360,15 @@ def test_what_only_idle_heads_read_is_dead(tmp_path: Path) -> None:
     model = small_model("informer", decoder_layers=1).float()
     name = "decoder.layers.0.cross_attention"
     small = shrink(model, {f"{name}.heads": torch.tensor([0])})
-    dead = set(small.unused_parameters())
-    assert dead == {
+    unused = set(small.unused_parameters())
+    assert unused == {
         parameter
         for parameter, _ in small.named_parameters()
         if parameter.startswith(("encoder.", name)) and parameter != f"{name}.out.bias"
     }
-    assert not set(small.prunable()) & dead
+    assert not set(small.prunable()) & unused
     small.train()(*(part.float() for part in small_inputs())).sum().backward()
-    assert {parameter for parameter, weight in small.named_parameters() if weight.grad is None} == dead
+    assert {parameter for parameter, weight in small.named_parameters() if weight.grad is None} == unused
     saved = SavedModel(small.eval(), _metadata(small))
     path = RUNTIME.export(saved, tmp_path / "model.onnx")
     assert check_parity(saved, "onnxruntime", path, [_batch(small)]).max_deviation < 1e-5
