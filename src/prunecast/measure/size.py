@@ -16,7 +16,7 @@ from prunecast.records import Size
 def measure_size(saved: SavedModel) -> Size:
     """Returns parameters, non-zeros and bytes of a model; its held masks take no part in the bytes.
 
-    Unused parameters count as non-zero whatever they hold: an exported file does not have them, and is no sparser for it.
+    Unused parameters count as non-zero whatever they hold: an exported file does not have them, and is no sparser.
     """
     model = saved.model
     parameters, unused = dict(model.named_parameters()), set(model.unused_parameters())
