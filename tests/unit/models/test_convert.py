@@ -225,9 +225,9 @@ def test_the_notebooks_object_takes_the_folder(
 ) -> None:
     facts(capsys, "import", linear, *DLINEAR, "--set", "model.channels=3", "--out", tmp_path / "m")
     model = prunecast.Forecaster.load(tmp_path / "m", data=table)
-    assert model.numbers["mse"] is None
+    assert model.numbers.mse is None
     pruned = model.prune("magnitude", 0.5)
-    assert pruned.numbers["mse"] > 0
+    assert pruned.numbers.mse > 0
     assert list(pruned.predict(table).columns) == ["date", "a", "b", "c"]
 
 
