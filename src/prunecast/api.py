@@ -528,6 +528,8 @@ def study_export(directory: Path, *, to: tuple[str, str]) -> results.SentRecords
 def report(directory: Path, *, out: Path | None = None) -> Report:
     """Writes a study's report: one HTML page that works offline, with its charts and tables beside it.
 
+    Where it lies already and nothing has changed, no record is read.
+
     Args:
         directory: of the study.
         out: HTML file [default: DIR/report.html].
@@ -535,12 +537,17 @@ def report(directory: Path, *, out: Path | None = None) -> Report:
     Raises:
         UserError: when the folder is not a study's, or holds no records yet.
     """
-    from prunecast.report.render import write_report
+    from prunecast.report.render import remember, remembered, write_report
     from prunecast.study.study import open_study
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists; give another --out")
-    study = open_study(directory)
-    tables, failures = study.tables()
-    files = write_report(tables, failures, out or directory / REPORT_FILE, title=study.title, store=study.store)
+    study, page = open_study(directory), out or directory / REPORT_FILE
+    made_from = study.stamps()
+    files = None if out is not None else remembered(page, made_from)
+    if files is None:
+        tables, failures = study.tables()
+        files = write_report(tables, failures, page, title=study.title, store=study.store)
+        if out is None:
+            remember(files, made_from)
     return Report(files=files)

@@ -27,9 +27,18 @@ from prunecast.recipe import RECIPE_FILE, ExportConfig, Recipe, StudyConfig, loa
 from prunecast.records import Failure, Record, RunRecord, Stage
 from prunecast.stages.export import refusal
 from prunecast.stages.job import Job, what_is_timed
-from prunecast.store import Damaged, Store, new_file, sweep
+from prunecast.store import RECORD_FILE, Damaged, Store, new_file, sweep
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, drop_files, run_plan
-from prunecast.study.frame import RECORDS_FILE, StudyFrame, concat, frame_of, read_frame, read_stages, selected
+from prunecast.study.frame import (
+    ARRAYS_FILE,
+    RECORDS_FILE,
+    StudyFrame,
+    concat,
+    frame_of,
+    read_frame,
+    read_stages,
+    selected,
+)
 from prunecast.study.local import LocalExecutor
 
 STAGES_FILE = "stages.json"
@@ -92,6 +101,15 @@ class Study:
         found = concat([found, read_frame(self.store.root.parent)])
         names = [name for results in self.names().values() for name in results]
         return selected(found, names), failures
+
+    def stamps(self) -> list[str]:
+        """Returns what changes with title, records and failures, from sizes and times of files: none is read."""
+        names = sorted(name for results in self.names().values() for name in results)
+        tables = (self.store.root.parent / name for name in (RECORDS_FILE, ARRAYS_FILE))
+        files = (*(self.store.directory(name) / RECORD_FILE for name in names), *tables)
+        stats = [(path.stat() if path.exists() else None) for path in files]
+        failures = [failure.model_dump_json() for failure in self.failures()]
+        return [self.title, *names, *failures, *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats if stat)]
 
     def failures(self) -> list[Failure]:
         """Returns the failures of the plan's stages, in its order: what failed comes before what rests on it."""
