@@ -28,7 +28,7 @@ REPORT_FILE = "report.html"
 
 KINDS = ("models", "methods", "runtimes", "datasets")
 
-Timings = Literal["any", "here"]
+TimedWhere = Literal["any", "here"]
 """Whose timings count as done: those of any machine, or this machine's alone."""
 
 
@@ -447,7 +447,7 @@ def study_run(
     out: Path | None = None,
     workers: int | None = None,
     engine: str = "local",
-    measure: Timings = "any",
+    measure: TimedWhere = "any",
     wait: str = "60s",
     settings: Sequence[str] = (),
 ) -> StudyRun:

@@ -146,7 +146,7 @@ def check_same_inputs(opened: Sequence[Artifact]) -> None:
         UserError: when they take other channels, marks or lengths than the first.
     """
     first, *others = (
-        (item.metadata.channels, item.metadata.model["marks"], window_shape(item.metadata)) for item in opened
+        (item.metadata.channels, item.metadata.model["marks"], window_shape(item.metadata.model)) for item in opened
     )
     for item, inputs in zip(opened[1:], others, strict=True):
         if inputs != first:
@@ -220,7 +220,7 @@ def with_data(saved: SavedModel, data: str | None, load: Load = load_series) -> 
     if len(series.channels) != len(metadata.channels):
         found = len(series.channels)
         raise UserError(f"{series.name}: expected {len(metadata.channels)} channels, as the model has, found {found}")
-    shape = window_shape(metadata)
+    shape = window_shape(metadata.model)
     prepared = prepare(series, config, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)
     return replace(saved, metadata=metadata_of(saved.model.config, prepared, config, metadata.dense_parameters))
 
@@ -244,7 +244,7 @@ def windows_for(metadata: ModelMetadata, data: str | None, load: Load = load_ser
             f"{series.name}: no column {missing[0]!r}, which the model needs; {near(missing[0], series.channels)}"
         )
     _check_step(series, metadata)
-    shape = window_shape(metadata)
+    shape = window_shape(metadata.model)
     return prepare(
         series.select(metadata.channels, metadata.targets),
         config,
@@ -272,9 +272,9 @@ def data_config(metadata: ModelMetadata, data: str | None) -> DataConfig:
     )
 
 
-def window_shape(metadata: ModelMetadata) -> WindowShape:
-    """Returns the shape of a model's windows."""
-    return WindowShape(*(int(metadata.model[key]) for key in ("lookback", "horizon", "label_len")))
+def window_shape(model: Mapping[str, Any]) -> WindowShape:
+    """Returns the shape of the windows of a model with these values in its config."""
+    return WindowShape(*(int(model[key]) for key in ("lookback", "horizon", "label_len")))
 
 
 def _scaler(facts: ScalerFacts) -> Scaler:
@@ -320,7 +320,7 @@ def forecast_table(metadata: ModelMetadata, predict: Predictor, table: Table, fi
         table, metadata.channels, metadata.covariates, time_column=metadata.data.time_column, fill=fill
     )
     _check_step(history, metadata)
-    shape, scalers = window_shape(metadata), (_scaler(metadata.scaler), _scaler(metadata.covariate_scaler))
+    shape, scalers = window_shape(metadata.model), (_scaler(metadata.scaler), _scaler(metadata.covariate_scaler))
     window = window_to_forecast(history, shape, metadata.freq, *scalers)
     y_HO = predict(raw_inputs(metadata, window.batch(torch.tensor([0]))))[0]
     return _frame(window.times[shape.lookback :], y_HO, metadata.targets, metadata.data.time_column or "date")

@@ -33,7 +33,7 @@ TYPES: Mapping[str, Any] = {
     "Sequence[str]": list[str],
     "Sequence[Path]": list[Path],
     "Scoring": str,  # the function says what it expects
-    "Timings": str,
+    "TimedWhere": str,
 }
 """Annotation, as it is written in `api` -> what the parser makes of a text."""
 

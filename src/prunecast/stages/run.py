@@ -19,6 +19,7 @@ from prunecast import environment
 from prunecast.data.series import Series, load_series
 from prunecast.data.windows import Prepared, WindowShape, prepare
 from prunecast.errors import UserError
+from prunecast.inference import window_shape
 from prunecast.measure.machine_lock import beside_others, is_busy
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import SavedModel, save_model
@@ -173,7 +174,7 @@ def _record(job: Job | ImportJob, result: StageResult, inputs: StageInputs, star
             return record.model_copy(update=known)
 
 
-def data_of(job: Job) -> DataConfig:
+def data_section(job: Job) -> DataConfig:
     """Returns the data section of a job, which finds the series."""
     return job.recipe.data.model_copy(update={"name": job.source})
 
@@ -184,7 +185,7 @@ def prepared_for(job: Job, load: Callable[[DataConfig], Series] = load_series) -
     Raises:
         UserError: when the data is not what the job was planned for.
     """
-    return _prepared(data_of(job), job.data_sha256, _shape(job.recipe), load)
+    return _prepared(data_section(job), job.data_sha256, window_shape(job.recipe.model), load)
 
 
 def prepared_from(series: Series, recipe: Recipe) -> Prepared:
@@ -193,11 +194,7 @@ def prepared_from(series: Series, recipe: Recipe) -> Prepared:
     Raises:
         UserError: when the series is too short for them.
     """
-    return _cut(series, recipe.data, _shape(recipe))
-
-
-def _shape(recipe: Recipe) -> WindowShape:
-    return WindowShape(*(int(recipe.model[key]) for key in ("lookback", "horizon", "label_len")))
+    return _cut(series, recipe.data, window_shape(recipe.model))
 
 
 def _cut(series: Series, data: DataConfig, shape: WindowShape) -> Prepared:

@@ -22,7 +22,7 @@ from prunecast.errors import MissingExtra, UserError
 from prunecast.recipe import DataConfig
 from prunecast.stages.base import StageInputs
 from prunecast.stages.job import Job
-from prunecast.stages.run import data_of, prepared_for, run_stage
+from prunecast.stages.run import data_section, prepared_for, run_stage
 from prunecast.store import sync
 from prunecast.study.executor import GIB, NOTHING, Completed, Resources, WorkerLost, Workload, here
 from prunecast.study.worker import plain_errors, prepare
@@ -127,7 +127,7 @@ class RayExecutor:
     def _start(self, job: Job, options: Mapping[str, Any], machine_busy: bool = False) -> None:
         folders = {name: self._put_folder(name) for name in job.needs}
         task = self._task.options(max_retries=0, **options)
-        self._running[task.remote(job, folders, self._put_series(data_of(job)), machine_busy)] = job
+        self._running[task.remote(job, folders, self._put_series(data_section(job)), machine_busy)] = job
 
     def _error(self, job: Job, finished: Any) -> BaseException | None:
         exceptions = self._ray.exceptions
@@ -209,7 +209,7 @@ def _check_version(job: Job) -> None:
 
 def _loader(job: Job, series: Series) -> Callable[[DataConfig], Series]:
     """Returns what gives the series that came with the job; the same object for the same data, as caches want it."""
-    _SERIES[data_of(job)] = series
+    _SERIES[data_section(job)] = series
     while len(_SERIES) > KEPT_SERIES:
         del _SERIES[next(iter(_SERIES))]
     return _SERIES.__getitem__

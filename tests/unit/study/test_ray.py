@@ -114,10 +114,10 @@ def sent(micro: Micro, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, b
 
 def test_a_stage_needs_nothing_but_what_it_is_sent(micro: Micro, sent: dict[str, dict[str, bytes]]) -> None:
     from prunecast.data.series import load_series
-    from prunecast.stages.run import data_of
+    from prunecast.stages.run import data_section
 
     job = micro.the("finetune")
-    made = cluster._run_stage(job, sent, load_series(data_of(job)))
+    made = cluster._run_stage(job, sent, load_series(data_section(job)))
     own = packed(Store(micro.whole / "store").directory(job.fingerprint))
     assert made.keys() == own.keys()
     assert all(made[name] == own[name] for name in made if name not in (RECORD_FILE, SUMS_FILE))
