@@ -17,12 +17,12 @@ from pathlib import Path
 LONGEST_BODY, LONGEST_MODULE = 60, 800
 
 HOUSE = {
-    "lines": 25_500,
-    "modules": 180,
-    "modules at the top": 20,
+    "lines": 24_700,
+    "modules": 135,
+    "modules at the top": 12,
     "packages at the top": 12,
-    "modules in report": 36,
-    "modules in study": 15,
+    "modules in report": 14,
+    "modules in study": 9,
 }
 """The most that there are, `__init__.py` and `__main__.py` not counted as modules."""
 
