@@ -67,8 +67,9 @@ def attend(
 
 def fuses_attention(x_BQD: Tensor, memory_BSD: Tensor, *projections: nn.Module, training: bool) -> bool:
     """Returns whether `fused_attention` computes a layer: one with many steps, of as many samples on both sides."""
-    alike = x_BQD.dim() == 3 and len(x_BQD) == len(memory_BSD) and memory_BSD.shape[1] >= MANY
-    return alike and takes_fast_path(x_BQD, *projections, training=training)
+    if not takes_fast_path(x_BQD, *projections, training=training):
+        return False  # first, for a graph of any batch is not asked for sizes
+    return x_BQD.dim() == 3 and x_BQD.shape[0] == memory_BSD.shape[0] and memory_BSD.shape[1] >= MANY
 
 
 def fused_attention(
