@@ -14,14 +14,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# more than a clone has, where it lies beside it: published data sets, reference cases with longer windows
+# published data sets and longer reference cases, where they lie beside the clone; else tests use tests/data
 ifneq ($(wildcard ../shared),)
-# what lies beside the clone; where nothing does, the tests use what is in tests/data
-SHARED := $(wildcard ../shared)
-ifneq ($(SHARED),)
-export PRUNECAST_DATA      ?= $(abspath $(SHARED)/data)
-export PRUNECAST_REFERENCE ?= $(abspath $(SHARED)/reference)
-endif
+export PRUNECAST_DATA      ?= $(abspath ../shared/data)
+export PRUNECAST_REFERENCE ?= $(abspath ../shared/reference)
 endif
 
 .PHONY: quickstart test test-all check report results clean
