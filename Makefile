@@ -4,7 +4,7 @@
 # make check        lint and types alone
 # make report DIR=runs/...   writes a study's report again
 # make results      renews what is made from published studies: pictures, pages, numbers in texts; with
-#                   STUDY=runs/... AS=name it packs that study into results/name first
+#                   STUDY=runs/... NAME=name it packs that study into results/name first
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -42,7 +42,7 @@ report: $(VENV)/.user
 	$(BIN)/prunecast report $(DIR)
 
 results: $(VENV)/.dev
-	$(BIN)/python tools/publish.py $(STUDY) $(if $(STUDY),results/$(AS))
+	$(BIN)/python tools/publish.py $(STUDY) $(if $(STUDY),results/$(NAME))
 
 $(VENV)/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -3,7 +3,7 @@
     python benchmarks/large_study.py [--cells 10000]
 
 A cell is a model that is scored: a data set, horizon, seed, and what was done to the model. Its exports and timings
-come on top. The store is filled with made-up results of a usual size: each with its record, sealed, and its files.
+come on top. The store is filled with made-up results of a usual size: each with its record, its files and their sums.
 `resume` is the whole of `study run` when all is there: the plan, a look at every result, and the report, which was
 written before (`report`).
 """

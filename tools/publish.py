@@ -39,10 +39,12 @@ def publish(source: Path, target: Path) -> int:
     unfinished, dirty = found.stages - found.done, int(tables.stages["dirty"].fillna(value=False).sum())
     if failures or unfinished or dirty:
         sys.exit(f"not published: {len(failures)} failures, {unfinished} unfinished, {dirty} from changed sources")
-    shutil.rmtree(target, ignore_errors=True)
-    with new_directory(target) as folder:
+    fresh = target.with_name(f"{target.name}.new")
+    with new_directory(fresh) as folder:
         shutil.copy(source / RECIPE_FILE, folder / RECIPE_FILE)
         write_frame(tables, folder)
+    shutil.rmtree(target, ignore_errors=True)  # only now: what cannot be packed takes the place of nothing
+    fresh.rename(target)
     return len(tables.stages)
 
 
@@ -129,6 +131,8 @@ def main() -> None:
     folders = parser.parse_args().folders
     if len(folders) not in (0, 2):
         parser.error(f"expected two folders or none, found {len(folders)}")
+    if folders and folders[1].resolve().parent != quoted.RESULTS:
+        parser.error(f"expected a folder right under results/ (make results: NAME=name), found {folders[1]}")
     if folders:
         print(f"{publish(*folders)} records published")
     for folder in sorted(path.parent for path in quoted.RESULTS.glob(f"*/{RECORDS_FILE}")):

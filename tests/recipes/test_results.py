@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tools import publish
 
 from prunecast import environment
 from prunecast.data.series import load_series
+from prunecast.errors import UserError
 from prunecast.recipe import load_recipe
 from prunecast.stages.job import what_is_timed
 from prunecast.study.frame import read_frame
@@ -49,3 +54,31 @@ def test_every_published_study_is_whole(name: str) -> None:
     assert parents <= set(tables.stages["fingerprint"])
     known = set(tables.arrays["fingerprint"])
     assert set(tables.stages.dropna(subset=["test_mse"])["fingerprint"]) <= known, "errors by block are there"
+
+
+def test_a_study_takes_the_place_of_the_one_before_when_it_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source, target = RESULTS / "etth1-small", tmp_path / "packed"
+    target.mkdir()
+    (target / "old").touch()
+    with monkeypatch.context() as broken:
+        broken.setattr(publish, "write_frame", full)
+        with pytest.raises(UserError, match="No space left"):
+            publish.publish(source, target)
+    assert [path.name for path in tmp_path.rglob("*")] == ["packed", "old"]
+    assert publish.publish(source, target) == len(open_study(source).stages)
+    assert {path.name for path in target.iterdir()} == {"recipe.yaml", "records.parquet", "arrays.parquet"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("target", ["results", "results/a/b", "elsewhere"])
+def test_only_a_folder_right_under_results_is_written(target: str, tmp_path: Path) -> None:
+    tool = Path(publish.__file__).resolve()
+    command = [sys.executable, tool, tmp_path, target]
+    done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "expected a folder right under results/" in done.stderr
