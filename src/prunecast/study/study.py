@@ -79,6 +79,9 @@ class Study:
 
         A timing that was taken on several machines has several. A damaged record counts as a failure. Published
         stages have no records, see `tables`.
+
+        Raises:
+            UserError: when a record is of another schema: a report without it would say nothing of that.
         """
         records, failures = [], self.failures()
         names = self.names()
@@ -88,8 +91,9 @@ class Study:
                     records.append(self.store.record(name))
                 except Damaged as error:
                     failures.append(_damage(stage, name, error.reason))
-                except UserError:  # it is published, or a run has set it aside meanwhile
-                    continue
+                except UserError:
+                    if self.store.directory(name).exists():  # else published, or a run has set it aside meanwhile
+                        raise
         return records, failures
 
     def tables(self) -> tuple[StudyFrame, list[Failure]]:

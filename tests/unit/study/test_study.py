@@ -351,6 +351,17 @@ def test_the_device_names_the_result(micro: Micro) -> None:
     assert not names[0] & names[1]
 
 
+def test_a_report_leaves_out_no_record_of_another_schema(micro: Micro, tmp_path: Path) -> None:
+    out = micro.copied(tmp_path / "out")
+    record = next(out.glob("store/*/*/record.json"))
+    values = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps(values | {"schema_version": 1}), encoding="utf-8")
+    (record.parent / "SHA256SUMS").unlink()  # it had none
+    with pytest.raises(UserError, match="expected a record of schema 2, found 1"):
+        api.report(out, out=tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
 # The report of a study in which nothing changed
 
 
