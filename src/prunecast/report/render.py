@@ -30,7 +30,7 @@ from prunecast.report.pages import Context, Overview, Page, Run, all_pages, over
 from prunecast.report.sheets import failure_table, to_texts
 from prunecast.report.style import CONFIG, Chart, Look, Spec, beside, mark_svg, runtime_name, size
 from prunecast.report.summary import EVERYWHERE, comparison_table
-from prunecast.report.tables import frame_to_csv, one_line
+from prunecast.report.tables import frame_to_csv
 from prunecast.store import RECORD_FILE, Store, new_file
 from prunecast.study.frame import StudyFrame
 
@@ -141,8 +141,7 @@ def _why_none(failures: Sequence[Failure]) -> str:
 def _terminal_rows(context: Context, first: Overview) -> tuple[dict[str, Any], ...]:
     if len(context.rows) <= MOST_ROWS or first.headline is None:
         return tuple(to_texts(context.rows, context.timings.main))
-    heads = [head.title for head in first.headline.heads]
-    return tuple(dict(zip(heads, map(one_line, row.cells), strict=True)) for row in first.headline.rows)
+    return tuple({head.title: cell.one_line for head, cell in row.cells.items()} for row in first.headline.rows)
 
 
 class _Links:

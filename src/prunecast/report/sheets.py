@@ -1,15 +1,19 @@
-"""The tables of a report: variants, thresholds, controls, speed-ups, ranks, published errors, and what was run."""
+"""The tables of a report: variants, thresholds, controls, speed-ups, ranks, published errors, and what was run.
+
+Each function takes the stem of its table's files as `name`, and what was run as `study`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
 from prunecast.records import Failure
-from prunecast.report.compare import Against, Case, Compared, Comparison, StudyRuns, Variant, Verdict
+from prunecast.report.compare import Against, Case, Compared, Comparison, StudyRuns, Variant
 from prunecast.report.published_errors import (
     MEAN_TOLERANCE,
     TOLERANCE,
@@ -33,24 +37,12 @@ from prunecast.report.style import (
     three_digits,
     times,
 )
-from prunecast.report.summary import Rows, Speed
-from prunecast.report.tables import (
-    RECORDS,
-    Cell,
-    Head,
-    Link,
-    Mark,
-    ReportTable,
-    TableRow,
-    linked,
-    name_head,
-    one_line,
-    star,
-)
+from prunecast.report.summary import Rows, Speed, speedup
+from prunecast.report.tables import RECORDS, Cell, Head, Link, Mark, ReportTable, TableRow, linked, name_head
 from prunecast.report.thresholds import MARGIN, Level, Line, Sweep, Sweeps
 from prunecast.study.frame import StageRow
 
-NO_SPEEDUP = "none shown"
+Cells = dict[Head, Cell]
 
 COLUMNS: tuple[tuple[str, bool, Against], ...] = (
     ("without fine-tuning, against dense", False, "dense"),
@@ -77,168 +69,119 @@ def timed(study: StudyRuns, variant: Variant) -> Iterator[Link]:
 
 # All variants of a case.
 
-Write = Callable[[StageRow], Cell]
-
 
 def variants_table(name: str, study: StudyRuns, rows: Rows, labels: Sequence[str], main: str | None) -> ReportTable:
-    """Returns the table of a case's variants, each row with the records that it comes from.
+    """Returns the variants of a case (`rows`), each with the records that it comes from.
 
-    Args:
-        name: file stem.
-        study: what was run.
-        rows: the summary of the case.
-        labels: what was timed; everything of the main runtime is shown, of the others the times.
-        main: the main runtime.
+    Everything of the main runtime is shown, of the other `labels` that were timed the times and speed-ups.
     """
-    shown = columns(rows, labels, main)
-    heads = (*(head for head, _ in shown), RECORDS)
     lines = []
-    for key, row in rows.items():
+    for key, cells in _variants(rows, labels, main):
         records = (*scored(study, key), *((f"t{seed}", fingerprint) for seed, fingerprint in timed(study, key)))
-        cells = (*(write(row) for _, write in shown), Cell(records=records))
-        lines.append(TableRow(cells, series=key.series, kind=key.role, open=key.role == "pruned"))
-    return ReportTable(name, "All variants", heads, tuple(lines), sortable=True)
+        whole = cells | {RECORDS: Cell(records=records)}
+        lines.append(TableRow(whole, series=key.series, kind=key.role, open=key.role == "pruned"))
+    return ReportTable(name, "All variants", lines, sortable=True).without_empty()
 
 
-def columns(rows: Rows, labels: Sequence[str], main: str | None) -> list[tuple[Head, Write]]:
-    """Returns the columns that have something to show, each with what writes a row's cell."""
-    offered: list[tuple[Head, Write]] = [(Head("", "variant", numeric=False), _variant)]
-    if len({row["seeds"] for row in rows.values()}) > 1:  # a stage failed: say where seeds are lacking
-        offered.append((Head("", "seeds", paper=False), lambda row: Cell(f"{row['seeds']:.0f}", order=row["seeds"])))
-    known = {name for row in rows.values() for name in row}
-    metrics = [name.removeprefix("test_").removesuffix("_sd") for name in known if name.startswith("test_")]
-    for metric in sorted({*metrics} - {"windows"}, key=lambda name: (name != "mse", name != "mae", name)):
-        offered += _errors(metric)
-    offered += [
-        (Head("size", "non-zero"), _nonzero),
-        (Head("size", "zip", paper=False), lambda row: _plain(row.get("zip_bytes"), size)),
-        (Head("size", "multiply-adds"), _macs),
-    ]
-    if main is not None:
-        offered += _main_runtime(main)
-    offered += [_other_runtime(label) for label in labels if label != main]
-    return [(head, write) for head, write in offered if any(write(row).text for row in rows.values())]
+def _variants(rows: Rows, labels: Sequence[str], main: str | None) -> Iterator[tuple[Variant, Cells]]:
+    """Yields the cells of each variant; columns that none of them has are there, and empty."""
+    lacking = len({row["seeds"] for row in rows.values()}) > 1  # a stage failed: say where seeds are missing
+    for key, row in rows.items():
+        text, note = (row["model"], row["variant"]) if row["role"] == "naive" else (row["variant"], row["model"])
+        cells = {Head("", "variant", numeric=False): Cell(text, note, f"{row['model']} {row['variant']}")}
+        if lacking:
+            cells[Head("", "seeds", paper=False)] = _number(row["seeds"], lambda seeds: f"{seeds:.0f}")
+        metrics = {column.removeprefix("test_").removesuffix("_sd") for column in row if column.startswith("test_")}
+        for metric in sorted(metrics - {"windows"}, key=lambda name: (name != "mse", name != "mae", name)):
+            cells |= _errors(row, metric)
+        gone = row.get("sparsity_realised")
+        sparsity = "" if gone is None or missing(gone) or gone <= 0 else f"sparsity {percent(round(gone, 3))}"
+        dense, effective = (_number(row.get(f"{kind}_macs"), count) for kind in ("dense", "effective"))
+        skipped = "" if effective.text == dense.text else f"{effective.text} non-zero"
+        cells |= {
+            Head("size", "non-zero"): _number(row.get("nonzero"), count, sparsity),
+            Head("size", "zip", paper=False): _number(row.get("zip_bytes"), size),
+            Head("size", "multiply-adds"): replace(dense, note=skipped),
+        }
+        if main is not None:
+            file, memory = (_number(row.get(f"{main}_{kind}"), size) for kind in ("bytes", "model_memory_bytes"))
+            cells |= {
+                Head(runtime_name(main), "time"): _time(row, main),
+                Head(runtime_name(main), "speed-up"): speedup_cell(speedup(row, main)),
+                Head(runtime_name(main), "file, RAM", paper=False): replace(
+                    file, note=f"RAM {memory.text}" if memory.text else ""
+                ),
+            }
+        for label in labels:
+            if label != main:
+                ratio = speedup_cell(speedup(row, label))
+                faster = f"{ratio.text} ({ratio.note})" if ratio.text else ""
+                cells[Head(runtime_name(label), "time, speed-up", paper=False)] = replace(
+                    _time(row, label), note=faster
+                )
+        yield key, cells
 
 
-def _variant(row: StageRow) -> Cell:
-    text, note = (row["model"], row["variant"]) if row["role"] == "naive" else (row["variant"], row["model"])
-    return Cell(text, note, f"{row['model']} {row['variant']}")
-
-
-def _errors(metric: str) -> Iterator[tuple[Head, Write]]:
-    """Yields the columns of one metric: the error, and its change against each opponent, as far as it was compared."""
-    name, prefix = metric_name(metric), "" if metric == "mse" else f"{metric}_"
-    yield Head("test error", name, paper=metric == "mse"), lambda row: _error(row, metric, f"{prefix}saturated")
-    group = f"change of {name} against"
-    for against, paper in (("dense", True), ("dense-continued", True), ("small-dense", False)):
-        column = f"{prefix}vs_{against.replace('-', '_')}"
-        head = Head(group, against.replace("small-dense", "small dense"), paper=paper and metric == "mse")
-        yield head, lambda row, column=column: _difference(row, column)  # type: ignore[misc]
-
-
-def _error(row: StageRow, metric: str, saturated: str) -> Cell:
-    value, spread, floors = row.get(f"test_{metric}"), row.get(f"test_{metric}_sd"), row.get(saturated)
-    if value is None or missing(value):
-        return Cell()
-    flag = (SATURATED, f"saturated: not shown to be better than {floors}")
-    note = "" if missing(spread) else f"± {spread:.4f}"
-    return Cell(f"{value:.4f}", note, value, flag=flag if isinstance(floors, str) and floors else None)
-
-
-def _difference(row: StageRow, column: str) -> Cell:
-    value = row.get(column)
-    if value is None or missing(value):
-        return Cell()
-    verdict: Verdict = row[f"{column}_verdict"]
-    if verdict == "no interval":
-        return Cell(signed(value), "no interval", value, "faint")
-    ends = f"{signed(row[f'{column}_low'])} … {signed(row[f'{column}_high'])}"
-    return Cell(signed(value), ends, value, verdict_mark(verdict))
-
-
-def verdict_mark(verdict: Verdict) -> Mark:
-    """Returns how a verdict looks."""
-    return verdict if verdict in ("better", "worse") else "faint"
-
-
-def _plain(value: float | None, write: Callable[[float], str]) -> Cell:
-    return Cell() if value is None or missing(value) else Cell(write(value), order=value)
-
-
-def _nonzero(row: StageRow) -> Cell:
-    cell, share = _plain(row.get("nonzero"), count), row.get("sparsity_realised")
-    note = "" if share is None or missing(share) or share <= 0 else f"sparsity {percent(round(share, 3))}"
-    return Cell(cell.text, note, cell.order)
-
-
-def _macs(row: StageRow) -> Cell:
-    dense, effective = (_plain(row.get(f"{key}_macs"), count) for key in ("dense", "effective"))
-    return Cell(dense.text, f"{effective.text} non-zero" if effective.text != dense.text else "", dense.order)
-
-
-def _main_runtime(label: str) -> list[tuple[Head, Write]]:
-    name = runtime_name(label)
-    return [
-        (Head(name, "time"), lambda row: _time(row, label)),
-        (Head(name, "speed-up"), lambda row: _speedup(row, label)),
-        (Head(name, "file, RAM", paper=False), lambda row: _footprint(row, label)),
-    ]
-
-
-def _other_runtime(label: str) -> tuple[Head, Write]:
-    def both(row: StageRow) -> Cell:
-        time, speedup = _time(row, label), _speedup(row, label)
-        return Cell(time.text, f"{speedup.text} ({speedup.note})" if speedup.text else "", time.order)
-
-    return Head(runtime_name(label), "time, speed-up", paper=False), both
+def _number(value: float | None, write: Callable[[float], str], note: str = "") -> Cell:
+    return Cell() if value is None or missing(value) else Cell(write(value), note, value)
 
 
 def _time(row: StageRow, label: str) -> Cell:
-    return _plain(row.get(f"{label}_latency_ms"), lambda ms: f"{three_digits(ms)} ms")
+    return _number(row.get(f"{label}_latency_ms"), lambda ms: f"{three_digits(ms)} ms")
 
 
-def _speedup(row: StageRow, label: str) -> Cell:
-    ratio = row.get(f"{label}_speedup")
-    if ratio is None or missing(ratio):
-        return Cell()
-    return speedup_cell(Interval(ratio, row[f"{label}_speedup_low"], row[f"{label}_speedup_high"]))
+def _errors(row: StageRow, metric: str) -> Cells:
+    """Returns the cells of one metric: the error, and its change against each opponent."""
+    name, prefix, main = metric_name(metric), "" if metric == "mse" else f"{metric}_", metric == "mse"
+    spread, floors = row.get(f"test_{metric}_sd"), row.get(f"{prefix}saturated")
+    error = _number(row.get(f"test_{metric}"), lambda value: f"{value:.4f}")
+    if error.text:
+        flag = (SATURATED, f"saturated: not shown to be better than {floors}")
+        saturated = isinstance(floors, str) and floors != ""
+        error = replace(error, note="" if missing(spread) else f"± {spread:.4f}", flag=flag if saturated else None)
+    cells = {Head("test error", name, paper=main): error}
+    for against, paper in (("dense", main), ("dense-continued", main), ("small-dense", False)):
+        column = f"{prefix}vs_{against.replace('-', '_')}"
+        change = _number(row.get(column), signed)
+        if change.text:
+            interval = Interval(row[column], row[f"{column}_low"], row[f"{column}_high"])
+            known = row[f"{column}_verdict"] != "no interval"
+            note = f"{signed(interval.low)} … {signed(interval.high)}" if known else "no interval"
+            change = replace(change, note=note, mark=_mark(row[f"{column}_verdict"]))
+        cells[Head(f"change of {name} against", against.replace("small-dense", "small dense"), paper=paper)] = change
+    return cells
 
 
-def speedup_cell(ratio: Interval) -> Cell:
+def _mark(verdict: str) -> Mark:
+    return "better" if verdict == "better" else "worse" if verdict == "worse" else "faint"
+
+
+def speedup_cell(ratio: Interval | None) -> Cell:
     """Returns a ratio of times: a speed-up only when its interval leaves out 1; one below 1 is called slower."""
+    if ratio is None:
+        return Cell()
     note = f"{ratio.low:.2f} … {ratio.high:.2f}"
     if ratio.low > 1:
         return Cell(times(ratio.value), note, ratio.value, "better")
     if ratio.high < 1:
         return Cell(f"slower, {times(ratio.value)}", note, ratio.value, "worse")
-    return Cell(NO_SPEEDUP, note, ratio.value, "faint")
-
-
-def _footprint(row: StageRow, label: str) -> Cell:
-    """Bytes of the file, and the most memory that loading and running it took."""
-    file, memory = (_plain(row.get(f"{label}_{key}"), size) for key in ("bytes", "model_memory_bytes"))
-    return Cell(file.text, f"RAM {memory.text}" if memory.text else "", file.order)
+    return Cell("none shown", note, ratio.value, "faint")
 
 
 def to_texts(rows: Rows, main: str | None) -> list[dict[str, Any]]:
     """Returns the table for a terminal: of the intervals only that of the speed-up, else a star where 0 is outside."""
-    shown = [(head, write) for head, write in columns(rows, (), main)[1:] if head.paper]
+    table = ReportTable("", "", [TableRow(cells) for _, cells in _variants(rows, (), main)]).without_empty()
     several_cases = len({key.case for key in rows}) > 1
-    return [
-        ({"case": key.case.title} if several_cases else {})
-        | {"model": row["model"], "variant": row["variant"]}
-        | {_short(head): _shown(head, write(row)) for head, write in shown if head.header != "multiply-adds"}
-        for key, row in rows.items()
-    ]
-
-
-def _shown(head: Head, cell: Cell) -> str:
-    flag = cell.flag[0] if cell.flag else ""
-    return one_line(cell) if head.header == "speed-up" else f"{cell.text}{star(cell)}{flag}"
-
-
-def _short(head: Head) -> str:
-    return f"vs {head.header}" if head.group.startswith("change of") else head.header
+    texts = []
+    for (key, row), line in zip(rows.items(), table.rows, strict=True):
+        text = {"case": key.case.title} if several_cases else {}
+        text |= {"model": row["model"], "variant": row["variant"]}
+        for head, cell in line.cells.items():
+            if head.paper and head.header not in ("variant", "multiply-adds"):
+                short = f"vs {head.header}" if head.group.startswith("change of") else head.header
+                text[short] = cell.one_line if head.header == "speed-up" else cell.shown
+        texts.append(text)
+    return texts
 
 
 # How far methods go: thresholds.
@@ -247,24 +190,21 @@ def _short(head: Head) -> str:
 def headline_table(name: str, sweeps: Sweeps, budgets: Mapping[str, str], pages: Mapping[str, str]) -> ReportTable:
     """Returns the thresholds over all data sets and horizons, methods first and their random controls after them.
 
-    Args:
-        name: file stem.
-        sweeps: of the study.
-        budgets: what each method removes its share of.
-        pages: model -> page that its cells lead to.
+    `budgets` says of what each method removes its share, `pages` where each model has its page.
     """
-    small = f"loss under {percent(MARGIN)} up to"
-    heads = [name_head("model"), name_head("method")]
-    heads += [head for group, _, _ in COLUMNS for head in (Head(group, "no loss up to"), Head(group, small))]
     rows = []
     for model, method in sorted(sweeps.methods, key=lambda pair: sweeps.is_control(pair[1])):
         of = budgets.get(method, "")
-        cells = [Cell(model, order=model, page=pages.get(model, "")), Cell(method, f"of {of}" if of else "", method)]
-        pooled = [sweeps.pooled(Line(model, method, tuned, against)) for _, tuned, against in COLUMNS]
-        for sweep in pooled:
-            cells += [Cell(), Cell()] if sweep is None else [_no_loss(sweeps, sweep), _small_loss(sweeps, sweep)]
-        kind = "control" if sweeps.is_control(method) else ""
-        rows.append(TableRow((*cells, Cell(records=_read_off(pooled))), series=method, kind=kind))
+        cells = {
+            name_head("model"): Cell(model, order=model, page=pages.get(model, "")),
+            name_head("method"): Cell(method, f"of {of}" if of else "", method),
+        }
+        found = {group: sweeps.pooled(Line(model, method, tuned, against)) for group, tuned, against in COLUMNS}
+        for group, sweep in found.items():
+            cells[Head(group, "no loss up to")] = _no_loss(sweeps, sweep)
+            cells[Head(group, f"loss under {percent(MARGIN)} up to")] = _small_loss(sweeps, sweep)
+        cells[RECORDS] = _read_off(found.values())
+        rows.append(TableRow(cells, series=method, kind="control" if sweeps.is_control(method) else ""))
     note = (
         "Share removed, of the method's own budget. No loss: up to that sparsity, no interval of the error ratio lies "
         f"above 1, and no ratio reaches {1 + MARGIN:g}. Loss under {percent(MARGIN)}: up to that sparsity, every "
@@ -273,30 +213,33 @@ def headline_table(name: str, sweeps: Sweeps, budgets: Mapping[str, str], pages:
         f"horizons. {SATURATED}: there, on some of them, the model is not shown to be better than a forecast that "
         "learned nothing, so it had little to lose."
     )
-    return ReportTable(name, "How far each model can be pruned", (*heads, RECORDS), tuple(rows), note)
+    return ReportTable(name, "How far each model can be pruned", rows, note)
 
 
-def _no_loss(sweeps: Sweeps, sweep: Sweep) -> Cell:
+def _no_loss(sweeps: Sweeps, sweep: Sweep | None) -> Cell:
+    """Returns up to which sparsity no loss is shown; where there is none, the error at the lowest level."""
+    if sweep is None:
+        return Cell()
     if not sweep.levels[0].known:
         return Cell("not known", "no interval", mark="faint")
-    return threshold_cell(sweep, sweep.no_loss, _range(sweep, [of.no_loss for of in sweeps.each(sweep)]))
+    more = _range([one.no_loss for one in sweeps.each(sweep)])
+    if sweep.no_loss is not None:
+        return _threshold(sweep, sweep.no_loss, more)
+    lowest = sweep.levels[0]
+    note = f"at {percent(lowest.sparsity)}: {change(lowest.ratio)}"
+    return Cell("none", note, 0.0, "worse" if lowest.loses else "faint", more=more)
 
 
-def _small_loss(sweeps: Sweeps, sweep: Sweep) -> Cell:
-    if not sweep.levels[0].known:
+def _small_loss(sweeps: Sweeps, sweep: Sweep | None) -> Cell:
+    if sweep is None or not sweep.levels[0].known:
         return Cell()
     if sweep.small_loss is None:
         return Cell("not shown", order=0.0, mark="faint")
-    whole = threshold_cell(sweep, sweep.small_loss, _range(sweep, [of.small_loss for of in sweeps.each(sweep)]))
-    return Cell(whole.text, order=whole.order, flag=whole.flag, more=whole.more)
+    more = _range([one.small_loss for one in sweeps.each(sweep)])
+    return replace(_threshold(sweep, sweep.small_loss, more), note="")
 
 
-def threshold_cell(sweep: Sweep, level: Level | None, more: str = "") -> Cell:
-    """Returns a threshold: its sparsity, and the error there; where there is none, the error at the lowest level."""
-    if level is None:
-        lowest = sweep.levels[0]
-        mark: Mark = "worse" if lowest.loses else "faint"
-        return Cell("none", f"at {percent(lowest.sparsity)}: {change(lowest.ratio)}", 0.0, mark, more=more)
+def _threshold(sweep: Sweep, level: Level, more: str) -> Cell:
     flag = (SATURATED, f"saturated in {level.saturated} of {len(sweep.cases)} cases") if level.saturated else None
     most = "≥ " if level is sweep.levels[-1] else ""
     return Cell(f"{most}{percent(level.sparsity)}", change(level.ratio), level.sparsity, flag=flag, more=more)
@@ -309,126 +252,118 @@ def change(ratio: Interval) -> str:
     return f"{signed_percent(ratio.value - 1)} ({between(ratio.low - 1, ratio.high - 1)[:-2]})"
 
 
-def _range(sweep: Sweep, reached: Sequence[Level | None]) -> str:
-    if len(sweep.cases) < 2:
+def _range(reached: Sequence[Level | None]) -> str:
+    """Returns the lowest and the highest threshold of several cases; nothing for one."""
+    if len(reached) < 2:
         return ""
     shares = [0.0 if level is None else level.sparsity for level in reached]
     low, high = percent(min(shares)), percent(max(shares))
     return f"{len(shares)} cases: {low if low == high else f'{low[:-2]} … {high}'}"
 
 
-def thresholds_table(
-    name: str, title: str, sweeps: Sweeps, pairs: Iterable[tuple[str, str]], cases: Sequence[Case]
-) -> ReportTable:
-    """Returns how far methods go on single data sets and horizons: a row for each model, method and case.
-
-    Args:
-        name: file stem.
-        title: of the table.
-        sweeps: of the study.
-        pairs: models and methods.
-        cases: the data sets and horizons.
-    """
-    heads = [name_head("model"), name_head("method"), name_head("data set"), Head("", "horizon", name=True)]
-    heads += [*(Head("no loss shown up to", group) for group, _, _ in COLUMNS), RECORDS]
-    wanted = list(pairs)
-    by_model = len({method for _, method in wanted}) == 1
-    rows = []
-    for model, method in wanted:
-        for case in cases:
-            found = [sweeps.of(Line(model, method, tuned, against), case) for _, tuned, against in COLUMNS]
-            if any(found):
-                names = [Cell(model, order=model), Cell(method, order=method), Cell(case.dataset, order=case.dataset)]
-                names.append(Cell(str(case.horizon), order=case.horizon))
-                cells = (*names, *(_case_cell(sweep) for sweep in found), Cell(records=_read_off(found)))
-                rows.append(TableRow(cells, model if by_model else method))
-    return ReportTable(name, title, tuple(heads), tuple(rows), sortable=True).without_empty()
-
-
-def _case_cell(sweep: Sweep | None) -> Cell:
-    if sweep is None:
-        return Cell()
-    known = sweep.levels[0].known
-    return threshold_cell(sweep, sweep.no_loss) if known else Cell("not known", "no interval", mark="faint")
-
-
-def _read_off(sweeps: Iterable[Sweep | None]) -> tuple[Link, ...]:
+def _read_off(sweeps: Iterable[Sweep | None]) -> Cell:
     """Returns the records of the pruned models that a row is read off, and of what they are held against."""
     levels = [sweep.no_loss or sweep.levels[0] for sweep in sweeps if sweep is not None]
     found = dict.fromkeys(
         name for level in levels for one in level.comparisons for pair in one.fingerprints for name in pair
     )
-    return tuple((str(number), name) for number, name in enumerate(found, start=1))
+    return Cell(records=tuple((str(number), name) for number, name in enumerate(found, start=1)))
+
+
+def thresholds_table(
+    name: str, title: str, sweeps: Sweeps, pairs: Iterable[tuple[str, str]], cases: Sequence[Case]
+) -> ReportTable:
+    """Returns how far methods go: a row for each pair of model and method, on each single data set and horizon."""
+    wanted = list(pairs)
+    by_model = len({method for _, method in wanted}) == 1
+    rows = []
+    for model, method in wanted:
+        for case in cases:
+            found = {group: sweeps.of(Line(model, method, tuned, against), case) for group, tuned, against in COLUMNS}
+            if any(found.values()):
+                cells = {
+                    name_head("model"): Cell(model, order=model),
+                    name_head("method"): Cell(method, order=method),
+                    name_head("data set"): Cell(case.dataset, order=case.dataset),
+                    Head("", "horizon", name=True): Cell(str(case.horizon), order=case.horizon),
+                }
+                cells |= {Head("no loss shown up to", group): _no_loss(sweeps, found[group]) for group in found}
+                rows.append(TableRow(cells | {RECORDS: _read_off(found.values())}, model if by_model else method))
+    return ReportTable(name, title, rows, sortable=True).without_empty()
 
 
 def sweep_table(name: str, title: str, sweeps: Sweeps, lines: Iterable[Line]) -> ReportTable:
     """Returns the levels of sweeps over all cases: what the headline is read off, with the records below it."""
-    heads = [name_head("model"), name_head("method")]
-    heads += [Head("", "fine-tuned", numeric=False), Head("", "against", numeric=False), Head("", "removed")]
-    heads += [Head("", "error ratio"), Head("", "loss shown", numeric=False), Head("", "saturated"), RECORDS]
     found = [sweep for line in lines if (sweep := sweeps.pooled(line)) is not None]
     by_model = len({sweep.line.method for sweep in found}) == 1
-    rows = [_level_row(sweep, level, by_model=by_model) for sweep in found for level in sweep.levels]
-    return ReportTable(name, title, tuple(heads), tuple(rows), sortable=True)
-
-
-def _level_row(sweep: Sweep, level: Level, *, by_model: bool) -> TableRow:
-    line, ratio = sweep.line, level.ratio
-    interval = f"{ratio.low:.3f} … {ratio.high:.3f}" if level.known else "no interval"
-    mark: Mark = "worse" if level.loses else "better" if level.known and ratio.high < 1 else "faint"
-    own = (
-        (
-            "" if len(sweep.cases) == 1 else f"{one.variant.case.dataset} {one.variant.case.horizon}",
-            [(str(number), name) for number, (name, _) in enumerate(one.fingerprints, start=1)],
-        )
-        for one in level.comparisons
-    )
-    cells = (
-        Cell(line.model, order=line.model),
-        Cell(line.method, order=line.method),
-        Cell("yes" if line.finetuned else "no"),
-        Cell(line.against),
-        Cell(percent(level.sparsity), order=level.sparsity),
-        Cell(f"{ratio.value:.3f}", interval, ratio.value, mark),
-        Cell("yes" if level.loses else "no" if level.holds else "unclear" if level.known else "not known"),
-        Cell(f"{level.saturated} of {len(sweep.cases)}", order=level.saturated),
-        linked(own),
-    )
-    return TableRow(cells, series=line.model if by_model else line.method, open=not line.finetuned)
+    rows = []
+    for sweep in found:
+        line = sweep.line
+        for level in sweep.levels:
+            ratio = level.ratio
+            interval = f"{ratio.low:.3f} … {ratio.high:.3f}" if level.known else "no interval"
+            mark: Mark = "worse" if level.loses else "better" if level.known and ratio.high < 1 else "faint"
+            loss = "yes" if level.loses else "no" if level.holds else "unclear" if level.known else "not known"
+            records = (
+                (
+                    "" if len(sweep.cases) == 1 else f"{one.variant.case.dataset} {one.variant.case.horizon}",
+                    [(str(number), own) for number, (own, _) in enumerate(one.fingerprints, start=1)],
+                )
+                for one in level.comparisons
+            )
+            cells = {
+                name_head("model"): Cell(line.model, order=line.model),
+                name_head("method"): Cell(line.method, order=line.method),
+                Head("", "fine-tuned", numeric=False): Cell("yes" if line.finetuned else "no"),
+                Head("", "against", numeric=False): Cell(line.against),
+                Head("", "removed"): Cell(percent(level.sparsity), order=level.sparsity),
+                Head("", "error ratio"): Cell(f"{ratio.value:.3f}", interval, ratio.value, mark),
+                Head("", "loss shown", numeric=False): Cell(loss),
+                Head("", "saturated"): Cell(f"{level.saturated} of {len(sweep.cases)}", order=level.saturated),
+                RECORDS: linked(records),
+            }
+            rows.append(TableRow(cells, series=line.model if by_model else line.method, open=not line.finetuned))
+    return ReportTable(name, title, rows, sortable=True)
 
 
 # What the controls say.
 
 
 def controls_table(name: str, study: StudyRuns, compared: Compared, variants: Sequence[Variant]) -> ReportTable:
-    """Returns one row for each trained model of a case: was anything learned, and was pruning needed?
-
-    Args:
-        name: file stem.
-        study: what was run.
-        compared: its comparisons.
-        variants: of one data set and horizon.
-    """
+    """Returns one row for each trained model among a case's variants: was anything learned, was pruning needed?"""
     naive = [variant for variant in variants if variant.role == "naive"]
-    heads = [name_head("model"), *(Head("dense, against", other.model) for other in naive)]
-    heads += [Head("", "body zeroed, against dense"), Head("", f"saturated {SATURATED}")]
-    heads += [Head("", "against small dense"), RECORDS]
     rows = []
     for model in dict.fromkeys(variant.model for variant in variants if variant.role != "naive"):
         own = [variant for variant in variants if variant.model == model]
+        pruned = [variant for variant in own if variant.pruned]
         held = {c.other: c for v in own if v.role == "dense" for c in compared.all_of(v, "naive")}
-        zeroed = [c for v in own if v.role == "zeroed-body" and (c := compared.of(v, "dense")) is not None]
+        zeroed = next((c for v in own if v.role == "zeroed-body" and (c := compared.of(v, "dense"))), None)
+        floors = [variant for variant in pruned if compared.saturated(variant)]
+        floor_names = dict.fromkeys(name for variant in floors for name in compared.floor_names(variant))
+        small = [compared.of(variant, "small-dense") for variant in pruned if variant.finetuned]
+        verdicts = Counter(comparison.verdict for comparison in small if comparison is not None)
+        said = [f"{verdicts[kind]} {kind}" for kind in ("better", "not told apart", "worse") if verdicts[kind]]
+        lead = float(verdicts["better"] - verdicts["worse"]) if verdicts else None
         controls = [*naive, *(variant for variant in own if not variant.pruned)]
-        links = linked((v.model if v.role == "naive" else v.name, scored(study, v)) for v in controls)
-        cells = [Cell(model, order=model), *(_relative(held.get(other)) for other in naive)]
-        cells += [_relative(zeroed[0] if zeroed else None), _saturated(compared, own), _small_dense(compared, own)]
-        rows.append(TableRow((*cells, links)))
+        cells = {name_head("model"): Cell(model, order=model)}
+        cells |= {Head("dense, against", other.model): _relative(held.get(other)) for other in naive}
+        cells |= {
+            Head("", "body zeroed, against dense"): _relative(zeroed),
+            Head("", f"saturated {SATURATED}"): Cell(
+                f"{len(floors)} of {len(pruned)}" if pruned else "",
+                ", ".join(floor_names),
+                len(floors) if pruned else None,
+            ),
+            Head("", "against small dense"): Cell(", ".join(said), order=lead),
+            RECORDS: linked((v.model if v.role == "naive" else v.name, scored(study, v)) for v in controls),
+        }
+        rows.append(TableRow(cells))
     note = (
         "Changes of MSE with 95 % intervals. Saturated: pruned variants that are not shown to be better than a naive "
         "forecast or than the dense model with its body zeroed. Small dense: pruned and fine-tuned variants against "
         "dense models of their size, trained from scratch."
     )
-    return ReportTable(name, "What the controls say", tuple(heads), tuple(rows), note).without_empty()
+    return ReportTable(name, "What the controls say", rows, note).without_empty()
 
 
 def _relative(comparison: Comparison | None) -> Cell:
@@ -436,27 +371,8 @@ def _relative(comparison: Comparison | None) -> Cell:
     if comparison is None:
         return Cell()
     value, relative = comparison.difference / comparison.reference, comparison.relative
-    if relative is None:
-        return Cell(signed_percent(value), "no interval", value, "faint")
-    return Cell(signed_percent(value), between(relative.low, relative.high), value, verdict_mark(comparison.verdict))
-
-
-def _saturated(compared: Compared, own: Sequence[Variant]) -> Cell:
-    pruned = [variant for variant in own if variant.pruned]
-    if not pruned:
-        return Cell()
-    floors = [variant for variant in pruned if compared.saturated(variant)]
-    names = dict.fromkeys(name for variant in floors for name in compared.floor_names(variant))
-    return Cell(f"{len(floors)} of {len(pruned)}", ", ".join(names), len(floors))
-
-
-def _small_dense(compared: Compared, own: Sequence[Variant]) -> Cell:
-    """Counts how pruning fares against training a small model in the first place."""
-    tuned = [variant for variant in own if variant.role == "pruned+finetuned"]
-    found = [c for variant in tuned if (c := compared.of(variant, "small-dense")) is not None]
-    verdicts = Counter(comparison.verdict for comparison in found)
-    said = [f"{verdicts[verdict]} {verdict}" for verdict in ("better", "not told apart", "worse") if verdicts[verdict]]
-    return Cell(", ".join(said), order=float(verdicts["better"] - verdicts["worse"]) if found else None)
+    note = "no interval" if relative is None else between(relative.low, relative.high)
+    return Cell(signed_percent(value), note, value, _mark(comparison.verdict))
 
 
 # Speed-ups and ranks.
@@ -464,29 +380,29 @@ def _small_dense(compared: Compared, own: Sequence[Variant]) -> Cell:
 
 def speed_table(name: str, study: StudyRuns, found: Sequence[Speed], labels: Sequence[str]) -> ReportTable:
     """Returns the table of speed-ups: promised, and measured in each runtime, with the records of the timings."""
-    heads = [Head("", "model", numeric=False), Head("", "method", numeric=False), Head("", "removed")]
-    heads += [Head("", "cases"), Head("speed-up", "promised")]
-    heads += [*(Head("speed-up", runtime_name(label)) for label in labels), RECORDS]
     by_model = len({speed.method for speed in found}) == 1
     rows = []
     for speed in found:
-        removed = speed.sparsity_requested
-        cells = [Cell(speed.model, order=speed.model), Cell(speed.method, order=speed.method)]
-        cells += [Cell(percent(removed), order=removed), Cell(str(speed.cases), order=speed.cases)]
-        cells.append(Cell(times(speed.promised), order=speed.promised))
-        cells += [speedup_cell(speed.measured[label]) if label in speed.measured else Cell() for label in labels]
-        cells.append(linked((_timed_name(speed, variant), timed(study, variant)) for variant in speed.variants))
-        rows.append(TableRow(tuple(cells), series=speed.model if by_model else speed.method))
+        tuned = {variant: "fine-tuned" if variant.finetuned else "not fine-tuned" for variant in speed.variants}
+        several = speed.cases > 1
+        cells = {
+            Head("", "model", numeric=False): Cell(speed.model, order=speed.model),
+            Head("", "method", numeric=False): Cell(speed.method, order=speed.method),
+            Head("", "removed"): Cell(percent(speed.sparsity_requested), order=speed.sparsity_requested),
+            Head("", "cases"): Cell(str(speed.cases), order=speed.cases),
+            Head("speed-up", "promised"): Cell(times(speed.promised), order=speed.promised),
+        }
+        cells |= {Head("speed-up", runtime_name(label)): speedup_cell(speed.measured.get(label)) for label in labels}
+        cells[RECORDS] = linked(
+            (f"{variant.case.title}, {how}" if several else how, timed(study, variant))
+            for variant, how in tuned.items()
+        )
+        rows.append(TableRow(cells, series=speed.model if by_model else speed.method))
     note = (
         "Geometric means over data sets, horizons and seeds; the interval's ends are the means of theirs. Promised: "
         "the dense model's multiply-adds over those with a non-zero weight."
     )
-    return ReportTable(name, "Promised and measured speed-up", tuple(heads), tuple(rows), note, sortable=True)
-
-
-def _timed_name(speed: Speed, variant: Variant) -> str:
-    tuned = "fine-tuned" if variant.finetuned else "not fine-tuned"
-    return f"{variant.case.title}, {tuned}" if speed.cases > 1 else tuned
+    return ReportTable(name, "Promised and measured speed-up", rows, note, sortable=True)
 
 
 def rank_table(name: str, title: str, study: StudyRuns, ranked: Ranked) -> ReportTable:
@@ -494,12 +410,15 @@ def rank_table(name: str, title: str, study: StudyRuns, ranked: Ranked) -> Repor
     found = ranked.ranking
     rows = []
     for place, (treatment, rank) in enumerate(zip(found.names, found.ranks, strict=True)):
-        kin, of = ", ".join(not_told_apart(found, place)), ranked.variants[treatment]
-        links = linked((f"{variant.case.title} {variant.model}", scored(study, variant)) for variant in of)
-        rows.append(TableRow((Cell(treatment), Cell(f"{rank:.2f}", order=rank), Cell(kin), links)))
-    heads = (Head("", "treatment", numeric=False), Head("", "mean rank"))
-    kin_head = Head("", "not told apart from", numeric=False)
-    return ReportTable(name, title, (*heads, kin_head, RECORDS), tuple(rows), rank_caption(ranked))
+        of = ranked.variants[treatment]
+        cells = {
+            Head("", "treatment", numeric=False): Cell(treatment),
+            Head("", "mean rank"): Cell(f"{rank:.2f}", order=rank),
+            Head("", "not told apart from", numeric=False): Cell(", ".join(not_told_apart(found, place))),
+            RECORDS: linked((f"{variant.case.title} {variant.model}", scored(study, variant)) for variant in of),
+        }
+        rows.append(TableRow(cells))
+    return ReportTable(name, title, rows, rank_caption(ranked))
 
 
 def rank_caption(ranked: Ranked) -> str:
@@ -525,19 +444,32 @@ _SCORINGS: Mapping[str, str] = {
 
 def deviation_table(name: str, study: StudyRuns, found: Sequence[Deviation]) -> ReportTable:
     """Returns one row for each cell, and the mean over horizons of each model and data set that has several."""
-    heads = [Head("", "data set", numeric=False), Head("", "horizon"), Head("", "model", numeric=False)]
-    heads += [Head("MSE", header) for header in ("ours", "published", "deviation")]
-    heads += [Head("MAE", header, paper=False) for header in ("ours", "published", "deviation")]
-    heads += [Head("", "scoring", numeric=False), Head("ours", "parameters", paper=False)]
-    heads += [Head("ours", "steps", paper=False), Head("", "source", numeric=False, paper=False), RECORDS]
     groups: dict[tuple[str, str], list[Deviation]] = {}
-    for deviation in found:
-        groups.setdefault((deviation.variant.model, deviation.variant.case.dataset), []).append(deviation)
+    for one in found:
+        groups.setdefault((one.variant.model, one.variant.case.dataset), []).append(one)
     rows = []
-    for group in groups.values():
-        rows += [_deviation_row(study, deviation) for deviation in group]
+    for (model, dataset), group in groups.items():
+        for one in group:
+            published, horizon = one.published, one.variant.case.horizon
+            spread = "" if one.mse_sd is None else f"± {one.mse_sd:.3f}"
+            cells = _beside(dataset, Cell(str(horizon), order=horizon), model)
+            cells |= _errors_beside("MSE", one.mse, published.mse, within=one.within, spread=spread)
+            cells |= _errors_beside("MAE", one.mae, published.mae)
+            cells |= {
+                Head("", "scoring", numeric=False): Cell(_SCORINGS[published.scoring]),
+                Head("ours", "parameters", paper=False): _number(one.parameters, count),
+                Head("ours", "steps", paper=False): _number(one.steps, str),
+                Head("", "source", numeric=False, paper=False): Cell(published.source, published.confidence),
+                RECORDS: Cell(records=tuple(scored(study, one.variant))),
+            }
+            rows.append(TableRow(cells))
         if len(group) > 1:
-            rows.append(_mean_row(study, MeanDeviation.of(group), len(heads)))
+            mean = MeanDeviation.of(group)
+            own = _beside(dataset, Cell("mean", f"of {len(group)}"), model)
+            own |= _errors_beside("MSE", mean.mse, mean.published_mse, within=mean.within)
+            own |= _errors_beside("MAE", mean.mae, mean.published_mae)
+            own[RECORDS] = linked((str(one.place.horizon), scored(study, one.variant)) for one in group)
+            rows.append(TableRow({head: own.get(head, Cell()) for head in cells}, kind="mean"))
     note = (
         f"Deviation: ours over theirs, less 1. Grey: within {percent(TOLERANCE)} of the published MSE "
         f"({percent(UNSTABLE_TOLERANCE)} for Informer and Transformer on ETTh2, ETTm2 and Exchange, whose runs differ "
@@ -545,50 +477,26 @@ def deviation_table(name: str, study: StudyRuns, found: Sequence[Deviation]) -> 
         "drops the last incomplete batch of 32, as the authors' loaders did; where theirs was not seen ours is full. A "
         "model smaller than the published one, or trained for fewer steps, is not expected to agree."
     )
-    return ReportTable(name, "Dense errors, ours and published", tuple(heads), tuple(rows), note, sortable=True)
+    return ReportTable(name, "Dense errors, ours and published", rows, note, sortable=True)
 
 
-def _deviation_row(study: StudyRuns, deviation: Deviation) -> TableRow:
-    case, published = deviation.variant.case, deviation.published
-    spread = "" if deviation.mse_sd is None else f"± {deviation.mse_sd:.3f}"
-    return TableRow(
-        (
-            Cell(case.dataset, order=case.dataset),
-            Cell(str(case.horizon), order=case.horizon),
-            Cell(deviation.variant.model, order=deviation.variant.model),
-            Cell(f"{deviation.mse:.3f}", spread, deviation.mse),
-            Cell(f"{published.mse:.3f}", order=published.mse),
-            _judged(deviation.of_mse, deviation.within),
-            Cell(f"{deviation.mae:.3f}", "", deviation.mae),
-            Cell(f"{published.mae:.3f}", order=published.mae),
-            Cell(signed_percent(deviation.of_mae), "", deviation.of_mae),
-            Cell(_SCORINGS[published.scoring]),
-            _plain(deviation.parameters, count),
-            _plain(deviation.steps, str),
-            Cell(published.source, published.confidence),
-            Cell(records=tuple(scored(study, deviation.variant))),
-        )
-    )
+def _beside(dataset: str, horizon: Cell, model: str) -> Cells:
+    return {
+        Head("", "data set", numeric=False): Cell(dataset, order=dataset),
+        Head("", "horizon"): horizon,
+        Head("", "model", numeric=False): Cell(model, order=model),
+    }
 
 
-def _judged(value: float, within: bool | None) -> Cell:
-    """Returns a deviation; marked where it is judged and beyond its tolerance."""
+def _errors_beside(metric: str, ours: float, theirs: float, *, within: bool | None = None, spread: str = "") -> Cells:
+    """Returns our error, theirs, and the deviation; marked where it is judged and beyond its tolerance."""
+    value, paper = ours / theirs - 1, metric == "MSE"
     mark: Mark = "" if within is None else "faint" if within else "worse" if value > 0 else "better"
-    return Cell(signed_percent(value), "", value, mark)
-
-
-def _mean_row(study: StudyRuns, mean: MeanDeviation, width: int) -> TableRow:
-    variant = mean.horizons[0].variant
-    cells = [Cell(variant.case.dataset, order=variant.case.dataset), Cell("mean", f"of {len(mean.horizons)}")]
-    cells.append(Cell(variant.model, order=variant.model))
-    for ours, theirs, within in (
-        (mean.mse, mean.published_mse, mean.within),
-        (mean.mae, mean.published_mae, None),
-    ):
-        cells += [Cell(f"{value:.3f}", order=value) for value in (ours, theirs)]
-        cells.append(_judged(ours / theirs - 1, within))
-    links = linked((str(one.place.horizon), scored(study, one.variant)) for one in mean.horizons)
-    return TableRow((*cells, *[Cell()] * (width - len(cells) - 1), links), kind="mean")
+    return {
+        Head(metric, "ours", paper=paper): Cell(f"{ours:.3f}", spread, ours),
+        Head(metric, "published", paper=paper): Cell(f"{theirs:.3f}", order=theirs),
+        Head(metric, "deviation", paper=paper): Cell(signed_percent(value), "", value, mark),
+    }
 
 
 # What was run.
@@ -596,16 +504,20 @@ def _mean_row(study: StudyRuns, mean: MeanDeviation, width: int) -> TableRow:
 
 def run_table(facts: Iterable[tuple[str, str, object]]) -> ReportTable:
     """Returns what was run as a table: of what, which property, its value."""
-    heads = tuple(Head("", header, numeric=False) for header in ("of", "what", "value"))
-    rows = tuple(TableRow((Cell(of), Cell(what), Cell(str(value)))) for of, what, value in facts)
-    return ReportTable("run", "What was run", heads, rows)
+    return _texts_table("run", "What was run", ("of", "what", "value"), facts)
 
 
 def failure_table(failures: Sequence[Failure]) -> ReportTable:
     """Returns what did not finish, and why."""
-    heads = tuple(Head("", header, numeric=False) for header in ("what", "stage", "reason", "fingerprint"))
-    rows = tuple(TableRow(tuple(map(Cell, (one.label, one.stage, one.reason, one.fingerprint)))) for one in failures)
-    return ReportTable("failures", f"{len(rows)} stage{'' if len(rows) == 1 else 's'} did not finish", heads, rows)
+    title = f"{len(failures)} stage{'' if len(failures) == 1 else 's'} did not finish"
+    lines = ((one.label, one.stage, one.reason, one.fingerprint) for one in failures)
+    return _texts_table("failures", title, ("what", "stage", "reason", "fingerprint"), lines)
+
+
+def _texts_table(name: str, title: str, headers: Sequence[str], lines: Iterable[Sequence[object]]) -> ReportTable:
+    heads = [Head("", header, numeric=False) for header in headers]
+    rows = [TableRow({head: Cell(str(text)) for head, text in zip(heads, line, strict=True)}) for line in lines]
+    return ReportTable(name, title, rows)
 
 
 def data_of(row: StageRow) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
@@ -37,8 +37,19 @@ class Cell:
     mark: Mark = ""
     flag: tuple[str, str] | None = None
     more: str = ""
-    records: tuple[tuple[str, str], ...] = ()
+    records: tuple[Link, ...] = ()
     page: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The text with its signs: a star where the cell is better or worse by its interval, and its flag."""
+        star = "*" if self.mark in ("better", "worse") else ""
+        return f"{self.text}{star}{self.flag[0] if self.flag else ''}"
+
+    @property
+    def one_line(self) -> str:
+        """The text with its signs, and its note in brackets."""
+        return f"{self.shown} ({self.note})" if self.note else self.shown
 
 
 @dataclass(frozen=True)
@@ -65,66 +76,68 @@ class Head:
         return f"{self.group}: {self.header}" if self.group else self.header
 
 
+RECORDS = Head("", "records", numeric=False, paper=False)
+"""The last column of a table whose numbers come from several records."""
+
+
 @dataclass(frozen=True)
 class TableRow:
-    """A row: its cells, the series that its mark is drawn as, and what it is, for its look."""
+    """A row: its cells by column, the series that its mark is drawn as, and what it is, for its look."""
 
-    cells: tuple[Cell, ...]
+    cells: Mapping[Head, Cell]
     series: str = ""
     kind: str = ""
     open: bool = False
 
+    @property
+    def values(self) -> tuple[Cell, ...]:
+        """The cells alone."""
+        return tuple(self.cells.values())
+
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table. `name` is made by us and safe as a file's."""
+    """A table, whose rows all have the same columns. `name` is made by us and safe as a file's."""
 
     name: str
     title: str
-    heads: tuple[Head, ...]
-    rows: tuple[TableRow, ...]
+    rows: Sequence[TableRow]
     note: str = ""
     sortable: bool = False
 
     @property
-    def groups(self) -> list[tuple[str, int]]:
-        """The upper line of the head: each group of columns and how many it spans."""
-        return [(group, len(list(members))) for group, members in groupby(self.heads, key=lambda head: head.group)]
+    def heads(self) -> tuple[Head, ...]:
+        """The columns."""
+        return tuple(self.rows[0].cells) if self.rows else ()
 
     @property
-    def grouped(self) -> bool:
-        """Whether there is an upper line at all."""
-        return any(head.group for head in self.heads)
+    def groups(self) -> list[tuple[str, int]]:
+        """The upper line of the head: each group of columns and how many it spans; nothing where none has a name."""
+        found = [(group, len(list(members))) for group, members in groupby(self.heads, key=lambda head: head.group)]
+        return found if any(group for group, _ in found) else []
 
     @property
     def narrowed(self) -> ReportTable:
         """The table for a page that says already what is the same in all its rows; one name at least stays."""
-        names = [i for i, head in enumerate(self.heads) if head.name]
-        varied = [i for i in names if len({row.cells[i].text for row in self.rows}) > 1]
-        return self._of(varied or names[-1:], names)
+        names = [head for head in self.heads if head.name]
+        varied = [head for head in names if len({row.cells[head].text for row in self.rows}) > 1] or names[-1:]
+        return self.of_columns([head for head in self.heads if not head.name or head in varied])
 
     def without_empty(self) -> ReportTable:
         """Returns the table without the columns that have nothing to show."""
-        every = list(range(len(self.heads)))
-        return self._of([i for i in every if any(_filled(row.cells[i]) for row in self.rows)], every)
+        cells = {head: [row.cells[head] for row in self.rows] for head in self.heads}
+        return self.of_columns(
+            [head for head, found in cells.items() if any(cell.text or cell.records for cell in found)]
+        )
 
-    def _of(self, kept: Sequence[int], among: Sequence[int]) -> ReportTable:
-        """Returns the table with only the kept ones of some columns, and all others."""
-        shown = [i for i in range(len(self.heads)) if i in kept or i not in among]
-        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in shown)) for row in self.rows)
-        return replace(self, heads=tuple(self.heads[i] for i in shown), rows=rows)
+    def of_columns(self, heads: Sequence[Head]) -> ReportTable:
+        """Returns the table with these columns alone."""
+        rows = [replace(row, cells={head: row.cells[head] for head in heads}) for row in self.rows]
+        return replace(self, rows=rows)
 
     def files(self) -> dict[str, str]:
         """Returns file name -> text of the table as CSV and as LaTeX."""
         return {f"{self.name}.csv": to_csv(self), f"{self.name}.tex": to_latex(self)}
-
-
-def _filled(cell: Cell) -> bool:
-    return bool(cell.text or cell.records)
-
-
-RECORDS = Head("", "records", numeric=False, paper=False)
-"""The last column of a table whose numbers come from several records."""
 
 
 def name_head(header: str) -> Head:
@@ -165,8 +178,8 @@ def frame_to_csv(table: pd.DataFrame) -> str:
 def to_csv(table: ReportTable) -> str:
     """Returns the table as CSV: numbers in full, the second lines in columns of their own, records by fingerprint."""
     columns: dict[str, list[Any]] = {}
-    for place, head in enumerate(table.heads):
-        cells = [row.cells[place] for row in table.rows]
+    for head in table.heads:
+        cells = [row.cells[head] for row in table.rows]
         columns[inert(head.title)] = [_csv_value(cell) for cell in cells]
         notes = [inert(_csv_note(cell)) for cell in cells]
         if any(notes):
@@ -174,58 +187,36 @@ def to_csv(table: ReportTable) -> str:
     return pd.DataFrame(columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def _csv_note(cell: Cell) -> str:
-    """Returns what a cell says beside its number: its lines below, and what its signs mean."""
-    most = "at least" if cell.text.startswith("≥") else ""
-    shown = cell.mark if cell.mark in ("better", "worse") else ""
-    return " ".join(part for part in (most, shown, cell.note, cell.more, cell.flag[1] if cell.flag else "") if part)
-
-
 def _csv_value(cell: Cell) -> Any:
     if isinstance(cell.order, int | float):
         return cell.order
-    if cell.records:
-        return " ".join(fingerprint for _, fingerprint in cell.records)
-    return inert(cell.text)
+    return " ".join(fingerprint for _, fingerprint in cell.records) if cell.records else inert(cell.text)
+
+
+def _csv_note(cell: Cell) -> str:
+    """Returns what a cell says beside its number: its lines below, and what its signs mean."""
+    most = "at least" if cell.text.startswith("≥") else ""
+    verdict = cell.mark if cell.mark in ("better", "worse") else ""
+    return " ".join(part for part in (most, verdict, cell.note, cell.more, cell.flag[1] if cell.flag else "") if part)
 
 
 def to_latex(table: ReportTable) -> str:
     """Returns the table as a LaTeX tabular (package booktabs), every text escaped; a star marks a difference shown."""
-    shown = [i for i, head in enumerate(table.heads) if head.paper]
-    heads = [table.heads[i] for i in shown]
-    body = [[one_line(row.cells[i]) for i in shown] for row in table.rows]
-    lines = [_latex_row([head.header for head in heads]), "\\midrule", *map(_latex_row, body)]
-    if table.grouped:
-        lines = [*_latex_groups(heads), *lines]
-    layout = "".join("r" if head.numeric else "l" for head in heads)
-    return "\n".join(["\\begin{tabular}{" + layout + "}", "\\toprule", *lines, "\\bottomrule", "\\end{tabular}", ""])
-
-
-def _latex_row(texts: Sequence[str]) -> str:
-    return " & ".join(escape_latex(text) for text in texts) + r" \\"
-
-
-def _latex_groups(heads: Sequence[Head]) -> list[str]:
-    """Returns the upper line of the head, and a rule under each group of columns."""
-    cells, rules, first = [], [], 1
-    for group, members in groupby(heads, key=lambda head: head.group):
-        span = len(list(members))
-        cells.append(rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(group)}}}")
-        if group:
-            rules.append(rf"\cmidrule(lr){{{first}-{first + span - 1}}}")
-        first += span
-    return [" & ".join(cells) + r" \\", "".join(rules)]
-
-
-def one_line(cell: Cell) -> str:
-    """Returns a cell in one line: its text, a star where a difference is shown, and its note in brackets."""
-    note = f" ({cell.note})" if cell.note else ""
-    return f"{cell.text}{star(cell)}{cell.flag[0] if cell.flag else ''}{note}"
-
-
-def star(cell: Cell) -> str:
-    """Returns a star where the cell is better or worse, by its interval."""
-    return "*" if cell.mark in ("better", "worse") else ""
+    printed = table.of_columns([head for head in table.heads if head.paper])
+    lines = []
+    if printed.groups:
+        spans, rules, first = [], [], 1
+        for group, span in printed.groups:
+            spans.append(rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(group)}}}")
+            if group:
+                rules.append(rf"\cmidrule(lr){{{first}-{first + span - 1}}}")
+            first += span
+        lines += [" & ".join(spans) + r" \\", "".join(rules)]
+    texts = [[head.header for head in printed.heads], *([cell.one_line for cell in row.values] for row in printed.rows)]
+    heading, *body = (" & ".join(map(escape_latex, line)) + r" \\" for line in texts)
+    layout = "".join("r" if head.numeric else "l" for head in printed.heads)
+    whole = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", *lines, heading, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*whole, r"\end{tabular}", ""])
 
 
 def escape_latex(text: str) -> str:

@@ -50,14 +50,14 @@ def answer_table(name: str, sweeps: Sweeps, rows: Rows, label: str | None, budge
             cells.append(_typical({model: _no_loss(sweep) for model, sweep in found.items()}))
         cells.append(_typical({model: _small_loss(sweep) for model, sweep in best.items()}))
         cells.append(_typical_speed(_speedups(sweeps, rows, label, method, models)))
-        lines.append(TableRow(tuple(cells), series=method))
+        lines.append(TableRow(dict(zip(heads, cells, strict=True)), series=method))
     note = (
         "The middle one of the models, and the range over them; each is a mean over data sets and horizons. What was "
         "fine-tuned is held against the dense model trained on for as long, where the study has it. No loss: no "
         f"interval of the error ratio lies above 1, and the ratio stays under {1 + MARGIN:g}. Ruled out: the whole "
         f"interval ends under {1 + MARGIN:g}; fine-tuned where that was run."
     )
-    return ReportTable(name, "The answer in short", tuple(heads), tuple(lines), note).without_empty()
+    return ReportTable(name, "The answer in short", lines, note).without_empty()
 
 
 def _in(label: str | None) -> str:

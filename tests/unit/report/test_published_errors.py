@@ -104,15 +104,15 @@ def test_seeds_are_averaged_and_a_deviation_is_marked_beyond_its_tolerance() -> 
     assert unstable.tolerance == UNSTABLE_TOLERANCE
     assert unstable.within
     rows = [row for one in (table(*two), table(dense("itransformer", mse=0.45))) for row in one.rows]
-    assert [row.cells[5].mark for row in rows] == ["faint", "worse"]
-    assert rows[0].cells[-1].records == (("1", "itransformerETTh1961"), ("2", "itransformerETTh1962"))
+    assert [row.values[5].mark for row in rows] == ["faint", "worse"]
+    assert rows[0].values[-1].records == (("1", "itransformerETTh1961"), ("2", "itransformerETTh1962"))
 
 
 def test_several_horizons_have_their_mean() -> None:
     sheet = table(dense("itransformer", mse=0.386), dense("itransformer", horizon=192, mse=0.5))
     kinds = [row.kind for row in sheet.rows]
     assert kinds == ["", "", "mean"]
-    mean = sheet.rows[-1].cells
+    mean = sheet.rows[-1].values
     assert mean[1].note == "of 2"
     assert mean[5].order == pytest.approx(0.886 / 0.827 - 1)
     assert not mean[5].mark
@@ -137,5 +137,5 @@ def test_a_mean_over_all_published_horizons_is_judged_where_runs_agree(model: st
         records.append(dense(model, horizon=horizon, mse=mse, paper=mse))
     mean = table(*records).rows[-1]
     assert mean.kind == "mean"
-    assert mean.cells[5].mark == mark
-    assert not table(*records[:3]).rows[-1].cells[5].mark
+    assert mean.values[5].mark == mark
+    assert not table(*records[:3]).rows[-1].values[5].mark

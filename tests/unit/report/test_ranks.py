@@ -155,14 +155,14 @@ def test_the_diagram_shows_each_treatment_its_rank_and_the_groups(context: Conte
     assert joined == [(found.names[first], found.names[last]) for first, last in found.groups]
     assert "Nemenyi" in chart.caption
     sheet = rank_table("name", "title", context.study, ranked)
-    assert [row.cells[0].text for row in sheet.rows] == list(found.names)
+    assert [row.values[0].text for row in sheet.rows] == list(found.names)
 
 
 def test_each_rank_leads_to_the_records_below_it(context: Context) -> None:
     ways = method_ranking(context.rows, context.mse, 0.9)
     assert ways is not None
     sheet = rank_table("name", "title", context.study, ways)
-    records = {row.cells[0].text: row.cells[-1].records for row in sheet.rows}
+    records = {row.values[0].text: row.values[-1].records for row in sheet.rows}
     of_study = context.study.frame.rows
     for treatment, found in records.items():
         assert len(found) == 3 * 3 * 3, treatment  # data sets, models, seeds

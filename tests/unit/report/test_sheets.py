@@ -12,7 +12,7 @@ from tests.support.study_records import ENVIRONMENT, study
 
 from prunecast.records import Ratio, RunRecord
 from prunecast.report.pages import Context
-from prunecast.report.sheets import columns, speed_table, to_texts, variants_table
+from prunecast.report.sheets import speed_table, to_texts, variants_table
 from prunecast.report.summary import comparison_table, speeds
 from prunecast.report.tables import Cell, Head, ReportTable, TableRow, escape_latex, frame_to_csv, to_csv, to_latex
 from prunecast.study.frame import frame_of
@@ -32,7 +32,7 @@ class Tables(Context):
         return variants_table("name", self.study, self.rows, self.timings.labels, self.timings.main)
 
     def headers(self) -> list[str]:
-        return [head.header for head, _ in columns(self.rows, self.timings.labels, self.timings.main)]
+        return [head.header for head in self.table.heads]
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,8 @@ def test_speed_ups_of_several_seeds_cover_all_their_intervals(small: Tables) -> 
 def test_a_speed_up_is_called_one_only_when_its_interval_leaves_out_1(low: float, high: float, text: str) -> None:
     records = [with_speedup(r, low=low, high=high) for r in study(seeds=(1,), **SMALL)]
     found = Tables(records)
-    shown = columns(found.rows, found.timings.labels, found.timings.main)
-    speedup = next(write for head, write in shown if head.header == "speed-up")
-    assert speedup(found.by_name["Transformer magnitude 50 %, fine-tuned"]).text == text
+    row = next(one for one in found.table.rows if one.values[0].order == "Transformer magnitude 50 %, fine-tuned")
+    assert next(cell for head, cell in row.cells.items() if head.header == "speed-up").text == text
 
 
 def test_timings_of_another_machine_stand_in_columns_of_their_own() -> None:
@@ -177,7 +176,8 @@ def made_up() -> ReportTable:
         Cell("0.12 ±", "0.1 … 0.2", 0.123456789, "worse"),
         Cell(records=(("1", "ab"), ("2", "cd"))),
     )
-    return ReportTable("s", "t", heads, (TableRow(cells), TableRow((Cell("b"), Cell(), Cell()))))
+    rows = (cells, (Cell("b"), Cell(), Cell()))
+    return ReportTable("s", "t", [TableRow(dict(zip(heads, row, strict=True))) for row in rows])
 
 
 def test_a_sheet_as_csv_has_numbers_in_full_notes_apart_and_no_formula() -> None:
@@ -192,19 +192,21 @@ def test_a_sheet_as_csv_has_numbers_in_full_notes_apart_and_no_formula() -> None
 
 def test_a_page_does_not_repeat_what_is_the_same_in_all_rows() -> None:
     sheet = made_up()
-    same = replace(sheet, rows=(sheet.rows[0], sheet.rows[0]))
+    same = replace(sheet, rows=[sheet.rows[0], sheet.rows[0]])
     assert [head.header for head in sheet.narrowed.heads] == ["=name", "MSE", "records"]
     assert [head.header for head in same.narrowed.heads] == ["=name", "MSE", "records"]
     two = replace(
         same,
-        heads=(Head("", "model", name=True), *same.heads),
-        rows=tuple(replace(row, cells=(Cell(text), *row.cells)) for text, row in zip("ab", same.rows, strict=True)),
+        rows=[
+            replace(row, cells={Head("", "model", name=True): Cell(text), **row.cells})
+            for text, row in zip("ab", same.rows, strict=True)
+        ],
     )
     assert [head.header for head in two.narrowed.heads] == ["model", "MSE", "records"]
 
 
 def test_each_row_leads_to_its_records(small: Tables) -> None:
-    by_name = {row.cells[0].order: row.cells[-1].records for row in small.table.rows}
+    by_name = {row.values[0].order: row.values[-1].records for row in small.table.rows}
     records = by_name["Transformer magnitude 50 %, fine-tuned"]
     assert [text for text, _ in records] == ["1", "2", "3", "t1", "t2", "t3"]
     assert {small.study.frame.rows[fingerprint]["stage"] for _, fingerprint in records} == {"finetune", "measure"}
@@ -225,13 +227,13 @@ def test_promised_and_measured_speed_ups_are_means_over_cases() -> None:
     assert speed.measured["onnxruntime"].value == pytest.approx(np.exp(np.mean(np.log(each))))
     sheet = speed_table("speeds", found.study, timed, found.timings.labels)
     assert len(sheet.rows) == len(timed)
-    zeros = next(row for row in sheet.rows if row.cells[1].text == "magnitude")
-    assert "none shown" in [cell.text for cell in zeros.cells]
+    zeros = next(row for row in sheet.rows if row.values[1].text == "magnitude")
+    assert "none shown" in [cell.text for cell in zeros.values]
     for row in sheet.rows:
-        stages = {found.study.frame.rows[fingerprint]["stage"] for _, fingerprint in row.cells[-1].records}
+        stages = {found.study.frame.rows[fingerprint]["stage"] for _, fingerprint in row.values[-1].records}
         assert stages == {"measure"}
     tuned = sum(len(of) for key, of in found.study.runs.items() if key.series == "structured-magnitude" and key.pruned)
-    assert 0 < len(sheet.rows[timed.index(speed)].cells[-1].records) <= tuned
+    assert 0 < len(sheet.rows[timed.index(speed)].values[-1].records) <= tuned
 
 
 def test_seeds_are_shown_where_one_is_lacking() -> None:

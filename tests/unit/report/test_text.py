@@ -59,7 +59,9 @@ def controls(found: Context) -> dict[str, dict[str, Cell]]:
     """The table of controls: model -> heading -> cell."""
     (case,) = found.study.cases
     table = controls_table("c", found.study, found.mse, found.study.of_case(case))
-    return {row.cells[0].text: dict(zip((h.header for h in table.heads), row.cells, strict=True)) for row in table.rows}
+    return {
+        row.values[0].text: dict(zip((h.header for h in table.heads), row.values, strict=True)) for row in table.rows
+    }
 
 
 def test_the_controls_say_whether_anything_was_learned_and_whether_pruning_was_needed() -> None:

@@ -101,7 +101,7 @@ def test_without_intervals_nothing_is_said() -> None:
     assert not found.levels[0].known
     assert found.no_loss is None
     sheet = headline_table("h", Sweeps(Compared((bare,))), {}, {})
-    assert "not known" in [cell.text for cell in sheet.rows[0].cells]
+    assert "not known" in [cell.text for cell in sheet.rows[0].values]
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +112,11 @@ def context() -> Context:
 
 def test_the_headline_has_a_row_for_each_model_and_method_controls_last(context: Context) -> None:
     sheet = headline_table("h", context.sweeps, context.budgets, {"Transformer": "model-1"})
-    names = [(row.cells[0].text, row.cells[1].text) for row in sheet.rows]
+    names = [(row.values[0].text, row.values[1].text) for row in sheet.rows]
     assert set(names) == {(model, method) for model, method in context.sweeps.methods}
     controls = [context.sweeps.is_control(method) for _, method in names]
     assert controls == sorted(controls)
-    first = sheet.rows[0].cells
+    first = sheet.rows[0].values
     assert (first[0].text, first[0].page, first[1].note) == ("Transformer", "model-1", "of weights")
     assert len(sheet.heads) == len(first) == 9
     held = {fingerprint for _, fingerprint in first[8].records}
@@ -132,7 +132,7 @@ def test_the_levels_lead_to_their_records(context: Context) -> None:
     own = {record["fingerprint"] for runs in context.study.runs.values() for record in runs.values()}
     assert len(sheet.rows) == 2
     for row in sheet.rows:
-        found = [fingerprint for _, fingerprint in row.cells[-1].records]
+        found = [fingerprint for _, fingerprint in row.values[-1].records]
         assert len(found) == 6
         assert set(found) <= own
 
@@ -141,14 +141,14 @@ def test_single_data_sets_have_their_own_reach(context: Context) -> None:
     cases = context.study.cases
     sheet = thresholds_table("c", "t", context.sweeps, context.sweeps.methods, cases)
     assert len(sheet.rows) == len(context.sweeps.methods) * 2
-    assert {row.cells[2].text for row in sheet.rows} == {"ETTh1", "ETTh2"}
+    assert {row.values[2].text for row in sheet.rows} == {"ETTh1", "ETTh2"}
 
 
 def test_the_answer_says_how_far_what_tuning_buys_and_what_time_is_saved(context: Context) -> None:
     sweeps, rows, main = context.sweeps, context.rows, context.timings.main
     table = answer_table("answer", sweeps, rows, main, context.budgets)
     found = {
-        row.cells[0].text: dict(zip((h.header for h in table.heads), row.cells, strict=True)) for row in table.rows
+        row.values[0].text: dict(zip((h.header for h in table.heads), row.values, strict=True)) for row in table.rows
     }
     assert list(found) == ["magnitude", "structured-magnitude"]
     weights, units = found.values()
