@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
@@ -26,12 +26,15 @@ from pydantic import (
     field_validator,
 )
 
-from prunecast.errors import UserError, near
+from prunecast.errors import UserError, near, shown
 from prunecast.records import BudgetOf, Control, GroupKind, Scoring, Stage, Strict
 from prunecast.registry import METRICS
 
 RECIPE_FILE = "recipe.yaml"
 """The name of the resolved recipe beside every result."""
+
+LONGEST_RECIPE = 500_000
+"""Characters; the longest of ours has 9,000, and this many take seconds to read."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -244,24 +247,31 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a small file cannot grow large) and without duplicate keys."""
+    """Safe YAML without aliases (a small file cannot grow large), without tags and without duplicate keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise UserError(f"line {mark.line + 1}: YAML aliases are not allowed in a recipe")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"line {line}: YAML aliases are not allowed in a recipe")
+        if getattr(event, "tag", None) is not None:
+            raise UserError(f"line {line}: not valid YAML in a recipe: a tag, {event.tag}; leave it out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"line {node.start_mark.line + 1}: key {key!r} stands twice")
+        found: set[Any] = set()
+        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
+            if isinstance(key, Hashable):  # of others, the parser says that they cannot be keys
+                if key in found:
+                    raise UserError(f"line {node.start_mark.line + 1}: key {key!r} stands twice")
+                found.add(key)
         return super().construct_mapping(node, deep)
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """Returns the value of a YAML text; `source` names it in errors."""
+    if len(text) > LONGEST_RECIPE:
+        raise UserError(f"{source}: expected at most {LONGEST_RECIPE} characters, found {len(text)}")
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except UserError as error:
@@ -305,7 +315,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
+    except ValueError:  # UnicodeDecodeError, or a path with a zero in it
         raise UserError(f"{path}: expected a YAML text in UTF-8") from None
     values = parse_yaml(text, str(path))
     if values is None:
@@ -359,7 +369,7 @@ def _one_line(error: ValidationError, kind: type[BaseModel], source: str) -> str
     if first["type"] == "missing":
         return f"{key}: expected a value, found none"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower() + message[1:]}, found {first['input']!r}" if path else message
+    return f"{key}: {message[0].lower() + message[1:]}, found {shown(first['input'])}" if path else message
 
 
 def _known_keys(kind: type[BaseModel], path: list[str]) -> list[str]:

@@ -53,7 +53,8 @@ def new_directory(target: Path) -> Iterator[Path]:
     with _plain_errors(target), _parents_of(target, refuse=True):
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            yield temporary
+            with _told_as(target, temporary):
+                yield temporary
             sync(temporary)
             temporary.chmod(0o755)
             temporary.rename(target)
@@ -73,7 +74,8 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         try:
-            yield temporary
+            with _told_as(target, temporary):
+                yield temporary
             temporary.chmod(0o644)
             temporary.replace(target)
         finally:
@@ -103,6 +105,17 @@ def _plain_errors(target: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in its own error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {target}: {reason}; nothing was left behind") from error
+
+
+@contextmanager
+def _told_as(target: Path, temporary: Path) -> Iterator[None]:
+    """Has errors name what the user knows, not what it is called until it is whole."""
+    try:
+        yield
+    except UserError as error:
+        if str(temporary) not in str(error):
+            raise
+        raise UserError(str(error).replace(str(temporary), str(target))) from error
 
 
 def sweep(target: Path) -> None:

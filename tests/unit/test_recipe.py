@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from prunecast.errors import UserError
+from prunecast.errors import UserError, one_line
 from prunecast.recipe import Recipe, fingerprint, load_recipe, merged, parse_setting, write_recipe
 
 
@@ -49,6 +50,13 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("train: {}\ntrain: {}", "key 'train' stands twice"),
         ("train: [", "not valid YAML"),
         ("a: !!python/object:os.system x", "not valid YAML"),
+        ("a: !!bool x", "a tag"),
+        ("seed: !!int ''", "a tag"),
+        ("!!timestamp x: 1", "a tag"),
+        ("seed: ! 1", "a tag"),
+        ("? [a]\n: 1", "not valid YAML"),
+        ("seed: 0x" + "f" * 5000, "thousands of digits"),
+        ("a" * 1000 + ": 1", "unknown key"),
     ],
 )
 def test_mistakes_become_one_line(tmp_path: Path, text: str, expected: str) -> None:
@@ -87,3 +95,18 @@ def test_the_fingerprint_follows_content_and_not_order() -> None:
     assert fingerprint({"a": 1, "b": [1.5, None]}) == fingerprint({"b": [1.5, None], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert fingerprint({"a": 1}) == "015abd7f5cc57a2dd94b", "a changed fingerprint orphans every stored record"
+
+
+def test_a_hundred_thousand_keys_are_refused_at_once(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    assert "characters" in message(written(tmp_path, "".join(f"k{n}: {n}\n" for n in range(100_000))))
+    keys = ", ".join(f"k{n}: {n}" for n in range(10_000))
+    assert "unknown key" in message(settings=(f"train={{{keys}}}",))
+    assert time.perf_counter() - started < 20
+
+
+def test_what_a_message_quotes_steers_no_terminal_and_fills_no_screen() -> None:
+    line = one_line("/some/file.csv: \x1b[2J\n" + "x" * 10_000 + "\ttake an intact copy")
+    assert line.startswith("/some/file.csv: ?[2J xxx")
+    assert line.endswith("take an intact copy")
+    assert 290 < len(line) <= 300

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunecast.cli.console import Output
+from prunecast.errors import UserError
 
 if TYPE_CHECKING:
     from prunecast.results import Result
@@ -68,6 +69,14 @@ LISTENERS: Mapping[str, Callable[[Output, str], Any]] = {
 """Parameters that hear of progress: on the command line that is the console."""
 
 
+class Interrupted(Exception):
+    """A verb was ended from outside."""
+
+    def __init__(self, code: int = 130) -> None:
+        super().__init__()
+        self.code = code
+
+
 def add(
     app: typer.Typer,
     function: Callable[..., Result],
@@ -99,8 +108,14 @@ def add(
         output = context.obj
         assert isinstance(output, Output)
         given = {key: () if value is None and _is_list(signature, key) else value for key, value in values.items()}
-        result = function(**given, **{key: LISTENERS[key](output, name) for key in heard})
-        output.result(result)
+        try:
+            result = function(**given, **{key: LISTENERS[key](output, name) for key in heard})
+        except KeyboardInterrupt as interrupt:  # the parser would answer it with an empty line
+            raise Interrupted(*interrupt.args) from None
+        try:
+            output.result(result)
+        except OSError as error:
+            raise UserError(f"cannot write to the standard output: {error.strerror}") from None
         if result.exit_code:
             raise typer.Exit(result.exit_code)
 

@@ -6,16 +6,21 @@ nearest was written; 1 ours.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import Annotated, Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from prunecast import api
-from prunecast.cli.commands import add
+from prunecast.cli.commands import Interrupted, add
 from prunecast.cli.console import Output
-from prunecast.errors import UserError
+from prunecast.errors import UserError, one_line
 
 app = typer.Typer(
     help="Make Transformer time-series forecasters small and fast, and know what it costs.",
@@ -27,6 +32,8 @@ data = typer.Typer(help="Find, download and check data.")
 study = typer.Typer(help="Run a grid of pipelines, ask how it stands, and hand its records on.")
 
 GLOBAL_FLAGS = ("--json", "--quiet")
+
+ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 FOLDER, MODEL = {"directory": "DIR"}, {"source": "DIR|ARTIFACT"}
 
@@ -63,7 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags = [argument for argument in arguments if argument in GLOBAL_FLAGS]
     rest = [argument for argument in arguments if argument not in GLOBAL_FLAGS]
-    return _run(flags + rest)  # the global flags may stand anywhere
+    with _ended_like_interrupted():
+        code = _run(flags + rest)  # the global flags may stand anywhere
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - Python flushes again at its end, and would complain
+        code = _complain(f"cannot write to the standard output: {error.strerror}")
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -74,14 +88,41 @@ def _run(arguments: list[str]) -> int:
         return _complain(error.format_message())
     except UserError as error:
         return _complain(str(error))
-    except (typer.Abort, KeyboardInterrupt):
+    except OSError as error:  # a name that is too long, a folder that nobody may read, a disk that fails
+        named = "" if error.filename is None else f"{error.filename}: "
+        return _complain(f"{named}{error.strerror or error}")
+    except (typer.Abort, Interrupted, KeyboardInterrupt) as error:
         return _complain(
-            "interrupted; given again, the command goes on with a training or a study where it stopped", code=130
+            "interrupted; given again, the command goes on with a training or a study where it stopped",
+            code=error.code if isinstance(error, Interrupted) else 130,
         )
     return code if isinstance(code, int) else 0
 
 
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """Lets a signal to end, or a terminal that closes, end a verb as Ctrl-C does: what is half-written is removed.
+
+    A signal that somebody has seen to already (nohup, for one) is left to them.
+    """
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        ours = [number for number in ENDINGS if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # said twice, it would interrupt the removal
+    raise KeyboardInterrupt(128 + number)
+
+
 def _complain(message: str, code: int = 2) -> int:
-    line = " ".join(message.split())  # names in it may come from a file: nothing of them may steer the terminal
-    print(f"prunecast: error: {''.join(c if c.isprintable() else '?' for c in line)}", file=sys.stderr)
+    with suppress(OSError):  # where nobody can be told
+        print(f"prunecast: error: {one_line(message)}", file=sys.stderr)
     return code

@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from prunecast.errors import UserError
+from prunecast.errors import UserError, one_line
 from prunecast.measure.machine_lock import WAIT_S, alone
 from prunecast.recipe import StudyConfig
 from prunecast.records import Failure
@@ -420,7 +420,7 @@ class _Run:
                 self.renew(error)
         else:
             plain = isinstance(error, UserError | WorkerLost)
-            self.fail(job, str(error) if plain else f"{type(error).__name__}: {error}")
+            self.fail(job, one_line(str(error) if plain else f"{type(error).__name__}: {error}"))
         return False
 
     def commit(self, job: Job) -> UserError | None:
