@@ -35,8 +35,8 @@ from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe, load_
 from prunecast.records import Artefact
 from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
-from prunecast.stages.base import new_model
-from prunecast.stages.export import export_one, refusal, some_batches, training_inputs
+from prunecast.stages.base import new_model, spread
+from prunecast.stages.export import export_one, refusal, training_inputs
 from prunecast.train.fit import fit
 
 LOOKBACK, HORIZON = 24, 6
@@ -123,7 +123,7 @@ class Chain:
         return artefact, self.saved(name, method) if artefact.name is None else folder / artefact.name
 
     def batch(self) -> Batch:
-        return some_batches(self.prepared, WINDOWS)[0]
+        return self.prepared.test.batch(spread(len(self.prepared.test), WINDOWS))
 
 
 def candidates(model: ForecastModel, method: str) -> Sequence[str]:

@@ -6,8 +6,8 @@ A result's fields are the record's, by name; what a model is beside its numbers 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,20 +33,10 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Parent:
-    """A model that a stage goes on from.
-
-    Attributes:
-        saved: the model.
-        record: of the stage that made it.
-    """
+    """A model that a stage goes on from, and the record of the stage that made it."""
 
     saved: SavedModel
     record: RunRecord
-
-
-def no_folder(fingerprint: str) -> Path:
-    """Stands for the store where a stage has no finished stages in folders."""
-    raise AssertionError(f"asked for the folder of {fingerprint}, and there are no folders here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +46,8 @@ class StageInputs:
     Attributes:
         prepared: windows of the job's data; None for an import without data.
         directory: an empty folder for the result; None where the result stays in memory.
-        found: fingerprint of a finished stage -> its folder.
-        parents: finished stages whose models are in memory, by fingerprint; they are looked for first.
+        found: fingerprint of a finished stage -> its folder; None where there are no folders.
+        known: the parent where it is in memory.
         work: folder for checkpoints; None to keep none.
         reporter: hears of training.
         machine_busy: whether a timing waited in vain to have the machine to itself.
@@ -65,8 +55,8 @@ class StageInputs:
 
     prepared: Prepared | None
     directory: Path | None = None
-    found: Callable[[str], Path] = no_folder
-    parents: Mapping[str, Parent] = field(default_factory=dict)
+    found: Callable[[str], Path] | None = None
+    known: Parent | None = None
     work: Path | None = None
     reporter: Reporter | None = None
     machine_busy: bool = False
@@ -76,13 +66,18 @@ class StageInputs:
         assert self.prepared is not None, "only an import can do without data"
         return self.prepared
 
+    def folder(self, fingerprint: str | None) -> Path:
+        """Returns the folder of a finished stage."""
+        assert fingerprint is not None
+        assert self.found is not None, "there are no folders here"
+        return self.found(fingerprint)
+
     def parent(self, job: Job) -> Parent:
         """Returns the model that a job goes on from. It is the stage's own: a stage may change it."""
-        assert job.parent is not None
-        if job.parent in self.parents:
-            known = self.parents[job.parent]
-            return replace(known, saved=replace(known.saved, model=copy.deepcopy(known.saved.model)))
-        folder = self.found(job.parent)
+        if self.known is not None:
+            saved = self.known.saved
+            return replace(self.known, saved=replace(saved, model=copy.deepcopy(saved.model)))
+        folder = self.folder(job.parent)
         return Parent(load_model(folder), read_record(folder))
 
 
@@ -107,7 +102,7 @@ class ExportResult:
     """The artefacts of a model, and for the other runtimes why they cannot run it."""
 
     artefacts: tuple[Artefact, ...]
-    unsupported: Mapping[str, str]
+    unsupported: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from prunecast.batch import Batch
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs, Int8Runtime, Runtime
@@ -17,7 +16,7 @@ from prunecast.inference import runtime_of
 from prunecast.measure.size import compressed_bytes, measure_size
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import ModelMetadata, SavedModel
-from prunecast.recipe import ExportConfig, Recipe
+from prunecast.recipe import ExportConfig
 from prunecast.records import Artefact
 from prunecast.registry import RUNTIMES
 from prunecast.stages.base import ExportResult, StageInputs, spread
@@ -29,19 +28,14 @@ CALIBRATION_WINDOWS, CALIBRATION_BATCH = 256, 32
 
 
 def export_stage(job: Job, inputs: StageInputs) -> ExportResult:
-    """Exports a model for every runtime of the recipe."""
+    """Exports a model for every runtime of the recipe; for those that cannot run it, says why."""
     assert inputs.directory is not None
-    return export_all(inputs.parent(job).saved, inputs.windows(), job.recipe, inputs.directory)
-
-
-def export_all(saved: SavedModel, prepared: Prepared, recipe: Recipe, directory: Path) -> ExportResult:
-    """Exports for every runtime of the recipe into a folder; for those that cannot run the model, says why."""
-    artefacts, unsupported = [], {}
-    for name in recipe.measure.runtimes:
-        config = recipe.export.model_copy(update={"runtime": name})
+    saved, artefacts, unsupported = inputs.parent(job).saved, [], {}
+    for name in job.recipe.measure.runtimes:
+        config = job.recipe.export.model_copy(update={"runtime": name})
         reason = refusal(saved.model, config)
         if reason is None:
-            artefacts.append(export_one(saved, prepared, config, directory))
+            artefacts.append(export_one(saved, inputs.windows(), config, inputs.directory))
         else:
             unsupported[name] = reason
     return ExportResult(artefacts=tuple(artefacts), unsupported=unsupported)
@@ -71,8 +65,8 @@ def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path:
         runtime.export_int8(saved, path, training_inputs(saved.metadata, prepared))
     else:
         runtime.export(saved, path)
-    compared = some_batches(prepared, config.parity_windows)
-    parity = check_parity(saved, config.runtime, path, compared, int8=config.int8)
+    compared = prepared.test.batch(spread(len(prepared.test), config.parity_windows))
+    parity = check_parity(saved, config.runtime, path, [compared], int8=config.int8)
     content = path.read_bytes()
     return Artefact(
         runtime=config.runtime, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
@@ -102,12 +96,6 @@ def export_alone(saved: SavedModel, windows: Callable[[], Prepared], config: Exp
     prepared = windows()
     with new_file(out) as path:
         return export_to(saved, prepared, config, path)
-
-
-def some_batches(prepared: Prepared, count: int) -> list[Batch]:
-    """Returns `count` windows spread evenly over the test part (all when there are fewer), in one batch."""
-    windows = prepared.test
-    return [windows.batch(spread(len(windows), count))]
 
 
 def training_inputs(metadata: ModelMetadata, prepared: Prepared) -> Iterator[Inputs]:

@@ -20,7 +20,6 @@ from prunecast.records import Role, Stage
 CODE_VERSIONS: dict[Stage, int] = {"train": 1, "prune": 1, "zero": 1, "finetune": 1, "export": 1, "measure": 1}
 """Raised when a stage's numbers change; a golden record holds that it is not forgotten."""
 
-
 FINGERPRINT_DIGITS = 20
 
 
@@ -34,12 +33,9 @@ class Job:
         recipe: resolved; its `model` section is whole.
         data_sha256: content of the series.
         source: catalogue name or path of the series; it finds the data and names nothing.
-        parent: fingerprint of the stage whose model is taken.
-        reference: measure only: the model that is timed in turn with the parent's.
-        exports: measure only: the export stages of parent and reference.
-        compared_with: small-dense only: the pruned model whose size it is given.
-        machine: measure only: hash of the machine that it is timed on.
         label: for people.
+        parent: fingerprint of the stage whose model is taken.
+        compared_with: small-dense only: the pruned model whose size it is given.
     """
 
     stage: Stage
@@ -47,27 +43,52 @@ class Job:
     recipe: Recipe
     data_sha256: str
     source: str
-    parent: str | None = None
-    reference: str | None = None
-    exports: tuple[str, ...] = ()
-    compared_with: str | None = None
-    machine: str | None = None
     label: str = ""
+    parent: str | None = None
+    compared_with: str | None = None
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Names the stage's result."""
-        parents = (self.parent, self.reference, self.compared_with, *self.exports)
-        version = str(CODE_VERSIONS[self.stage])
-        lines = (self.stage, version, self.data_sha256, *map(str, parents), *_determining(self.stage, self.recipe))
-        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
-        return digest if self.machine is None else f"{digest}-{self.machine}"
+    @property
+    def links(self) -> tuple[str | None, ...]:
+        """Fingerprints as they are hashed: parent, what it is timed against, compared_with, exports."""
+        return self.parent, None, self.compared_with
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Fingerprints of the stages that must be done before."""
-        parents = (self.parent, self.reference, self.compared_with, *self.exports)
-        return tuple(dict.fromkeys(parent for parent in parents if parent is not None))
+        return tuple(dict.fromkeys(parent for parent in self.links if parent is not None))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the stage's result."""
+        version = str(CODE_VERSIONS[self.stage])
+        lines = (self.stage, version, self.data_sha256, *map(str, self.links), *_determining(self.stage, self.recipe))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingJob(Job):
+    """The timing of the parent's model.
+
+    Attributes:
+        reference: the model that is timed in turn with it.
+        exports: the export stages of parent and reference.
+        machine: hash of the machine that it is timed on.
+    """
+
+    stage: Stage = "measure"
+    reference: str | None = None
+    exports: tuple[str, ...]
+    machine: str
+
+    @property
+    def links(self) -> tuple[str | None, ...]:
+        """Fingerprints as they are hashed."""
+        return self.parent, self.reference, self.compared_with, *self.exports
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the stage's result."""
+        return f"{super().fingerprint}-{self.machine}"
 
 
 def what_is_timed(fingerprint: str) -> str:
@@ -78,18 +99,20 @@ def what_is_timed(fingerprint: str) -> str:
 def _determining(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
     """Returns the parts of the recipe that the stage reads; its parents' parts are in their fingerprints."""
     data, seed = _text(recipe.data, "name"), str(recipe.seed)  # data counts by content, not by name
-    if stage == "train":
-        return data, _canonical(recipe.model), _text(recipe.train), seed
-    if stage == "prune":
-        assert recipe.prune is not None
-        return data, _text(recipe.prune), seed
-    if stage == "finetune":
-        return data, _text(recipe.finetune), seed
-    if stage == "export":
-        return _text(recipe.export), *recipe.measure.runtimes
-    if stage == "measure":
-        return (_text(recipe.measure),)
-    return (data,)
+    match stage:
+        case "train":
+            return data, _canonical(recipe.model), _text(recipe.train), seed
+        case "prune":
+            assert recipe.prune is not None
+            return data, _text(recipe.prune), seed
+        case "zero":
+            return (data,)
+        case "finetune":
+            return data, _text(recipe.finetune), seed
+        case "export":
+            return _text(recipe.export), *recipe.measure.runtimes
+        case "measure":
+            return (_text(recipe.measure),)
 
 
 @lru_cache(maxsize=4096)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from prunecast.data.series import Series, load_series
 from prunecast.data.windows import Prepared
-from prunecast.inference import windows_for, with_data
+from prunecast.inference import window_shape, windows_for, with_data
 from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import RECIPE_FILE, Recipe, load_recipe
 from prunecast.records import RunRecord
-from prunecast.resolve import pruning_recipe
+from prunecast.resolve import pruning_recipe, resolved
 from prunecast.results import Evaluation, ModelSummary
-from prunecast.stages.base import Parent, StageInputs
+from prunecast.stages.base import ModelResult, Parent, StageInputs
 from prunecast.stages.import_checkpoint import ImportJob
 from prunecast.stages.job import Job
-from prunecast.stages.run import Finished, prepared_from, pruning_jobs, run_stage, training_job, write
+from prunecast.stages.run import Chain, cut, run_stage, write
 from prunecast.store import read_record
 from prunecast.train.progress import Reporter
 
@@ -65,10 +65,11 @@ class TrainedModel:
         Raises:
             UserError: when the recipe does not fit the series.
         """
-        job = training_job(recipe, series)
-        prepared = prepared_from(series, job.recipe)
+        whole = resolved(recipe, series)
+        job = Chain(whole, series.sha256, recipe.data.name).train(f"train {whole.model['name']}")
+        prepared = cut(series, whole.data, window_shape(whole.model))
         with _checkpoints(beside, job) as work:
-            return cls._of(run_stage(job, StageInputs(prepared=prepared, work=work, reporter=reporter)), prepared)
+            return cls._made(job, StageInputs(prepared=prepared, work=work, reporter=reporter))
 
     @classmethod
     def imported(cls, job: ImportJob, series: Series | None) -> TrainedModel:
@@ -77,8 +78,8 @@ class TrainedModel:
         Raises:
             UserError: when the tensors do not fit the model, or the series is too short.
         """
-        prepared = None if series is None else prepared_from(series, job.recipe)
-        return cls._of(run_stage(job, StageInputs(prepared=prepared)), prepared)
+        prepared = None if series is None else cut(series, job.recipe.data, window_shape(job.recipe.model))
+        return cls._made(job, StageInputs(prepared=prepared))
 
     @classmethod
     def opened(cls, folder: Path, data: str | None = None) -> TrainedModel:
@@ -103,9 +104,11 @@ class TrainedModel:
         )
 
     @classmethod
-    def _of(cls, finished: Finished, prepared: Prepared | None) -> TrainedModel:
-        saved = finished.model.saved
-        return cls(saved, finished.job.recipe, finished.record, lambda: prepared or windows_for(saved.metadata, None))
+    def _made(cls, job: Job | ImportJob, inputs: StageInputs) -> TrainedModel:
+        finished = run_stage(job, inputs)
+        assert isinstance(finished.result, ModelResult)
+        saved = finished.result.saved
+        return cls(saved, job.recipe, finished.record, lambda: inputs.prepared or windows_for(saved.metadata, None))
 
     def pruned(
         self,
@@ -132,12 +135,11 @@ class TrainedModel:
             finetune_epochs=finetune_epochs,
             settings=settings,
         )
-        model = self
-        for job in pruning_jobs(recipe, self.windows, self.record.fingerprint):
-            parents = {model.record.fingerprint: Parent(model.saved, model.record)}
+        model, data = self, self.windows.facts
+        for job in Chain(recipe, data.sha256, data.name).prune(self.record.fingerprint, "prune"):
             with _checkpoints(beside, job) as work:
-                inputs = StageInputs(prepared=self.windows, parents=parents, work=work, reporter=reporter)
-                model = self._of(run_stage(job, inputs), self.windows)
+                known = Parent(model.saved, model.record)
+                model = self._made(job, StageInputs(prepared=self.windows, known=known, work=work, reporter=reporter))
         return model
 
     def summary(self, path: Path | None = None) -> ModelSummary:

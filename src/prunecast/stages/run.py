@@ -26,11 +26,10 @@ from prunecast.models.io import SavedModel, save_model
 from prunecast.recipe import RECIPE_FILE, DataConfig, Recipe, write_recipe
 from prunecast.records import DataFacts, RunRecord, StageTiming
 from prunecast.registry import MODELS
-from prunecast.resolve import resolved
-from prunecast.stages.base import ExportResult, MeasureResult, ModelResult, StageInputs, StageResult
+from prunecast.stages.base import MeasureResult, ModelResult, StageInputs, StageResult
 from prunecast.stages.export import export_stage
 from prunecast.stages.import_checkpoint import ImportJob, import_stage
-from prunecast.stages.job import Job
+from prunecast.stages.job import Job, TimingJob
 from prunecast.stages.measure import measure_stage
 from prunecast.stages.prune import prune_stage, zero_stage
 from prunecast.stages.train import finetune_stage, train_stage
@@ -40,71 +39,89 @@ NO_DATA = DataFacts(name="", sha256="", rows=0, channels=(), windows={})
 """What the record of an import without data says of the data, besides the model's channels."""
 
 
-def training_job(recipe: Recipe, series: Series) -> Job:
-    """Returns the stage that trains the model of a recipe on a series.
+# What follows what
 
-    Raises:
-        UserError: when the recipe does not fit the series.
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages on one series by one recipe: each is made from those that it rests on.
+
+    Attributes:
+        recipe: resolved.
+        data_sha256: content of the series.
+        source: catalogue name or path of the series.
+        about: what all labels begin with.
     """
-    kind: type[ForecastModel] = MODELS.load(str(recipe.model["name"]))
-    return Job(
-        stage="train",
-        role="dense" if kind.trainable else "naive",
-        recipe=resolved(recipe, series),
-        data_sha256=series.sha256,
-        source=recipe.data.name,
-        label=f"train {recipe.model['name']}",
-    )
+
+    recipe: Recipe
+    data_sha256: str
+    source: str
+    about: str = ""
+
+    def train(self, label: str) -> Job:
+        """Returns the stage that trains the recipe's model, or only scores it where there is nothing to train."""
+        kind: type[ForecastModel] = MODELS.load(str(self.recipe.model["name"]))
+        return Job(
+            stage="train",
+            role="dense" if kind.trainable else "naive",
+            recipe=self.recipe,
+            data_sha256=self.data_sha256,
+            source=self.source,
+            label=self.about + label,
+        )
+
+    def prune(self, parent: str, label: str) -> tuple[Job, ...]:
+        """Returns the pruning of a model, and its fine-tuning where the recipe has epochs for it."""
+        first = replace(self.train(label), stage="prune", role="pruned", parent=parent)
+        if not self.recipe.finetune.epochs:
+            return (first,)
+        tuned = f"{first.label}, fine-tuned"
+        return first, replace(first, stage="finetune", role="pruned+finetuned", label=tuned, parent=first.fingerprint)
+
+    def zero(self, dense: Job) -> Job:
+        """Returns the control whose body is zeroed."""
+        label = f"{self.about}body zeroed"
+        return replace(dense, stage="zero", role="zeroed-body", label=label, parent=dense.fingerprint)
+
+    def train_on(self, dense: Job) -> Job:
+        """Returns the control that is trained on for as long as fine-tuning takes."""
+        label = f"{self.about}dense, trained on"
+        return replace(dense, stage="finetune", role="dense-continued", label=label, parent=dense.fingerprint)
+
+    def train_small(self, pruned: Job, label: str) -> Job:
+        """Returns the control that has a pruned model's size, trained from scratch."""
+        return replace(self.train(label), role="small-dense", compared_with=pruned.fingerprint)
+
+    def ship(self, model: Job, label: str, dense: Job | None, machine: str) -> tuple[Job, TimingJob]:
+        """Returns a model's export, and its timing on a machine: in turn with the dense one's where that is given."""
+        own, *others = [
+            replace(made, stage="export", parent=made.fingerprint, compared_with=None)
+            for made in (model, dense)
+            if made is not None
+        ]
+        timing = TimingJob(
+            role=model.role,
+            recipe=self.recipe,
+            data_sha256=self.data_sha256,
+            source=self.source,
+            label=f"{self.about}timing of {label}",
+            parent=model.fingerprint,
+            reference=None if dense is None else dense.fingerprint,
+            exports=(own.fingerprint, *(export.fingerprint for export in others)),
+            machine=machine,
+        )
+        return replace(own, label=f"{self.about}export of {label}"), timing
 
 
-def pruning_jobs(recipe: Recipe, prepared: Prepared, parent: str) -> tuple[Job, ...]:
-    """Returns the stages that make a pruned model: pruning, then fine-tuning where the recipe has epochs for it.
-
-    Args:
-        recipe: with a `prune` section.
-        prepared: windows of the data.
-        parent: fingerprint of the model that is pruned.
-    """
-    pruning = Job(
-        stage="prune",
-        role="pruned",
-        recipe=recipe,
-        data_sha256=prepared.facts.sha256,
-        source=prepared.facts.name,
-        parent=parent,
-        label="prune",
-    )
-    if not recipe.finetune.epochs:
-        return (pruning,)
-    return pruning, replace(pruning, stage="finetune", role="pruned+finetuned", parent=pruning.fingerprint)
+# Running one
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage that was run: its job, what it made, and the record of it; nothing is on disk yet but artefacts."""
+    """What a stage made, and the record of it; on disk where its inputs named a folder."""
 
-    job: Job | ImportJob
     result: StageResult
     record: RunRecord
-
-    @property
-    def model(self) -> ModelResult:
-        """What a stage that makes a model has made."""
-        assert isinstance(self.result, ModelResult)
-        return self.result
-
-    def write(self, directory: Path) -> RunRecord:
-        """Fills a folder; see `write`."""
-        saved = self.result.saved if isinstance(self.result, ModelResult) else None
-        return write(directory, self.job.recipe, self.record, saved)
-
-
-def write(directory: Path, recipe: Recipe, record: RunRecord, saved: SavedModel | None) -> RunRecord:
-    """Fills the folder of a stage: its model if it has one, its recipe, and last the record of all that lies there."""
-    if saved is not None:
-        save_model(saved, directory)
-    write_recipe(recipe, directory / RECIPE_FILE)
-    return write_record(record, directory)
 
 
 def run_stage(job: Job | ImportJob, inputs: StageInputs) -> Finished:
@@ -116,31 +133,35 @@ def run_stage(job: Job | ImportJob, inputs: StageInputs) -> Finished:
         torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
         started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         result = _result(job, inputs)
-        finished = Finished(job, result, _record(job, result, inputs, started_at, clock))
+        timing = StageTiming(
+            started_at=started_at,
+            elapsed_s=time.perf_counter() - clock,
+            machine_busy=job.stage == "measure" and (inputs.machine_busy or is_busy()),
+            runtimes=result.timings if isinstance(result, MeasureResult) else (),
+        )
+        record = _record(job, result, inputs, timing)
         if inputs.directory is not None:
-            finished.write(inputs.directory)
-        return finished
+            saved = result.saved if isinstance(result, ModelResult) else None
+            write(inputs.directory, job.recipe, record, saved)
+        return Finished(result, record)
 
 
 def _result(job: Job | ImportJob, inputs: StageInputs) -> StageResult:
     if isinstance(job, ImportJob):
         return import_stage(job, inputs)
-    match job.stage:
-        case "train":
-            return train_stage(job, inputs)
-        case "prune":
-            return prune_stage(job, inputs)
-        case "zero":
-            return zero_stage(job, inputs)
-        case "finetune":
-            return finetune_stage(job, inputs)
-        case "export":
-            return export_stage(job, inputs)
-        case "measure":
-            return measure_stage(job, inputs)
+    if isinstance(job, TimingJob):
+        return measure_stage(job, inputs)
+    stages: dict[str, Callable[[Job, StageInputs], StageResult]] = {
+        "train": train_stage,
+        "prune": prune_stage,
+        "zero": zero_stage,
+        "finetune": finetune_stage,
+        "export": export_stage,
+    }
+    return stages[job.stage](job, inputs)
 
 
-def _record(job: Job | ImportJob, result: StageResult, inputs: StageInputs, started_at: str, clock: float) -> RunRecord:
+def _record(job: Job | ImportJob, result: StageResult, inputs: StageInputs, timing: StageTiming) -> RunRecord:
     data = NO_DATA if inputs.prepared is None else inputs.prepared.facts
     if inputs.prepared is None and isinstance(result, ModelResult):
         data = NO_DATA.model_copy(update={"channels": result.saved.metadata.channels})
@@ -150,28 +171,28 @@ def _record(job: Job | ImportJob, result: StageResult, inputs: StageInputs, star
         label=job.label,
         fingerprint=job.fingerprint,
         parent=job.parent,
-        reference=job.reference,
+        reference=job.reference if isinstance(job, TimingJob) else None,
         compared_with=job.compared_with,
         seed=job.recipe.seed,
         model=str(job.recipe.model["name"]),
         recipe=job.recipe.model_dump(mode="json"),
         data=data,
-        timing=StageTiming(
-            started_at=started_at,
-            elapsed_s=time.perf_counter() - clock,
-            machine_busy=job.stage == "measure" and (inputs.machine_busy or is_busy()),
-        ),
+        timing=timing,
         environment=environment.describe(),
     )
-    match result:
-        case MeasureResult(artefacts=artefacts, timings=timings):
-            timing = record.timing.model_copy(update={"runtimes": timings})
-            return record.model_copy(update={"artefacts": artefacts, "timing": timing})
-        case ExportResult(artefacts=artefacts, unsupported=unsupported):
-            return record.model_copy(update={"artefacts": artefacts, "unsupported": dict(unsupported)})
-        case ModelResult():
-            known = {name: value for name, value in vars(result).items() if name != "saved"}
-            return record.model_copy(update=known)
+    known = {name: value for name, value in vars(result).items() if name in RunRecord.model_fields}
+    return record.model_copy(update=known)
+
+
+def write(directory: Path, recipe: Recipe, record: RunRecord, saved: SavedModel | None) -> None:
+    """Fills the folder of a stage: its model if it has one, its recipe, and last the record of all that lies there."""
+    if saved is not None:
+        save_model(saved, directory)
+    write_recipe(recipe, directory / RECIPE_FILE)
+    write_record(record, directory)
+
+
+# The windows of its data
 
 
 def data_section(job: Job) -> DataConfig:
@@ -188,23 +209,19 @@ def prepared_for(job: Job, load: Callable[[DataConfig], Series] = load_series) -
     return _prepared(data_section(job), job.data_sha256, window_shape(job.recipe.model), load)
 
 
-def prepared_from(series: Series, recipe: Recipe) -> Prepared:
-    """Returns the windows that a resolved recipe cuts from a series.
-
-    Raises:
-        UserError: when the series is too short for them.
-    """
-    return _cut(series, recipe.data, window_shape(recipe.model))
-
-
-def _cut(series: Series, data: DataConfig, shape: WindowShape) -> Prepared:
-    return prepare(series, data, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)
-
-
 # By content: a file that has changed is read anew, and one that does not fit its plan is not remembered.
 @lru_cache(maxsize=4)
 def _prepared(data: DataConfig, sha256: str, shape: WindowShape, load: Callable[[DataConfig], Series]) -> Prepared:
     series = load(data)
     if series.sha256 != sha256:
         raise UserError(f"{series.name} is not as it was when the stage was planned; run the study again")
-    return _cut(series, data, shape)
+    return cut(series, data, shape)
+
+
+def cut(series: Series, data: DataConfig, shape: WindowShape) -> Prepared:
+    """Returns the windows of a series.
+
+    Raises:
+        UserError: when the series is too short for them.
+    """
+    return prepare(series, data, lookback=shape.lookback, horizon=shape.horizon, label_len=shape.label_len)

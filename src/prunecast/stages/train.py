@@ -20,7 +20,7 @@ def train_stage(job: Job, inputs: StageInputs) -> ModelResult:
     """Builds and trains the model of the recipe, or one of the size of the pruned model that the job names."""
     prepared = inputs.windows()
     pruned = job.compared_with
-    config = config_from(job.recipe.model if pruned is None else load_metadata(inputs.found(pruned)).model)
+    config = config_from(job.recipe.model if pruned is None else load_metadata(inputs.folder(pruned)).model)
     torch.manual_seed(job.recipe.seed)
     saved = new_model(build(config), prepared, job.recipe)
     fitted = _fitted(saved, job.recipe.train, job, inputs) if saved.model.trainable else None

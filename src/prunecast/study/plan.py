@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from prunecast.data.series import Series
 from prunecast.errors import UserError, near
-from prunecast.models.base import ForecasterConfig, ForecastModel
+from prunecast.models.base import ForecasterConfig
 from prunecast.prune.methods import Granularity, Method
 from prunecast.recipe import (
     DataConfig,
@@ -24,10 +24,10 @@ from prunecast.recipe import (
     load_recipe,
     merged,
 )
-from prunecast.records import Role
-from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
+from prunecast.registry import GRANULARITIES, METHODS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages.job import Job
+from prunecast.stages.run import Chain
 from prunecast.train.fit import choose_device
 
 Describe = Callable[[DataConfig], Series]
@@ -52,7 +52,9 @@ def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
     for name in recipe.measure.runtimes:
         RUNTIMES.check(name)
     cells = list(_cells(recipe, study, describe, machine))
-    _check_lines(study, {cell.name for cell in cells})
+    models = {str(cell.chain.recipe.model["name"]) for cell in cells}
+    for name in {name for line in study.prune for name in line.models} - models:  # such a line would prune nothing
+        raise UserError(f"study.prune: the study has no model {name!r}; {near(name, models)}")
     jobs: dict[str, Job] = {}
     for cell in cells:
         for job in cell.jobs():
@@ -71,30 +73,16 @@ def decided(recipe: Recipe, earlier: Path | None = None) -> Recipe:
         earlier: the recipe that the study ran by before, if it did: its device is kept.
     """
     values = recipe.model_dump()
-    asked = [values, *_entries_of(values, "models"), *_entries_of(values, "datasets")]
-    open_sections = [
-        (name, entry[name]) for entry in asked for name in FIT_SECTIONS if entry[name].get("device") == AUTO
-    ]
-    if not open_sections:
+    study = values["study"] or {"models": (), "datasets": ()}
+    sections = [(name, part[name]) for part in (values, *study["models"], *study["datasets"]) for name in FIT_SECTIONS]
+    undecided = [(name, section) for name, section in sections if section.get("device") == AUTO]
+    if not undecided:
         return recipe
-    kept = _earlier(earlier)
-    for name, section in open_sections:
-        section["device"] = kept.get(name) or choose_device(FitConfig()).type
+    before = load_recipe(earlier) if earlier is not None and earlier.is_file() else None
+    for name, section in undecided:
+        kept = AUTO if before is None else getattr(before, name).device
+        section["device"] = choose_device(FitConfig()).type if kept == AUTO else kept
     return checked(Recipe, values, "recipe")
-
-
-def _entries_of(values: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    study = values["study"] or {}
-    return list(study.get(key, ()))
-
-
-def _earlier(path: Path | None) -> dict[str, str]:
-    """Returns the device of each section, as it was decided before."""
-    if path is None or not path.is_file():
-        return {}
-    recipe = load_recipe(path)
-    devices = {"train": recipe.train.device, "finetune": recipe.finetune.device}
-    return {name: device for name, device in devices.items() if device != AUTO}
 
 
 def _cells(recipe: Recipe, study: StudyConfig, describe: Describe, machine: str) -> Iterator[_Cell]:
@@ -105,7 +93,9 @@ def _cells(recipe: Recipe, study: StudyConfig, describe: Describe, machine: str)
             for entry in _entries(recipe, study, dataset, series):
                 for seed in study.seeds:
                     single = resolved(_single(recipe, data, dataset, entry, horizon=horizon, seed=seed), series)
-                    yield _Cell(study, single, series.sha256, data.name, machine)
+                    model = single.model
+                    about = f"{single.data.name} {model['horizon']} {model['name']} seed {seed}: "
+                    yield _Cell(study, Chain(single, series.sha256, data.name, about), machine)
 
 
 def _entries(recipe: Recipe, study: StudyConfig, dataset: DatasetEntry, series: Series) -> list[ModelEntry]:
@@ -121,12 +111,6 @@ def _entries(recipe: Recipe, study: StudyConfig, dataset: DatasetEntry, series: 
         naive = ["repeat"] if seasonless else ["repeat", "seasonal_naive"]
         entries += [ModelEntry(model={"name": name}) for name in naive if name not in names]
     return entries
-
-
-def _check_lines(study: StudyConfig, models: set[str]) -> None:
-    """Refuses a line of the grid for a model that the study does not have: it would prune nothing."""
-    for name in {name for line in study.prune for name in line.models} - models:
-        raise UserError(f"study.prune: the study has no model {name!r}; {near(name, models)}")
 
 
 def _single(
@@ -147,108 +131,69 @@ def _single(
     return checked(Recipe, values, "recipe")
 
 
-def _method(name: str) -> Method:
-    method: Method = METHODS.load(name)
-    return method
-
-
 @dataclass(frozen=True)
 class _Cell:
     """One data set, horizon, model and seed: a dense model and all that is made from it."""
 
     study: StudyConfig
-    recipe: Recipe
-    sha256: str
-    source: str
+    chain: Chain
     machine: str
 
     def jobs(self) -> Iterator[Job]:
-        kind: type[ForecastModel] = MODELS.load(self.name)
-        dense = self.job("train", "dense" if kind.trainable else "naive", "dense")
+        dense, controls = self.chain.train("dense"), self.study.controls
         yield dense
-        if kind.trainable:
-            yield from self.shipped(dense, "dense", None)
-            yield from self.controls(dense)
-            for grid in self.study.prune:
-                if not grid.models or self.name in grid.models:
-                    yield from self.grid(dense, grid)
+        if dense.role == "naive":
+            return
+        yield from self.shipped(dense, "dense", None)
+        if "zeroed-body" in controls:
+            yield self.chain.zero(dense)
+        if "dense-continued" in controls and self.tunes:
+            yield self.chain.train_on(dense)
+        for grid in self.study.prune:
+            if not grid.models or dense.recipe.model["name"] in grid.models:
+                for method, settings in self.methods(grid):
+                    for sparsity in grid.sparsities:
+                        values = settings | {"method": method, "sparsity": sparsity}
+                        yield from self.variant(dense, checked(PruneConfig, values, "study.prune"))
 
-    def controls(self, dense: Job) -> Iterator[Job]:
-        if "zeroed-body" in self.study.controls:
-            yield self.job("zero", "zeroed-body", "body zeroed", parent=dense.fingerprint)
-        if "dense-continued" in self.study.controls and self.tunes:
-            yield self.job("finetune", "dense-continued", "dense, trained on", parent=dense.fingerprint)
-
-    def grid(self, dense: Job, grid: PruneGrid) -> Iterator[Job]:
-        methods = dict.fromkeys(grid.methods)
+    def methods(self, grid: PruneGrid) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the methods of a line of the grid with their settings, and the random control of each."""
+        methods: dict[str, Method] = {name: METHODS.load(name) for name in grid.methods}
         if "random" in self.study.controls:
-            twins = [_method(name).control for name in grid.methods]
-            methods |= {twin: None for twin in twins if twin is not None}
-        for method in methods:
+            twins = dict.fromkeys(method.control for method in methods.values() if method.control is not None)
+            methods |= {twin: METHODS.load(twin) for twin in twins}
+        for name, method in methods.items():
             settings = grid.settings
-            if _method(method).is_control:  # it looks at no data, and may share a line with a method that does
+            if method.is_control:  # it looks at no data, and may share a line with a method that does
                 settings = {key: value for key, value in settings.items() if not key.startswith("calibration_")}
-            for sparsity in grid.sparsities:
-                yield from self.variant(dense, method, sparsity, settings)
+            yield name, settings
 
-    def variant(self, dense: Job, method: str, sparsity: float, settings: dict[str, Any]) -> Iterator[Job]:
-        values = settings | {"method": method, "sparsity": sparsity}
-        cell = replace(
-            self, recipe=self.recipe.model_copy(update={"prune": checked(PruneConfig, values, "study.prune")})
-        )
-        name = f"{method} {sparsity:g}"
-        pruned = cell.job("prune", "pruned", name, parent=dense.fingerprint)
-        tuned = cell.job("finetune", "pruned+finetuned", f"{name}, fine-tuned", parent=pruned.fingerprint)
-        is_control = _method(method).is_control
+    def variant(self, dense: Job, config: PruneConfig) -> Iterator[Job]:
+        chain = replace(self.chain, recipe=self.chain.recipe.model_copy(update={"prune": config}))
+        cell, name = replace(self, chain=chain), f"{config.method} {config.sparsity:g}"
+        method: Method = METHODS.load(config.method)
+        pruned, *tuned = chain.prune(dense.fingerprint, name)
         yield pruned  # fine-tuning rests on it, wanted by itself or not
-        if not is_control and False in self.study.finetune:
+        if not method.is_control and False in self.study.finetune:
             yield from cell.shipped(pruned, name, dense)
         if self.tunes:
-            yield tuned
-            if not is_control:
-                yield from cell.shipped(tuned, f"{name}, fine-tuned", dense)
-        granularity: Granularity = GRANULARITIES.load(_method(method).granularity)
-        if granularity.shrinks and not is_control and "small-dense" in self.study.controls:
+            yield from tuned
+            if not method.is_control:
+                yield from cell.shipped(tuned[0], f"{name}, fine-tuned", dense)
+        granularity: Granularity = GRANULARITIES.load(method.granularity)
+        if granularity.shrinks and not method.is_control and "small-dense" in self.study.controls:
             what = f"dense of the size of {name}"
-            small = cell.job("train", "small-dense", what, compared_with=pruned.fingerprint)
+            small = chain.train_small(pruned, what)
             yield small
             yield from cell.shipped(small, what, dense)
 
-    def shipped(self, job: Job, what: str, dense: Job | None) -> Iterator[Job]:
-        """Yields the export of a model and its timing, in turn with the dense one's."""
-        if not self.recipe.measure.runtimes or (self.study.timed and self.recipe.seed not in self.study.timed):
-            return
-        export = self.job("export", job.role, f"export of {what}", parent=job.fingerprint)
-        exports = [export.fingerprint]
-        if dense is not None:
-            exports.append(self.job("export", dense.role, "", parent=dense.fingerprint).fingerprint)
-        yield export
-        yield self.job(
-            "measure",
-            job.role,
-            f"timing of {what}",
-            parent=job.fingerprint,
-            reference=None if dense is None else dense.fingerprint,
-            exports=tuple(exports),
-            machine=self.machine,
-        )
-
-    def job(self, stage: Any, role: Role, label: str, **links: Any) -> Job:
-        label = f"{self.recipe.data.name} {self.recipe.model['horizon']} {self.name} seed {self.recipe.seed}: {label}"
-        return Job(
-            stage=stage,
-            role=role,
-            recipe=self.recipe,
-            data_sha256=self.sha256,
-            source=self.source,
-            label=label,
-            **links,
-        )
-
-    @property
-    def name(self) -> str:
-        return str(self.recipe.model["name"])
+    def shipped(self, model: Job, what: str, dense: Job | None) -> tuple[Job, ...]:
+        """Returns the export of a model and its timing, in turn with the dense one's."""
+        recipe = model.recipe
+        if not recipe.measure.runtimes or (self.study.timed and recipe.seed not in self.study.timed):
+            return ()
+        return self.chain.ship(model, what, dense, self.machine)
 
     @property
     def tunes(self) -> bool:
-        return True in self.study.finetune and self.recipe.finetune.epochs > 0
+        return True in self.study.finetune and self.chain.recipe.finetune.epochs > 0

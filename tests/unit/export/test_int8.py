@@ -30,7 +30,10 @@ from prunecast.measure.size import measure_size
 from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import ExportConfig, load_recipe
 from prunecast.registry import RUNTIMES
-from prunecast.stages.export import export_all, refusal
+from prunecast.stages.base import Parent, StageInputs
+from prunecast.stages.export import export_stage, refusal
+from prunecast.stages.job import Job
+from prunecast.store import read_record
 
 MODELS = {
     "transformer": TRANSFORMER,
@@ -203,7 +206,9 @@ def test_the_whole_chain_of_commands(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert exported["mse_change"] != 0
     recipe = load_recipe(base={"export": {"int8": True}})
     saved = load_model(Path(model))
-    found = export_all(saved, windows_for(saved.metadata, data[1]), recipe, tmp_path)
+    known, windows = Parent(saved, read_record(Path(model))), windows_for(saved.metadata, data[1])
+    job = Job(stage="export", role="dense", recipe=recipe, data_sha256="", source="")
+    found = export_stage(job, StageInputs(prepared=windows, directory=tmp_path, known=known))
     assert [artefact.bytes for artefact in found.artefacts] == [exported["bytes"]]
     assert (tmp_path / "model.onnx").read_bytes() == Path(small).read_bytes()
     assert "no 8-bit export" in found.unsupported["eager"]

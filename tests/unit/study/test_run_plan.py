@@ -17,7 +17,7 @@ from tests.support.stage_folders import FILES, put_result
 
 from prunecast.errors import UserError
 from prunecast.recipe import FitConfig, Recipe, StudyConfig
-from prunecast.stages.job import Job
+from prunecast.stages.job import Job, TimingJob
 from prunecast.store import Damaged, Store
 from prunecast.study.executor import (
     ATTEMPTS,
@@ -36,15 +36,15 @@ CORES = 4
 
 
 def stage(number: int, needs: Sequence[Job] = (), *, threads: int = 1, timed: bool = False, device: str = "cpu") -> Job:
-    """Returns a stage that rests on others."""
-    return Job(
+    """Returns a stage that rests on others; any number of them, as a timing alone may."""
+    return TimingJob(
         stage="measure" if timed else "train",
         role="dense",
         recipe=Recipe(train=FitConfig(threads=threads, device=device)),  # type: ignore[arg-type]
         data_sha256=str(number),
         source="nowhere",
         exports=tuple(job.fingerprint for job in needs),
-        machine="m" if timed else None,
+        machine="m",
         label=f"stage {number}",
     )
 
