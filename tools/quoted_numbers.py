@@ -28,7 +28,7 @@ from typing import Any
 
 import pandas as pd
 
-from prunecast.report.pages import Context
+from prunecast.report.context import Context
 from prunecast.study.frame import StudyFrame
 from prunecast.study.study import open_study
 

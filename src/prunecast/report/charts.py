@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from math import isnan, nan
+from math import inf
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from prunecast.report.compare import Case, Compared, Variant
+from prunecast.report.context import Context
 from prunecast.report.ranks import Ranked
 from prunecast.report.sheets import change, rank_caption
 from prunecast.report.statistics import Interval, pareto_front
@@ -28,6 +29,7 @@ from prunecast.report.style import (
     PALE,
     PICK,
     SATURATED,
+    SHORT_NUMBER,
     WIDTH,
     Axis,
     Chart,
@@ -35,27 +37,29 @@ from prunecast.report.style import (
     Look,
     Points,
     Spec,
-    axis_of,
     colour_of,
     error_axis,
+    legend_of,
     log_axis,
     marks_of,
     missing,
+    numbers,
     percent,
     picked,
-    rule_of,
+    row_y,
+    rows_of,
+    rules_of,
     runtime_name,
-    scale_of,
-    share_axis,
-    short_axis,
+    share_x,
     signed_percent,
+    spec_of,
     spread_out,
     template_of,
     three_digits,
     times,
 )
-from prunecast.report.summary import EVERYWHERE, PLAIN, TUNED, Rows, Speed, Timings, front_points, mean_speedup
-from prunecast.report.thresholds import Level, Line, Sweep, Sweeps, pooled
+from prunecast.report.summary import EVERYWHERE, PLAIN, TUNED, Rows, Speed, Timings, front_points
+from prunecast.report.thresholds import Line, Sweep, pooled
 from prunecast.study.frame import Forecast, StageRow
 
 CLOSE = 1.15
@@ -67,69 +71,58 @@ HIGHEST_RATIO = 2.5
 FAR = 1.6
 """A cost chart ends at this many times the best error of the worst model; its caption says how many lie above."""
 
-# Error against sparsity.
+# Curves: error against sparsity.
 
 
 @lru_cache
 def _curves_template(series: Legend, titles: tuple[str, str], suffix: str, *, logarithmic: bool) -> Spec:
-    x = alt.X("x:Q", scale=alt.Scale(domain=[0, 1]), axis=share_axis(titles[0]))
-    scale = scale_of("y", logarithmic=logarithmic)
-    axis = axis_of("y", titles[1], logarithmic=logarithmic, suffix=suffix)
-    y = alt.Y("y:Q", scale=scale, axis=axis)
-    dashes = alt.StrokeDash(
-        "tuning:N",
-        scale=alt.Scale(domain=[PLAIN, TUNED], range=[[5, 4], [1, 0]]),
-        legend=alt.Legend(symbolType="stroke"),
-    )
-    colour = colour_of(series)
-    lines = rule_of("lines", colour, 1.8).encode(x=x, y=y, x2="x2:Q", y2="y2:Q", strokeDash=dashes, opacity=picked())
-    controls = alt.Chart(alt.NamedData("controls"))
-    shade = alt.Color("colour:N", scale=None)
-    names = controls.mark_text(align="left", dx=6).encode(
-        x=alt.value(WIDTH), y=alt.Y("label_y:Q", scale=scale), text="name:N", color=shade
-    )
-    bars = rule_of("bars", colour).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", opacity=picked())
+    x, y = share_x(titles[0]), numbers("y", titles[1], logarithmic=logarithmic, suffix=suffix)
+    tuning = alt.Scale(domain=[PLAIN, TUNED], range=[[5, 4], [1, 0]])
+    dashes = alt.StrokeDash("tuning:N", scale=tuning, legend=alt.Legend(symbolType="stroke"))
+    lines = rules_of("lines", series, 1.8).encode(x=x, y=y, x2="x2:Q", y2="y2:Q", strokeDash=dashes)
+    bars = rules_of("bars", series).encode(x=x, y="low:Q", y2="high:Q")
     marks = marks_of("points", series).encode(x=x, y=y)
-    return template_of(rule_of("controls", shade, 0.9).encode(y=y), names, bars, lines, marks, names=["y"])
+    controls = rows_of("controls").encode(color=alt.Color("colour:N", scale=None))
+    levels = controls.mark_rule(strokeWidth=0.9).encode(y=y)
+    names = controls.mark_text(align="left", dx=6).encode(x=alt.value(WIDTH), y="label_y:Q", text="name:N")
+    return template_of(levels, names, bars, lines, marks)
 
 
 class _Point(NamedTuple):
-    """A point of a curve: where it lies, the ends of its bar, and what is said there; none of it at a line's start."""
+    """A point of a curve with the ends of its bar, and what is said at its mark; nothing where a line only starts."""
 
     x: float
     y: float
-    low: float = nan
-    high: float = nan
+    low: float
+    high: float
     words: str = ""
 
 
-_Lines = Mapping[tuple[str, str], Sequence[_Point]]
-"""Series, and with or without fine-tuning -> the points of its line."""
+class _Curve(NamedTuple):
+    """A line of a series, with or without fine-tuning; a single mark is a line of one point."""
+
+    series: str
+    tuning: str
+    points: Sequence[_Point]
 
 
-def _curves_data(lines: _Lines, single: Sequence[tuple[str, _Point]], axis: Axis) -> dict[str, Points]:
-    """Returns marks, bars and lines, cut off where the axis ends; `single` are marks that stand on no line."""
-    segments: Points = []
-    marked: list[tuple[dict[str, Any], _Point]] = []
-    for (series, tuning), line in lines.items():
-        look = {"series": series, "tuning": tuning}
-        marked += [(look, point) for point in line if point.words]
-        for start, end in pairwise(line):
+def _curves_data(curves: Iterable[_Curve], axis: Axis) -> dict[str, Points]:
+    """Returns marks, bars and lines, cut off where the axis ends."""
+    data: dict[str, Points] = {"points": [], "bars": [], "lines": []}
+    for curve in curves:
+        look = {"series": curve.series, "tuning": curve.tuning}
+        for start, end in pairwise(curve.points):
             if min(start.y, end.y) <= axis.high:
                 (x, y), (x2, y2) = _cut(start, end, axis), _cut(end, start, axis)
-                segments.append(look | {"x": x, "y": y, "x2": x2, "y2": y2})
-    marked += [({"series": series, "tuning": TUNED}, point) for series, point in single]
-    points = [
-        look | {"x": point.x, "y": point.y, "words": point.words, "filled": look["tuning"] == TUNED}
-        for look, point in marked
-        if point.y <= axis.high
-    ]
-    bars = [
-        look | {"x": point.x, "low": point.low, "high": min(point.high, axis.high)}
-        for look, point in marked
-        if point.low < min(point.high, axis.high)
-    ]
-    return {"points": points, "bars": bars, "lines": segments}
+                data["lines"].append(look | {"x": x, "y": y, "x2": x2, "y2": y2})
+        for point in curve.points:
+            high = min(point.high, axis.high)
+            if point.words and point.y <= axis.high:
+                place = {"x": point.x, "y": point.y, "words": point.words}
+                data["points"].append(look | place | {"filled": curve.tuning == TUNED})
+            if point.words and point.low < high:
+                data["bars"].append(look | {"x": point.x, "low": point.low, "high": high})
+    return data
 
 
 def _cut(point: _Point, other: _Point, axis: Axis) -> tuple[float, float]:
@@ -152,30 +145,27 @@ def error_by_sparsity(
         looks: of the methods.
         close: show the errors near the dense model's only; None when that would show nothing new.
     """
-    curves = _curves(rows, model)
+    own = {key: row for key, row in rows.items() if key.model == model}
+    curves = _curves(own)
     if not curves:
         return None
-    small = [(key, row) for key, row in rows.items() if (key.model, key.role) == (model, "small-dense")]
+    small = [_curve_point(key, row) for key, row in own.items() if key.role == "small-dense"]
+    every = [*curves, *(_Curve("small dense", TUNED, [point]) for point in small)]
     controls = _controls(rows, model)
-    errors = [
-        end for _, row in (*(point for curve in curves.values() for point in curve), *small) for end in _ends(row)
-    ]
-    least = min(float(row["test_mse"]) for curve in curves.values() for _, row in curve)
-    ceiling = CLOSE * least if close else float("inf")
-    if close and max([*errors, *(error for _, error, _ in controls)]) <= ceiling:
+    ends = [end for curve in every for point in curve.points for end in (point.low, point.high)]
+    levels = [control["y"] for control in controls]
+    ceiling = CLOSE * min(point.y for curve in curves for point in curve.points) if close else inf
+    if close and max(ends + levels) <= ceiling:
         return None
-    axis = error_axis(errors if close else [*errors, *(error for _, error, _ in controls)], ceiling)
-    lines = {
-        (method, TUNED if tuned else PLAIN): [_curve_point(key, row, marked=key.pruned) for key, row in curve]
-        for (method, tuned), curve in curves.items()
-    }
-    single = [("small dense", _curve_point(key, row, marked=True)) for key, row in small]
-    series = tuple((one, looks[one]) for one in dict.fromkeys(name for name, _ in (*lines, *single)))
-    titles = ("sparsity: parameters that are gone", "test MSE")
+    axis = error_axis(ends if close else ends + levels, ceiling)
+    series = legend_of((curve._asdict() for curve in every), looks)
+    template = _curves_template(
+        series, ("sparsity: parameters that are gone", "test MSE"), "", logarithmic=axis.logarithmic
+    )
     said = [
-        f"{method}{', fine-tuned' if tuned else ''}: {three_digits(curve[0][1]['test_mse'])} rising to "
-        f"{three_digits(curve[-1][1]['test_mse'])}"
-        for (method, tuned), curve in curves.items()
+        f"{curve.series}{', fine-tuned' if curve.tuning == TUNED else ''}: {three_digits(curve.points[0].y)} "
+        f"rising to {three_digits(curve.points[-1].y)}"
+        for curve in curves
     ]
     caption = (
         "The same, close up: lines that leave at the top lose more than a tenth."
@@ -185,119 +175,107 @@ def error_by_sparsity(
         "bars are one standard deviation over seeds."
         + (" Triangles: dense models of the pruned size, trained from scratch." if small else "")
     )
-    return Chart(
-        name,
-        f"{model}: near the dense model" if close else f"{model}: error against sparsity",
-        caption,
-        f"Test MSE of {model} as sparsity grows. {'; '.join(said)}.",
-        _curves_template(series, titles, "", logarithmic=axis.logarithmic),
-        _curves_data(lines, single, axis) | {"controls": _control_lines(controls, axis)},
-        axis.params("y"),
-    )
+    title = f"{model}: near the dense model" if close else f"{model}: error against sparsity"
+    label = f"Test MSE of {model} as sparsity grows. {'; '.join(said)}."
+    data = _curves_data(every, axis) | {"controls": _named_apart(controls, axis)}
+    return Chart(name, title, caption, label, template, data, axis.params("y"))
 
 
-Curve = list[tuple[Variant, StageRow]]
-
-
-def _curves(rows: Rows, model: str) -> dict[tuple[str, bool], Curve]:
-    """Returns the points of each method with and without fine-tuning; a line starts at the model it came from."""
-    origins = {key.role: (key, row) for key, row in rows.items() if key.model == model}
-    found: dict[tuple[str, bool], Curve] = {}
-    for key, row in rows.items():
-        if key.model == model and key.pruned and not missing(row.get("sparsity_realised")):
+def _curves(own: Rows) -> list[_Curve]:
+    """Returns a model's line for each method with and without fine-tuning; it starts at the model it came from."""
+    origins = {key.role: (key, row) for key, row in own.items()}
+    found: dict[tuple[str, bool], list[tuple[Variant, StageRow]]] = {}
+    for key, row in own.items():
+        if key.pruned and not missing(row.get("sparsity_realised")):
             start = origins.get("dense-continued" if key.finetuned else "dense")
             found.setdefault((key.series, key.finetuned), [start] if start else []).append((key, row))
-    return {line: sorted(curve, key=lambda point: _sparsity(point[1])) for line, curve in found.items()}
+    return [
+        _Curve(
+            series,
+            TUNED if tuned else PLAIN,
+            [_curve_point(key, row) for key, row in sorted(line, key=lambda point: _sparsity(point[1]))],
+        )
+        for (series, tuned), line in found.items()
+    ]
 
 
 def _sparsity(row: StageRow) -> float:
     return 0.0 if missing(row.get("sparsity_realised")) else float(row["sparsity_realised"])
 
 
-def _ends(row: StageRow) -> tuple[float, float]:
-    """Returns the error less and plus its spread over seeds."""
-    error = float(row["test_mse"])
+def _curve_point(key: Variant, row: StageRow) -> _Point:
+    """Returns where a variant lies; the dense models, at which lines start, have their names beside the chart."""
+    error, sparsity = float(row["test_mse"]), _sparsity(row)
     spread = 0.0 if missing(row.get("test_mse_sd")) else float(row["test_mse_sd"])
-    return max(error - spread, error / 10), error + spread
-
-
-def _curve_point(key: Variant, row: StageRow, *, marked: bool) -> _Point:
-    words = [key.full_name, f"test MSE {row['test_mse']:.4f}", f"sparsity {percent(round(_sparsity(row), 3))}"]
+    words = [key.full_name, f"test MSE {error:.4f}", f"sparsity {percent(round(sparsity, 3))}"]
     if not missing(row.get("vs_dense")):
         words.append(f"against dense {row['vs_dense']:+.4f}: {row['vs_dense_verdict']}")
     if isinstance(row.get("saturated"), str) and row["saturated"]:
         words.append(f"saturated: not better than {row['saturated']}")
-    place = (round(_sparsity(row), 5), float(row["test_mse"]))
-    return _Point(*place, *_ends(row), "\n".join(words)) if marked else _Point(*place)
+    said = "" if key.role in ("dense", "dense-continued") else "\n".join(words)
+    return _Point(round(sparsity, 5), error, max(error - spread, error / 10), error + spread, said)
 
 
-def _controls(rows: Rows, model: str) -> list[tuple[str, float, str]]:
-    """Returns what a pruned model must beat, or must not lose: name, error and colour of each."""
-    found = []
+def _controls(rows: Rows, model: str) -> Points:
+    """Returns what a pruned model must beat, or must not lose, as level lines."""
+    found: Points = []
     for key, row in rows.items():
-        own = key.model == model
-        if own and key.role in ("dense", "dense-continued"):
-            found.append((key.name, float(row["test_mse"]), INK))
-        elif (own and key.role == "zeroed-body") or key.role == "naive":
-            found.append((key.model if key.role == "naive" else key.name, float(row["test_mse"]), MUTED))
-        elif not own and key.role == "dense" and key.model == "DLinear":
-            found.append((key.model, float(row["test_mse"]), MUTED))
+        own, error = key.model == model, float(row["test_mse"])
+        if own and key.role in ("dense", "dense-continued", "zeroed-body"):
+            shade = MUTED if key.role == "zeroed-body" else INK
+            found.append({"y": error, "name": f"{key.name} {error:.3g}", "colour": shade})
+        elif key.role == "naive" or (not own and key.role == "dense" and key.model == "DLinear"):
+            found.append({"y": error, "name": f"{key.model} {error:.3g}", "colour": MUTED})
     return found
 
 
-def _control_lines(controls: Sequence[tuple[str, float, str]], axis: Axis) -> Points:
+def _named_apart(controls: Points, axis: Axis) -> Points:
     """Returns the level lines that the axis holds, with names far enough apart to be read."""
-    seen = [control for control in controls if axis.low <= control[1] <= axis.high]
-    places = spread_out([axis.place(error) for _, error, _ in seen], 12.5 / HEIGHT)
-    return [
-        {"y": error, "label_y": axis.at(place), "name": f"{name} {error:.3g}", "colour": colour}
-        for (name, error, colour), place in zip(seen, places, strict=True)
-    ]
+    seen = [control for control in controls if axis.low <= control["y"] <= axis.high]
+    places = spread_out([axis.place(control["y"]) for control in seen], 12.5 / HEIGHT)
+    return [control | {"label_y": axis.at(place)} for control, place in zip(seen, places, strict=True)]
 
 
 def ratio_curves(
-    name: str, title: str, lines: Iterable[tuple[str, Sweep, float]], looks: Mapping[str, Look]
+    context: Context, name: str, title: str, pairs: Iterable[tuple[str, str]], *, by_model: bool = False
 ) -> Chart | None:
-    """Returns error ratios against sparsity with their intervals; None without any line.
+    """Returns error ratios over all data sets against sparsity, with their intervals; None without any line.
 
     Args:
+        context: the study.
         name: file stem.
         title: of the chart.
-        lines: series, sweep, and the ratio at which its line starts.
-        looks: of the series.
+        pairs: models and methods; each has a line with and one without fine-tuning.
+        by_model: give each model its mark instead of each method.
     """
-    drawn: dict[tuple[str, str], list[_Point]] = {}
-    said = []
-    for series, sweep, origin in lines:
-        tuned = sweep.line.finetuned
-        line = drawn[series, TUNED if tuned else PLAIN] = [_Point(0, origin)]
-        for level in sweep.levels:
-            ratio, words = level.ratio, f"{series} {percent(level.sparsity)}{', fine-tuned' if tuned else ''}"
-            line.append(_Point(level.sparsity, ratio.value, ratio.low, ratio.high, f"{words}\nMSE {change(ratio)}"))
-        said.append(f"{words}: MSE {signed_percent(sweep.levels[-1].ratio.value - 1)}")
-    if not drawn:
+    curves, said = [], []
+    for model, method in pairs:
+        for tuned in (False, True):
+            sweep = context.sweeps.pooled(Line(model, method, tuned, "dense"))
+            if sweep is not None:
+                series, how = model if by_model else method, ", fine-tuned" if tuned else ""
+                origin = _continued_ratio(context.mse, sweep) if tuned else 1.0
+                line = [_Point(0, origin, origin, origin)]
+                for level in sweep.levels:
+                    ratio, words = level.ratio, f"{series} {percent(level.sparsity)}{how}"
+                    place = (level.sparsity, ratio.value, ratio.low, ratio.high)
+                    line.append(_Point(*place, f"{words}\nMSE {change(ratio)}"))
+                curves.append(_Curve(series, TUNED if tuned else PLAIN, line))
+                said.append(f"{words}: MSE {signed_percent(ratio.value - 1)}")
+    if not curves:
         return None
-    ends = [end for line in drawn.values() for point in line for end in (point.y, point.low, point.high)]
-    axis = error_axis([1.0, *(end for end in ends if not isnan(end))], HIGHEST_RATIO)
+    ends = [end for curve in curves for point in curve.points for end in (point.y, point.low, point.high)]
+    axis = error_axis([1.0, *ends], HIGHEST_RATIO)
     caption = (
         "Test MSE over the dense model's, the geometric mean over data sets and horizons, with its 95 % interval. "
         "Dashed: pruned only. Solid: fine-tuned; such a line starts at the dense model trained on for as long."
     )
     titles = ("removed, of the method's own budget", "error, dense = 1")
-    shown = tuple((one, looks[one]) for one in dict.fromkeys(series for series, _ in drawn))
-    template = _curves_template(shown, titles, " ×", logarithmic=axis.logarithmic)
-    data = _curves_data(drawn, [], axis) | {"controls": [{"y": 1, "label_y": 1, "name": "dense", "colour": INK}]}
+    looks = context.model_looks if by_model else context.looks
+    series_looks = legend_of((curve._asdict() for curve in curves), looks)
+    template = _curves_template(series_looks, titles, " ×", logarithmic=axis.logarithmic)
+    data = _curves_data(curves, axis) | {"controls": [{"y": 1, "label_y": 1, "name": "dense", "colour": INK}]}
     return Chart(name, title, caption, f"{title}. {'; '.join(said)}.", template, data, axis.params("y"))
-
-
-def ratio_lines(sweeps: Sweeps, compared: Compared, model: str, method: str) -> list[tuple[Sweep, float]]:
-    """Returns a method's sweeps against the dense model, each with the ratio that it starts at."""
-    found = (sweeps.pooled(Line(model, method, tuned, "dense")) for tuned in (False, True))
-    return [
-        (sweep, _continued_ratio(compared, sweep) if sweep.line.finetuned else 1.0)
-        for sweep in found
-        if sweep is not None
-    ]
 
 
 def _continued_ratio(compared: Compared, sweep: Sweep) -> float:
@@ -328,36 +306,33 @@ def costs(timings: Timings) -> list[Cost]:
     ]
     if timings.main is None:
         return counted
-    time, file = _costs_of(timings.main, "time", "file", "")
+    time, file = _costs_of(timings.main)
     return [time, *counted, file]
 
 
 def other_costs(timings: Timings) -> Iterator[Cost]:
     """Yields those of the other runtimes."""
     for number, label in enumerate(other for other in timings.labels if other != timings.main):
-        yield from _costs_of(label, f"time-{number}", f"file-{number}", f", {runtime_name(label)}")
+        yield from _costs_of(label, f"-{number}", f", {runtime_name(label)}")
 
 
-def _costs_of(label: str, time: str, file: str, suffix: str) -> tuple[Cost, Cost]:
-    name = runtime_name(label)
+def _costs_of(label: str, number: str = "", of: str = "") -> tuple[Cost, Cost]:
+    time, file = f"{runtime_name(label)}: median ms per forecast", f"{runtime_name(label)}: bytes of the file"
     return (
-        Cost(time, f"{label}_latency_ms", f"Error against measured time{suffix}", f"{name}: median ms per forecast"),
-        Cost(file, f"{label}_bytes", f"Error against bytes, as deployed{suffix}", f"{name}: bytes of the file"),
+        Cost(f"time{number}", f"{label}_latency_ms", f"Error against measured time{of}", time),
+        Cost(f"file{number}", f"{label}_bytes", f"Error against bytes, as deployed{of}", file),
     )
 
 
 @lru_cache
 def _cost_template(series: Legend, title: str, *, logarithmic: bool) -> Spec:
-    x = alt.X("x:Q", scale=scale_of("x", logarithmic=True), axis=axis_of("x", title, logarithmic=True, grid=False))
-    y_axis = axis_of("y", "test MSE", logarithmic=logarithmic)
-    y = alt.Y("y:Q", scale=scale_of("y", logarithmic=logarithmic), axis=y_axis)
-    front = alt.Chart(alt.NamedData("front"))
-    steps = front.mark_line(interpolate="step-after", color=INK, strokeWidth=1).encode(x=x, y=y)
-    named = alt.Chart(alt.NamedData("points")).transform_filter("datum.name != ''")
+    x = numbers("x", title, logarithmic=True, grid=False)
+    y = numbers("y", "test MSE", logarithmic=logarithmic)
+    steps = rows_of("front").mark_line(interpolate="step-after", color=INK, strokeWidth=1).encode(x=x, y=y)
+    named = rows_of("points").transform_filter("datum.name != ''").encode(x=x, y=y, text="name:N")
     right = named.transform_filter("datum.right").mark_text(align="left", dx=6, dy=11, fontSize=9.5)
     left = named.transform_filter("!datum.right").mark_text(align="right", dx=-4, dy=11, fontSize=9.5)
-    words = [text.encode(x=x, y=y, text="name:N") for text in (left, right)]
-    return template_of(steps, marks_of("points", series).encode(x=x, y=y), *words, names=["x", "y"])
+    return template_of(steps, marks_of("points", series).encode(x=x, y=y), left, right)
 
 
 def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) -> Chart | None:
@@ -369,42 +344,35 @@ def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) 
         cost: what to hold it against; rows without it are left out; one alone makes no chart.
         looks: of the methods.
     """
-    spots = [(key, row) for key, row in rows.items() if not missing(row.get(cost.column)) and row[cost.column] > 0]
+    spots = {key: row for key, row in rows.items() if not missing(row.get(cost.column)) and row[cost.column] > 0}
     if len(spots) < 2:
         return None
-    cost_N = np.array([row[cost.column] for _, row in spots], dtype=float)
-    error_N = np.array([row["test_mse"] for _, row in spots], dtype=float)
-    front_N = pareto_front(cost_N, error_N)
-    best: dict[str, float] = {}
-    all_naive = all(key.role == "naive" for key, _ in spots)
-    for (key, _), error in zip(spots, error_N, strict=True):
-        if key.role != "naive" or all_naive:
-            best[key.model] = min(error, best.get(key.model, np.inf))
-    x, y = log_axis(cost_N), error_axis(error_N, FAR * max(best.values()))
+    cost_N, error_N = (np.array([row[of] for row in spots.values()], dtype=float) for of in (cost.column, "test_mse"))
+    trained = [key.role != "naive" for key in spots]
+    judged = trained if any(trained) else [True] * len(spots)
+    best = (
+        pd.Series(error_N[judged]).groupby([key.model for key, kept in zip(spots, judged, strict=True) if kept]).min()
+    )
+    x, y = log_axis(cost_N), error_axis(error_N, FAR * best.max())
     points: Points = []
-    for (key, _), at, error, front in zip(spots, cost_N, error_N, front_N, strict=True):
+    for key, at, error, front in zip(spots, cost_N, error_N, pareto_front(cost_N, error_N), strict=True):
         words = [key.full_name, f"test MSE {error:.4f}", f"{cost.axis}: {_short(at)}"]
-        points.append(
-            {
-                **{"x": float(at), "y": float(error), "series": key.series, "filled": key.role != "pruned"},
-                **{"front": bool(front), "right": x.place(at) < 0.5, "name": ""},
-                "words": "\n".join([*words, *(["on the front"] if front else [])]),
-            }
-        )
-    _name_front(points, [key for key, _ in spots], x, y)
+        words += ["on the front"] if front else []
+        place = {"x": float(at), "y": float(error), "right": x.place(at) < 0.5, "front": bool(front), "name": ""}
+        points.append(place | {"series": key.series, "filled": key.role != "pruned", "words": "\n".join(words)})
+    _name_front(points, list(spots), x, y)
     above = int((error_N > y.high).sum())
     caption = "Lower left is better; the line is the front of what no other beats in both. Open: not fine-tuned."
     if above:
         caption += f" {above} of {len(spots)} variants lie above the chart."
     on_front = sorted((p for p in points if p["front"]), key=lambda point: point["x"])
-    front = [{"x": p["x"], "y": p["y"]} for p in on_front if p["y"] <= y.high]
-    if front and len(front) < len(on_front):  # it comes down from above the chart
-        front.insert(0, front[0] | {"y": y.high})
+    line = [{"x": p["x"], "y": p["y"]} for p in on_front if p["y"] <= y.high]
+    if line and len(line) < len(on_front):  # it comes down from above the chart
+        line.insert(0, line[0] | {"y": y.high})
     said = ", ".join(f"{p['words'].splitlines()[0]} (MSE {p['y']:.3g} at {_short(p['x'])})" for p in on_front)
-    series = tuple((one, looks[one]) for one in dict.fromkeys(point["series"] for point in points))
-    template = _cost_template(series, cost.axis, logarithmic=y.logarithmic)
     label = f"Test MSE against {cost.axis}. On the front: {said}."
-    data = {"points": [point for point in points if point["y"] <= y.high], "front": front}
+    template = _cost_template(legend_of(points, looks), cost.axis, logarithmic=y.logarithmic)
+    data = {"points": [point for point in points if point["y"] <= y.high], "front": line}
     return Chart(name, cost.title, caption, label, template, data, x.params("x") | y.params("y"))
 
 
@@ -422,9 +390,9 @@ def _name_front(points: Points, keys: Sequence[Variant], x: Axis, y: Axis) -> No
 
 
 def _short(value: float) -> str:
-    for step, letter in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+    for step, unit, letter in ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k")):
         if abs(value) >= step:
-            return f"{value / (1e3 if letter == ' k' else step):.3g}{letter}"
+            return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}"
 
 
@@ -433,57 +401,43 @@ def _short(value: float) -> str:
 
 @lru_cache
 def _thresholds_template(series: Legend) -> Spec:
-    x_axis = share_axis("no loss is shown up to")
-    x_axis.grid = True
-    x = alt.X("x:Q", scale=alt.Scale(domain=[0, 1]), axis=x_axis)
-    y = alt.Y("row:N", sort=None, axis=_row_axis())
-    across = rule_of("rows", PALE, 5).encode(x=alt.X("from:Q"), x2="to:Q", y=y)
-    most = alt.Chart(alt.NamedData("rows")).mark_tick(color=PALE, thickness=1.5, size=12).encode(x="most:Q", y=y)
-    colour = colour_of(series)
-    bought = rule_of("rows", colour, 1.6).encode(x=alt.X("plain:Q"), x2="tuned:Q", y=y)
-    flags = alt.Chart(alt.NamedData("points")).mark_text(dx=9, dy=-5, fontSize=9)
-    return template_of(
-        across, most, bought, marks_of("points", series).encode(x=x, y=y), flags.encode(x=x, y=y, text="flag:N"),
-        height=alt.Step(19), width=WIDTH - 70,
-    )  # fmt: skip
+    x, y = share_x("no loss is shown up to", grid=True), row_y()
+    rows = rows_of("rows").encode(y=y)
+    across = rows.mark_rule(color=PALE, strokeWidth=5).encode(x="from:Q", x2="to:Q")
+    most = rows.mark_tick(color=PALE, thickness=1.5, size=12).encode(x="most:Q")
+    bought = rows.mark_rule(strokeWidth=1.6).encode(x="plain:Q", x2="tuned:Q", color=colour_of(series))
+    flags = rows_of("points").mark_text(dx=9, dy=-5, fontSize=9).encode(x=x, y=y, text="flag:N")
+    marks = marks_of("points", series).encode(x=x, y=y)
+    return template_of(across, most, bought, marks, flags, height=alt.Step(19), width=WIDTH - 70)
 
 
-def _row_axis() -> alt.Axis:
-    return alt.Axis(
-        title=None, ticks=False, domain=False, grid=False, labelColor=INK, labelFontSize=10.5, labelPadding=9
-    )
-
-
-def _layout(sweeps: Sweeps) -> dict[tuple[str, str], str]:
-    """Returns the rows of the pictures: each model and method but controls, with its name."""
-    pairs = [pair for pair in sweeps.methods if not sweeps.is_control(pair[1])]
+def _pictured(context: Context) -> list[tuple[str, str]]:
+    """Returns the rows of the pictures: each model and method but controls, the methods of a model together."""
+    pairs = [pair for pair in context.sweeps.methods if not context.sweeps.is_control(pair[1])]
     models = list(dict.fromkeys(model for model, _ in pairs))
-    return {pair: f"{pair[0]}, {pair[1]}" for pair in sorted(pairs, key=lambda pair: models.index(pair[0]))}
+    return sorted(pairs, key=lambda pair: models.index(pair[0]))
 
 
-def thresholds_chart(name: str, sweeps: Sweeps, looks: Mapping[str, Look]) -> Chart | None:
+def thresholds_chart(context: Context, name: str) -> Chart | None:
     """Returns up to which sparsity no loss is shown, without and with fine-tuning; None where nothing was pruned."""
-    rows: Points = []
-    points: Points = []
+    data: dict[str, Points] = {"rows": [], "points": []}
     said = []
-    for (model, method), row in _layout(sweeps).items():
-        plain, tuned = (sweeps.fair(model, method, finetuned) for finetuned in (False, True))
-        found = [sweep for sweep in (plain, tuned) if sweep is not None]
-        main = found[-1]
-        reached = [_reached(one.no_loss) for one in sweeps.each(main)]
-        shares = [_reached(sweep.no_loss) for sweep in found]
-        rows.append(
-            {
-                **{"row": row, "series": method, "most": main.levels[-1].sparsity},
-                **{"from": min(reached), "to": max(reached), "plain": shares[0], "tuned": shares[-1]},
-            }
-        )
+    for model, method in _pictured(context):
+        row = {"row": f"{model}, {method}", "series": method}
+        found = [sweep for tuned in (False, True) if (sweep := context.sweeps.fair(model, method, tuned)) is not None]
+        shares = [_reached(sweep) for sweep in found]
+        single = [_reached(one) for one in context.sweeps.each(found[-1])]
+        ends = {"from": min(single), "to": max(single), "most": found[-1].levels[-1].sparsity}
+        data["rows"].append(row | ends | {"plain": shares[0], "tuned": shares[-1]})
         for sweep, share in zip(found, shares, strict=True):
-            flag = SATURATED if sweep.no_loss is not None and sweep.no_loss.saturated else ""
-            place = {"row": row, "x": share, "series": method, "filled": sweep.line.finetuned, "flag": flag}
-            points.append(place | {"words": _threshold_words(sweep)})
+            tuned, level = sweep.line.finetuned, sweep.no_loss or sweep.levels[0]
+            flag = SATURATED if sweep.no_loss and sweep.no_loss.saturated else ""
+            said_of = "no loss shown up to" if sweep.no_loss else "a loss is shown, or not ruled out, at"
+            words = f"{model}, {method}, {'fine-tuned' if tuned else 'not fine-tuned'}\nagainst {sweep.line.against}\n"
+            words += f"{said_of} {percent(level.sparsity)}: MSE {change(level.ratio)}"
+            data["points"].append(row | {"x": share, "filled": tuned, "flag": flag, "words": words})
         said.append(f"{model} by {method}: {', fine-tuned '.join(map(percent, shares))}")
-    if not rows:
+    if not said:
         return None
     title = "How far each model can be pruned"
     caption = (
@@ -492,111 +446,93 @@ def thresholds_chart(name: str, sweeps: Sweeps, looks: Mapping[str, Look]) -> Ch
         "dense-continued; the line between them is what fine-tuning buys. Grey bar: range over data sets. Grey tick: "
         f"the most that was tried. {SATURATED}: on some data set no better than a forecast that learned nothing."
     )
-    series = tuple((one, looks[one]) for one in dict.fromkeys(row["series"] for row in rows))
-    data = {"rows": rows, "points": points}
+    template = _thresholds_template(legend_of(data["rows"], context.looks))
     label, key = f"{title}. {'; '.join(said)}.", "open: not fine-tuned; filled: fine-tuned; grey: range over data sets"
-    return Chart(name, title, caption, label, _thresholds_template(series), data, key=key)
+    return Chart(name, title, caption, label, template, data, key=key)
 
 
-def _reached(level: Level | None) -> float:
-    return 0.0 if level is None else level.sparsity
-
-
-def _threshold_words(sweep: Sweep) -> str:
-    line = sweep.line
-    tuned = "fine-tuned" if line.finetuned else "not fine-tuned"
-    level = sweep.no_loss or sweep.levels[0]
-    said = "no loss shown up to" if sweep.no_loss else "a loss is shown, or not ruled out, at"
-    head = f"{line.model}, {line.method}, {tuned}\nagainst {line.against}"
-    return f"{head}\n{said} {percent(level.sparsity)}: MSE {change(level.ratio)}"
+def _reached(sweep: Sweep) -> float:
+    return 0.0 if sweep.no_loss is None else sweep.no_loss.sparsity
 
 
 @lru_cache
 def _time_template(series: Legend, title: str) -> Spec:
-    x = alt.X("x:Q", scale=scale_of("x", logarithmic=True), axis=axis_of("x", title, logarithmic=True, suffix=" ×"))
-    y = alt.Y("row:N", sort=None, axis=_row_axis())
-    one = alt.Chart(alt.NamedData("one")).mark_rule(color=INK).encode(x=x)
-    bars = rule_of("points", colour_of(series), 1.6).encode(x=alt.X("low:Q"), x2="high:Q", y=y, opacity=picked())
-    marks = marks_of("points", series).encode(x=x, y=y)
-    return template_of(one, bars, marks, names=["x"], height=alt.Step(19), width=WIDTH - 70)
+    x, y = numbers("x", title, logarithmic=True, suffix=" ×"), row_y()
+    one = rows_of("one").mark_rule(color=INK).encode(x=x)
+    bars = rules_of("ratios", series, 1.6).encode(x="low:Q", x2="high:Q", y=y)
+    marks = marks_of("ratios", series).encode(x=x, y=y)
+    return template_of(one, bars, marks, height=alt.Step(19), width=WIDTH - 70)
 
 
-def reached_speedup(sweeps: Sweeps, rows: Rows, model: str, method: str, label: str) -> Interval | None:
-    """Returns the speed-up at the sparsity up to which no loss is shown, where one is reached and was timed."""
-    sweep = sweeps.best(model, method)
-    if sweep is None or sweep.no_loss is None:
-        return None
-    return mean_speedup([rows[comparison.variant] for comparison in sweep.no_loss.comparisons], label)
-
-
-def time_chart(name: str, sweeps: Sweeps, rows: Rows, label: str | None, looks: Mapping[str, Look]) -> Chart | None:
+def time_chart(context: Context, name: str) -> Chart | None:
     """Returns the speed-up at the sparsity up to which no loss is shown; None where nothing was timed there."""
     points: Points = []
-    for (model, method), row in _layout(sweeps).items() if label is not None else ():
-        ratio = reached_speedup(sweeps, rows, model, method, label or "")
+    for model, method in _pictured(context):
+        ratio = context.reached_speedup(model, method)
         if ratio is not None:
-            words = f"{model} by {method}: {times(ratio.value)} ({ratio.low:.2f} … {ratio.high:.2f})"
-            place = {"row": row, "series": method, "filled": ratio.low > 1 or ratio.high < 1, "words": words}
-            points.append(place | {"x": ratio.value, "low": ratio.low, "high": ratio.high})
-    if not points or label is None:
+            words = f"{model} by {method}: {_with_ends(ratio)}"
+            place = {"row": f"{model}, {method}", "x": ratio.value, "series": method, "words": words}
+            points.append(place | _bar(ratio))
+    if not points:
         return None
     ends = [point[end] for point in points for end in ("low", "high")]
     axis = log_axis([min(0.9, *ends), max(2.0, *ends)])
-    series = tuple((one, looks[one]) for one in dict.fromkeys(point["series"] for point in points))
     title = "What time that saves"
     caption = (
         "Measured against the dense model, timed in turn with it, at the sparsity up to which no loss is shown "
         "(fine-tuned where that was run), with the 95 % interval. Open: the interval includes 1, no speed-up is shown."
     )
-    said = f"{title}. {'; '.join(point['words'] for point in points)}."
-    template = _time_template(series, f"{runtime_name(label)}: speed-up there")
-    data, key = {"points": points, "one": [{"x": 1}]}, "at that sparsity, with the 95 % interval; open: none that shows"
-    return Chart(name, title, caption, said, template, data, axis.params("x"), key)
+    label = f"{title}. {'; '.join(point['words'] for point in points)}."
+    runtime = runtime_name(context.timings.main or "")
+    template = _time_template(legend_of(points, context.looks), f"{runtime}: speed-up there")
+    data, key = {"ratios": points, "one": [{"x": 1}]}, "at that sparsity, with the 95 % interval; open: none that shows"
+    return Chart(name, title, caption, label, template, data, axis.params("x"), key)
+
+
+def _with_ends(ratio: Interval) -> str:
+    return f"{times(ratio.value)} ({ratio.low:.2f} … {ratio.high:.2f})"
+
+
+def _bar(ratio: Interval) -> dict[str, Any]:
+    """Returns the bar of a ratio of times; its mark is open where the interval includes 1."""
+    return {"low": ratio.low, "high": ratio.high, "filled": ratio.low > 1 or ratio.high < 1}
 
 
 @lru_cache
 def _speed_template(series: Legend) -> Spec:
-    titles = ("promised by the multiply-adds that are left", "measured")
-    x = alt.X(
-        "x:Q",
-        scale=scale_of("x", logarithmic=True),
-        axis=axis_of("x", titles[0], logarithmic=True, suffix=" ×", grid=False),
-    )
-    y = alt.Y("y:Q", scale=scale_of("y", logarithmic=True), axis=axis_of("y", titles[1], logarithmic=True, suffix=" ×"))
-    kept = alt.Chart(alt.NamedData("kept")).mark_line(strokeDash=[2, 3], strokeWidth=1, color=MUTED)
-    none = alt.Chart(alt.NamedData("none")).mark_rule(color=INK).encode(y=y)
-    bars = rule_of("points", colour_of(series)).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", opacity=picked())
-    return template_of(kept.encode(x=x, y=y), none, bars, marks_of("points", series).encode(x=x, y=y), names=["x", "y"])
+    x = numbers("x", "promised by the multiply-adds that are left", logarithmic=True, suffix=" ×", grid=False)
+    y = numbers("y", "measured", logarithmic=True, suffix=" ×")
+    kept = rows_of("kept").mark_line(strokeDash=[2, 3], strokeWidth=1, color=MUTED).encode(x=x, y=y)
+    none = rows_of("none").mark_rule(color=INK).encode(y=y)
+    bars = rules_of("points", series).encode(x=x, y="low:Q", y2="high:Q")
+    return template_of(kept, none, bars, marks_of("points", series).encode(x=x, y=y))
 
 
 def speed_chart(
-    name: str, title: str, found: Sequence[Speed], label: str, *, looks: Mapping[str, Look], by_model: bool = False
+    context: Context, name: str, title: str, found: Sequence[Speed], *, by_model: bool = False
 ) -> Chart | None:
-    """Returns measured speed-ups against promised ones, both logarithmic; None where nothing was timed.
+    """Returns the main runtime's speed-ups against promised ones, both logarithmic; None where nothing was timed.
 
     Args:
+        context: the study.
         name: file stem.
         title: of the chart.
         found: what was timed.
-        label: of the runtime.
-        looks: of the methods, or of the models where `by_model`.
         by_model: give each model its mark instead of each method.
     """
     points: Points = []
+    label = context.timings.main or ""
     for speed in found:
         if label in speed.measured:
             ratio = speed.measured[label]
-            measured = f"measured {times(ratio.value)} ({ratio.low:.2f} … {ratio.high:.2f})"
-            words = f"{speed.model} {speed.method} {percent(speed.sparsity_requested)}: {measured}"
-            words += f", promised {times(speed.promised)}"
-            place = {"x": speed.promised, "y": ratio.value, "low": ratio.low, "high": ratio.high, "words": words}
-            series_name = speed.model if by_model else speed.method
-            points.append(place | {"series": series_name, "filled": ratio.low > 1 or ratio.high < 1})
+            words = f"{speed.model} {speed.method} {percent(speed.sparsity_requested)}: "
+            words += f"measured {_with_ends(ratio)}, promised {times(speed.promised)}"
+            place = {"x": speed.promised, "y": ratio.value, "words": words}
+            points.append(place | _bar(ratio) | {"series": speed.model if by_model else speed.method})
     if not points:
         return None
     highest = max(2.0, *(point[end] for point in points for end in ("x", "high")))
     x, y = log_axis([1.0, highest]), log_axis([min(1.0, *(point["low"] for point in points)), highest])
-    series = tuple((one, looks[one]) for one in dict.fromkeys(point["series"] for point in points))
     caption = (
         f"{runtime_name(label)}, against the dense model timed in turn; geometric means over data sets and horizons. "
         "On the slanted line a runtime keeps the promise; on the level one nothing is saved. "
@@ -604,8 +540,9 @@ def speed_chart(
     )
     ends = (max(x.low, y.low), min(x.high, y.high))
     data = {"points": points, "none": [{"y": 1}], "kept": [{"x": end, "y": end} for end in ends]}
+    template = _speed_template(legend_of(points, context.model_looks if by_model else context.looks))
     said = f"{title}. {'; '.join(point['words'] for point in points)}."
-    return Chart(name, title, caption, said, _speed_template(series), data, x.params("x") | y.params("y"))
+    return Chart(name, title, caption, said, template, data, x.params("x") | y.params("y"))
 
 
 # Ranks.
@@ -615,12 +552,11 @@ def speed_chart(
 def _rank_template(count: int) -> Spec:
     axis = alt.Axis(title=None, orient="top", values=list(range(1, count + 1)), format="d", gridColor=GRID)
     x = alt.X("x:Q", scale=alt.Scale(domainMin=1, domainMax=alt.ExprRef("x_high"), nice=False), axis=axis)
-    y = alt.Y("row:N", sort=None, axis=_row_axis())
-    ranks = alt.Chart(alt.NamedData("ranks"))
-    stems = ranks.mark_rule(color=PALE).encode(x="best:Q", x2="x:Q", y=y)
-    spots = ranks.mark_point(filled=True, color=INK, size=60).encode(x=x, y=y, tooltip="words:N")
-    bars = alt.Chart(alt.NamedData("groups")).mark_rule(color=INK, strokeWidth=4).encode(x=x, y="first:N", y2="last:N")
-    return template_of(stems, spots, bars, names=["x"], height=alt.Step(20), width=WIDTH - 70)
+    ranks = rows_of("ranks").encode(y=row_y())
+    stems = ranks.mark_rule(color=PALE).encode(x="best:Q", x2="x:Q")
+    spots = ranks.mark_point(filled=True, color=INK, size=60).encode(x=x, tooltip="words:N")
+    bars = rows_of("groups").mark_rule(color=INK, strokeWidth=4).encode(x=x, y="first:N", y2="last:N")
+    return template_of(stems, spots, bars, height=alt.Step(20), width=WIDTH - 70)
 
 
 def rank_chart(name: str, title: str, ranked: Ranked) -> Chart:
@@ -628,47 +564,45 @@ def rank_chart(name: str, title: str, ranked: Ranked) -> Chart:
     found = ranked.ranking
     places = list(zip(found.names, found.ranks, strict=True))
     ranks = [{"row": one, "x": rank, "best": 1, "words": f"{one}: mean rank {rank:.2f}"} for one, rank in places]
-    step = 0.05 * (len(found.names) - 1)
+    step = 0.05 * (len(places) - 1)
     groups = [
-        {"x": len(found.names) + step * (number + 1), "first": found.names[first], "last": found.names[last]}
-        for number, (first, last) in enumerate(found.groups)
+        {"x": len(places) + step * number, "first": found.names[first], "last": found.names[last]}
+        for number, (first, last) in enumerate(found.groups, start=1)
     ]
     caption = f"{rank_caption(ranked)} Critical difference: {found.critical_difference:.2f}."
     label = f"{title}. Mean ranks: {', '.join(f'{one} {rank:.2f}' for one, rank in places)}."
-    data = {"ranks": ranks, "groups": groups}
-    high = {"x_high": len(found.names) + step * (len(groups) + 0.5)}
-    return Chart(name, title, caption, label, _rank_template(len(found.names)), data, high)
+    high = {"x_high": len(places) + step * (len(groups) + 0.5)}
+    return Chart(name, title, caption, label, _rank_template(len(places)), {"ranks": ranks, "groups": groups}, high)
 
 
 # Forecasts beside the truth.
 
 _ROLE_LINES: Mapping[str, tuple[str, list[int]]] = {
+    "truth": ("#cbd2d9", [1, 0]),
     "dense": (INK, [1, 0]),
     "pruned+finetuned": ("#0072b2", [1, 0]),
     "pruned": ("#d55e00", [4, 3]),
     "naive": ("#00805e", [1, 3]),
 }
+"""Colour and dashes of each line."""
 
 
 @lru_cache
 def _forecast_template(names: tuple[str, ...], roles: tuple[str, ...], titles: tuple[str, str]) -> Spec:
-    x = alt.X("x:Q", axis=alt.Axis(title=titles[0], grid=False, tickCount=6), scale=alt.Scale(nice=False))
-    y = alt.Y("y:Q", axis=alt.Axis(title=titles[1], tickCount=5), scale=alt.Scale(zero=False))
-    looks = [("#cbd2d9", [1, 0]), *(_ROLE_LINES[role] for role in roles)]
-    colour = alt.Scale(domain=list(names), range=[look for look, _ in looks])
-    dash = alt.Scale(domain=list(names), range=[dashes for _, dashes in looks])
-    lines = alt.Chart(alt.NamedData("lines")).mark_line()
-    drawn = lines.encode(
-        x=x,
-        y=y,
-        color=alt.Color("series:N", scale=colour, legend=alt.Legend(columns=2, labelLimit=200)),
-        strokeDash=alt.StrokeDash("series:N", scale=dash),
+    colours, dashes = zip(*(_ROLE_LINES[role] for role in roles), strict=True)
+    legend = alt.Legend(columns=2, labelLimit=200)
+    lines = rows_of("lines").mark_line().add_params(PICK)
+    lines = lines.encode(
+        x=alt.X("x:Q", axis=alt.Axis(title=titles[0], grid=False, tickCount=6), scale=alt.Scale(nice=False)),
+        y=alt.Y("y:Q", axis=alt.Axis(title=titles[1], tickCount=5), scale=alt.Scale(zero=False)),
+        color=alt.Color("series:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend),
+        strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=list(names), range=list(dashes))),
         strokeWidth=alt.when("datum.series == 'truth'").then(alt.value(4.5)).otherwise(alt.value(1.6)),
         tooltip="series:N",
         opacity=picked(),
-    ).add_params(PICK)
-    now = alt.Chart(alt.NamedData("now")).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="x:Q")
-    return template_of(now, drawn, height=150)
+    )
+    now = rows_of("now").mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="x:Q")
+    return template_of(now, lines, height=150)
 
 
 def forecast_chart(name: str, model: str, said: Sequence[tuple[str, str, Forecast]]) -> Chart:
@@ -681,65 +615,65 @@ def forecast_chart(name: str, model: str, said: Sequence[tuple[str, str, Forecas
     """
     first = said[0][2]
     steps = min(len(first.history), len(first.truth))
-    truth = [*first.history[-steps:], *first.truth]
-    lines = [{"x": step - steps, "y": float(f"{y:.6g}"), "series": "truth"} for step, y in enumerate(truth)]
-    for label, _, one in said:
-        lines += [{"x": step, "y": float(f"{y:.6g}"), "series": label} for step, y in enumerate(one.forecast)]
+    drawn = [("truth", -steps, [*first.history[-steps:], *first.truth])]
+    drawn += [(label, 0, list(one.forecast)) for label, _, one in said]
+    lines = [
+        {"x": step, "y": float(f"{y:.6g}"), "series": label}
+        for label, start, values in drawn
+        for step, y in enumerate(values, start=start)
+    ]
     start = str(pd.Timestamp(first.start)).removesuffix(":00")
     titles = (f"steps from {start}, the start of the forecast", f"{first.channel} (raw units)")
     title = f"{model} on {first.channel}, test window {first.window}"
-    names = tuple(label for label, _, _ in said)
-    template = _forecast_template(("truth", *names), tuple(role for _, role, _ in said), titles)
+    names = tuple(label for label, _, _ in drawn)
+    template = _forecast_template(names, ("truth", *(role for _, role, _ in said)), titles)
     caption = "Left of the dotted line is what the models saw. Dashed: pruned and not fine-tuned."
-    label = f"{title}: the truth and the forecasts of {', '.join(names)}."
+    label = f"{title}: the truth and the forecasts of {', '.join(names[1:])}."
     return Chart(name, title, caption, label, template, {"lines": lines, "now": [{"x": 0}]})
 
 
 # Fronts: the one chart in which a reader picks what it shows.
 
 
-def fronts_chart(
-    rows: Rows, offered: Sequence[Cost], looks: Mapping[str, Look], pages: Mapping[Case | str, str]
-) -> Chart:
+def fronts_chart(context: Context, pages: Mapping[Case | str, str]) -> Chart:
     """Returns the chart of error against any cost, on one data set or over all, with the front of what is picked.
 
     Args:
-        rows: the summary.
-        offered: costs; those that no variant has are left out.
-        looks: of the series.
+        context: the study.
         pages: where a case, and a model, is shown.
     """
-    known = [cost for cost in offered if any(not missing(row.get(cost.column)) for row in rows.values())]
-    points = front_points(rows, [cost.column for cost in known], pages)
+    offered = [*costs(context.timings), *other_costs(context.timings)]
+    rows = context.rows.values()
+    known = [cost for cost in offered if any(not missing(row.get(cost.column)) for row in rows)]
+    points = front_points(context.rows, [cost.column for cost in known], pages)
+    models = [{"model": model} for model in dict.fromkeys(point["model"] for point in points)]
     cases = list(dict.fromkeys(point["where"] for point in points))
     titles = [cost.title.removeprefix("Error against ") for cost in known]
-    series = tuple((one, looks[one]) for one in dict.fromkeys(point["series"] for point in points))
-    models = [{"model": model} for model in dict.fromkeys(point["model"] for point in points)]
-    template = _fronts_template(series, tuple(cases), tuple(titles), len(models))
     caption = (
         "Lower left is better; the line is the front of what no other shown variant beats in both. Open: not "
         "fine-tuned. Triangles at the upper edge: further up. A click picks a model, or a series in the legend; shift "
         "adds another."
     )
     label = f"Error against cost: {', '.join(titles)}; the table below has what is on the front."
-    data = {"points": points, "models": models}
-    chosen = cases[0] if len(cases) == 2 else EVERYWHERE
-    return Chart("front", "Error against cost", caption, label, template, data, {"place": chosen})
+    template = _fronts_template(legend_of(points, context.looks), cases, titles, len(models))
+    return Chart("front", "Error against cost", caption, label, template, {"points": points, "models": models})
 
 
-def _fronts_template(series: Legend, cases: tuple[str, ...], titles: tuple[str, ...], models: int) -> Spec:
+def _fronts_template(series: Legend, cases: list[str], titles: list[str], models: int) -> Spec:
     """Returns the live chart: two menus and a filter, a legend and a list of models to pick from, and the front."""
+    shown = cases[0] if len(cases) == 2 else EVERYWHERE
     menus = [
-        alt.param("place", value=cases[-1], bind=alt.binding_select(options=list(cases), name="Data set ")),
-        alt.param("cost", value=titles[0], bind=alt.binding_select(options=list(titles), name="Cost ")),
+        alt.param("place", value=shown, bind=alt.binding_select(options=cases, name="Data set ")),
+        alt.param("cost", value=titles[0], bind=alt.binding_select(options=titles, name="Cost ")),
         alt.param("tuning", value="both", bind=alt.binding_select(options=["both", PLAIN, TUNED], name="Fine-tuning ")),
-        alt.param("titles", value=list(titles)),
+        alt.param("titles", value=titles),
     ]
     picked_models = alt.selection_point(name="models", fields=["model"])
-    x = alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=short_axis("cost"))
-    y = alt.Y("shown:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=short_axis("test MSE"))
+    scale, axis = alt.Scale(type="log", nice=False, padding=12), {"labelExpr": SHORT_NUMBER, "tickCount": 6}
+    x = alt.X("cost:Q", scale=scale, axis=alt.Axis(title="cost", **axis))
+    y = alt.Y("shown:Q", scale=scale, axis=alt.Axis(title="test MSE", **axis))
     base = (
-        alt.Chart(alt.NamedData("points"))
+        rows_of("points")
         .transform_filter("datum.where == place")
         .transform_filter("tuning == 'both' || datum.tuning == 'neither' || datum.tuning == tuning")
         .transform_filter(picked_models)
@@ -753,25 +687,21 @@ def _fronts_template(series: Legend, cases: tuple[str, ...], titles: tuple[str, 
             words="datum.label + '\\nerror ' + format(datum.error, '.4~g') + '\\ncost ' + format(datum.cost, '.3~s')",
         )
     )
+    order = [alt.SortField("cost"), alt.SortField("error")]
     front = (
         base.transform_filter("datum.cases == datum.most")  # the others were not tried everywhere
-        .transform_window(
-            least="min(error)",
-            frame=[None, 0],
-            sort=[alt.SortField("cost"), alt.SortField("error")],
-        )
-        .transform_window(before="lag(least)", sort=[alt.SortField("cost"), alt.SortField("error")])
+        .transform_window(least="min(error)", frame=[None, 0], sort=order)
+        .transform_window(before="lag(least)", sort=order)
         .transform_filter("!isValid(datum.before) || datum.error < datum.before")
     )
-    steps = (
-        front.mark_line(interpolate="step-after", color=INK, strokeWidth=1).encode(x=x, y=y).properties(name="front")
-    )
-    every = _front_marks(base, series, x, y)
+    steps = front.mark_line(interpolate="step-after", color=INK, strokeWidth=1).encode(x=x, y=y)
+    marks = marks_of("points", series).encode(x=x, y=y)  # the legend's selection lies here, and filters all layers
+    marks.transform = [*base.transform, *marks.transform]
     arrows = base.transform_filter("datum.above").mark_point(shape="triangle-up", size=40, filled=True)
     further = arrows.encode(x=x, y=alt.value(0), color=colour_of(series), tooltip="words:N")
-    plot = alt.layer(steps, every, further).properties(width=WIDTH + 40, height=320)
+    layers = (steps.properties(name="front"), marks.transform_filter("!datum.above"), further)
     names = (
-        alt.Chart(alt.NamedData("models"))
+        rows_of("models")
         .mark_text(align="left", fontSize=11, cursor="pointer")
         .encode(
             y=alt.Y("model:N", sort=None, axis=None),
@@ -783,14 +713,8 @@ def _fronts_template(series: Legend, cases: tuple[str, ...], titles: tuple[str, 
         .properties(width=140, height=15 * models, title=alt.Title("Models", fontSize=11, fontWeight="normal"))
         .add_params(picked_models)
     )
-    spec: Spec = alt.vconcat(plot, names).add_params(*menus).to_dict(validate=False)
-    marks = spec["vconcat"][0]["layer"][1]["name"]
-    spec["params"] = [one | {"views": [marks]} if one["name"] == PICK.name else one for one in spec["params"]]
-    return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
-
-
-def _front_marks(base: alt.Chart, series: Legend, x: alt.X, y: alt.Y) -> alt.Chart:
-    """Returns the marks of the fronts; the legend's selection lies here, and filters all layers."""
-    drawn = marks_of("points", series).encode(x=x, y=y)
-    drawn.transform = [*base.transform, *drawn.transform]
-    return drawn.transform_filter("!datum.above")
+    plot = alt.layer(*layers).properties(width=WIDTH + 40, height=320)
+    spec = spec_of(alt.vconcat(plot, names).add_params(*menus))
+    views = [spec["vconcat"][0]["layer"][1]["name"]]
+    spec["params"] = [one | {"views": views} if one["name"] == PICK.name else one for one in spec["params"]]
+    return spec

@@ -6,27 +6,23 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal, get_args
 
 from prunecast.records import Failure, Stage
 from prunecast.report.charts import (
-    Cost,
     costs,
     error_by_cost,
     error_by_sparsity,
     forecast_chart,
     fronts_chart,
-    other_costs,
     rank_chart,
     ratio_curves,
-    ratio_lines,
     speed_chart,
     thresholds_chart,
     time_chart,
 )
-from prunecast.report.compare import Case, Compared, StudyRuns, Variant, comparisons
-from prunecast.report.published_errors import Deviation, deviations
+from prunecast.report.compare import Case, Variant
+from prunecast.report.context import Context
 from prunecast.report.ranks import Ranked, forecaster_ranking, method_ranking, sparsities
 from prunecast.report.sheets import (
     controls_table,
@@ -41,22 +37,10 @@ from prunecast.report.sheets import (
     thresholds_table,
     variants_table,
 )
-from prunecast.report.style import (
-    BUDGET_NAMES,
-    LOOKS,
-    MODEL_LOOKS,
-    Chart,
-    Look,
-    file_stem,
-    looks,
-    percent,
-    runtime_name,
-)
-from prunecast.report.summary import Rows, Speed, Timings, by_variant, runs_table, speeds, summary_table
+from prunecast.report.style import Chart, file_stem, percent, runtime_name
 from prunecast.report.tables import ReportTable
 from prunecast.report.text import Tile, answer_table, sentences, subject, tiles
-from prunecast.report.thresholds import Sweeps
-from prunecast.study.frame import StageRow, StudyFrame, runtimes
+from prunecast.study.frame import StageRow, runtimes
 
 Kind = Literal["data", "model", "method", "fronts", "published"]
 
@@ -67,91 +51,6 @@ FEWEST_RANKED = 3
 
 MOST_DIAGRAMS = 6
 """Of rankings; those of the other sparsities are tables."""
-
-
-class Context:
-    """All that the pages are made of, found once.
-
-    Attributes:
-        study: the runs and how they hang together.
-        compared: its comparisons, by metric; MSE is always there.
-        sweeps: how far methods go.
-        timings: what was timed.
-        runs: a row a run.
-        summary: a row a variant.
-        rows: the summary by variant.
-    """
-
-    def __init__(self, frame: StudyFrame) -> None:
-        self.study = StudyRuns.of(frame)
-        metrics = [metric for metric in frame.metrics() if metric != "mae"]
-        self.compared: Mapping[str, Compared] = {metric: comparisons(self.study, metric) for metric in metrics}
-        self.mse = self.compared["mse"]
-        self.sweeps = Sweeps(self.mse)
-        self.timings = Timings(self.study)
-        self.runs = runs_table(self.study, self.timings)
-        self.summary = summary_table(self.runs, self.compared)
-        self.rows: Rows = by_variant(self.summary)
-
-    def rows_of(self, case: Case) -> Rows:
-        """Returns the summary of one data set and horizon."""
-        return {variant: self.rows[variant] for variant in self.study.of_case(case)}
-
-    @cached_property
-    def looks(self) -> Mapping[str, Look]:
-        """How each method and control is drawn."""
-        return looks((variant.series for variant in self.study.runs), LOOKS)
-
-    @cached_property
-    def model_looks(self) -> Mapping[str, Look]:
-        """How each model is drawn where models are compared."""
-        return looks((variant.model for variant in self.study.runs), MODEL_LOOKS)
-
-    @cached_property
-    def datasets(self) -> Mapping[str, Sequence[Case]]:
-        """The data sets and their horizons."""
-        found: dict[str, list[Case]] = {}
-        for case in self.study.cases:
-            found.setdefault(case.dataset, []).append(case)
-        return found
-
-    @cached_property
-    def models(self) -> Mapping[str, Sequence[Variant]]:
-        """The trained models, those that were pruned first, each with its variants."""
-        found: dict[str, list[Variant]] = {}
-        for variant in self.study.runs:
-            if variant.role != "naive":
-                found.setdefault(variant.model, []).append(variant)
-        order = sorted(found, key=lambda model: not any(variant.pruned for variant in found[model]))
-        return {model: found[model] for model in order}
-
-    @cached_property
-    def methods(self) -> Mapping[str, Sequence[str]]:
-        """The methods of pruning, each with the models that it was tried on."""
-        found: dict[str, list[str]] = {}
-        for model, method in self.sweeps.methods:
-            found.setdefault(method, []).append(model)
-        return found
-
-    @cached_property
-    def budgets(self) -> Mapping[str, str]:
-        """Of what each method removes its share."""
-        found: dict[str, str] = {}
-        for variant, runs in self.study.runs.items():
-            of = next(iter(runs.values())).get("budget_of")
-            if variant.pruned and variant.method is not None and of is not None:
-                found.setdefault(variant.method, BUDGET_NAMES[of])
-        return found
-
-    @cached_property
-    def speeds(self) -> Sequence[Speed]:
-        """What was timed."""
-        return speeds(self.rows, self.timings.labels)
-
-    @cached_property
-    def deviations(self) -> Sequence[Deviation]:
-        """Our dense errors beside published ones."""
-        return deviations(self.study)
 
 
 @dataclass(frozen=True)
@@ -184,97 +83,99 @@ class Page:
     intro: str = ""
 
     @property
-    def tables(self) -> Iterator[ReportTable]:
+    def charts(self) -> list[Chart]:
+        """All charts of the page."""
+        return [chart for section in self.sections for block in section.blocks for chart in block.charts]
+
+    @property
+    def tables(self) -> list[ReportTable]:
         """All tables of the page."""
-        return (table for section in self.sections for block in section.blocks for table in block.tables)
+        return [table for section in self.sections for block in section.blocks for table in block.tables]
 
 
-def _block(
-    title: str, *, charts: Sequence[Chart | None] = (), tables: Sequence[ReportTable | None] = ()
-) -> list[Block]:
-    """Returns a block of what there is to show, or nothing."""
-    drawn, shown = [one for one in charts if one is not None], [one for one in tables if one is not None]
-    return [Block(title, drawn, shown)] if drawn or shown else []
+_Shown = Sequence[Chart | ReportTable | None]
+
+
+def _blocks(found: Mapping[str, _Shown]) -> list[Block]:
+    """Returns, under their headings, the charts there are and the tables that have rows."""
+    blocks = []
+    for title, shown in found.items():
+        charts = [one for one in shown if isinstance(one, Chart)]
+        tables = [one for one in shown if isinstance(one, ReportTable) and one.rows]
+        blocks += [Block(title, charts, tables)] if charts or tables else []
+    return blocks
 
 
 def dataset_pages(context: Context) -> Iterator[Page]:
     """Yields a page for each data set, its horizons one below the other."""
     for number, (dataset, cases) in enumerate(context.datasets.items(), start=1):
         name = file_stem("data", number, dataset)
-        sections = [case_section(context, f"{name}-{case.horizon}", case) for case in cases]
-        yield Page(name, "data", dataset, sections)
+        yield Page(name, "data", dataset, [_case_part(context, f"{name}-{case.horizon}", case) for case in cases])
 
 
-def case_section(context: Context, stem: str, case: Case) -> Part:
+def _case_part(context: Context, stem: str, case: Case) -> Part:
     """Returns what is shown of one data set and horizon."""
-    rows, study, sweeps, timings = context.rows_of(case), context.study, context.sweeps, context.timings
+    rows, study, timings, looks = context.rows_of(case), context.study, context.timings, context.looks
     pairs = dict.fromkeys((key.model, key.method or "") for key in rows if key.pruned)
     title = f"How far each method goes, {case.title}"
-    thresholds = thresholds_table(f"{stem}-thresholds", title, sweeps, pairs, [case]) if pairs else None
+    controls = controls_table(f"{stem}-controls", study, context.mse, study.of_case(case))
+    models = dict.fromkeys(key.model for key in rows if key.role != "naive")
     curves = [
-        error_by_sparsity(
-            file_stem(stem, model, number, "near" if close else ""), rows, model, context.looks, close=close
-        )
-        for number, model in enumerate(dict.fromkeys(key.model for key in rows if key.role != "naive"))
+        error_by_sparsity(file_stem(stem, model, number, "near" if close else ""), rows, model, looks, close=close)
+        for number, model in enumerate(models)
         for close in (False, True)
     ]
-    fronts = [error_by_cost(file_stem(stem, cost.name), rows, cost, context.looks) for cost in costs(timings)]
-    controls = controls_table(f"{stem}-controls", study, context.mse, study.of_case(case))
-    table = variants_table(f"{stem}-variants", study, rows, timings.labels, timings.main)
-    model = subject(rows)
-    drawn = (
-        []
-        if model is None
-        else forecast_charts(f"{stem}-forecast", study, case, model, rows=rows, sweeps=sweeps, most=FORECASTS_OF_A_CASE)
-    )
-    blocks = [
-        *_block("How much can go before a loss shows", tables=[thresholds]),
-        *_block("What the controls say", tables=[controls] if any(head.numeric for head in controls.heads) else []),
-        *_block("Error against sparsity", charts=curves),
-        *_block("Error against cost", charts=fronts),
-        *_block("All variants", tables=[table]),
-        *_block("Forecasts beside the truth", charts=drawn),
-    ]
-    return Part(stem, f"Horizon {case.horizon}", blocks, tiles(rows, context.mse, sweeps, case, timings.main))
+    blocks: dict[str, _Shown] = {
+        "How much can go before a loss shows": [
+            thresholds_table(f"{stem}-thresholds", title, context.sweeps, pairs, [case])
+        ],
+        "What the controls say": [controls] if any(head.numeric for head in controls.heads) else [],
+        "Error against sparsity": curves,
+        "Error against cost": [error_by_cost(file_stem(stem, cost.name), rows, cost, looks) for cost in costs(timings)],
+        "All variants": [variants_table(f"{stem}-variants", study, rows, timings.labels, timings.main)],
+        "Forecasts beside the truth": forecast_charts(
+            context, f"{stem}-forecast", case, subject(rows), most=FORECASTS_OF_A_CASE
+        ),
+    }
+    return Part(stem, f"Horizon {case.horizon}", _blocks(blocks), tiles(context, case))
 
 
-def forecast_charts(
-    name: str, study: StudyRuns, case: Case, model: str, *, rows: Rows, sweeps: Sweeps, most: int
-) -> list[Chart]:
+def forecast_charts(context: Context, name: str, case: Case, model: str | None, *, most: int) -> list[Chart]:
     """Returns test windows with what the dense model, the pruned ones and a naive forecast said of them.
 
     Args:
+        context: the study.
         name: file stem.
-        study: whose stages hold the forecasts.
         case: data set and horizon.
         model: the model's name there.
-        rows: the summary of the case.
-        sweeps: tell how far the model can be pruned.
         most: windows to draw.
     """
     drawn = []
-    for variant in _forecasters(study, case, model, rows, sweeps):
-        row = next(iter(study.runs[variant].values()))
-        found = {(one.channel, one.window): one for one in study.frame.forecasts(row["fingerprint"])}
+    for variant in _forecasters(context, case, model) if model is not None else ():
+        row = next(iter(context.study.runs[variant].values()))
+        found = {(one.channel, one.window): one for one in context.study.frame.forecasts(row["fingerprint"])}
         if found:
             drawn.append((variant.model if variant.role == "naive" else variant.name, variant.role, found))
     places = list(drawn[0][2])[:most] if drawn else []
     return [
         forecast_chart(
-            f"{name}-{number}", model, [(said, role, found[place]) for said, role, found in drawn if place in found]
+            f"{name}-{number}",
+            model or "",
+            [(said, role, found[place]) for said, role, found in drawn if place in found],
         )
         for number, place in enumerate(places, start=1)
     ]
 
 
-def _forecasters(study: StudyRuns, case: Case, model: str, rows: Rows, sweeps: Sweeps) -> list[Variant]:
+def _forecasters(context: Context, case: Case, model: str) -> list[Variant]:
     """Returns whose forecasts are drawn: dense, pruned as far as nothing is lost, before fine-tuning too, naive."""
-    own = [variant for variant in study.of_case(case) if variant.model == model]
+    of_case = context.study.of_case(case)
+    own = [variant for variant in of_case if variant.model == model]
     tuned = [variant for variant in own if variant.role == "pruned+finetuned" and not variant.is_control]
     plain = [variant for variant in own if variant.role == "pruned"]
     reached: list[Variant] = []
     for method in dict.fromkeys(variant.method for variant in tuned):
-        sweep = sweeps.fair(model, method or "", True, case)
+        sweep = context.sweeps.fair(model, method or "", True, case)
         if sweep is not None and sweep.no_loss is not None:
             reached += [comparison.variant for comparison in sweep.no_loss.comparisons]
     pruned = sorted(tuned or plain, key=lambda variant: variant.sparsity_requested or 0.0)[:1]
@@ -282,107 +183,88 @@ def _forecasters(study: StudyRuns, case: Case, model: str, rows: Rows, sweeps: S
         best = max(reached, key=lambda variant: variant.sparsity_requested or 0.0)
         same = (best.method, best.sparsity_requested)
         pruned = [*(variant for variant in plain if (variant.method, variant.sparsity_requested) == same), best]
-    naive = [variant for variant in study.of_case(case) if variant.role == "naive"]
-    hardest = min(naive, key=lambda variant: float(rows[variant]["test_mse"]), default=None)
     dense = [variant for variant in own if variant.role == "dense"]
-    return [*dense, *pruned, *([hardest] if hardest else [])]
+    naive = [variant for variant in of_case if variant.role == "naive"]
+    hardest = sorted(naive, key=lambda variant: float(context.rows[variant]["test_mse"]))[:1]
+    return [*dense, *pruned, *hardest]
 
 
 def model_pages(context: Context) -> Iterator[Page]:
     """Yields a page for each model, over all data sets."""
     for number, model in enumerate(context.models, start=1):
         name = file_stem("model", number, model)
-        yield Page(name, "model", model, [Part(f"{name}-all", "", list(_model_blocks(context, name, model)))])
+        yield Page(name, "model", model, [Part(f"{name}-all", "", _model_blocks(context, name, model))])
 
 
-def model_ratios(context: Context, name: str, model: str, title: str) -> Chart | None:
-    """Returns the error ratios of a model over all data sets, a line for each method with and without fine-tuning."""
-    lines = (
-        (method, sweep, origin)
-        for method, models in context.methods.items()
-        if model in models
-        for sweep, origin in ratio_lines(context.sweeps, context.mse, model, method)
-    )
-    return ratio_curves(name, title, lines, context.looks)
-
-
-def _model_blocks(context: Context, name: str, model: str) -> Iterator[Block]:
-    study, sweeps, timings = context.study, context.sweeps, context.timings
-    methods = [method for method, models in context.methods.items() if model in models]
+def _model_blocks(context: Context, name: str, model: str) -> list[Block]:
+    study, sweeps, labels = context.study, context.sweeps, context.timings.labels
+    pairs = _methods_of(context, model)
     lines = [line for line in sweeps.lines if line.model == model]
     timed = [speed for speed in context.speeds if speed.model == model]
     cases = [case for case in study.cases if any(key.case == case for key in context.models[model])]
-    own = [deviation for deviation in context.deviations if deviation.variant.model == model]
-    ratios = model_ratios(context, f"{name}-ratio", model, f"{model}: error over the dense model's")
-    title = f"{model}: promised and measured"
-    speed = speed_chart(f"{name}-speed", title, timed, timings.main or "", looks=context.looks)
-    yield from _block("Over all data sets", charts=[ratios, speed])
-    if methods:
-        pairs = [(model, method) for method in methods]
-        reached = thresholds_table(f"{name}-thresholds", "How far it goes on each data set", sweeps, pairs, cases)
-        yield from _block("How far it can be pruned", tables=[reached])
-    if lines:
-        every = sweep_table(f"{name}-sweeps", "Every sparsity, over all data sets", sweeps, lines)
-        yield from _block("What the headline is read off", tables=[every])
-    if timed:
-        yield from _block("Time", tables=[speed_table(f"{name}-speeds", study, timed, timings.labels)])
-    if own:
-        yield from _block("Beside published errors", tables=[deviation_table(f"{name}-published", study, own)])
-    curves, drawn = [], []
+    published = [deviation for deviation in context.deviations if deviation.variant.model == model]
+    curves, forecasts = [], []
     for case in cases:
-        stem, rows = file_stem(name, case.dataset, case.horizon), context.rows_of(case)
-        curve = error_by_sparsity(stem, rows, model, context.looks)
+        stem = file_stem(name, case.dataset, case.horizon)
+        curve = error_by_sparsity(stem, context.rows_of(case), model, context.looks)
         curves += [replace(curve, title=case.title)] if curve is not None else []
-        found = forecast_charts(
-            file_stem(stem, "forecast"), study, case, model, rows=rows, sweeps=sweeps, most=FORECASTS_OF_A_MODEL
-        )
-        drawn += [replace(chart, title=f"{case.title}: {chart.title.partition(' on ')[2]}") for chart in found]
-    yield from _block("On each data set", charts=curves)
-    yield from _block("Forecasts before and after pruning", charts=drawn)
+        found = forecast_charts(context, file_stem(stem, "forecast"), case, model, most=FORECASTS_OF_A_MODEL)
+        forecasts += [replace(chart, title=f"{case.title}: {chart.title.partition(' on ')[2]}") for chart in found]
+    blocks: dict[str, _Shown] = {
+        "Over all data sets": [
+            ratio_curves(context, f"{name}-ratio", f"{model}: error over the dense model's", pairs),
+            speed_chart(context, f"{name}-speed", f"{model}: promised and measured", timed),
+        ],
+        "How far it can be pruned": [
+            thresholds_table(f"{name}-thresholds", "How far it goes on each data set", sweeps, pairs, cases)
+        ],
+        "What the headline is read off": [
+            sweep_table(f"{name}-sweeps", "Every sparsity, over all data sets", sweeps, lines)
+        ],
+        "Time": [speed_table(f"{name}-speeds", study, timed, labels)],
+        "Beside published errors": [deviation_table(f"{name}-published", study, published)],
+        "On each data set": curves,
+        "Forecasts before and after pruning": forecasts,
+    }
+    return _blocks(blocks)
+
+
+def _methods_of(context: Context, model: str) -> list[tuple[str, str]]:
+    return [(model, method) for method, models in context.methods.items() if model in models]
 
 
 def method_pages(context: Context) -> Iterator[Page]:
     """Yields a page for each method, over all models and data sets."""
+    study, sweeps, labels = context.study, context.sweeps, context.timings.labels
     for number, (method, models) in enumerate(context.methods.items(), start=1):
         name = file_stem("method", number, method)
+        pairs = [(model, method) for model in models]
+        lines = [line for line in sweeps.lines if line.method == method]
+        timed = [speed for speed in context.speeds if speed.method == method]
+        blocks: dict[str, _Shown] = {
+            "Over all data sets": [
+                ratio_curves(context, f"{name}-ratio", f"{method}: error over the dense model's", pairs, by_model=True),
+                speed_chart(context, f"{name}-speed", f"{method}: promised and measured", timed, by_model=True),
+            ],
+            "How far it goes on each model and data set": [
+                thresholds_table(f"{name}-thresholds", "How far it goes", sweeps, pairs, study.cases)
+            ],
+            "Every sparsity, over all data sets": [sweep_table(f"{name}-sweeps", "Every sparsity", sweeps, lines)],
+            "Time": [speed_table(f"{name}-speeds", study, timed, labels)],
+        }
         of = context.budgets.get(method)
         intro = f"Removes a share of the {of}." if of else ""
-        blocks = list(_method_blocks(context, name, method, models))
-        yield Page(name, "method", method, [Part(f"{name}-all", "", blocks)], intro)
-
-
-def _method_blocks(context: Context, name: str, method: str, models: Sequence[str]) -> Iterator[Block]:
-    study, sweeps, timings, look = context.study, context.sweeps, context.timings, context.model_looks
-    ratios = (
-        (model, sweep, origin) for model in models for sweep, origin in ratio_lines(sweeps, context.mse, model, method)
-    )
-    timed = [speed for speed in context.speeds if speed.method == method]
-    title = f"{method}: promised and measured"
-    speed = speed_chart(f"{name}-speed", title, timed, timings.main or "", looks=look, by_model=True)
-    over_all = ratio_curves(f"{name}-ratio", f"{method}: error over the dense model's", ratios, look)
-    yield from _block("Over all data sets", charts=[over_all, speed])
-    pairs = [(model, method) for model in models]
-    reached = thresholds_table(f"{name}-thresholds", "How far it goes", sweeps, pairs, study.cases)
-    yield from _block("How far it goes on each model and data set", tables=[reached])
-    lines = [line for line in sweeps.lines if line.method == method]
-    every = sweep_table(f"{name}-sweeps", "Every sparsity", sweeps, lines)
-    yield from _block("Every sparsity, over all data sets", tables=[every])
-    if timed:
-        yield from _block("Time", tables=[speed_table(f"{name}-speeds", study, timed, timings.labels)])
+        yield Page(name, "method", method, [Part(f"{name}-all", "", _blocks(blocks))], intro)
 
 
 def fronts_page(context: Context, pages: Sequence[Page]) -> Page:
     """Returns the page where a reader picks what to hold against what; its rows lead to the other pages."""
-    of_data = [(page, section) for page in pages if page.kind == "data" for section in page.sections]
+    anchors = [f"{page.name}:{part.anchor}" for page in pages if page.kind == "data" for part in page.sections]
     cases = [case for found in context.datasets.values() for case in found]
-    places: dict[Case | str, str] = {
-        case: f"{page.name}:{section.anchor}" for case, (page, section) in zip(cases, of_data, strict=True)
-    }
+    places: dict[Case | str, str] = dict(zip(cases, anchors, strict=True))
     places |= {page.title: page.name for page in pages if page.kind == "model"}
-    offered: list[Cost] = [*costs(context.timings), *other_costs(context.timings)]
-    chart = fronts_chart(context.rows, offered, context.looks, places)
-    section = Part("fronts-all", "", [Block("Any error against any cost", [chart])])
-    return Page("fronts", "fronts", "Fronts", [section])
+    block = Block("Any error against any cost", [fronts_chart(context, places)])
+    return Page("fronts", "fronts", "Fronts", [Part("fronts-all", "", [block])])
 
 
 def all_pages(context: Context) -> list[Page]:
@@ -391,14 +273,14 @@ def all_pages(context: Context) -> list[Page]:
     own.append(fronts_page(context, own))
     if context.deviations:
         table = deviation_table("published", context.study, context.deviations)
-        section = Part("published-all", "", _block("Dense errors, ours and published", tables=[table]))
-        own.append(Page("published", "published", "Published errors", [section]))
+        part = Part("published-all", "", [Block("Dense errors, ours and published", tables=[table])])
+        own.append(Page("published", "published", "Published errors", [part]))
     return own
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What the first page shows.
+    """What the first page shows; a table without rows has nothing to say.
 
     Attributes:
         sentences: the study's answer.
@@ -407,64 +289,63 @@ class Overview:
         pictures: how far, and what time is saved: the picture of the study.
         headline: the table.
         curves: error ratios of each model.
-        speed: promised and measured speed-ups.
+        speed: promised and measured speed-ups, one chart or none.
         ranks: critical-difference diagrams.
         rankings: the same as tables, and those that have no diagram.
         speed_table: promised and measured speed-ups of all variants.
     """
 
     sentences: Sequence[str]
-    answer: ReportTable | None
+    answer: ReportTable
     tiles: Sequence[Tile]
     pictures: Sequence[Chart]
-    headline: ReportTable | None
+    headline: ReportTable
     curves: Sequence[Chart]
-    speed: Chart | None
+    speed: Sequence[Chart]
     ranks: Sequence[Chart]
     rankings: Sequence[ReportTable]
-    speed_table: ReportTable | None
+    speed_table: ReportTable
 
     @property
     def charts(self) -> list[Chart]:
         """The charts that lie beside the page as files."""
-        return [*self.pictures, *self.curves, *([self.speed] if self.speed else []), *self.ranks]
+        return [*self.pictures, *self.curves, *self.speed, *self.ranks]
 
     @property
     def tables(self) -> list[ReportTable]:
         """The tables that lie beside the page as files."""
-        return [*(one for one in (self.answer, self.headline, self.speed_table) if one is not None), *self.rankings]
+        return [table for table in (self.answer, self.headline, self.speed_table, *self.rankings) if table.rows]
 
 
 def overview(context: Context, pages: Sequence[Page]) -> Overview:
     """Returns the first page of a study, whose models have the other pages."""
-    sweeps, rows, main, study = context.sweeps, context.rows, context.timings.main, context.study
+    study, sweeps, rows = context.study, context.sweeps, context.rows
+    single = study.cases[0] if len(study.cases) == 1 else None
     model_names = {page.title: page.name for page in pages if page.kind == "model"}
     timed = [speed for speed in context.speeds if not speed.is_control]
     ranked = list(_rankings(context))
-    single = study.cases[0] if len(study.cases) == 1 else None
-    pruned = any(not sweeps.is_control(method) for _, method in sweeps.methods)
-    pictures = (
-        thresholds_chart("thresholds", sweeps, context.looks),
-        time_chart("time", sweeps, rows, main, context.looks),
-    )
     curves = (
         error_by_sparsity(file_stem("curve", number, model), rows, model, context.looks)
         if single is not None
-        else model_ratios(context, file_stem("ratio", number, model), model, model)
+        else ratio_curves(context, file_stem("ratio", number, model), model, _methods_of(context, model))
         for number, model in enumerate(context.models, start=1)
     )
     return Overview(
-        sentences=sentences(sweeps, rows, main, context.budgets),
-        answer=answer_table("answer", sweeps, rows, main, context.budgets) if pruned else None,
-        tiles=[] if single is None else tiles(context.rows_of(single), context.mse, sweeps, single, main),
-        pictures=[chart for chart in pictures if chart is not None],
-        headline=headline_table("headline", sweeps, context.budgets, model_names) if sweeps.lines else None,
-        curves=[chart for chart in curves if chart is not None],
-        speed=speed_chart("speed", "Promised and measured speed-up", timed, main or "", looks=context.looks),
+        sentences=sentences(context),
+        answer=answer_table(context, "answer"),
+        tiles=[] if single is None else tiles(context, single),
+        pictures=_drawn(thresholds_chart(context, "thresholds"), time_chart(context, "time")),
+        headline=headline_table("headline", sweeps, context.budgets, model_names),
+        curves=_drawn(*curves),
+        speed=_drawn(speed_chart(context, "speed", "Promised and measured speed-up", timed)),
         ranks=[rank_chart(*ranked[index]) for index in _spread(len(ranked), MOST_DIAGRAMS)],
         rankings=[rank_table(name, title, study, found) for name, title, found in ranked],
-        speed_table=speed_table("speeds", study, context.speeds, context.timings.labels) if context.speeds else None,
+        speed_table=speed_table("speeds", study, context.speeds, context.timings.labels),
     )
+
+
+def _drawn(*charts: Chart | None) -> list[Chart]:
+    return [chart for chart in charts if chart is not None]
 
 
 def _rankings(context: Context) -> Iterator[tuple[str, str, Ranked]]:

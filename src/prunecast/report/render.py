@@ -26,7 +26,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from prunecast.errors import UserError
 from prunecast.records import Failure
-from prunecast.report.pages import Context, Overview, Page, Run, all_pages, overview, what_was_run
+from prunecast.report.context import Context
+from prunecast.report.pages import Overview, Page, Run, all_pages, overview, what_was_run
 from prunecast.report.sheets import failure_table, to_texts
 from prunecast.report.style import CONFIG, Chart, Look, Spec, beside, mark_svg, runtime_name, size
 from prunecast.report.summary import EVERYWHERE, comparison_table
@@ -139,7 +140,7 @@ def _why_none(failures: Sequence[Failure]) -> str:
 
 
 def _terminal_rows(context: Context, first: Overview) -> tuple[dict[str, Any], ...]:
-    if len(context.rows) <= MOST_ROWS or first.headline is None:
+    if len(context.rows) <= MOST_ROWS or not first.headline.rows:
         return tuple(to_texts(context.rows, context.timings.main))
     return tuple({head.title: cell.one_line for head, cell in row.cells.items()} for row in first.headline.rows)
 
@@ -206,12 +207,7 @@ class _Renderer:
 
     def _specs(self, page: Page | Overview) -> dict[str, Spec]:
         """Returns the charts of a page as data for their templates."""
-        charts = (
-            page.charts
-            if isinstance(page, Overview)
-            else [chart for section in page.sections for block in section.blocks for chart in block.charts]
-        )
-        return {chart.name: self._spec(chart) for chart in charts}
+        return {chart.name: self._spec(chart) for chart in page.charts}
 
     def _spec(self, chart: Chart) -> Spec:
         number, _ = self._templates.setdefault(id(chart.template), (len(self._templates), chart.template))

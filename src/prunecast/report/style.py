@@ -270,43 +270,23 @@ class Chart:
 
     def spec(self, *, title: bool = False) -> Spec:
         """Returns the whole Vega-Lite chart, with its title inside where it stands alone."""
-        params = [
-            param | {"value": self.params[param["name"]]} if param["name"] in self.params else param
-            for param in self.template.get("params", ())
-        ]
-        whole = self.template | {"params": params, "datasets": dict(self.data)}
-        return whole | ({"title": self.heading} if title else {})
+        values = [{"name": name, "value": value} for name, value in self.params.items()]
+        whole = {"params": [*values, *self.template.get("params", ())], "datasets": dict(self.data)}
+        return self.template | whole | ({"title": self.heading} if title else {})
 
 
 def beside(charts: Sequence[Chart]) -> Spec:
-    """Returns charts side by side as one picture, each under its own title."""
-    parts: list[Spec] = []
-    datasets: dict[str, Points] = {}
-    for number, chart in enumerate(charts):
-        whole = chart.spec(title=True)
-        datasets |= {f"{name}{number}": rows for name, rows in whole.pop("datasets").items()}
-        parts.append(_renamed(whole, number, {param["name"] for param in whole["params"]}))
-    return {"hconcat": parts, "datasets": datasets, "spacing": 40} | {
-        "params": [param for part in parts for param in part.pop("params")]
-    }
+    """Returns charts, no two of whose data and numbers share a name, side by side as one picture under their titles."""
+    parts = [chart.spec(title=True) for chart in charts]
+    datasets = {name: rows for part in parts for name, rows in part.pop("datasets").items()}
+    params: dict[str, Spec] = {}
+    for param in (param for part in parts for param in part.pop("params")):
+        views = [*params.get(param["name"], {}).get("views", ()), *param.get("views", ())]
+        params[param["name"]] = param | ({"views": views} if views else {})  # one selection picks in all charts
+    return {"hconcat": parts, "datasets": datasets, "spacing": 40, "params": list(params.values())}
 
 
-def _renamed(part: Any, number: int, params: set[str]) -> Any:
-    """Returns a part of a chart whose data and parameters have a number behind their names."""
-    if isinstance(part, list):
-        return [_renamed(one, number, params) for one in part]
-    if not isinstance(part, dict):
-        return part
-    found = {key: _renamed(value, number, params) for key, value in part.items()}
-    if set(part) == {"name"} or (part.keys() >= {"name"} and part["name"] in params):
-        found["name"] = f"{part['name']}{number}"
-    for key in ("expr", "param"):
-        if part.get(key) in params:
-            found[key] = f"{part[key]}{number}"
-    return found
-
-
-# Axes and series.
+# Axes.
 
 
 class Axis(NamedTuple):
@@ -329,9 +309,8 @@ class Axis(NamedTuple):
 
     def params(self, name: str) -> dict[str, Any]:
         """Returns the numbers that a template needs: the axis's ends and, where logarithmic, its ticks."""
-        return {f"{name}_low": self.low, f"{name}_high": self.high} | (
-            {f"{name}_ticks": _log_ticks(self.low, self.high)} if self.logarithmic else {}
-        )
+        ends: dict[str, Any] = {f"{name}_low": self.low, f"{name}_high": self.high}
+        return ends | ({f"{name}_ticks": _log_ticks(self.low, self.high)} if self.logarithmic else {})
 
 
 def _log_ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -354,7 +333,7 @@ def log_axis(values: Iterable[float]) -> Axis:
     return Axis(low / margin, high * margin, True)
 
 
-def error_axis(errors: Iterable[float], ceiling: float = float("inf")) -> Axis:
+def error_axis(errors: Iterable[float], ceiling: float = math.inf) -> Axis:
     """Returns an axis that holds errors up to a ceiling, logarithmic where they lie far apart."""
     every = [error for error in errors if error > 0]
     low, high = min(every), min(max(every), ceiling)
@@ -362,10 +341,6 @@ def error_axis(errors: Iterable[float], ceiling: float = float("inf")) -> Axis:
         return log_axis((low, high))
     margin = 0.07 * (high - low) or 0.05 * high
     return Axis(low - margin, high + margin, False)
-
-
-Legend = tuple[tuple[str, Look], ...]
-"""Names and their looks, in the order of a legend."""
 
 
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
@@ -384,57 +359,85 @@ def spread_out(places: Sequence[float], gap: float) -> list[float]:
     return [float(place) for place in found]
 
 
-def scale_of(name: str, *, logarithmic: bool) -> alt.Scale:
-    """Returns the scale of an axis whose ends come with the data (`Axis.params`)."""
+SHORT_NUMBER = "(datum.value >= 1e4 ? format(datum.value, '.3~s') : format(datum.value, '.4~g'))"
+"""How Vega writes the number of a tick."""
+
+
+def numbers(name: str, title: str, *, logarithmic: bool, suffix: str = "", grid: bool = True) -> alt.X | alt.Y:
+    """Returns x or y of numbers, written short with a unit; the ends of their axis come with the data (`Axis.params`).
+
+    Args:
+        name: x or y.
+        title: of the axis.
+        logarithmic: or linear, which need not reach down to 0.
+        suffix: the unit.
+        grid: whether its ticks have lines.
+    """
     ends = {"domainMin": alt.ExprRef(f"{name}_low"), "domainMax": alt.ExprRef(f"{name}_high")}
-    kind = "log" if logarithmic else "linear"
-    return alt.Scale(type=kind, nice=False, **({} if logarithmic else {"zero": False}), **ends)
+    scale = alt.Scale(nice=False, **({"type": "log"} if logarithmic else {"type": "linear", "zero": False}), **ends)
+    ticks = {"values": alt.ExprRef(f"{name}_ticks")} if logarithmic else {"tickCount": 5}
+    axis = alt.Axis(title=title, labelExpr=f"{SHORT_NUMBER} + '{suffix}'", grid=grid, **ticks)
+    return (alt.X if name == "x" else alt.Y)(f"{name}:Q", scale=scale, axis=axis)
 
 
-def axis_of(name: str, title: str, *, logarithmic: bool, suffix: str = "", grid: bool = True) -> alt.Axis:
-    """Returns how such an axis is drawn; its numbers are short, with a unit behind them."""
-    values = {"values": alt.ExprRef(f"{name}_ticks")} if logarithmic else {"tickCount": 5}
-    return alt.Axis(title=title, labelExpr=f"{_SHORT} + '{suffix}'", grid=grid, **values)
-
-
-_SHORT = "(datum.value >= 1e4 ? format(datum.value, '.3~s') : format(datum.value, '.4~g'))"
-
-
-def short_axis(title: str) -> alt.Axis:
-    """Returns how an axis is drawn whose ends Vega finds itself."""
-    return alt.Axis(title=title, labelExpr=_SHORT, tickCount=6)
-
-
-def share_axis(title: str) -> alt.Axis:
-    """Returns the axis of a share, from 0 to 100 %."""
+def share_x(title: str, *, grid: bool = False) -> alt.X:
+    """Returns the x of a share, from 0 to 100 %."""
     written = "format(100 * datum.value, '.3~g') + ' %'"
-    return alt.Axis(title=title, values=[0, 0.25, 0.5, 0.75, 1], labelExpr=written, grid=False)
+    axis = alt.Axis(title=title, values=[0, 0.25, 0.5, 0.75, 1], labelExpr=written, grid=grid)
+    return alt.X("x:Q", scale=alt.Scale(domain=[0, 1]), axis=axis)
+
+
+def row_y() -> alt.Y:
+    """Returns the y of named rows, in the order of the data."""
+    look = {"labelColor": INK, "labelFontSize": 10.5, "labelPadding": 9}
+    return alt.Y("row:N", sort=None, axis=alt.Axis(title=None, ticks=False, domain=False, grid=False, **look))
+
+
+# Marks, and the series that they belong to.
+
+Legend = tuple[tuple[str, Look], ...]
+"""Names of series and their looks, in the order of a legend."""
+
+PICK = alt.selection_point(name="pick", fields=["series"], bind="legend")
+
+
+def legend_of(points: Iterable[Mapping[str, Any]], known: Mapping[str, Look]) -> Legend:
+    """Returns the series that points belong to, with their looks."""
+    return tuple((name, known[name]) for name in dict.fromkeys(point["series"] for point in points))
 
 
 def colour_of(series: Legend) -> alt.Color:
     """Returns the colours of series, with their legend."""
-    names, looks = zip(*series, strict=True)
-    scale = alt.Scale(domain=list(names), range=[look.colour for look in looks])
+    scale = alt.Scale(domain=[name for name, _ in series], range=[look.colour for _, look in series])
     return alt.Color("series:N", scale=scale)
 
 
-def _shape(series: Legend) -> alt.Shape:
-    names, looks = zip(*series, strict=True)
-    return alt.Shape(
-        "series:N", scale=alt.Scale(domain=list(names), range=[SHAPES.get(one.shape, one.shape) for one in looks])
-    )
+def picked() -> Any:
+    """Returns what fades a mark when another series is picked."""
+    return alt.when(PICK).then(alt.value(1)).otherwise(alt.value(0.12))
+
+
+def rows_of(data: str) -> alt.Chart:
+    """Returns a layer without marks yet, of data that come by name (`Chart.data`)."""
+    return alt.Chart(alt.NamedData(data))
+
+
+def rules_of(data: str, series: Legend, width: float = 1.2) -> alt.Chart:
+    """Returns straight lines in the colour of their series."""
+    return rows_of(data).mark_rule(strokeWidth=width).encode(color=colour_of(series), opacity=picked())
 
 
 def marks_of(data: str, series: Legend) -> alt.Chart:
     """Returns points, filled where `filled` says so, each with its words; a click in the legend picks a series."""
     colours = json.dumps({name: look.colour for name, look in series})
+    names, shapes = zip(*((name, SHAPES.get(look.shape, look.shape)) for name, look in series), strict=True)
     return (
-        alt.Chart(alt.NamedData(data))
+        rows_of(data)
         .transform_calculate(fill=f"datum.filled ? ({colours})[datum.series] : '{PAPER}'")
         .mark_point()
         .encode(
             color=colour_of(series),
-            shape=_shape(series),
+            shape=alt.Shape("series:N", scale=alt.Scale(domain=list(names), range=list(shapes))),
             fill=alt.Fill("fill:N", scale=None),
             tooltip="words:N",
             opacity=picked(),
@@ -443,26 +446,12 @@ def marks_of(data: str, series: Legend) -> alt.Chart:
     )
 
 
-PICK = alt.selection_point(name="pick", fields=["series"], bind="legend")
+def template_of(*layers: alt.Chart, height: Any = HEIGHT, width: int = WIDTH) -> Spec:
+    """Returns layers as one chart without its data."""
+    return spec_of(alt.layer(*layers).resolve_scale(shape="shared").properties(width=width, height=height))
 
 
-def picked() -> Any:
-    """Returns what fades a mark when another series is picked."""
-    return alt.when(PICK).then(alt.value(1)).otherwise(alt.value(0.12))
-
-
-def rule_of(data: str, colour: Any, width: float = 1.2) -> alt.Chart:
-    """Returns straight lines in one colour, or in that of their series."""
-    colours = {"color": alt.value(colour) if isinstance(colour, str) else colour}
-    return alt.Chart(alt.NamedData(data)).mark_rule(strokeWidth=width).encode(**colours)
-
-
-def template_of(*layers: alt.Chart, names: Sequence[str] = (), height: Any = HEIGHT, width: int = WIDTH) -> Spec:
-    """Returns layers as one chart; `names` are the axes whose numbers come with the data."""
-    whole = alt.layer(*layers).resolve_scale(shape="shared").properties(width=width, height=height)
+def spec_of(whole: alt.TopLevelMixin) -> Spec:
+    """Returns a chart as Vega-Lite; version and look are the same for all and come once (`CONFIG`)."""
     spec: Spec = whole.to_dict(validate=False)
-    ends = [{"name": f"{name}_{end}", "value": 1} for name in names for end in ("low", "high", "ticks")]
-    spec["params"] = [*ends, *spec.get("params", ())]
-    for key in ("$schema", "config"):
-        spec.pop(key, None)
-    return spec
+    return {key: value for key, value in spec.items() if key not in ("$schema", "config")}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from prunecast.report.charts import reached_speedup
-from prunecast.report.compare import Case, Compared, Comparison
+from prunecast.report.compare import Case, Comparison
+from prunecast.report.context import Context
 from prunecast.report.statistics import Interval
 from prunecast.report.style import (
     SATURATED,
@@ -22,68 +22,43 @@ from prunecast.report.style import (
 )
 from prunecast.report.summary import Rows
 from prunecast.report.tables import Cell, Head, ReportTable, TableRow
-from prunecast.report.thresholds import MARGIN, Sweep, Sweeps
+from prunecast.report.thresholds import MARGIN, Level, Sweep
 
 # The answer of a whole study: a short table, and a few sentences.
 
 
-def answer_table(name: str, sweeps: Sweeps, rows: Rows, label: str | None, budgets: Mapping[str, str]) -> ReportTable:
-    """Returns a row for each method that is no control: how far it goes, what fine-tuning buys, what time is saved.
-
-    Args:
-        name: file stem.
-        sweeps: of the study.
-        rows: the summary.
-        label: of the main runtime, where anything was timed.
-        budgets: what each method removes its share of.
-    """
-    heads = [Head("", "method", numeric=False), Head("", "models")]
-    heads += [Head("no loss shown up to", "not fine-tuned"), Head("no loss shown up to", "fine-tuned")]
-    heads += [Head("", f"loss of {percent(MARGIN)} ruled out up to"), Head("", f"speed-up there{_in(label)}")]
-    lines = []
-    for method, models in _methods(sweeps).items():
-        of = budgets.get(method, "")
-        best = {model: sweep for model in models if (sweep := sweeps.best(model, method)) is not None}
-        cells = [Cell(method, f"of {of}" if of else ""), Cell(str(len(models)), order=len(models))]
+def answer_table(context: Context, name: str) -> ReportTable:
+    """Returns a row for each method that is no control: how far it goes, what fine-tuning buys, what time is saved."""
+    sweeps, label = context.sweeps, context.timings.main
+    small = Head("", f"loss of {percent(MARGIN)} ruled out up to")
+    faster = Head("", f"speed-up there{'' if label is None else f', {runtime_name(label)}'}")
+    rows = []
+    for method, models in context.judged_methods().items():
+        of = context.budgets.get(method, "")
+        cells = {Head("", "method", numeric=False): Cell(method, f"of {of}" if of else "")}
+        cells[Head("", "models")] = Cell(str(len(models)), order=len(models))
         for tuned in (False, True):
             found = {model: sweep for model in models if (sweep := sweeps.fair(model, method, tuned)) is not None}
-            cells.append(_typical({model: _no_loss(sweep) for model, sweep in found.items()}))
-        cells.append(_typical({model: _small_loss(sweep) for model, sweep in best.items()}))
-        cells.append(_typical_speed(_speedups(sweeps, rows, label, method, models)))
-        lines.append(TableRow(dict(zip(heads, cells, strict=True)), series=method))
+            reached = {model: _share(sweep, sweep.no_loss) for model, sweep in found.items()}
+            cells[Head("no loss shown up to", "fine-tuned" if tuned else "not fine-tuned")] = _typical(reached)
+        best = {model: sweep for model in models if (sweep := sweeps.best(model, method)) is not None}
+        cells[small] = _typical({model: _share(sweep, sweep.small_loss) for model, sweep in best.items()})
+        cells[faster] = _typical_speed(_speedups(context, method))
+        rows.append(TableRow(cells, series=method))
     note = (
         "The middle one of the models, and the range over them; each is a mean over data sets and horizons. What was "
         "fine-tuned is held against the dense model trained on for as long, where the study has it. No loss: no "
         f"interval of the error ratio lies above 1, and the ratio stays under {1 + MARGIN:g}. Ruled out: the whole "
         f"interval ends under {1 + MARGIN:g}; fine-tuned where that was run."
     )
-    return ReportTable(name, "The answer in short", lines, note).without_empty()
+    return ReportTable(name, "The answer in short", rows, note).without_empty()
 
 
-def _in(label: str | None) -> str:
-    return "" if label is None else f", {runtime_name(label)}"
-
-
-def _methods(sweeps: Sweeps, *, controls: bool = False) -> dict[str, list[str]]:
-    """Returns the methods, or the controls among them, each with the models that it was tried on."""
-    found: dict[str, list[str]] = {}
-    for model, method in sweeps.methods:
-        if sweeps.is_control(method) == controls:
-            found.setdefault(method, []).append(model)
-    return found
-
-
-def _no_loss(sweep: Sweep) -> float | None:
-    """Returns the threshold of a sweep; None where there is no interval to judge by."""
+def _share(sweep: Sweep, reached: Level | None) -> float | None:
+    """Returns the sparsity that a sweep reaches; None where there is no interval to judge by."""
     if not sweep.levels[0].known:
         return None
-    return 0.0 if sweep.no_loss is None else sweep.no_loss.sparsity
-
-
-def _small_loss(sweep: Sweep) -> float | None:
-    if not sweep.levels[0].known:
-        return None
-    return 0.0 if sweep.small_loss is None else sweep.small_loss.sparsity
+    return 0.0 if reached is None else reached.sparsity
 
 
 def _typical(found: Mapping[str, float | None]) -> Cell:
@@ -95,6 +70,16 @@ def _typical(found: Mapping[str, float | None]) -> Cell:
     return Cell(percent(middle), _ends({model: (share, percent(share)) for model, share in known.items()}), middle)
 
 
+def _typical_speed(found: Mapping[str, Interval]) -> Cell:
+    if not found:
+        return Cell()
+    faster = [model for model, ratio in found.items() if ratio.low > 1]
+    if 2 * len(faster) <= len(found):
+        return Cell("none that shows", f"faster: {', '.join(faster)}" if faster else "", 1.0, "faint")
+    middle = median_low(ratio.value for ratio in found.values())
+    return Cell(times(middle), _ends({m: (r.value, times(r.value)) for m, r in found.items()}), middle)
+
+
 def _ends(found: Mapping[str, tuple[float, str]]) -> str:
     """Returns the lowest and the highest with their models, where they differ."""
     low, high = (pick(found, key=lambda model: found[model][0]) for pick in (min, max))
@@ -103,65 +88,53 @@ def _ends(found: Mapping[str, tuple[float, str]]) -> str:
     return f"{found[low][1]} {low} … {found[high][1]} {high}"
 
 
-def _speedups(sweeps: Sweeps, rows: Rows, label: str | None, method: str, models: Sequence[str]) -> dict[str, Interval]:
-    found = {model: reached_speedup(sweeps, rows, model, method, label) for model in models} if label else {}
+def _speedups(context: Context, method: str) -> dict[str, Interval]:
+    found = {model: context.reached_speedup(model, method) for model in context.methods[method]}
     return {model: ratio for model, ratio in found.items() if ratio is not None}
 
 
-def _typical_speed(found: Mapping[str, Interval]) -> Cell:
-    if not found:
-        return Cell()
-    faster = {model: ratio for model, ratio in found.items() if ratio.low > 1}
-    if 2 * len(faster) <= len(found):
-        return Cell("none that shows", f"faster: {', '.join(faster)}" if faster else "", 1.0, "faint")
-    middle = median_low(ratio.value for ratio in found.values())
-    return Cell(times(middle), _ends({m: (r.value, times(r.value)) for m, r in found.items()}), middle)
-
-
-def sentences(sweeps: Sweeps, rows: Rows, label: str | None, budgets: Mapping[str, str]) -> list[str]:
+def sentences(context: Context) -> list[str]:
     """Returns the study's answer in a few plain sentences."""
-    said = [*_threshold_sentences(sweeps, budgets), *_control_sentences(sweeps)]
-    said += [*_time_sentences(sweeps, rows, label), *_floor_sentences(rows)]
-    return said
+    said = [*_threshold_sentences(context), *_control_sentences(context)]
+    return [*said, *_time_sentences(context), *_floor_sentences(context.rows)]
 
 
-def _threshold_sentences(sweeps: Sweeps, budgets: Mapping[str, str]) -> Iterator[str]:
-    for method, models in _methods(sweeps).items():
-        plain, tuned = (_middle(sweeps, method, models, finetuned=finetuned) for finetuned in (False, True))
+def _threshold_sentences(context: Context) -> Iterator[str]:
+    for method, models in context.judged_methods().items():
+        plain, tuned = (_middle(context, method, finetuned=finetuned) for finetuned in (False, True))
         reached = plain if tuned is None else tuned
         if reached is not None:
             whom = models[0] if len(models) == 1 else f"the middle one of {len(models)} models"
-            how = " and fine-tuned" if tuned is not None else ""
-            text = f"Pruned by {method}{how}, {whom} shows no loss up to {percent(reached)} of its "
-            text += budgets.get(method, "budget")
+            how, of = " and fine-tuned" if tuned is not None else "", context.budgets.get(method, "budget")
+            text = f"Pruned by {method}{how}, {whom} shows no loss up to {percent(reached)} of its {of}"
             if tuned is not None and plain is not None:
-                text += (
-                    ", with or without fine-tuning" if plain == tuned else f"; not fine-tuned, up to {percent(plain)}"
-                )
+                same = plain == tuned
+                text += ", with or without fine-tuning" if same else f"; not fine-tuned, up to {percent(plain)}"
             yield f"{text}."
 
 
-def _middle(sweeps: Sweeps, method: str, models: Sequence[str], *, finetuned: bool) -> float | None:
-    found = [sweeps.fair(model, method, finetuned) for model in models]
-    shares = [share for sweep in found if sweep is not None and (share := _no_loss(sweep)) is not None]
+def _middle(context: Context, method: str, *, finetuned: bool) -> float | None:
+    found = [context.sweeps.fair(model, method, finetuned) for model in context.methods[method]]
+    shares = [share for sweep in found if sweep is not None and (share := _share(sweep, sweep.no_loss)) is not None]
     return median_low(shares) if shares else None
 
 
-def _control_sentences(sweeps: Sweeps) -> Iterator[str]:
+def _control_sentences(context: Context) -> Iterator[str]:
     """Yields how far the controls get, which remove at random: what a method has to beat."""
     reached = []
-    for method, models in _methods(sweeps, controls=True).items():
-        shares = [_middle(sweeps, method, models, finetuned=finetuned) for finetuned in (True, False)]
+    for method in context.judged_methods(controls=True):
+        shares = (_middle(context, method, finetuned=finetuned) for finetuned in (True, False))
         known = [share for share in shares if share is not None]
         reached += [f"{method} up to {percent(known[0])}"] if known else []
     if reached:
         yield f"Removing at random instead, fine-tuned where that was run, shows no loss by {' and by '.join(reached)}."
 
 
-def _time_sentences(sweeps: Sweeps, rows: Rows, label: str | None) -> Iterator[str]:
+def _time_sentences(context: Context) -> Iterator[str]:
+    label = context.timings.main
     none, where = [], "" if label is None else f" in {runtime_name(label)}"
-    for method, models in _methods(sweeps).items():
-        found = _speedups(sweeps, rows, label, method, models)
+    for method in context.judged_methods():
+        found = _speedups(context, method)
         faster = [ratio.value for ratio in found.values() if ratio.low > 1]
         if found and 2 * len(faster) <= len(found):
             none.append(method)
@@ -180,10 +153,9 @@ def _floor_sentences(rows: Rows) -> Iterator[str]:
     if floors:
         models = list(dict.fromkeys(key.model for key in floors))
         named = " and ".join(models) if len(models) < 3 else plural(len(models), "model")
-        models_said = f"{plural(len(floors), 'dense model')} of {len(dense)}"
         yield (
-            f"{SATURATED} {models_said} had little to lose ({named}): it is not shown there that anything was learned "
-            "that beats a naive forecast, or the same model with its body zeroed."
+            f"{SATURATED} {plural(len(floors), 'dense model')} of {len(dense)} had little to lose ({named}): it is not "
+            "shown there that anything was learned that beats a naive forecast, or the same model with its body zeroed."
         )
 
 
@@ -217,28 +189,25 @@ def relative_text(comparison: Comparison) -> str:
     return f"{metric} {signed_percent(relative.value)} ({between(relative.low, relative.high)[:-2]})"
 
 
-def tiles(rows: Rows, compared: Compared, sweeps: Sweeps, case: Case, label: str | None) -> list[Tile]:
+def tiles(context: Context, case: Case) -> list[Tile]:
     """Returns a case's main findings about its subject, those that can be said."""
+    rows = context.rows_of(case)
     model = subject(rows)
-    own = [c for c in compared.every if c.variant.case == case and c.variant.model == model]
-    good = list(_harmless(sweeps, own, case))
-    found = [_sparsity_tile(good), _speed_tile(rows, own, label), _bytes_tile(rows, good), _naive_tile(own)]
+    own = [c for c in context.mse.every if c.variant.case == case and c.variant.model == model]
+    harmless: list[Comparison] = []  # of each method with and without fine-tuning, what goes furthest without a loss
+    for method in dict.fromkeys(c.variant.method for c in own if c.variant.pruned):
+        for finetuned in (False, True):
+            sweep = context.sweeps.fair(model or "", method or "", finetuned, case)
+            harmless += sweep.no_loss.comparisons if sweep is not None and sweep.no_loss is not None else ()
+    speed = _speed_tile(rows, own, context.timings.main)
+    found = [_sparsity_tile(harmless), speed, _bytes_tile(rows, harmless), _naive_tile(own)]
     return [tile for tile in found if tile is not None]
 
 
-def _harmless(sweeps: Sweeps, own: Sequence[Comparison], case: Case) -> Iterator[Comparison]:
-    """Yields, of each method with and without fine-tuning, the variant that goes furthest without a loss."""
-    for model, method in dict.fromkeys((c.variant.model, c.variant.method) for c in own if c.variant.pruned):
-        for finetuned in (False, True):
-            sweep = sweeps.fair(model, method or "", finetuned, case)
-            if sweep is not None and sweep.no_loss is not None:
-                yield from sweep.no_loss.comparisons
-
-
-def _sparsity_tile(good: Sequence[Comparison]) -> Tile | None:
-    if not good:
+def _sparsity_tile(harmless: Sequence[Comparison]) -> Tile | None:
+    if not harmless:
         return None
-    best = max(good, key=lambda c: (c.variant.sparsity_requested or 0.0, -c.difference))
+    best = max(harmless, key=lambda c: (c.variant.sparsity_requested or 0.0, -c.difference))
     tuned = "fine-tuned" if best.variant.finetuned else "not fine-tuned"
     detail = f"{best.variant.model}, {tuned}; {relative_text(best)} against {best.against}"
     share = percent(best.variant.sparsity_requested or 0.0)
@@ -264,9 +233,9 @@ def _speed_tile(rows: Rows, own: Sequence[Comparison], label: str | None) -> Til
     return Tile(times(ratio), what, f"{best.variant.full_name}; {relative_text(best)}", good=bool(harmless))
 
 
-def _bytes_tile(rows: Rows, good: Sequence[Comparison]) -> Tile | None:
+def _bytes_tile(rows: Rows, harmless: Sequence[Comparison]) -> Tile | None:
     """The smallest variant that loses nothing."""
-    kept = [(c, rows[c.variant].get("zip_bytes"), rows[c.variant].get("dense_zip_bytes")) for c in good]
+    kept = [(c, rows[c.variant].get("zip_bytes"), rows[c.variant].get("dense_zip_bytes")) for c in harmless]
     sized = [(dense / own, c) for c, own, dense in kept if own and dense and not missing(own) and not missing(dense)]
     if not sized:
         return None

@@ -19,14 +19,13 @@ from prunecast.report.charts import (
     error_by_sparsity,
     forecast_chart,
     fronts_chart,
-    other_costs,
     ratio_curves,
-    ratio_lines,
     speed_chart,
     thresholds_chart,
     time_chart,
 )
-from prunecast.report.pages import Context, forecast_charts
+from prunecast.report.context import Context
+from prunecast.report.pages import forecast_charts
 from prunecast.report.style import (
     CONFIG,
     LOOKS,
@@ -66,12 +65,10 @@ def every_chart(context: Context) -> Iterator[Chart | None]:
     yield error_by_sparsity("a", context.rows, "Transformer", context.looks)
     yield error_by_sparsity("b", context.rows, "Transformer", context.looks, close=True)
     yield error_by_cost("c", context.rows, ZIP, context.looks)
-    yield thresholds_chart("d", context.sweeps, context.looks)
-    yield time_chart("e", context.sweeps, context.rows, "onnxruntime", context.looks)
-    yield speed_chart("f", "t", context.speeds, "onnxruntime", looks=context.looks)
-    yield from forecast_charts(
-        "g", context.study, case, "Transformer", rows=context.rows, sweeps=context.sweeps, most=2
-    )
+    yield thresholds_chart(context, "d")
+    yield time_chart(context, "e")
+    yield speed_chart(context, "f", "t", context.speeds)
+    yield from forecast_charts(context, "g", case, "Transformer", most=2)
 
 
 def test_every_chart_is_drawn_says_what_is_seen_and_has_no_hole(context: Context) -> None:
@@ -177,8 +174,7 @@ def test_a_cost_that_was_not_measured_has_no_chart(context: Context) -> None:
 
 def test_the_fronts_offer_every_variant_and_every_runtime_that_was_timed() -> None:
     found = Context(frame_of(study(seeds=(1,), unstructured=(0.5,), structured=(0.75,))))
-    offered = [*costs(found.timings), *other_costs(found.timings)]
-    chart = fronts_chart(found.rows, offered, found.looks, dict.fromkeys(found.study.cases, "page"))
+    chart = fronts_chart(found, dict.fromkeys(found.study.cases, "page"))
     (titles,) = (param["value"] for param in chart.template["params"] if param["name"] == "titles")
     others = [runtime_name(label) for label in found.timings.labels if label != found.timings.main]
     assert others
@@ -194,30 +190,26 @@ def test_the_fronts_offer_every_variant_and_every_runtime_that_was_timed() -> No
 
 
 def test_error_ratios_have_a_line_for_each_method_with_and_without_tuning(context: Context) -> None:
-    found = [
-        (method, *line)
-        for method in ("magnitude", "random")
-        for line in ratio_lines(context.sweeps, context.mse, "DLinear", method)
-    ]
-    assert [(name, sweep.line.finetuned) for name, sweep, _ in found] == [
-        ("magnitude", False),
-        ("magnitude", True),
-        ("random", False),
-        ("random", True),
-    ]
-    assert {origin for _, sweep, origin in found if not sweep.line.finetuned} == {1.0}
-    tuned = next(origin for _, sweep, origin in found if sweep.line.finetuned)
-    rows = {key.full_name: row["test_mse"] for key, row in context.rows.items()}
-    assert tuned == pytest.approx(rows["DLinear dense-continued"] / rows["DLinear dense"])
-    chart = ratio_curves("name", "title", found, context.looks)
+    chart = ratio_curves(context, "name", "title", [("DLinear", method) for method in ("magnitude", "random")])
     assert chart is not None
+    rows = {key.full_name: row["test_mse"] for key, row in context.rows.items()}
+    continued = rows["DLinear dense-continued"] / rows["DLinear dense"]
+    starts = [(line["series"], line["tuning"], line["y"]) for line in chart.data["lines"] if line["x"] == 0]
+    assert starts == [
+        ("magnitude", "without fine-tuning", 1.0),
+        ("magnitude", "fine-tuned", pytest.approx(continued)),
+        ("random", "without fine-tuning", 1.0),
+        ("random", "fine-tuned", pytest.approx(continued)),
+    ]
     assert sum("magnitude 50 %" in said for said in words(chart)) == 2
-    assert ratio_curves("name", "title", [], context.looks) is None
+    by_model = ratio_curves(context, "name", "title", [("DLinear", "magnitude")], by_model=True)
+    assert by_model is not None
+    assert {line["series"] for line in by_model.data["lines"]} == {"DLinear"}
+    assert ratio_curves(context, "name", "title", []) is None
 
 
 def test_the_picture_of_the_study_tells_reach_and_time_of_each_method_but_controls(context: Context) -> None:
-    reach = thresholds_chart("thresholds", context.sweeps, context.looks)
-    time = time_chart("time", context.sweeps, context.rows, "onnxruntime", context.looks)
+    reach, time = thresholds_chart(context, "thresholds"), time_chart(context, "time")
     assert reach is not None
     assert time is not None
     assert "Transformer by magnitude: 0 %, fine-tuned 95 %" in reach.label
@@ -229,12 +221,12 @@ def test_the_picture_of_the_study_tells_reach_and_time_of_each_method_but_contro
 
 
 def test_promised_and_measured_stand_in_one_chart(context: Context) -> None:
-    chart = speed_chart("s", "t", context.speeds, "onnxruntime", looks=context.looks)
+    chart = speed_chart(context, "s", "t", context.speeds)
     assert chart is not None
     for point in chart.data["points"]:
         assert point["low"] <= point["y"] <= point["high"]
         assert point["filled"] == (point["low"] > 1 or point["high"] < 1)
-    assert speed_chart("s", "t", context.speeds, "openvino", looks=context.looks) is None
+    assert speed_chart(context, "s", "t", []) is None
 
 
 def test_a_forecast_is_drawn_beside_the_truth() -> None:
@@ -258,7 +250,7 @@ def test_a_forecast_shows_as_much_past_as_future() -> None:
 
 def test_forecasts_show_dense_pruned_before_and_after_tuning_and_the_better_naive(context: Context) -> None:
     (case,) = context.study.cases
-    found = forecast_charts("g", context.study, case, "Transformer", rows=context.rows, sweeps=context.sweeps, most=4)
+    found = forecast_charts(context, "g", case, "Transformer", most=4)
     assert [chart.title.split(",")[0] for chart in found] == ["Transformer on load_north", "Transformer on load_south"]
     said = dict.fromkeys(point["series"] for point in found[0].data["lines"])
     assert list(said) == ["truth", "dense", "magnitude 95 %", "magnitude 95 %, fine-tuned", "seasonal naive"]
@@ -268,7 +260,7 @@ def test_no_forecasts_where_none_were_kept() -> None:
     bare = [record.model_copy(update={"examples": ()}) for record in study(seeds=(1,), measured=False)]
     found = Context(frame_of(bare))
     (case,) = found.study.cases
-    assert not forecast_charts("f", found.study, case, "Transformer", rows=found.rows, sweeps=found.sweeps, most=2)
+    assert not forecast_charts(found, "f", case, "Transformer", most=2)
 
 
 def test_every_series_is_told_apart_in_black_and_white() -> None:

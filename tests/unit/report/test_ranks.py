@@ -6,7 +6,7 @@ from scipy import stats
 from tests.support.study_records import study
 
 from prunecast.report.charts import rank_chart
-from prunecast.report.pages import Context
+from prunecast.report.context import Context
 from prunecast.report.ranks import (
     critical_difference,
     forecaster_ranking,

@@ -11,7 +11,7 @@ import pytest
 from tests.support.study_records import ENVIRONMENT, study
 
 from prunecast.records import Ratio, RunRecord
-from prunecast.report.pages import Context
+from prunecast.report.context import Context
 from prunecast.report.sheets import speed_table, to_texts, variants_table
 from prunecast.report.summary import comparison_table, speeds
 from prunecast.report.tables import Cell, Head, ReportTable, TableRow, escape_latex, frame_to_csv, to_csv, to_latex

@@ -8,7 +8,7 @@ from tests.support.study_records import study
 
 from prunecast.report import text
 from prunecast.report.compare import Case, Comparison, Variant
-from prunecast.report.pages import Context
+from prunecast.report.context import Context
 from prunecast.report.sheets import controls_table
 from prunecast.report.statistics import Interval
 from prunecast.report.style import count, percent, signed, size, three_digits
@@ -22,7 +22,7 @@ def context(**arguments: object) -> Context:
 
 def tiles(found: Context) -> list[text.Tile]:
     (case,) = found.study.cases
-    return text.tiles(found.rows, found.mse, found.sweeps, case, found.timings.main)
+    return text.tiles(found, case)
 
 
 def test_relative_differences_are_of_the_reference() -> None:

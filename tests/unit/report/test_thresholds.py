@@ -7,7 +7,7 @@ import pytest
 from tests.support.study_records import study
 
 from prunecast.report.compare import Case, Compared, Comparison, Variant
-from prunecast.report.pages import Context
+from prunecast.report.context import Context
 from prunecast.report.sheets import headline_table, sweep_table, thresholds_table
 from prunecast.report.statistics import difference
 from prunecast.report.text import answer_table, sentences
@@ -145,8 +145,7 @@ def test_single_data_sets_have_their_own_reach(context: Context) -> None:
 
 
 def test_the_answer_says_how_far_what_tuning_buys_and_what_time_is_saved(context: Context) -> None:
-    sweeps, rows, main = context.sweeps, context.rows, context.timings.main
-    table = answer_table("answer", sweeps, rows, main, context.budgets)
+    table = answer_table(context, "answer")
     found = {
         row.values[0].text: dict(zip((h.header for h in table.heads), row.values, strict=True)) for row in table.rows
     }
@@ -157,7 +156,7 @@ def test_the_answer_says_how_far_what_tuning_buys_and_what_time_is_saved(context
     assert weights["fine-tuned"].note == "all models"
     assert weights["speed-up there, ONNX Runtime"].text == "none that shows"
     assert units["speed-up there, ONNX Runtime"].text.startswith("2.")
-    said = sentences(sweeps, rows, main, context.budgets)
+    said = sentences(context)
     assert said[0] == (
         "Pruned by magnitude and fine-tuned, the middle one of 2 models shows no loss up to 90 % of its weights; not "
         "fine-tuned, up to 0 %."
@@ -176,7 +175,7 @@ def test_dense_models_that_learned_nothing_are_named() -> None:
     dense = next(v for v in found.runs if (v.model, v.role) == ("DLinear", "dense"))
     assert compared.saturated(dense)
     assert compared.floor_names(dense) == ("seasonal naive",)
-    last = sentences(context.sweeps, context.rows, None, {})[-1]
+    last = sentences(context)[-1]
     assert "1 dense model of 2 had little to lose (DLinear)" in last
     assert all(compared.saturated(variant) for variant in found.runs if variant.pruned and variant.model == "DLinear")
 

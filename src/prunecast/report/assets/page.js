@@ -137,7 +137,7 @@ async function draw(element, chart, titled) {
   charting ??= load();
   const { config, templates } = await charting;
   const template = templates[chart.template];
-  const params = template.params.map((param) => (param.name in chart.params ? { ...param, value: chart.params[param.name] } : param));
+  const params = [...Object.entries(chart.params).map(([name, value]) => ({ name, value })), ...(template.params ?? [])];
   const spec = { ...template, params, datasets: chart.data, ...(titled ? { title: chart.title } : {}) };
   const inner = document.createElement("div"); // Vega gives what it draws in a name of its own
   element.replaceChildren(inner);
