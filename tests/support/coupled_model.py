@@ -46,8 +46,7 @@ class Coupled(ForecastModel):
     config: CoupledConfig
 
     def __init__(self, config: CoupledConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embed = nn.Linear(config.lookback, config.width)
         widths = zip(config.hidden, config.heads, strict=True)
         self.blocks = nn.ModuleList(Block(config.width, hidden, heads) for hidden, heads in widths)

@@ -9,8 +9,9 @@ B batch, L look-back, H horizon, C channels, F calendar features and known covar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
@@ -182,9 +183,6 @@ _OF_TORCH: Mapping[type[nn.Module], Streams] = {
 }
 """What layers of torch read and write."""
 
-_Members = dict[str, list[Member]]
-"""Name of a stream -> what its units own."""
-
 
 def groups_of(model: Layer) -> tuple[Group, ...]:
     """Returns the groups of a model, from what its layers declare."""
@@ -212,12 +210,21 @@ def _group(model: nn.Module, name: str, own: Units, members: tuple[Member, ...])
     )
 
 
-def _collect(module: nn.Module, path: str, units: dict[str, Units]) -> _Members:
-    """Returns what each stream of a module owns in it; its own units are added to `units` under their full names."""
-    found: _Members = {}
+def _collect(module: nn.Module, prefix: str, units: dict[str, Units]) -> dict[str, list[Member]]:
+    """Returns what the units of each stream of a module own in it.
+
+    Its own units are added to `units` under their full names, which begin with `prefix`.
+    """
+    found: dict[str, list[Member]] = {}
     for name, binding in _parts(module):
-        full = f"{path}.{name}" if path else name
-        for stream, members in _part(module, name, full, binding, units).items():
+        part, below = attrgetter(name)(module), cast("Mapping[Any, list[Member]]", {})
+        if isinstance(part, Tensor):
+            below = {
+                dim: [Member(prefix + name, dim, unit_index(part.shape[dim]))] for dim in cast("Iterable[int]", binding)
+            }
+        elif part is not None:  # a part may be absent
+            below = _collect(part, f"{prefix}{name}.", units)
+        for stream, members in below.items():
             if stream not in binding and stream in {"inputs", "outputs"}:
                 continue  # nobody says whose units a linear layer reads or writes
             target = binding.get(stream, stream)
@@ -226,27 +233,16 @@ def _collect(module: nn.Module, path: str, units: dict[str, Units]) -> _Members:
                 cut = members if index is None else [replace(member, index=index) for member in members]
                 found.setdefault(unit, []).extend(cut)
     for name, own in module.units().items() if isinstance(module, Layer) else ():
-        full = f"{path}.{name}" if path else name
-        attention = own.softmax_of and f"{path}.{own.softmax_of}"
-        units[full] = replace(own, softmax_of=attention)
-        if full != name and name in found:
-            found[full] = found.pop(name)
+        units[prefix + name] = replace(own, softmax_of=own.softmax_of and prefix + own.softmax_of)
+        if prefix and name in found:
+            found[prefix + name] = found.pop(name)
     return found
-
-
-def _part(
-    module: nn.Module, name: str, full: str, binding: Binding, units: dict[str, Units]
-) -> Mapping[Any, list[Member]]:
-    """Returns what each stream of a part owns, or each bound dimension of a tensor; a part may be absent."""
-    part = module.get_submodule(name) if "." in name else getattr(module, name)
-    if isinstance(part, Tensor):
-        return {dim: [Member(full, int(dim), unit_index(part.shape[int(dim)]))] for dim in binding}
-    return {} if part is None else _collect(part, full, units)
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, Binding]]:
     """Yields the parts of a module and what they are bound to, in the order of `Layer.streams`."""
-    declared = module.streams() if isinstance(module, Layer) else _of_torch(module)
+    of_torch = (streams for kind, streams in _OF_TORCH.items() if isinstance(module, kind))
+    declared = module.streams() if isinstance(module, Layer) else next(of_torch, {})
     place = {name: number for number, (name, _) in enumerate(module.named_children())}
     roots = {name.partition(".")[0] for name in declared}
     others = [name for name in place if name not in roots]
@@ -255,10 +251,6 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, Binding]]:
             yield others.pop(0), {}
         yield name, binding
     yield from ((name, {}) for name in others)
-
-
-def _of_torch(module: nn.Module) -> Streams:
-    return next((streams for kind, streams in _OF_TORCH.items() if isinstance(module, kind)), {})
 
 
 class ForecastModel(Layer, ABC):
@@ -273,11 +265,18 @@ class ForecastModel(Layer, ABC):
     learning_rate: ClassVar[float] = 1e-4
     """What it is trained at when the recipe says nothing: the published rate."""
 
-    config: ForecasterConfig
+    def __init__(self, config: ForecasterConfig) -> None:
+        super().__init__()
+        self.config = config
 
     @abstractmethod
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns y_BHC; the decoder input, where there is one, is built inside."""
+        """Returns y_BHC, C the channels that are returned; the decoder input, where there is one, is built inside.
+
+        Raises:
+            UserError: when a shape is not the one of the config; of the marks that a model uses, those may be left out
+                of which the config has none.
+        """
 
     def prunable(self) -> tuple[str, ...]:
         """Names of the parameters whose single weights may be pruned, the output layer's included.
@@ -309,10 +308,8 @@ class ForecastModel(Layer, ABC):
 
     def unused_parameters(self) -> tuple[str, ...]:
         """Names of the parameters that never reach the forecast: kept, since the published model has them."""
-        layers = ((f"{name}." if name else "", module) for name, module in self.named_modules())
-        return tuple(
-            prefix + parameter for prefix, layer in layers if isinstance(layer, Layer) for parameter in layer.unused()
-        )
+        layers = ((name, module) for name, module in self.named_modules() if isinstance(module, Layer))
+        return tuple(f"{name}.{unused}".removeprefix(".") for name, layer in layers for unused in layer.unused())
 
     def groups(self) -> tuple[Group, ...]:
         """The prunable structure; every group can be cut without touching another."""
@@ -403,14 +400,19 @@ _NEW = frozenset({torch.rand, torch.randn})
 _DRAWS = frozenset({Tensor.normal_, Tensor.uniform_})
 
 
+def input_shapes(config: ForecasterConfig) -> dict[str, tuple[int, int]]:
+    """Returns the steps and features of x, x_mark and y_mark, in this order."""
+    return {
+        "x": (config.lookback, config.channels),
+        "x_mark": (config.lookback, config.marks),
+        "y_mark": (config.label_len + config.horizon, config.marks),
+    }
+
+
 def example_inputs(config: ForecasterConfig, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Returns x_BLC, x_mark_BLF and y_mark_BTF of zeros, in the shapes that a model of this config takes."""
-    steps = config.label_len + config.horizon
-    return (
-        torch.zeros(batch, config.lookback, config.channels),
-        torch.zeros(batch, config.lookback, config.marks),
-        torch.zeros(batch, steps, config.marks),
-    )
+    x_BLC, x_mark_BLF, y_mark_BTF = (torch.zeros(batch, *shape) for shape in input_shapes(config).values())
+    return x_BLC, x_mark_BLF, y_mark_BTF
 
 
 def config_from(values: Mapping[str, Any]) -> ForecasterConfig:
@@ -427,44 +429,20 @@ def config_from(values: Mapping[str, Any]) -> ForecasterConfig:
     return config
 
 
-def check_inputs(config: ForecasterConfig, x_BLC: Tensor, x_mark_BLF: Tensor | None, y_mark_BTF: Tensor | None) -> None:
-    """Checks the inputs of a model that needs marks.
+def check_inputs(config: ForecasterConfig, x_BLC: Tensor, *marks: Tensor | None) -> None:
+    """Checks the inputs of a model: the look-back, and of `x_mark_BLF` and `y_mark_BTF` as many as it uses.
 
     Raises:
         UserError: when a shape is not the one of the config; marks may be left out only where it has none.
     """
-    _check("x", x_BLC, config.lookback, config.channels)
-    _check("x_mark", x_mark_BLF, config.lookback, config.marks)
-    _check("y_mark", y_mark_BTF, config.label_len + config.horizon, config.marks)
-
-
-def check_lookback(config: ForecasterConfig, x_BLC: Tensor, x_mark_BLF: Tensor | None) -> None:
-    """Checks the inputs of a model that needs the marks of the look-back and none of the horizon.
-
-    Raises:
-        UserError: when a shape is not the one of the config; marks may be left out only where it has none.
-    """
-    _check("x", x_BLC, config.lookback, config.channels)
-    _check("x_mark", x_mark_BLF, config.lookback, config.marks)
-
-
-def check_history(config: ForecasterConfig, x_BLC: Tensor) -> None:
-    """Checks the input of a model that uses no marks.
-
-    Raises:
-        UserError: when its shape is not the one of the config.
-    """
-    _check("x", x_BLC, config.lookback, config.channels)
+    for (name, (steps, features)), tensor in zip(input_shapes(config).items(), (x_BLC, *marks), strict=False):
+        if tensor is None and features:
+            raise UserError(f"{name}: expected calendar features (batch, {steps}, {features}), found none")
+        if tensor is not None and tuple(tensor.shape[1:]) != (steps, features):
+            raise UserError(f"{name}: expected (batch, {steps}, {features}), found {tuple(tensor.shape)}")
 
 
 def decoder_input(config: ForecasterConfig, x_BLC: Tensor) -> Tensor:
     """Returns (B, T, C): the last `label_len` steps of the look-back, then zeros."""
     known = x_BLC[:, config.lookback - config.label_len :]
     return torch.cat([known, x_BLC.new_zeros(x_BLC.shape[0], config.horizon, x_BLC.shape[2])], dim=1)
-
-
-def _check(name: str, tensor: Tensor | None, steps: int, features: int) -> None:
-    if tensor is None and features:
-        raise UserError(f"{name}: expected calendar features (batch, {steps}, {features}), found none")
-    if tensor is not None and tuple(tensor.shape[1:]) != (steps, features):
-        raise UserError(f"{name}: expected (batch, {steps}, {features}), found {tuple(tensor.shape)}")

@@ -26,10 +26,6 @@ class Repeat(ForecastModel):
     trainable = False
     config: RepeatConfig
 
-    def __init__(self, config: RepeatConfig) -> None:
-        super().__init__()
-        self.config = config
-
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns the forecast (B, H, outputs)."""
         return self.select(x_BLC[:, -1:]).repeat(1, self.config.horizon, 1)
@@ -54,10 +50,6 @@ class SeasonalNaive(ForecastModel):
     Config = SeasonalNaiveConfig
     trainable = False
     config: SeasonalNaiveConfig
-
-    def __init__(self, config: SeasonalNaiveConfig) -> None:
-        super().__init__()
-        self.config = config
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns the forecast (B, H, outputs)."""

@@ -42,8 +42,7 @@ class DLinear(ForecastModel):
     window_LL: Tensor
 
     def __init__(self, config: DLinearConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.seasonal = nn.Linear(config.lookback, config.horizon)
         self.trend = nn.Linear(config.lookback, config.horizon)
         for layer in (self.seasonal, self.trend):  # the published start: the mean of the look-back

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecast.kernels import linear
-from prunecast.models.base import ForecasterConfig, ForecastModel, Keep, Streams, Units, check_history, kept
-from prunecast.models.layers.normalization import standardised
-from prunecast.models.layers.transforms import FourierTransform
+from prunecast.models.base import ForecasterConfig, ForecastModel, Keep, Streams, Units, check_inputs, kept
+from prunecast.models.layers.transforms import FourierTransform, standardised
 
 
 class FITSConfig(ForecasterConfig):
@@ -79,8 +78,7 @@ class FITS(ForecastModel):
     written_bins: Tensor
 
     def __init__(self, config: FITSConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         reads, writes = config.read_modes or config.dense_reads, config.written_modes or config.dense_writes
         layers = (config.outputs,) if config.individual else ()
         self.real, self.imaginary = (nn.Parameter(torch.empty(*layers, writes, reads)) for _ in range(2))
@@ -93,12 +91,8 @@ class FITS(ForecastModel):
         self.synthesis = FourierTransform(config.steps, config.dense_writes, gain=config.steps / config.lookback)
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns the forecast (B, H, O); the marks are not used.
-
-        Raises:
-            UserError: when the look-back's shape is not the one of the config.
-        """
-        check_history(self.config, x_BLC)
+        """Returns the forecast (B, H, O); the marks are not used."""
+        check_inputs(self.config, x_BLC)
         x_BLO, mean_B1O, std_B1O = standardised(self.select(x_BLC), correction=1)
         spectrum_BOR = x_BLO.transpose(1, 2) @ self.analysis.forth(self.read_bins).T
         written_BOR = self._interpolated(spectrum_BOR.view(*spectrum_BOR.shape[:2], 2, -1))

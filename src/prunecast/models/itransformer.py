@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear
-from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_lookback, reads, writes
+from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_inputs, reads, writes
 from prunecast.models.layers.blocks import Attention, EncoderLayer
-from prunecast.models.layers.normalization import standardised
+from prunecast.models.layers.transforms import standardised
 from prunecast.models.layers.widths import EncoderConfig
 
 
@@ -69,18 +69,13 @@ class ITransformer(ForecastModel):
     config: ITransformerConfig
 
     def __init__(self, config: ITransformerConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = InvertedEncoder(config)
         self.projection = Linear(config.encoder_widths.width, config.horizon)
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns the forecast (B, H, O); the marks of the horizon are not used.
-
-        Raises:
-            UserError: when a shape is not the one of the config; marks may be left out only where it has none.
-        """
-        check_lookback(self.config, x_BLC, x_mark_BLF)
+        """Returns the forecast (B, H, O); the marks of the horizon are not used."""
+        check_inputs(self.config, x_BLC, x_mark_BLF)
         x_BLC, mean_B1C, std_B1C = standardised(self._targets_first(x_BLC))
         series_BLN = x_BLC if x_mark_BLF is None else torch.cat([x_BLC, x_mark_BLF], dim=2)
         y_BOH = self.projection(self.encoder(series_BLN.transpose(1, 2)))

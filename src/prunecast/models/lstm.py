@@ -27,13 +27,13 @@ from prunecast.models.base import (
     Layer,
     Streams,
     Units,
-    check_lookback,
+    check_inputs,
     kept,
     reads,
     unit_index,
     writes,
 )
-from prunecast.models.layers.normalization import standardised
+from prunecast.models.layers.transforms import standardised
 
 GATES = 4
 """Input, forget, cell and output, in this order."""
@@ -117,8 +117,7 @@ class LSTM(ForecastModel):
     config: LSTMConfig
 
     def __init__(self, config: LSTMConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         widths = (config.embedding_width, *config.layer_units)
         self.embedding = Linear(config.channels + config.marks, widths[0])
         self.layers = nn.ModuleList(LSTMLayer(*pair) for pair in pairwise(widths))
@@ -126,12 +125,8 @@ class LSTM(ForecastModel):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns the forecast (B, H, O); the marks of the horizon are not used.
-
-        Raises:
-            UserError: when a shape is not the one of the config; marks may be left out only where it has none.
-        """
-        check_lookback(self.config, x_BLC, x_mark_BLF)
+        """Returns the forecast (B, H, O); the marks of the horizon are not used."""
+        check_inputs(self.config, x_BLC, x_mark_BLF)
         if not self.config.instance_norm:
             return self._forecast(x_BLC, x_mark_BLF)
         x_BLC, mean_B1C, std_B1C = standardised(x_BLC)

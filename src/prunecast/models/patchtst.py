@@ -16,10 +16,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear
-from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_history, reads, unit_index, writes
-from prunecast.models.layers.blocks import Attention, EncoderLayer
-from prunecast.models.layers.embedding import sinusoids
-from prunecast.models.layers.normalization import BatchNorm, standardised
+from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_inputs, reads, unit_index, writes
+from prunecast.models.layers.blocks import Attention, EncoderLayer, sinusoids
+from prunecast.models.layers.transforms import BatchNorm, standardised
 from prunecast.models.layers.widths import EncoderConfig
 
 
@@ -100,19 +99,14 @@ class PatchTST(ForecastModel):
     config: PatchTSTConfig
 
     def __init__(self, config: PatchTSTConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = PatchEncoder(config)
         self.head = Linear(config.encoder_widths.width * config.patches, config.horizon)
         self.dropout = Dropout(config.dropout if config.head_dropout is None else config.head_dropout)
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns the forecast (B, H, O); the marks are not used.
-
-        Raises:
-            UserError: when the look-back's shape is not the one of the config.
-        """
-        check_history(self.config, x_BLC)
+        """Returns the forecast (B, H, O); the marks are not used."""
+        check_inputs(self.config, x_BLC)
         x_BLO, mean_B1O, std_B1O = standardised(self.select(x_BLC))
         patches_NPD = self.encoder(x_BLO.transpose(1, 2).flatten(0, 1))
         y_NH = self.dropout(self.head(patches_NPD.transpose(1, 2).flatten(1)))

@@ -24,7 +24,7 @@ from prunecast.models.base import (
     Keep,
     Streams,
     Units,
-    check_history,
+    check_inputs,
     kept,
     reads,
     writes,
@@ -58,8 +58,7 @@ class SparseTSF(ForecastModel):
     config: SparseTSFConfig
 
     def __init__(self, config: SparseTSFConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.seen, self.ahead = config.lookback // config.period_len, -(-config.horizon // config.period_len)
         half = config.period_len // 2
         self.aggregation = nn.Conv1d(1, 1, 1 + 2 * half, padding=half, bias=False)
@@ -69,12 +68,8 @@ class SparseTSF(ForecastModel):
             self.map = nn.Sequential(Linear(self.seen, config.d_model), nn.ReLU(), Linear(config.d_model, self.ahead))
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns the forecast (B, H, O); the marks are not used.
-
-        Raises:
-            UserError: when the look-back's shape is not the one of the config.
-        """
-        check_history(self.config, x_BLC)
+        """Returns the forecast (B, H, O); the marks are not used."""
+        check_inputs(self.config, x_BLC)
         x_BLO = self.select(x_BLC)
         mean_B1O = x_BLO.mean(1, keepdim=True)
         y_NH = self._ahead((x_BLO - mean_B1O).transpose(1, 2).flatten(0, 1))

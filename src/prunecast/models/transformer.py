@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear
 from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_inputs, decoder_input, reads
-from prunecast.models.layers.blocks import Attention, DecoderLayer, EncoderLayer
-from prunecast.models.layers.embedding import DataEmbedding
+from prunecast.models.layers.blocks import Attention, DataEmbedding, DecoderLayer, Encoder, EncoderLayer
 from prunecast.models.layers.widths import EncoderDecoderConfig
 
 
@@ -25,27 +24,6 @@ class TransformerConfig(EncoderDecoderConfig):
     """Defaults are the published run's at paper size."""
 
     name: Literal["transformer"] = "transformer"
-
-
-class Encoder(Layer):
-    """Embeds the look-back and refines it layer by layer."""
-
-    def __init__(self, config: EncoderDecoderConfig) -> None:
-        super().__init__()
-        widths = config.encoder_widths
-        self.embedding = DataEmbedding(config.channels, config.marks, config.lookback, widths.width)
-        self.layers = nn.ModuleList(
-            EncoderLayer(config, Attention.of(config, widths.width, layer.heads), layer.d_ff) for layer in widths.layers
-        )
-        self.norm = nn.LayerNorm(widths.width)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
-        """Returns the memory (B, L, D) that the decoder looks at."""
-        x_BLD = self.dropout(self.embedding(x_BLC, mark_BLF))
-        for layer in self.layers:
-            x_BLD = layer(x_BLD)
-        return cast("Tensor", self.norm(x_BLD))
 
 
 class Decoder(Layer):
@@ -83,15 +61,11 @@ class EncoderDecoder(ForecastModel):
     config: EncoderDecoderConfig
 
     def __init__(self, config: EncoderDecoderConfig, encoder: Layer, decoder: Decoder) -> None:
-        super().__init__()
-        self.config, self.encoder, self.decoder = config, encoder, decoder
+        super().__init__(config)
+        self.encoder, self.decoder = encoder, decoder
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns the forecast (B, H, outputs).
-
-        Raises:
-            UserError: when a shape is not the one of the config; marks may be left out only where it has none.
-        """
+        """Returns the forecast (B, H, outputs)."""
         check_inputs(self.config, x_BLC, x_mark_BLF, y_mark_BTF)
         memory_BLD = self.encoder(x_BLC, x_mark_BLF)
         return cast("Tensor", self.decoder(decoder_input(self.config, x_BLC), y_mark_BTF, memory_BLD))
@@ -107,17 +81,21 @@ class Transformer(EncoderDecoder):
     Config = TransformerConfig
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
-        width, memory = config.decoder_widths.width, config.encoder_widths.width
-        layers = (
+        widths, ahead = config.encoder_widths, config.decoder_widths
+        encoder_layers = (
+            EncoderLayer(config, Attention.of(config, widths.width, layer.heads), layer.d_ff) for layer in widths.layers
+        )
+        decoder_layers = (
             DecoderLayer(
                 config,
-                Attention.of(config, width, layer.heads),
-                Attention.of(config, width, layer.cross_heads, memory),
+                Attention.of(config, ahead.width, layer.heads),
+                Attention.of(config, ahead.width, layer.cross_heads, widths.width),
                 layer.d_ff,
             )
-            for layer in config.decoder_widths.layers
+            for layer in ahead.layers
         )
-        super().__init__(config, Encoder(config), Decoder(config, layers))
+        encoder = Encoder(config, encoder_layers, nn.LayerNorm(widths.width))
+        super().__init__(config, encoder, Decoder(config, decoder_layers))
 
     def streams(self) -> Streams:
         """Two residual streams; the decoder looks at the encoder's."""

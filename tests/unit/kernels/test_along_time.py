@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels.along_time import chosen_correlation, rolling_sum
 from prunecast.kernels.base import BATCH as MANY
-from prunecast.models.autoformer.autocorrelation import AutoCorrelation, Delays, circulant, resampling, wrapped_sums
+from prunecast.models.autoformer import AutoCorrelation, Delays, circulant, resampling, wrapped_sums
 
 WIDTH, MEMORY_WIDTH, HEADS, SIZE, BATCH = 6, 5, 3, 4, 3
 LENGTHS = pytest.mark.parametrize(("steps", "memory_steps"), [(12, 12), (12, 7), (12, 19), (11, 11), (11, 5), (3, 3)])

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from prunecast.kernels import Dropout, add_norm, compiled, takes_fast_path
 from prunecast.kernels.base import run
 from prunecast.kernels.dropout import dropped_positions
-from prunecast.models.informer.probsparse import Heads, ProbSparse, Sampling
+from prunecast.models.informer import Heads, ProbSparse, Sampling
 from prunecast.models.layers.blocks import FeedForward
 
 NOTHING = torch.empty(0, dtype=torch.int64)

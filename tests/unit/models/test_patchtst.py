@@ -12,8 +12,8 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
-from prunecast.models.layers.embedding import sinusoids
-from prunecast.models.layers.normalization import BatchNorm
+from prunecast.models.layers.blocks import sinusoids
+from prunecast.models.layers.transforms import BatchNorm
 from prunecast.prune.apply import prune
 from prunecast.recipe import PruneConfig
 

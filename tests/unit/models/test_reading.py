@@ -19,10 +19,10 @@ HOME = Path(prunecast.__file__).parents[1]
 KERNELS = "prunecast.kernels"
 
 MOST = {
-    "prunecast.models.informer.model": 10,
-    "prunecast.models.autoformer.model": 10,
-    "prunecast.models.fedformer.model": 10,
-    "prunecast.models.crossformer.model": 10,
+    "prunecast.models.informer": 10,
+    "prunecast.models.autoformer": 10,
+    "prunecast.models.fedformer": 10,
+    "prunecast.models.crossformer": 10,
     "prunecast.models.transformer": 8,
     "prunecast.models.patchtst": 8,
     "prunecast.models.itransformer": 8,

@@ -13,7 +13,7 @@ from prunecast.errors import UserError
 from prunecast.kernels import Dropout, attention
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
-from prunecast.models.layers.embedding import TokenConvolution, sinusoids
+from prunecast.models.layers.blocks import TokenConvolution, sinusoids
 
 SMALL = {"channels": 3, "lookback": 12, "horizon": 5, "label_len": 4, "d_model": 8, "n_heads": 2, "d_ff": 6}
 

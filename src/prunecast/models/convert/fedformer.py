@@ -19,7 +19,7 @@ from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig
 from prunecast.models.convert.base import ENCODER_DECODER, Modes, Published, Tensors, renamed
 from prunecast.models.convert.encoder_decoder import AUTOFORMER_NAMES, AUTOFORMER_UNSEEN, encoder_decoder_sizes
-from prunecast.models.fedformer.model import FEDformerConfig
+from prunecast.models.fedformer import FEDformerConfig
 
 NAMES = (
     *AUTOFORMER_NAMES,

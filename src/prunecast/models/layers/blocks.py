@@ -1,17 +1,21 @@
-"""Multi-head attention, the feed-forward layer, and the layers of an encoder and a decoder that are made of them.
+"""Parts of Transformers: embedding, multi-head attention, feed-forward layer, layers of an encoder and of a decoder.
 
-Vaswani et al. 2017, "Attention Is All You Need", section 3. Each sublayer is added to its stream, which is normalised
-afterwards. A layer takes its stream first and returns it, so a layer that is removed is one that passes its first
-argument on.
+Vaswani et al. 2017, "Attention Is All You Need", section 3; values and calendar features are embedded as in
+Time-Series-Library. Each sublayer is added to its stream, which is normalised afterwards. A layer takes its stream
+first and returns it, so a layer that is removed is one that passes its first argument on.
 
-B batch, Q queries, S and L memory steps, T decoder steps, H heads, D width of the encoder's stream, E width of the
-decoder's. Steps may lie along another dimension than 1: what is said of (B, Q, D) holds for (B, C, Q, D) too.
+B batch, L time steps, C channels, F calendar features and known covariates, Q queries, S and L memory steps, T decoder
+steps, H heads, D width of the encoder's stream, E width of the decoder's. Steps may lie along another dimension than 1:
+what is said of (B, Q, D) holds for (B, C, Q, D) too.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Literal, Self, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,11 +28,86 @@ from prunecast.kernels import (
     feed_forward,
     fused_attention,
     fuses_attention,
+    linear,
 )
 from prunecast.models.base import Layer, Streams, Units, reads, unit_index, writes
-from prunecast.models.layers.widths import EncoderConfig
+from prunecast.models.layers.widths import EncoderConfig, EncoderDecoderConfig
 
-Activation = Literal["gelu", "relu"]
+
+class DataEmbedding(Layer):
+    """Token convolution + calendar features + fixed position table, where there is one.
+
+    The table is stored, since pruning keeps some of its columns.
+    """
+
+    position: Tensor | None
+
+    def __init__(
+        self, channels: int, marks: int, length: int, width: int, *, position: bool = True, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.value = TokenConvolution(channels, width, bias=bias)
+        self.calendar = nn.Linear(marks, width, bias=bias) if marks else None
+        self.register_buffer("position", sinusoids(length, width) if position else None)
+
+    def forward(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
+        """Returns tokens (B, L, D)."""
+        features, weights = self.value.unfold(x_BLC), self.value.matrix()
+        bias: Tensor | None = self.value.bias
+        if self.calendar is not None and mark_BLF is not None:  # one product over both kinds of features
+            features = torch.cat([features, mark_BLF], dim=2)
+            weights = torch.cat([weights, self.calendar.weight], dim=1)
+            bias = bias if bias is None else bias + self.calendar.bias
+        x_BLD = linear(features, weights, bias, training=self.training)
+        return x_BLD if self.position is None else x_BLD + self.position
+
+    def streams(self) -> Streams:
+        """All three write the stream."""
+        return {"value": writes("stream"), "calendar": writes("stream"), "position": {1: "stream"}}
+
+
+class TokenConvolution(Layer):
+    """Convolution over three neighbouring steps, circular at the ends.
+
+    Written as a product with shifted copies: every runtime has cat and slice, not every one a circular pad.
+    """
+
+    prunable_weights = ("weight",)
+
+    def __init__(self, channels: int, width: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, channels, 3))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="leaky_relu")
+        limit = (3 * channels) ** -0.5
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-limit, limit)) if bias else None
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        """Returns (B, L, D)."""
+        return F.linear(self.unfold(x_BLC), self.matrix(), self.bias)
+
+    def unfold(self, x_BLC: Tensor) -> Tensor:
+        """Returns each step beside its neighbours, (B, L, 3C)."""
+        ring = torch.cat([x_BLC[:, -1:], x_BLC, x_BLC[:, :1]], dim=1)
+        return torch.cat([ring[:, :-2], x_BLC, ring[:, 2:]], dim=2)
+
+    def matrix(self) -> Tensor:
+        """Returns the kernel as (D, 3C), in the order of `unfold`."""
+        return self.weight.transpose(1, 2).flatten(1)
+
+    def streams(self) -> Streams:
+        """Its outputs are rows, its inputs columns."""
+        return {"weight": {0: "outputs", 1: "inputs"}, "bias": {0: "outputs"}}
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Returns the fixed position table (length, width) of "Attention Is All You Need", section 3.5.
+
+    Computed in float32 whatever the default, as the published models do.
+    """
+    position = torch.arange(length, dtype=torch.float32).unsqueeze(1)
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * -(math.log(10000.0) / width))
+    angle = position * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width].clone()
 
 
 class Projections(Layer):
@@ -99,7 +178,9 @@ class Attention(Projections):
 class FeedForward(Layer):
     """Linear, activation, dropout, linear: what the published models write as convolutions of width one."""
 
-    def __init__(self, width: int, hidden: int, activation: Activation, dropout: float, *, bias: bool = True) -> None:
+    def __init__(
+        self, width: int, hidden: int, activation: Literal["gelu", "relu"], dropout: float, *, bias: bool = True
+    ) -> None:
         super().__init__()
         self.up = Linear(width, hidden, bias=bias)
         self.down = Linear(hidden, width, bias=bias)
@@ -139,6 +220,27 @@ class EncoderLayer(Layer):
     def streams(self) -> Streams:
         """The stream is its own memory."""
         return {"attention": {"memory": "stream"}}
+
+
+class Encoder(Layer):
+    """Embeds the look-back and refines it layer by layer."""
+
+    def __init__(
+        self, config: EncoderDecoderConfig, layers: Iterable[Layer], norm: nn.Module, *, position: bool = True
+    ) -> None:
+        super().__init__()
+        width = config.encoder_widths.width
+        self.embedding = DataEmbedding(config.channels, config.marks, config.lookback, width, position=position)
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
+        """Returns the memory (B, L, D) that the decoder looks at."""
+        x_BLD = self.dropout(self.embedding(x_BLC, mark_BLF))
+        for layer in self.layers:
+            x_BLD = layer(x_BLD)
+        return cast("Tensor", self.norm(x_BLD))
 
 
 class DecoderLayer(Layer):

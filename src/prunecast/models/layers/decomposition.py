@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear, centred, linear, over_time
 from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_inputs, decoder_input, reads
-from prunecast.models.layers.blocks import FeedForward
-from prunecast.models.layers.embedding import DataEmbedding, TokenConvolution
+from prunecast.models.layers.blocks import DataEmbedding, Encoder, FeedForward, TokenConvolution
 from prunecast.models.layers.transforms import window_counts
 from prunecast.models.layers.widths import EncoderDecoderConfig
 
@@ -81,18 +80,16 @@ class Decomposition(Layer):
             over_time(remainder_LL / window, x_BLD)
             for remainder_LL, window in zip(self.remainders_KLL, self.windows, strict=True)
         ]
-        return seasons[0] if len(seasons) == 1 else self._mixed(x_BLD, torch.stack(seasons, dim=1))
+        if self.mixture is None or len(seasons) == 1:
+            return seasons[0]
+        weight_K11, bias_K11 = self.mixture.weight.unsqueeze(2), self.mixture.bias.view(-1, 1, 1)
+        weights_BKLD = (x_BLD.unsqueeze(1) * weight_K11 + bias_K11).softmax(dim=1)
+        return (weights_BKLD * torch.stack(seasons, dim=1)).sum(1)
 
     def unused(self) -> tuple[str, ...]:
         """The learned mixture of a single moving average, whose weight is 1."""
         single = self.mixture is not None and len(self.windows) == 1
         return ("mixture.weight", "mixture.bias") if single else ()
-
-    def _mixed(self, x_BLD: Tensor, seasons_BKLD: Tensor) -> Tensor:
-        assert self.mixture is not None, "several moving averages are mixed"
-        weight_K11, bias_K11 = self.mixture.weight.unsqueeze(2), self.mixture.bias.view(-1, 1, 1)
-        weights_BKLD = (x_BLD.unsqueeze(1) * weight_K11 + bias_K11).softmax(dim=1)
-        return (weights_BKLD * seasons_BKLD).sum(1)
 
 
 class TrendProjection(TokenConvolution):
@@ -148,13 +145,7 @@ class DecompositionEncoderLayer(Layer):
 class DecompositionDecoderLayer(Layer):
     """Self-attention, attention to the encoder, feed-forward; the trends of the three sums add to the forecast."""
 
-    def __init__(
-        self,
-        config: DecompositionConfig,
-        self_attention: Layer,
-        cross_attention: Layer,
-        d_ff: int,
-    ) -> None:
+    def __init__(self, config: DecompositionConfig, self_attention: Layer, cross_attention: Layer, d_ff: int) -> None:
         super().__init__()
         width, steps = config.decoder_widths.width, config.label_len + config.horizon
         self.horizon = config.horizon
@@ -173,40 +164,16 @@ class DecompositionDecoderLayer(Layer):
         season2 = self.decomposition2.season(sum2)
         sum3 = self.dropout.added(season2, self.feed_forward(season2))
         season3 = self.decomposition3.season(sum3)
-        trend_BTC = self._trend((sum1, sum2, sum3), (season1, season2, season3))
-        return season3, trend_BHC + trend_BTC[:, trend_BTC.shape[1] - self.horizon :]
-
-    def _trend(self, sums: tuple[Tensor, ...], seasons: tuple[Tensor, ...]) -> Tensor:
-        """Returns what the decompositions took away, projected, (B, T, C)."""
-        sum_BTE = (sums[0] + sums[1]).add_(sums[2])
+        sums = (sum1 + sum2).add_(sum3)
         if self.decomposition1.mixture is None:  # linear: one moving average of the few columns is the same
-            return cast("Tensor", self.trend(sum_BTE, self.decomposition1))
-        return cast("Tensor", self.trend(sum_BTE - seasons[0] - seasons[1] - seasons[2]))
+            trend_BTC = self.trend(sums, self.decomposition1)
+        else:
+            trend_BTC = self.trend(sums - season1 - season2 - season3)
+        return season3, trend_BHC + trend_BTC[:, trend_BTC.shape[1] - self.horizon :]
 
     def streams(self) -> Streams:
         """The stream is its own memory in self-attention; the trend's projection reads it."""
         return {"self_attention": {"memory": "stream"}, "trend": reads("stream")}
-
-
-class SeasonalEncoder(Layer):
-    """Embeds the look-back and refines its season layer by layer."""
-
-    def __init__(
-        self, config: DecompositionConfig, layers: Iterable[DecompositionEncoderLayer], *, position: bool
-    ) -> None:
-        super().__init__()
-        width = config.encoder_widths.width
-        self.embedding = DataEmbedding(config.channels, config.marks, config.lookback, width, position=position)
-        self.layers = nn.ModuleList(layers)
-        self.norm = SeasonalNorm(width)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
-        """Returns the memory (B, L, D) that the decoder looks at."""
-        x_BLD = self.dropout(self.embedding(x_BLC, mark_BLF))
-        for layer in self.layers:
-            x_BLD = layer(x_BLD)
-        return cast("Tensor", self.norm(x_BLD))
 
 
 class SeasonalDecoder(Layer):
@@ -244,19 +211,23 @@ class DecompositionModel(ForecastModel):
     uses_marks = True
     config: DecompositionConfig
 
-    def __init__(self, config: DecompositionConfig, encoder: SeasonalEncoder, decoder: SeasonalDecoder) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(
+        self,
+        config: DecompositionConfig,
+        encoder_layers: Iterable[DecompositionEncoderLayer],
+        decoder_layers: Iterable[DecompositionDecoderLayer],
+        *,
+        position: bool,
+    ) -> None:
+        super().__init__(config)
+        norm = SeasonalNorm(config.encoder_widths.width)
+        encoder = Encoder(config, encoder_layers, norm, position=position)
+        decoder = SeasonalDecoder(config, decoder_layers, position=position)
         self.decomposition = config.decomposition(config.lookback)
-        self.encoder = encoder
-        self.decoder = decoder
+        self.encoder, self.decoder = encoder, decoder
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns the forecast (B, H, outputs).
-
-        Raises:
-            UserError: when a shape is not the one of the config; marks may be left out only where it has none.
-        """
+        """Returns the forecast (B, H, outputs)."""
         check_inputs(self.config, x_BLC, x_mark_BLF, y_mark_BTF)
         # The trend of the known steps never reaches the horizon: there it starts from the mean of the look-back.
         trend_BHC = self.select(x_BLC.mean(1, keepdim=True)).expand(-1, self.config.horizon, -1)
@@ -279,6 +250,5 @@ class DecompositionModel(ForecastModel):
 
     def units(self) -> dict[str, Units]:
         """The width of both streams, whole layers."""
-        width = Units("width", minimum=FEWEST)
-        layers = Units("layer")
+        width, layers = Units("width", minimum=FEWEST), Units("layer")
         return {"encoder.width": width, "decoder.width": width, "encoder.layers": layers, "decoder.layers": layers}

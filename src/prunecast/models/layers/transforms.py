@@ -1,19 +1,23 @@
-"""Fixed matrices over the steps of a series: a moving average, and the real Fourier transform of a fixed length.
+"""What is done to a window or a batch before and between layers: moving average, Fourier transform, normalisation.
 
-As a small matrix a transform needs no FFT of any runtime.
+Averages and transforms are fixed matrices over the steps of a series, which need no FFT of any runtime.
 
-L and Q steps of a series, M bins that are asked for, R bins that may be asked for, P = 2 real and imaginary part.
+B batch, L and Q steps of a series, C channels, D width of a stream, M bins that are asked for, R bins that may be asked
+for, P = 2 real and imaginary part.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-ModeSelect = Literal["random", "low"]
+from prunecast.models.base import Layer, Streams
+
+EPSILON = 1e-5
+"""Added to the variance of a window, as published: a channel that stands still stays zero."""
 
 
 def window_counts(length: int, window: int) -> Tensor:
@@ -33,11 +37,6 @@ class FourierTransform(nn.Module):
     A bin that the series does not have gives nothing and takes nothing; -1 is such a bin too.
     """
 
-    forth_PRQ: Tensor
-    forth_rest_PRQ: Tensor
-    back_PRQ: Tensor
-    back_rest_PRQ: Tensor
-
     def __init__(self, steps: int, bins: int, gain: float = 1.0) -> None:
         """Prepares the tables.
 
@@ -47,8 +46,14 @@ class FourierTransform(nn.Module):
             gain: factor of the inverse.
         """
         super().__init__()
-        forth, back = _tables(steps, bins)
-        for name, exact in (("forth", forth), ("back", back * gain)):
+        bin_R, step_Q = torch.arange(bins + 1), torch.arange(steps)  # the last row is empty
+        angle_RQ = (bin_R.unsqueeze(1) * step_Q % steps).double() * (2 * math.pi / steps)
+        there_R1 = ((bin_R <= steps // 2) & (bin_R < bins)).double().unsqueeze(1)
+        forth_PRQ = torch.stack([angle_RQ.cos(), -angle_RQ.sin()]) * there_R1
+        # of a bin and its mirror image one is kept, and counts twice; some bins are their own mirror image
+        weight_R1 = torch.where(bin_R * 2 % steps == 0, 1.0, 2.0).double().unsqueeze(1)
+        back_PRQ = forth_PRQ * weight_R1 / steps
+        for name, exact in (("forth", forth_PRQ), ("back", back_PRQ * gain)):
             # two numbers in single precision make one in double precision, also on devices that have no other
             first = exact.float()
             self.register_buffer(f"{name}_PRQ", first, persistent=False)
@@ -56,33 +61,60 @@ class FourierTransform(nn.Module):
 
     def forth(self, bins_M: Tensor) -> Tensor:
         """Returns (2M, Q): times a series, the real parts of its bins, then their imaginary parts."""
-        return _rows(self.forth_PRQ, self.forth_rest_PRQ, bins_M)
+        return self._rows("forth", bins_M)
 
     def back(self, bins_M: Tensor) -> Tensor:
         """Returns (2M, Q): the series that a real part of 1, or an imaginary part of 1, in each bin stands for."""
-        return _rows(self.back_PRQ, self.back_rest_PRQ, bins_M)
+        return self._rows("back", bins_M)
+
+    def _rows(self, name: str, bins_M: Tensor) -> Tensor:
+        table_PRQ: Tensor = getattr(self, f"{name}_PRQ")
+        rows_PMQ = table_PRQ[:, bins_M]
+        if table_PRQ.dtype == torch.float64:
+            rows_PMQ = rows_PMQ + getattr(self, f"{name}_rest_PRQ")[:, bins_M]
+        return rows_PMQ.flatten(0, 1)
 
 
-def chosen_modes(length: int, modes: int, select: ModeSelect) -> Tensor:
-    """Returns `modes` of the bins below length / 2 in ascending order: drawn by torch's generator, or the lowest."""
-    if select == "low":
-        return torch.arange(modes)
-    return torch.randperm(length // 2)[:modes].sort().values
+class BatchNorm(Layer):
+    """Each unit of a stream with the statistics of the batch in training, with the running ones in eval mode.
+
+    Ioffe and Szegedy 2015, "Batch Normalization", algorithms 1 and 2. The same as `nn.BatchNorm1d`, which also counts
+    batches: a number that no forecast reads.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (..., D) of (..., D); a unit is normalised over all other dimensions."""
+        rows = x.flatten(0, -2)
+        learns = self.training and len(rows) > 1  # one row has no variance
+        y = F.batch_norm(rows, self.mean, self.variance, self.weight, self.bias, learns, self.momentum)
+        return y.view_as(x)
+
+    def streams(self) -> Streams:
+        """All it has is the stream's."""
+        return {tensor: {0: "stream"} for tensor in ("weight", "bias", "mean", "variance")}
 
 
-def _tables(steps: int, bins: int) -> tuple[Tensor, Tensor]:
-    """Returns the tables of the transform and of its inverse, both (P, R + 1, Q); the last row is empty."""
-    bin_R, step_Q = torch.arange(bins + 1), torch.arange(steps)
-    angle_RQ = (bin_R.unsqueeze(1) * step_Q % steps).double() * (2 * math.pi / steps)
-    there_R1 = ((bin_R <= steps // 2) & (bin_R < bins)).double().unsqueeze(1)
-    forth_PRQ = torch.stack([angle_RQ.cos(), -angle_RQ.sin()]) * there_R1
-    # of a bin and its mirror image one is kept, and counts twice; some bins are their own mirror image
-    weight_R1 = torch.where(bin_R * 2 % steps == 0, 1.0, 2.0).double().unsqueeze(1)
-    return forth_PRQ, forth_PRQ * weight_R1 / steps
+def standardised(x_BLC: Tensor, correction: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the windows with mean 0 and deviation 1, their means and their deviations (B, 1, C).
 
+    Each window is forecast in units of its own deviation, around its own mean; what is taken away here is given back
+    to the forecast by the caller. Kim et al. 2022, "Reversible Instance Normalization", without its learned scale; Liu
+    et al. 2022, "Non-stationary Transformers", section 3.1.
 
-def _rows(table_PRQ: Tensor, rest_PRQ: Tensor, bins_M: Tensor) -> Tensor:
-    rows_PMQ = table_PRQ[:, bins_M]
-    if table_PRQ.dtype == torch.float64:
-        rows_PMQ = rows_PMQ + rest_PRQ[:, bins_M]
-    return rows_PMQ.flatten(0, 1)
+    Args:
+        x_BLC: the windows.
+        correction: subtracted from the count of steps that the squares are divided by.
+    """
+    variance_B1C, mean_B1C = torch.var_mean(x_BLC, dim=1, correction=correction, keepdim=True)
+    mean_B1C, std_B1C = mean_B1C.detach(), (variance_B1C + EPSILON).sqrt()
+    return (x_BLC - mean_B1C) / std_B1C, mean_B1C, std_B1C

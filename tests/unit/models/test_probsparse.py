@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecast.kernels.dropout import dropped_positions
-from prunecast.models.informer.config import distilled_steps
-from prunecast.models.informer.model import Distilling
-from prunecast.models.informer.probsparse import Heads, ProbSparse, Sampling
+from prunecast.models.informer import Distilling, Heads, ProbSparse, Sampling, distilled_steps
 from prunecast.models.layers.blocks import FeedForward
 
 

@@ -8,20 +8,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunecast.models.fedformer.fourier import BlockSizes, FourierAttention, FourierBlock, FourierCrossBlock
-from prunecast.models.layers.transforms import FourierTransform, chosen_modes
+from prunecast.models.fedformer import (
+    CrossBlockWidths,
+    FEDformerConfig,
+    FourierAttention,
+    FourierBlock,
+    FourierCrossBlock,
+    chosen_modes,
+    complex_tanh,
+)
+from prunecast.models.layers.transforms import FourierTransform
 
-SIZES = {"heads": 2, "inputs": 3, "outputs": 3, "modes": 4, "dense_heads": 2, "dense_channels": 3, "d_model": 6}
+
+def _config(**values: Any) -> FEDformerConfig:
+    """Two heads of three channels."""
+    return FEDformerConfig(channels=1, label_len=0, d_model=6, n_heads=2, **values)
 
 
-def _sizes(**values: Any) -> BlockSizes:
-    return BlockSizes(**(SIZES | {"steps": 12, "length": 12, "select": "random"} | values))
+def _widths(outputs: int = 3) -> CrossBlockWidths:
+    return CrossBlockWidths(inputs=3, outputs=outputs, modes=4, key_modes=3)
 
 
 def _cross_block(steps: int, memory_steps: int, *, complex_tanh: bool) -> FourierCrossBlock:
     torch.manual_seed(3)
-    sizes = _sizes(steps=steps, length=8)
-    block = FourierCrossBlock(sizes, memory_steps, 3, complex_tanh=complex_tanh).double()
+    config = _config(lookback=memory_steps, complex_tanh=complex_tanh)
+    block = FourierCrossBlock(config, _widths(), 2, steps, 8).double()
     with torch.no_grad():
         block.weight.normal_()
     return block
@@ -73,7 +84,7 @@ def test_modes_are_chosen_below_half_of_the_steps() -> None:
 
 
 def test_a_self_block_writes_its_modes_to_the_first_bins() -> None:
-    block = FourierBlock(_sizes()).double()
+    block = FourierBlock(_config(), _widths(), 2, 12, 12).double()
     block.index.copy_(torch.tensor([0, 2, 3, 5]))
     with torch.no_grad():  # every channel is passed on, times i
         block.weight.zero_()[:, :, :, 1] = torch.eye(3, dtype=torch.float64)
@@ -106,10 +117,9 @@ def test_the_cross_block_is_attention_among_complex_numbers(steps: int, memory_s
 
 
 def test_a_complex_tanh_overflows_nowhere_and_has_gradients() -> None:
-    tanh = _cross_block(12, 12, complex_tanh=True).tanh
     numbers = torch.tensor([0.0, 1e4, -1e4, 300.0, 1e-9, -2.0, 0.7, 30.0]).double().view(1, 1, 4, 2).requires_grad_()
     expected = torch.complex(numbers[:, :, ::2], numbers[:, :, 1::2]).tanh()
-    found = tanh(numbers)
+    found = complex_tanh(numbers)
     torch.testing.assert_close(found[:, :, ::2], expected.real, rtol=0, atol=1e-12)
     torch.testing.assert_close(found[:, :, 1::2], expected.imag, rtol=0, atol=1e-12)
     found.sum().backward()
@@ -119,7 +129,7 @@ def test_a_complex_tanh_overflows_nowhere_and_has_gradients() -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_what_is_left_lies_where_it_lay(batch: int) -> None:
-    block = FourierBlock(_sizes(heads=1, outputs=2))
+    block = FourierBlock(_config(), _widths(outputs=2), 1, 12, 12)
     block.places.copy_(torch.tensor([[3, 5]]))  # of heads 0, 1 the second, of its channels the first and the last
     y_BCQ = torch.randn(batch, 2, 12)
     dense = block.place(y_BCQ)
@@ -131,7 +141,7 @@ def test_what_is_left_lies_where_it_lay(batch: int) -> None:
 def test_one_sample_and_many_give_the_same() -> None:
     """They take different ways to their products."""
     torch.manual_seed(2)
-    block = FourierCrossBlock(_sizes(), 9, 3, complex_tanh=False)
+    block = FourierCrossBlock(_config(lookback=9), _widths(), 2, 12, 12)
     with torch.no_grad():
         block.weight.normal_()
     attention = FourierAttention(5, 4, block).eval()

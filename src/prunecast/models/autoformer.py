@@ -1,9 +1,13 @@
-"""Auto-correlation: a stream meets a memory at a few delays, instead of step by step.
+"""Autoformer: season and trend apart, the season mixed at the delays at which it repeats.
 
-Wu et al. 2021, "Autoformer: Decomposition Transformers with Auto-Correlation for Long-Term Series Forecasting",
-section 3.2. No Fourier transform is needed: delays are chosen and weighed by the mean correlation over all heads and
-features, which is the sum along the wrapped diagonals of one matrix product. A memory that is shorter than the stream
-is continued by zeros, a longer one is cut.
+Wu et al. 2021, "Autoformer: Decomposition Transformers with Auto-Correlation for Long-Term Series Forecasting";
+numerically equal to Time-Series-Library's `Autoformer`, and by configuration to the original, which differs only in
+streams of an odd number of steps.
+
+Auto-correlation (section 3.2): a stream meets a memory at a few delays, instead of step by step. No Fourier transform
+is needed: delays are chosen and weighed by the mean correlation over all heads and features, which is the sum along the
+wrapped diagonals of one matrix product. A memory that is shorter than the stream is continued by zeros, a longer one is
+cut.
 
 B batch, Q steps of the stream, S memory steps (at most Q), D width of the stream, M width of the memory, A features of
 all heads, N delays to choose from, K chosen delays.
@@ -14,13 +18,33 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from prunecast.kernels import chosen_correlation, linear, rolling_sum, takes_fast_path
 from prunecast.models.layers.blocks import Projections
+from prunecast.models.layers.decomposition import (
+    DecompositionConfig,
+    DecompositionDecoderLayer,
+    DecompositionEncoderLayer,
+    DecompositionModel,
+    Window,
+)
+
+
+class AutoformerConfig(DecompositionConfig):
+    """Defaults are the published run's at paper size."""
+
+    name: Literal["autoformer"] = "autoformer"
+    moving_avg: Window = Field(25, description="steps of the moving average that gives the trend")
+    factor: int = Field(3, ge=1, description="int(factor * ln(steps)) delays are chosen")
+    odd_lengths: Literal["resampled", "exact"] = Field(
+        "resampled",
+        description="streams of an odd number of steps: correlate at one delay less, as Time-Series-Library, or at all",
+    )
 
 
 @dataclass(frozen=True)
@@ -145,3 +169,34 @@ def resampling(steps: int) -> Tensor:
     spectrum = torch.fft.rfft(torch.eye(steps, dtype=torch.float64), dim=1)
     matrix_QN: Tensor = torch.fft.irfft(spectrum, dim=1)
     return matrix_QN
+
+
+class Autoformer(DecompositionModel):
+    """The published encoder-decoder; every width is in its config."""
+
+    Config = AutoformerConfig
+
+    def __init__(self, config: AutoformerConfig) -> None:
+        widths, ahead, size = config.encoder_widths, config.decoder_widths, config.size_per_head
+
+        def correlation(width: int, memory_width: int, heads: int, steps: int) -> AutoCorrelation:
+            delays = Delays(steps, config.factor, config.n_heads * size, config.odd_lengths == "resampled")
+            return AutoCorrelation(width, memory_width, heads, size, delays)
+
+        encoder = (
+            DecompositionEncoderLayer(
+                config, correlation(widths.width, widths.width, layer.heads, config.lookback), layer.d_ff
+            )
+            for layer in widths.layers
+        )
+        steps = config.label_len + config.horizon
+        decoder = (
+            DecompositionDecoderLayer(
+                config,
+                correlation(ahead.width, ahead.width, layer.heads, steps),
+                correlation(ahead.width, widths.width, layer.cross_heads, steps),
+                layer.d_ff,
+            )
+            for layer in ahead.layers
+        )
+        super().__init__(config, encoder, decoder, position=False)

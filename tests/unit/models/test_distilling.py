@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.models.informer.config import distilled_steps
-from prunecast.models.informer.model import Distilling
+from prunecast.models.informer import Distilling, distilled_steps
 
 
 def published(layer: Distilling, x_BLD: Tensor) -> Tensor:

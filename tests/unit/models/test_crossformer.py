@@ -17,9 +17,7 @@ from prunecast.kernels import attention
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
-from prunecast.models.crossformer.config import CrossformerConfig
-from prunecast.models.crossformer.model import Crossformer, SegmentMerging
-from prunecast.models.crossformer.two_stage import TwoStageLayer
+from prunecast.models.crossformer import Crossformer, CrossformerConfig, SegmentMerging, TwoStageLayer
 from prunecast.models.layers.blocks import Attention
 from prunecast.prune.apply import prune
 from prunecast.prune.shrink import shrink

@@ -13,7 +13,7 @@ from torch import Tensor
 from prunecast.errors import UserError
 from prunecast.kernels import Dropout
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.autoformer import autocorrelation
+from prunecast.models.autoformer import AutoCorrelation
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
 from prunecast.models.layers.blocks import FeedForward
@@ -178,7 +178,7 @@ def test_the_divisor_of_correlations_stays_dense() -> None:
     model = _model()
     keep = {"encoder.layers.0.attention.heads": torch.tensor([1]), "encoder.width": torch.tensor([0, 1, 5])}
     smaller = build(model.shrunk_config(keep))
-    layers = (layer for layer in smaller.modules() if isinstance(layer, autocorrelation.AutoCorrelation))
+    layers = (layer for layer in smaller.modules() if isinstance(layer, AutoCorrelation))
     assert {layer.delays.features for layer in layers} == {8}
     assert config_from(smaller.config.model_dump(mode="json")) == smaller.config
 
