@@ -17,7 +17,8 @@ from prunecast.cli.main import main
 from prunecast.data.series import load_series
 from prunecast.recipe import load_recipe
 from prunecast.records import RECORD_BYTES, Accuracy, taken_apart
-from prunecast.report.statistics import Interval, paired_difference
+from prunecast.report.statistics import Interval
+from prunecast.report.statistics import difference as difference_of
 from prunecast.stages.base import StageInputs
 from prunecast.stages.job import CODE_VERSIONS, Job
 from prunecast.stages.run import prepared_for, run_stage
@@ -142,7 +143,7 @@ def difference(one: Accuracy, other: Accuracy) -> Interval:
     assert other.blocks is not None
     assert one.blocks.windows == other.blocks.windows
     errors, reference = (np.array([accuracy.blocks.mse]) for accuracy in (one, other) if accuracy.blocks is not None)
-    interval = paired_difference(errors, reference, np.array(one.blocks.windows, dtype=float))
+    interval = difference_of(errors, reference, np.array(one.blocks.windows, dtype=float)).interval()
     assert interval is not None
     return interval
 

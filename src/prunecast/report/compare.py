@@ -7,9 +7,10 @@ differ in the seed alone. A row is what the study's frame has of one run. S seed
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -28,6 +29,8 @@ FLOORS: tuple[Against, ...] = ("naive", "zeroed-body")
 """What costs nothing to learn; a variant that is not better than that has nothing left to lose."""
 
 _ROLE_ORDER: tuple[Role, ...] = ("dense", "dense-continued", "pruned", "small-dense", "zeroed-body", "naive")
+
+_PRUNED: tuple[Role, ...] = ("pruned", "pruned+finetuned")
 
 _SECTIONS: Mapping[Role, tuple[str, ...]] = {
     "dense": ("data", "model", "train"),
@@ -78,7 +81,7 @@ class Variant:
     @property
     def pruned(self) -> bool:
         """Whether something was removed, fine-tuned afterwards or not."""
-        return self.role in ("pruned", "pruned+finetuned")
+        return self.role in _PRUNED
 
     @property
     def finetuned(self) -> bool:
@@ -129,7 +132,7 @@ class StudyRuns:
     frame: StudyFrame
     runs: Mapping[Variant, Mapping[int, StageRow]]
     variant_of: Mapping[str, Variant]
-    taken: Mapping[str, tuple[StageRow, ...]] = field(default_factory=dict)
+    taken: Mapping[str, Sequence[StageRow]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, frame: StudyFrame) -> StudyRuns:
@@ -138,25 +141,24 @@ class StudyRuns:
         Raises:
             UserError: when two stages claim to be the same seed of the same variant.
         """
-        rows = {name: {**frame.rows[name], "recipe": _parsed(frame.rows[name])} for name in sorted(frame.rows)}
-        models = [row for row in rows.values() if row["stage"] not in ("export", "measure") and "test_mse" in row]
-        namer = _Namer(models, rows)
-        runs: dict[Variant, dict[int, StageRow]] = {}
-        variant_of: dict[str, Variant] = {}
-        for row in models:
-            variant = variant_of[row["fingerprint"]] = namer.variant(row)
-            twin = runs.setdefault(variant, {}).setdefault(row["seed"], row)
-            if twin is not row:
-                raise UserError(
-                    f"expected one record of {variant.name!r} at seed {row['seed']}, found {twin['fingerprint']} and "
-                    f"{row['fingerprint']}; report one study at a time"
-                )
+        rows = {name: {**frame.rows[name], "recipe": json.loads(frame.rows[name]["recipe"])} for name in frame.rows}
+        rows = dict(sorted(rows.items()))
         taken: dict[str, list[StageRow]] = {}
         for row in rows.values():
             if row["stage"] in ("export", "measure") and "parent" in row:
                 taken.setdefault(row["parent"], []).append(row)
+        runs: dict[Variant, dict[int, StageRow]] = {}
+        variant_of = _variants(rows)
+        for name, variant in variant_of.items():
+            row = rows[name]
+            twin = runs.setdefault(variant, {}).setdefault(row["seed"], row)
+            if twin is not row:
+                raise UserError(
+                    f"expected one record of {variant.name!r} at seed {row['seed']}, found {twin['fingerprint']} and "
+                    f"{name}; report one study at a time"
+                )
         ordered = {variant: dict(sorted(runs[variant].items())) for variant in _ordered(runs)}
-        return cls(frame, ordered, variant_of, {name: tuple(found) for name, found in taken.items()})
+        return cls(frame, ordered, variant_of, taken)
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -169,10 +171,7 @@ class StudyRuns:
 
     @cached_property
     def _by_case(self) -> dict[Case, tuple[Variant, ...]]:
-        found: dict[Case, list[Variant]] = {}
-        for variant in self.runs:
-            found.setdefault(variant.case, []).append(variant)
-        return {case: tuple(variants) for case, variants in found.items()}
+        return {case: tuple(variants) for case, variants in groupby(self.runs, key=lambda variant: variant.case)}
 
     def scoring(self, row: StageRow) -> str:
         """Returns the scoring that all runs of a run's case have: full where there is a choice."""
@@ -182,7 +181,7 @@ class StudyRuns:
 
     @cached_property
     def _scorings(self) -> dict[Case, str]:
-        """The scoring of each case; where none is common, that of its first run: `check_comparable` refuses it."""
+        """The scoring of each case; where none is common, that of its first run: `comparisons` refuses it."""
         chosen: dict[Case, str] = {}
         for case, variants in self._by_case.items():
             have = [scorings(row).keys() for variant in variants for row in self.runs[variant].values()]
@@ -190,64 +189,69 @@ class StudyRuns:
             chosen[case] = shared[0] if shared else next(iter(have[0]))
         return chosen
 
+    def _prefix(self, row: StageRow) -> str:
+        return scorings(row)[self.scoring(row)]
+
     def error(self, row: StageRow, metric: str = "mse") -> float | None:
         """Returns a run's test error in the scoring of its case, where it has one in that metric."""
-        return row.get(f"{scorings(row)[self.scoring(row)]}_{metric}")
+        return row.get(f"{self._prefix(row)}_{metric}")
 
     def windows(self, row: StageRow) -> int:
         """Returns how many test windows that error is of."""
-        return int(row[f"{scorings(row)[self.scoring(row)]}_windows"])
+        return int(row[f"{self._prefix(row)}_windows"])
 
     def blocks(self, row: StageRow, metric: str) -> tuple[Floats, Floats] | None:
         """Returns a run's errors by block, (B,), and the windows of each block, (B,), where they were kept."""
-        key = scorings(row)[self.scoring(row)]
-        errors = self.frame.values(row["fingerprint"], f"block_{metric}", key)
-        windows = self.frame.values(row["fingerprint"], "block_windows", key)
+        name, key = row["fingerprint"], self._prefix(row)
+        errors, windows = (self.frame.values(name, kind, key) for kind in (f"block_{metric}", "block_windows"))
         return None if errors is None or windows is None else (errors, windows)
 
     def dense(self, row: StageRow) -> StageRow | None:
         """Returns the dense model that a run is held against: itself for a dense one, None for a naive one."""
         return _dense(row, self.frame.rows)
 
-    def dense_continued(self, row: StageRow) -> StageRow | None:
-        """Returns the dense parent trained on as the fine-tuned run was, where the study has it."""
-        dense = self.dense(row)
-        if row["role"] != "pruned+finetuned" or dense is None:
-            return None
-        return self._continued.get((dense["fingerprint"], _tuning(row)))
-
-    def small_dense(self, row: StageRow) -> StageRow | None:
-        """Returns the dense model of a pruned variant's size, trained from scratch, where the study has it."""
-        return self._small.get(row["fingerprint"]) or self._small.get(row.get("parent", ""))
-
-    def zeroed_body(self, row: StageRow) -> StageRow | None:
-        """Returns the dense parent with its body zeroed, where the study has it."""
-        dense = self.dense(row)
-        return None if dense is None else self._zeroed.get(dense["fingerprint"])
-
-    def _models(self, role: Role) -> Iterator[StageRow]:
-        return (row for variant, runs in self.runs.items() if variant.role == role for row in runs.values())
-
-    @cached_property
-    def _continued(self) -> dict[tuple[str, str], StageRow]:
-        return {(row["parent"], _tuning(row)): row for row in self._models("dense-continued")}
+    def partners(self, row: StageRow) -> Iterator[tuple[Against, StageRow]]:
+        """Yields what a run is held against, as far as the study has it; naive forecasts are several."""
+        name, role, dense = row["fingerprint"], row["role"], self.dense(row)
+        found: list[tuple[Against, StageRow | None]] = [("dense", dense)]
+        if dense is not None and role == "pruned+finetuned":
+            continued = self._controls.get(("dense-continued", dense["fingerprint"], _tuning(row)))
+            found.append(("dense-continued", continued))
+        if role in _PRUNED:
+            own, bare = (self._controls.get(("small-dense", of, "")) for of in (name, row.get("parent", "")))
+            found.append(("small-dense", own or bare))
+        if role not in ("naive", "zeroed-body"):
+            if dense is not None:
+                found.append(("zeroed-body", self._controls.get(("zeroed-body", dense["fingerprint"], ""))))
+            for other in self.of_case(self.variant_of[name].case):
+                if other.role == "naive":  # nothing is drawn in it, so a single run serves all seeds
+                    runs = self.runs[other]
+                    found.append(("naive", runs.get(row["seed"]) or next(iter(runs.values()))))
+        for against, partner in found:
+            if partner is not None and partner["fingerprint"] in self.variant_of and partner["fingerprint"] != name:
+                yield against, partner
 
     @cached_property
-    def _small(self) -> dict[str, StageRow]:
-        return {row["compared_with"]: row for row in self._models("small-dense") if "compared_with" in row}
-
-    @cached_property
-    def _zeroed(self) -> dict[str, StageRow]:
-        return {row["parent"]: row for row in self._models("zeroed-body")}
-
-
-def _parsed(row: StageRow) -> dict[str, Any]:
-    recipe: dict[str, Any] = json.loads(row["recipe"])
-    return recipe
+    def _controls(self) -> dict[tuple[Role, str, str], StageRow]:
+        """Controls by role, the stage that they belong to, and, of dense models trained on, how they were."""
+        found: dict[tuple[Role, str, str], StageRow] = {}
+        for variant, runs in self.runs.items():
+            above = "compared_with" if variant.role == "small-dense" else "parent"
+            for row in runs.values():
+                if above in row:
+                    found[variant.role, row[above], _tuning(row) if variant.role == "dense-continued" else ""] = row
+        return found
 
 
 def _tuning(row: StageRow) -> str:
     return fingerprint(row["recipe"].get("finetune") or {})
+
+
+def _dense(row: StageRow, rows: Mapping[str, StageRow]) -> StageRow | None:
+    if row["role"] == "dense":
+        return row
+    above = rows.get(row.get("compared_with" if row["role"] == "small-dense" else "parent", ""))
+    return None if above is None else _dense(above, rows)
 
 
 def _ordered(runs: Mapping[Variant, Mapping[int, StageRow]]) -> list[Variant]:
@@ -268,74 +272,74 @@ def _ordered(runs: Mapping[Variant, Mapping[int, StageRow]]) -> list[Variant]:
     return sorted(runs, key=rank)
 
 
-def _dense(row: StageRow, rows: Mapping[str, StageRow]) -> StageRow | None:
-    if row["role"] == "dense":
-        return row
-    above = row.get("compared_with" if row["role"] == "small-dense" else "parent")
-    parent = rows.get(above or "")
-    return None if parent is None else _dense(parent, rows)
-
-
-class _Labels:
-    """Adds to a name the settings in which the configurations of that name differ."""
-
-    def __init__(self, entries: Iterable[tuple[Hashable, Mapping[str, Any]]], ignore: set[str]) -> None:
-        sections: dict[Hashable, dict[str, Mapping[str, Any]]] = {}
-        for group, section in entries:
-            sections.setdefault(group, {}).setdefault(repr(section), section)
-        self._keys = {group: _differing(list(found.values()), ignore) for group, found in sections.items()}
-
-    def name(self, group: Hashable, name: str, section: Mapping[str, Any]) -> str:
-        """Returns the name, with "(key=value, ...)" where it alone would not do."""
-        settings = ", ".join(f"{key}={section.get(key)}" for key in self._keys.get(group, ()))
-        return f"{name} ({settings})" if settings else name
-
-
-def _differing(sections: Sequence[Mapping[str, Any]], ignore: set[str]) -> tuple[str, ...]:
-    keys = sorted({key for section in sections for key in section} - ignore)
-    return tuple(key for key in keys if len({repr(section.get(key)) for section in sections}) > 1)
-
-
-class _Namer:
-    """Finds the variant of a run, named so that it is not taken for another."""
-
-    def __init__(self, models: Sequence[StageRow], rows: Mapping[str, StageRow]) -> None:
-        self.rows = rows
-        self.datasets = _Labels(((r["dataset"], r["recipe"]["data"]) for r in models), {"name", "scoring"})
-        roots = [r for r in models if r["role"] in ("dense", "naive")]
-        self.models = _Labels((((self._case(r), r["model"]), r["recipe"]["model"]) for r in roots), {"name"})
-        pruned = [r for r in models if r["role"] in ("pruned", "pruned+finetuned")]
-        self.methods = _Labels(
-            (((self._case(r), r["method"]), r["recipe"]["prune"]) for r in pruned), {"method", "sparsity"}
+def _variants(rows: Mapping[str, StageRow]) -> dict[str, Variant]:
+    """Returns the variant of each scored model's stage, named so that it is not taken for another."""
+    models = [row for row in rows.values() if row["stage"] not in ("export", "measure") and "test_mse" in row]
+    dataset_name = _namer(((row["dataset"], row["recipe"]["data"]) for row in models), {"name", "scoring"})
+    cases = {
+        row["fingerprint"]: Case(
+            dataset_name(row["dataset"], row["dataset"], row["recipe"]["data"]), int(row["recipe"]["model"]["horizon"])
         )
-
-    def variant(self, row: StageRow) -> Variant:
-        """Returns the variant that a model's run belongs to."""
-        case = self._case(row)
-        root = _dense(row, self.rows) or row
-        model = MODEL_NAMES.get(root["model"], root["model"])
+        for row in models
+    }
+    entries = [(cases[row["fingerprint"]], row) for row in models]
+    model_name = _namer(
+        (((case, row["model"]), row["recipe"]["model"]) for case, row in entries if row["role"] in ("dense", "naive")),
+        {"name"},
+    )
+    method_name = _namer(
+        (((case, row["method"]), row["recipe"]["prune"]) for case, row in entries if row["role"] in _PRUNED),
+        {"method", "sparsity"},
+    )
+    found = {}
+    for case, row in entries:
+        root = _dense(row, rows) or row
         # a small dense model bears the name of the pruned stage that it was sized after
-        source = self.rows.get(row.get("compared_with", ""), row)
-        method = source.get("method") if source["role"] in ("pruned", "pruned+finetuned") else None
-        return Variant(
+        source = rows.get(row.get("compared_with", ""), row)
+        method = source.get("method") if source["role"] in _PRUNED else None
+        # what the seeds of a variant share; a small dense model without its original stands alone
+        sections = {name: source["recipe"].get(name) for name in _SECTIONS[source["role"]]}
+        same = {"role": source["role"], "model": source["model"], "of": source.get("compared_with"), **sections}
+        found[row["fingerprint"]] = Variant(
             case=case,
-            model=self.models.name((case, root["model"]), model, root["recipe"]["model"]),
+            model=model_name(
+                (case, root["model"]), MODEL_NAMES.get(root["model"], root["model"]), root["recipe"]["model"]
+            ),
             role=row["role"],
-            method=method and self.methods.name((case, method), method, source["recipe"]["prune"]),
+            method=method and method_name((case, method), method, source["recipe"]["prune"]),
             sparsity_requested=None if method is None else float(source["sparsity_requested"]),
-            key=f"small {_identity(source)}" if row["role"] == "small-dense" else _identity(source),
+            key=f"{'small ' if row['role'] == 'small-dense' else ''}{fingerprint(same)}",
             is_control=method is not None and bool(source["method_is_control"]),
         )
-
-    def _case(self, row: StageRow) -> Case:
-        name = self.datasets.name(row["dataset"], row["dataset"], row["recipe"]["data"])
-        return Case(name, int(row["recipe"]["model"]["horizon"]))
+    return found
 
 
-def _identity(row: StageRow) -> str:
-    """Returns what the seeds of a variant share; a small dense model without its original stands alone."""
-    sections = {name: row["recipe"].get(name) for name in _SECTIONS[row["role"]]}
-    return fingerprint({"role": row["role"], "model": row["model"], "of": row.get("compared_with"), **sections})
+def _namer(
+    entries: Iterable[tuple[Hashable, Mapping[str, Any]]], ignore: set[str]
+) -> Callable[[Hashable, str, Mapping[str, Any]], str]:
+    """Returns what adds "(key=value, ...)" to a name: the settings in which the configurations of a group differ.
+
+    Args:
+        entries: groups, and the recipe's sections of each.
+        ignore: keys that a name says already.
+    """
+    sections: dict[Hashable, dict[str, Mapping[str, Any]]] = {}
+    for group, section in entries:
+        sections.setdefault(group, {}).setdefault(repr(section), section)
+    differing = {
+        group: [
+            key
+            for key in sorted({key for section in found.values() for key in section} - ignore)
+            if len({repr(section.get(key)) for section in found.values()}) > 1
+        ]
+        for group, found in sections.items()
+    }
+
+    def named(group: Hashable, name: str, section: Mapping[str, Any]) -> str:
+        settings = ", ".join(f"{key}={section.get(key)}" for key in differing.get(group, ()))
+        return f"{name} ({settings})" if settings else name
+
+    return named
 
 
 @dataclass(frozen=True)
@@ -379,12 +383,8 @@ class Comparison:
     @property
     def relative(self) -> Interval | None:
         """The interval as a share of the reference's error."""
-        if self.interval is None:
-            return None
-        value, low, high = (
-            end / self.reference for end in (self.interval.value, self.interval.low, self.interval.high)
-        )
-        return Interval(value, low, high)
+        found, whole = self.interval, self.reference
+        return None if found is None else Interval(found.value / whole, found.low / whole, found.high / whole)
 
     @cached_property
     def log_ratio(self) -> LogRatio:
@@ -401,17 +401,17 @@ class Compared:
     every: tuple[Comparison, ...]
 
     @cached_property
-    def _by_variant(self) -> Mapping[tuple[Variant, Against], tuple[Comparison, ...]]:
+    def _by_variant(self) -> Mapping[tuple[Variant, Against], Sequence[Comparison]]:
         found: dict[tuple[Variant, Against], list[Comparison]] = {}
         for comparison in self.every:
             found.setdefault((comparison.variant, comparison.against), []).append(comparison)
-        return {key: tuple(comparisons) for key, comparisons in found.items()}
+        return found
 
     def of(self, variant: Variant, against: Against) -> Comparison | None:
         """Returns a variant's comparison with its only partner of a kind, where there is one."""
         return next(iter(self.all_of(variant, against)), None)
 
-    def all_of(self, variant: Variant, against: Against) -> tuple[Comparison, ...]:
+    def all_of(self, variant: Variant, against: Against) -> Sequence[Comparison]:
         """Returns a variant's comparisons with all its partners of a kind; naive forecasts are several."""
         return self._by_variant.get((variant, against), ())
 
@@ -430,76 +430,47 @@ def comparisons(study: StudyRuns, metric: str = "mse") -> Compared:
     """Returns all comparisons of a study in one metric; runs without an error in it are left out.
 
     Raises:
-        UserError: when numbers of one case were not scored alike (`check_comparable`).
-    """
-    for case in study.cases:
-        check_comparable(study, case)
-    pairs: dict[tuple[Variant, Variant, Against], list[tuple[StageRow, StageRow]]] = {}
-    for variant, row, other, against in _partners(study):
-        if study.error(row, metric) is not None and study.error(other, metric) is not None:
-            pairs.setdefault((variant, study.variant_of[other["fingerprint"]], against), []).append((row, other))
-    return Compared(tuple(_compared(study, metric, key, found) for key, found in pairs.items()))
-
-
-def check_comparable(study: StudyRuns, case: Case) -> None:
-    """Refuses to rank numbers that do not belong together.
-
-    Raises:
         UserError: when a case's test errors differ in scoring, number of windows or data; names one of each.
     """
+    for case in study.cases:
+        _check_comparable(study, case)
+    pairs: dict[tuple[Variant, Variant, Against], list[tuple[StageRow, StageRow]]] = {}
+    for variant, runs in study.runs.items():
+        for row in runs.values():
+            for against, other in study.partners(row):
+                if study.error(row, metric) is not None and study.error(other, metric) is not None:
+                    pair = (variant, study.variant_of[other["fingerprint"]], against)
+                    pairs.setdefault(pair, []).append((row, other))
+    found = []
+    for (variant, other_variant, against), rows in pairs.items():
+        errors = [(study.error(own, metric) or 0.0, study.error(reference, metric) or 0.0) for own, reference in rows]
+        evidence = _evidence(study, metric, rows)
+        comparison = Comparison(
+            variant,
+            other_variant,
+            against,
+            seeds=len(rows),
+            reference=float(np.mean([reference for _, reference in errors])),
+            difference=float(np.mean([own - reference for own, reference in errors])),
+            interval=None if evidence is None else evidence.interval(),
+            evidence=evidence,
+            fingerprints=tuple((own["fingerprint"], reference["fingerprint"]) for own, reference in rows),
+            metric=metric,
+        )
+        found.append(comparison)
+    return Compared(tuple(found))
+
+
+def _check_comparable(study: StudyRuns, case: Case) -> None:
+    """Refuses to rank numbers that do not belong together."""
     seen: dict[tuple[str, int, str], str] = {}
     for variant in study.of_case(case):
         for seed, row in study.runs[variant].items():
             scored = (study.scoring(row), study.windows(row), row["data_sha256"][:12])
-            if scored not in seen:
-                seen[scored] = f"{variant.full_name}, seed {seed}"
+            seen.setdefault(scored, f"{variant.full_name}, seed {seed}")
     if len(seen) > 1:
         found = "; ".join(f"{s} scoring of {w} windows of data {sha} ({who})" for (s, w, sha), who in seen.items())
         raise UserError(f"{case.title}: expected all variants scored on the same test windows, found {found}")
-
-
-def _partners(study: StudyRuns) -> Iterator[tuple[Variant, StageRow, StageRow, Against]]:
-    for variant, runs in study.runs.items():
-        naive = [other for other in study.of_case(variant.case) if other.role == "naive"]
-        for row in runs.values():
-            for other, against in _references(study, variant, row, naive):
-                name = None if other is None else other["fingerprint"]
-                if other is not None and name in study.variant_of and name != row["fingerprint"]:
-                    yield variant, row, other, against
-
-
-def _references(
-    study: StudyRuns, variant: Variant, row: StageRow, naive: Sequence[Variant]
-) -> Iterator[tuple[StageRow | None, Against]]:
-    yield study.dense(row), "dense"
-    yield study.dense_continued(row), "dense-continued"
-    if variant.pruned:
-        yield study.small_dense(row), "small-dense"
-    if variant.role not in ("naive", "zeroed-body"):
-        yield study.zeroed_body(row), "zeroed-body"
-        for other in naive:  # nothing is drawn in a naive forecast, so a single run serves all seeds
-            runs = study.runs[other]
-            yield runs.get(row["seed"]) or next(iter(runs.values())), "naive"
-
-
-def _compared(
-    study: StudyRuns, metric: str, pair: tuple[Variant, Variant, Against], rows: Sequence[tuple[StageRow, StageRow]]
-) -> Comparison:
-    variant, other, against = pair
-    errors = [(study.error(own, metric) or 0.0, study.error(reference, metric) or 0.0) for own, reference in rows]
-    evidence = _evidence(study, metric, rows)
-    return Comparison(
-        variant,
-        other,
-        against,
-        seeds=len(rows),
-        reference=float(np.mean([reference for _, reference in errors])),
-        difference=float(np.mean([own - reference for own, reference in errors])),
-        interval=None if evidence is None else evidence.interval(),
-        evidence=evidence,
-        fingerprints=tuple((own["fingerprint"], reference["fingerprint"]) for own, reference in rows),
-        metric=metric,
-    )
 
 
 def _evidence(study: StudyRuns, metric: str, rows: Sequence[tuple[StageRow, StageRow]]) -> Difference | None:

@@ -7,15 +7,16 @@ Source: Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import sqrt
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from prunecast.report.compare import Case, Compared, Variant
+from prunecast.report.compare import Compared, Variant
 from prunecast.report.statistics import LEVEL, Floats
 from prunecast.report.summary import Rows
 
@@ -23,8 +24,6 @@ PERMUTATIONS = 20_000
 
 MOST_RANKED = 12
 """Of more treatments than that a critical difference says nothing on a handful of data sets."""
-
-DENSE, CONTINUED = "dense", "dense-continued"
 
 
 @dataclass(frozen=True)
@@ -55,25 +54,23 @@ class Ranking:
         return self.p < 1 - LEVEL
 
 
-def ranking(errors: Mapping[str, Mapping[str, float]]) -> Ranking | None:
+def ranking(errors_NK: pd.DataFrame) -> Ranking | None:
     """Returns the ranking of treatments by their errors; None where there are not two of them on two data sets.
 
     Args:
-        errors: treatment -> data set -> error; data sets that a treatment lacks are left out for all.
+        errors_NK: a row for each data set, a column for each treatment; data sets that a treatment lacks are left out.
     """
-    shared = [name for name in next(iter(errors.values()), {}) if all(name in found for found in errors.values())]
-    if len(errors) < 2 or len(shared) < 2:
+    table_NK = errors_NK.dropna()
+    datasets, treatments = table_NK.shape
+    if treatments < 2 or datasets < 2:
         return None
-    ranks_NK = stats.rankdata([[found[name] for found in errors.values()] for name in shared], axis=1)
-    mean_K = ranks_NK.mean(axis=0)
-    order = np.argsort(mean_K, kind="stable")
-    ranks = tuple(float(rank) for rank in mean_K[order])
+    ranks_NK = stats.rankdata(table_NK, axis=1)
+    mean_K = pd.Series(ranks_NK.mean(axis=0), table_NK.columns).sort_values(kind="stable")
+    ranks = tuple(float(rank) for rank in mean_K)
     statistic, p = friedman(ranks_NK)
-    distance = critical_difference(len(errors), len(shared))
-    reach = distance if p < 1 - LEVEL else float(len(errors))
-    names = list(errors)
-    sorted_names = tuple(names[index] for index in order)
-    return Ranking(sorted_names, ranks, tuple(shared), statistic, p, distance, _groups(ranks, reach))
+    distance = critical_difference(treatments, datasets)
+    groups = _groups(ranks, distance if p < 1 - LEVEL else treatments)
+    return Ranking(tuple(mean_K.index), ranks, tuple(table_NK.index), statistic, p, distance, groups)
 
 
 def friedman(ranks_NK: Floats) -> tuple[float, float]:
@@ -136,12 +133,12 @@ def forecaster_ranking(rows: Rows) -> Ranked | None:
         if key.role in ("dense", "naive"):
             found.setdefault(key.model, {})[key] = float(np.log(row["test_mse"]))
     cases = {key.case for of in found.values() for key in of if key.role == "dense"}
-    return _complete({name: of for name, of in found.items() if not _lacks(of, cases)})
-
-
-def _lacks(of: Mapping[Variant, float], cases: Set[Case]) -> bool:
-    """Whether these are naive forecasts, and not of all cases."""
-    return all(key.role == "naive" for key in of) and not cases <= {key.case for key in of}
+    everywhere = {
+        name: of
+        for name, of in found.items()
+        if any(key.role == "dense" for key in of) or cases <= {key.case for key in of}
+    }
+    return _ranked(everywhere)
 
 
 def method_ranking(rows: Rows, compared: Compared, sparsity: float) -> Ranked | None:
@@ -150,16 +147,16 @@ def method_ranking(rows: Rows, compared: Compared, sparsity: float) -> Ranked | 
     A treatment's error on a data set is the geometric mean of its ratio to the dense model's, over the models and
     horizons that all treatments have there.
     """
-    found: dict[str, dict[Variant, float]] = {DENSE: {}, CONTINUED: {}}
+    found: dict[str, dict[Variant, float]] = {"dense": {}, "dense-continued": {}}
     for key in rows:
         comparison = compared.of(key, "dense")
         if key.role == "dense":
-            found[DENSE][key] = 0.0
-        elif comparison is not None and key.role == CONTINUED:
-            found[CONTINUED][key] = comparison.log_ratio.value
+            found["dense"][key] = 0.0
+        elif comparison is not None and key.role == "dense-continued":
+            found["dense-continued"][key] = comparison.log_ratio.value
         elif comparison is not None and key.pruned and round(key.sparsity_requested or 0, 6) == sparsity:
             found.setdefault(_treatment(key), {})[key] = comparison.log_ratio.value
-    return _complete({name: of for name, of in found.items() if of})
+    return _ranked({name: of for name, of in found.items() if of})
 
 
 def sparsities(rows: Rows) -> list[float]:
@@ -175,23 +172,21 @@ def _treatment(key: Variant) -> str:
     return f"{key.method}{', fine-tuned' if key.finetuned else ''}"
 
 
-def _complete(found: Mapping[str, Mapping[Variant, float]]) -> Ranked | None:
-    """Returns the ranking of logarithms of errors, on the data sets where every treatment has the same cells."""
-    cells = {name: {_cell(name, key): value for key, value in of.items()} for name, of in found.items()}
-    shared = set.intersection(*(set(of) for of in cells.values())) if cells else set()
-    datasets = sorted({cell[0] for cell in shared})
-    errors = {
-        name: {data: float(np.mean([of[cell] for cell in sorted(shared) if cell[0] == data])) for data in datasets}
-        for name, of in cells.items()
+def _ranked(found: Mapping[str, Mapping[Variant, float]]) -> Ranked | None:
+    """Returns the ranking of logarithms of errors, over the cells that all treatments have.
+
+    A cell is data set, horizon and, where the treatment is not the model itself, the model.
+    """
+    cells = {
+        name: {(*key.case, "" if name == key.model else key.model): key for key in of} for name, of in found.items()
     }
-    ranks = ranking(errors) if len(errors) <= MOST_RANKED else None
-    variants = {name: tuple(key for key in of if _cell(name, key) in shared) for name, of in found.items()}
+    logs = pd.DataFrame({name: {cell: found[name][key] for cell, key in of.items()} for name, of in cells.items()})
+    shared = logs.dropna()
+    if shared.empty or len(found) > MOST_RANKED:
+        return None
+    ranks = ranking(shared.groupby(level=0).mean())
+    variants = {name: tuple(key for cell, key in of.items() if cell in shared.index) for name, of in cells.items()}
     return None if ranks is None else Ranked(ranks, variants)
-
-
-def _cell(name: str, key: Variant) -> tuple[str, int, str]:
-    """Returns data set, horizon and, where the treatment is not the model itself, the model."""
-    return key.case.dataset, key.case.horizon, "" if name == key.model else key.model
 
 
 def not_told_apart(found: Ranking, place: int) -> list[str]:

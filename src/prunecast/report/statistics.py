@@ -63,7 +63,12 @@ class Difference:
         return np.asarray(self.value + (spread_RB * (1 + _stretch(blocks, of_blocks) * surplus_RB)).sum(axis=1))
 
     def interval(self, count: int = RESAMPLES, seed: int = 0) -> Interval | None:
-        """Returns the 95 % interval; None when there is only one block and nothing can be said."""
+        """Returns the 95 % interval of the hierarchical bootstrap; None for a single block, which says nothing.
+
+        Seeds are drawn, then blocks. A draw of blocks is shared by its seeds: every seed is scored on the same test
+        windows, so what a hard block does to one it does to all. Few units give too narrow percentiles, so draws are
+        stretched (`_stretch`); docs/statistics.md has the coverage that results.
+        """
         if self.spread_SB.shape[1] < 2:
             return None
         low, high = _ends(self.resamples(count, seed))
@@ -91,28 +96,6 @@ def difference(errors_SB: Floats, reference_SB: Floats, windows_B: Floats) -> Di
     value = float((difference_SB @ weights_B).mean())
     # Linearised: deviations from the value, so that the last, shorter block cannot upset the denominator.
     return Difference(value, (difference_SB - value) * weights_B / seeds)
-
-
-def paired_difference(
-    errors_SB: Floats, reference_SB: Floats, windows_B: Floats, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval | None:
-    """Returns mean(errors) - mean(reference), weighted by windows, with its hierarchical bootstrap interval.
-
-    Seeds are drawn, then blocks. A draw of blocks is shared by its seeds: every seed is scored on the same test
-    windows, so what a hard block does to one it does to all. Few units give too narrow percentiles, so draws are
-    stretched (`_stretch`); docs/statistics.md has the coverage that results.
-
-    Args:
-        errors_SB: mean squared error of each seed and block.
-        reference_SB: the same for the model compared with; row s is the partner of row s.
-        windows_B: windows per block.
-        resamples: R.
-        seed: of the draws; the same input gives the same interval.
-
-    Returns:
-        The interval; None when there is only one block and nothing can be said.
-    """
-    return difference(errors_SB, reference_SB, windows_B).interval(resamples, seed)
 
 
 def _ends(values_R: Floats) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from tests.support.study_records import study
@@ -70,7 +71,9 @@ def test_critical_values_are_those_of_the_published_table() -> None:
 
 
 def test_equal_errors_share_their_rank() -> None:
-    found = ranking({"a": {"d1": 0.3, "d2": 0.3}, "b": {"d1": 0.1, "d2": 0.1}, "c": {"d1": 0.3, "d2": 0.3}})
+    found = ranking(
+        pd.DataFrame({"a": {"d1": 0.3, "d2": 0.3}, "b": {"d1": 0.1, "d2": 0.1}, "c": {"d1": 0.3, "d2": 0.3}})
+    )
     assert found is not None
     assert found.ranks == (1.0, 2.5, 2.5)
 
@@ -80,7 +83,7 @@ def test_pairs_are_told_apart_only_beyond_the_critical_difference() -> None:
     errors = {
         name: {data: place + 0.01 * number for number, data in enumerate(datasets)} for place, name in enumerate("abcd")
     }
-    found = ranking(errors)
+    found = ranking(pd.DataFrame(errors))
     assert found is not None
     assert found.told_apart
     assert found.names == ("a", "b", "c", "d")
@@ -90,16 +93,16 @@ def test_pairs_are_told_apart_only_beyond_the_critical_difference() -> None:
 
 def test_where_chance_would_do_nothing_is_told_apart() -> None:
     errors = {"a": {"d1": 1.0, "d2": 2.0}, "b": {"d1": 2.0, "d2": 1.0}, "c": {"d1": 3.0, "d2": 0.5}}
-    found = ranking(errors)
+    found = ranking(pd.DataFrame(errors))
     assert found is not None
     assert not found.told_apart
     assert found.groups == ((0, 2),)
 
 
 def test_a_ranking_needs_two_treatments_on_two_shared_data_sets() -> None:
-    assert ranking({"a": {"d1": 1.0, "d2": 2.0}}) is None
-    assert ranking({"a": {"d1": 1.0, "d2": 2.0}, "b": {"d1": 1.0}}) is None
-    assert ranking({}) is None
+    assert ranking(pd.DataFrame({"a": {"d1": 1.0, "d2": 2.0}})) is None
+    assert ranking(pd.DataFrame({"a": {"d1": 1.0, "d2": 2.0}, "b": {"d1": 1.0}})) is None
+    assert ranking(pd.DataFrame()) is None
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from prunecast.report.statistics import (
     LogRatio,
     difference,
     geometric_mean,
-    paired_difference,
     pareto_front,
     pooled_ratio,
 )
@@ -30,7 +29,7 @@ def errors(seeds: int, by_seed: float, by_block: float, own: float, draw: int) -
 
 def test_the_value_is_the_difference_of_means_weighted_by_windows() -> None:
     own, other = np.array([[1.0, 4.0], [3.0, 4.0]]), np.array([[1.0, 1.0], [1.0, 1.0]])
-    interval = paired_difference(own, other, np.array([3.0, 1.0]))
+    interval = difference(own, other, np.array([3.0, 1.0])).interval()
     assert interval is not None
     assert interval.value == pytest.approx(((0 * 3 + 3) / 4 + (2 * 3 + 3) / 4) / 2)
     assert interval.low <= interval.value <= interval.high
@@ -38,7 +37,7 @@ def test_the_value_is_the_difference_of_means_weighted_by_windows() -> None:
 
 def test_a_constant_difference_has_an_interval_without_width() -> None:
     hard = np.abs(errors(3, 0.1, 0.5, 0.1, 1)) + 1
-    interval = paired_difference(hard + 0.25, hard, WINDOWS)
+    interval = difference(hard + 0.25, hard, WINDOWS).interval()
     assert interval is not None
     assert (interval.low, interval.high) == (pytest.approx(0.25), pytest.approx(0.25))
     assert interval.leaves_out_zero
@@ -47,8 +46,8 @@ def test_a_constant_difference_has_an_interval_without_width() -> None:
 def test_pairing_removes_what_both_share() -> None:
     hard = np.abs(errors(3, 0.1, 0.5, 0.1, 2)) + 1
     noise = errors(3, 0.0, 0.0, 0.01, 3)
-    paired = paired_difference(hard + noise, hard, WINDOWS)
-    unpaired = paired_difference(hard + noise, hard[:, ::-1], WINDOWS)
+    paired = difference(hard + noise, hard, WINDOWS).interval()
+    unpaired = difference(hard + noise, hard[:, ::-1], WINDOWS).interval()
     assert paired is not None
     assert unpaired is not None
     assert paired.high - paired.low < 0.1 * (unpaired.high - unpaired.low)
@@ -56,7 +55,7 @@ def test_pairing_removes_what_both_share() -> None:
 
 def test_the_interval_is_wider_than_one_that_takes_blocks_of_all_seeds_for_independent() -> None:
     differences = errors(3, 0.0, 1.0, 0.05, 4)
-    interval = paired_difference(differences, np.zeros_like(differences), WINDOWS)
+    interval = difference(differences, np.zeros_like(differences), WINDOWS).interval()
     naive = 2 * 1.96 * differences.std(ddof=1) / np.sqrt(differences.size)
     assert interval is not None
     assert interval.high - interval.low > 1.5 * naive
@@ -68,7 +67,7 @@ def test_nineteen_in_twenty_intervals_hold_the_truth(seeds: int, by_seed: float,
     held = 0
     for draw in range(200):
         differences = errors(seeds, by_seed, by_block, 0.3, draw)
-        interval = paired_difference(differences, np.zeros_like(differences), WINDOWS, resamples=300, seed=draw)
+        interval = difference(differences, np.zeros_like(differences), WINDOWS).interval(count=300, seed=draw)
         assert interval is not None
         held += not interval.leaves_out_zero
     assert held >= 180  # the plain percentile interval holds it 140 times or fewer where seeds matter
@@ -77,11 +76,11 @@ def test_nineteen_in_twenty_intervals_hold_the_truth(seeds: int, by_seed: float,
 def test_the_same_input_gives_the_same_interval() -> None:
     differences = errors(3, 0.3, 1.0, 0.1, 5)
     zeros = np.zeros_like(differences)
-    assert paired_difference(differences, zeros, WINDOWS) == paired_difference(differences, zeros, WINDOWS)
+    assert difference(differences, zeros, WINDOWS).interval() == difference(differences, zeros, WINDOWS).interval()
 
 
 def test_one_block_says_nothing() -> None:
-    assert paired_difference(np.array([[0.4]]), np.array([[0.3]]), np.array([10.0])) is None
+    assert difference(np.array([[0.4]]), np.array([[0.3]]), np.array([10.0])).interval() is None
 
 
 points = hnp.arrays(np.float64, (12, 2), elements=st.floats(0.0, 3.0).map(lambda value: round(value, 1)))
@@ -104,7 +103,7 @@ def log_ratio(differences_SB: np.ndarray, reference_mse: float = 1.0) -> LogRati
 def test_a_ratio_leaves_out_1_exactly_where_the_difference_leaves_out_0(draw: int) -> None:
     own = 1 + errors(3, 0.01, 0.06, 0.05, draw) + 0.02
     other = np.ones_like(own)
-    of_difference = paired_difference(own, other, WINDOWS)
+    of_difference = difference(own, other, WINDOWS).interval()
     ratio = pooled_ratio([[LogRatio.of(difference(own, other, WINDOWS), 1.0)]])
     assert of_difference is not None
     assert ratio.value == pytest.approx(1 + of_difference.value)
