@@ -1,7 +1,8 @@
 """The verbs: functions of the same names and arguments as on the command line, each with a typed result.
 
-The command line is made from the signatures and docstrings here. What a verb needs is imported when it is called, so
-that the command line answers at once.
+Each raises `UserError` where a name, a value, a file or data does not fit; one that makes a file or a model folder has
+written nothing then. The command line is made from the signatures and docstrings here. What a verb needs is imported
+when it is called, so that the command line answers at once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from prunecast.report.render import ReportFiles
     from prunecast.study.executor import Monitor, Outcome
     from prunecast.train.progress import Reporter
-
-REPORT_FILE = "report.html"
 
 KINDS = ("models", "methods", "runtimes", "datasets")
 
@@ -52,7 +51,7 @@ class StudyRun(results.Result):
     files: ReportFiles
 
     def to_json(self) -> dict[str, Any]:
-        """Returns how many stages there are and were done before or now, what went wrong, and where the report lies."""
+        """Returns counts of stages, what went wrong, and where the report lies."""
         return {
             "stages": self.stages,
             "done_before": self.outcome.present,
@@ -91,22 +90,16 @@ def list_names(kind: str) -> results.Names:
 
     Args:
         kind: models, methods, runtimes or datasets.
-
-    Raises:
-        UserError: when the kind is none of these.
     """
     rows: list[dict[str, Any]]
     if kind == "models":
-        sources = [name.partition("/") for name in PUBLISHED.names()]
-        rows = [
-            {"name": name, "imports": [source for model, _, source in sources if model == name]}
-            for name in MODELS.names()
-        ]
+        published = [name.split("/") for name in PUBLISHED.names()]
+        rows = [{"name": name, "imports": [whose for of, whose in published if of == name]} for name in MODELS.names()]
     elif kind == "methods":
-        methods = [(name, METHODS.load(name)) for name in METHODS.names()]
+        methods = {name: METHODS.load(name) for name in METHODS.names()}
         rows = [
             {"name": name, "budget": method.budget, "trains": method.trains, "summary": method.summary}
-            for name, method in methods
+            for name, method in methods.items()
         ]
     elif kind == "runtimes":
         rows = [{"name": name} for name in RUNTIMES.names()]
@@ -138,9 +131,6 @@ def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> resu
     Args:
         names: of the catalogue.
         accept_unverified: download where no hash is known; prints the hash.
-
-    Raises:
-        UserError: on an unknown name, a failed download or a wrong hash.
     """
     from prunecast.data import catalog
     from prunecast.data.download import fetch_verified
@@ -158,9 +148,6 @@ def data_check(file: Path, *, fill: str = "refuse") -> FileCheck:
     Args:
         file: CSV or Parquet.
         fill: gaps: refuse, ffill or interpolate:N.
-
-    Raises:
-        UserError: when the file cannot be read.
     """
     from prunecast.data.check import check_file
 
@@ -192,9 +179,6 @@ def train(
         seed: of weights, shuffling and dropout.
         settings: any key of the recipe.
         reporter: hears of progress.
-
-    Raises:
-        UserError: when a name, value or file does not fit; nothing is written then.
     """
     from prunecast.data.series import load_series
     from prunecast.resolve import training_recipe
@@ -234,9 +218,6 @@ def import_checkpoint(
         modes: FEDformer: JSON file, name of the published module -> indices of its Fourier modes.
         modes_seed: FEDformer: the seed of NumPy from which the published code drew its modes.
         settings: any key of the sections data, model and seed.
-
-    Raises:
-        UserError: when a name, a setting, the file or the data does not fit; nothing is written then.
     """
     from prunecast.data.series import load_series
     from prunecast.models.convert.convert import ModeChoice
@@ -279,9 +260,6 @@ def prune(
         data: where the data is, when the model was trained on a file or imported without data.
         settings: any key of the sections seed, prune and finetune.
         reporter: hears of progress.
-
-    Raises:
-        UserError: when a name, value, file or budget does not fit; nothing is written then.
     """
     from prunecast.stages.model import TrainedModel
     from prunecast.store import new_directory
@@ -308,9 +286,6 @@ def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full"
         source: a model folder or an exported file.
         data: catalogue name, or a CSV or Parquet file; what the model was trained on when absent.
         scoring: full: every window; paper: whole batches of 32.
-
-    Raises:
-        UserError: when the source or the data does not fit.
     """
     from prunecast.data.series import load_series
     from prunecast.inference import open_artifact, windows_for
@@ -345,9 +320,6 @@ def measure(
         batch: windows in one call.
         data: catalogue name, or a CSV or Parquet file; what the first model was trained on when absent.
         wait: longest wait for other stages on this machine; the answer says whether it was busy still.
-
-    Raises:
-        UserError: when a source, the runtime or the data does not fit.
     """
     from prunecast.data.series import load_series
     from prunecast.inference import check_same_inputs, open_artifact, windows_for
@@ -374,15 +346,23 @@ def measure(
             ]
             busy = was_busy or is_busy()
         models = [
-            results.ModelMeasurement.of(
-                item.path,
-                timing,
-                measure_size(item.saved),
-                count_operations(item.saved),
-                shipped_bytes=path.stat().st_size if path.is_file() else None,
+            results.ModelMeasurement(
+                path=item.path,
+                runtime=timing.runtime,
+                parameters=size.parameters,
+                dead=size.dead,
+                nonzero=size.nonzero,
+                bytes=path.stat().st_size if path.is_file() else size.raw_bytes,
+                macs=operations.dense_macs,
+                effective_macs=operations.effective_macs,
+                executed_macs=operations.executed_macs,
+                peak_memory_bytes=timing.peak_memory_bytes,
+                latency_ms=timing.latency.model_dump(include={"median", "p95", "n"}),
+                speedup=timing.speedup,
                 machine_busy=busy,
             )
             for item, path, timing in zip(opened, paths, timings, strict=True)
+            for size, operations in [(measure_size(item.saved), count_operations(item.saved))]
         ]
     return results.Measurements(models=tuple(models))
 
@@ -398,9 +378,6 @@ def export(
         out: the file; must not exist.
         int8: store and multiply weights in 8 bits, scaled by windows of the training part.
         data: where the data is, when the model was trained on a file or imported without data.
-
-    Raises:
-        UserError: when the model, the runtime or the data does not fit, or 8 bits are too few; nothing is written then.
     """
     from prunecast.data.series import load_series
     from prunecast.inference import windows_for, with_data
@@ -423,15 +400,19 @@ def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> re
         data: history; its last rows are used.
         out: CSV file of the result; must not exist.
         fill: gaps: refuse, ffill or interpolate:N.
-
-    Raises:
-        UserError: when the source or the file does not fit; nothing is written then.
     """
-    from prunecast.inference import forecast_file, open_artifact
+    from prunecast.data.files import read_table
+    from prunecast.inference import forecast_table, open_artifact
     from prunecast.report.tables import inert
     from prunecast.store import new_file
 
-    table = forecast_file(open_artifact(source), data, fill)
+    opened = open_artifact(source)
+    if opened.metadata.data is None:
+        raise UserError(
+            f"{source} was imported without data, so that its scaler is not known; "
+            "import the checkpoint with --data NAME|FILE to forecast"
+        )
+    table = forecast_table(opened.metadata, opened.load(threads=1), read_table(data), fill)
     with new_file(out) as path:
         table.rename(columns=inert).to_csv(path, index=False)
     return results.ForecastFile(path=out, rows=len(table), start=str(table.iloc[0, 0]), end=str(table.iloc[-1, 0]))
@@ -462,9 +443,6 @@ def study_run(
         measure: timings that count as done: any machine's, or those taken here alone.
         wait: longest wait of a timing for other stages on this machine, as in 60s or 10min.
         settings: any key of the recipe.
-
-    Raises:
-        UserError: when the recipe does not fit, something that it needs is missing, or another run holds the folder.
     """
     from prunecast import environment
     from prunecast.data.series import load_series
@@ -497,9 +475,6 @@ def study_status(directory: Path, *, verify: bool = False) -> results.StudyStatu
     Args:
         directory: of the study.
         verify: hash every file, not only those that are newer than their record.
-
-    Raises:
-        UserError: when the folder is not a study's.
     """
     from prunecast.study.study import status
 
@@ -512,9 +487,6 @@ def study_export(directory: Path, *, to: tuple[str, str]) -> results.SentRecords
     Args:
         directory: of the study.
         to: what takes them, and where: parquet and a file, mlflow and its tracking URI, or wandb and a project.
-
-    Raises:
-        UserError: when the folder is not a study's, a package is not installed, or the target does not fit.
     """
     from prunecast.study.study import open_study
 
@@ -533,16 +505,13 @@ def report(directory: Path, *, out: Path | None = None) -> Report:
     Args:
         directory: of the study.
         out: HTML file [default: DIR/report.html].
-
-    Raises:
-        UserError: when the folder is not a study's, or holds no records yet.
     """
     from prunecast.report.render import remember, remembered, write_report
     from prunecast.study.study import open_study
 
     if out is not None and out.exists():
         raise UserError(f"{out} exists; give another --out")
-    study, page = open_study(directory), out or directory / REPORT_FILE
+    study, page = open_study(directory), out or directory / "report.html"
     made_from = study.stamps()
     files = None if out is not None else remembered(page, made_from)
     if files is None:

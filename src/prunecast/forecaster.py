@@ -32,6 +32,9 @@ class Forecaster:
         small = model.prune("structured-magnitude", 0.75, finetune_epochs=1)
         small.export("onnxruntime", "small.onnx")
 
+    Each method raises `UserError` where a name, a setting, data or a place does not fit, and all but `fit` and `load`
+    before either has been called; the forecaster then stays as it was.
+
     Attributes:
         model: name of a model.
         horizon: steps to forecast.
@@ -48,11 +51,7 @@ class Forecaster:
     _known: TrainedModel | None = field(default=None, init=False, repr=False)
 
     def fit(self, data: str | Path | pd.DataFrame) -> Self:
-        """Trains on a catalogue set, a file, or a table with one time column; scores on its last part.
-
-        Raises:
-            UserError: when a name, a setting or the data does not fit; what was fitted before stays.
-        """
+        """Trains on a catalogue set, a file, or a table with one time column; scores on its last part."""
         table = table_of(data) if isinstance(data, pd.DataFrame) else None
         recipe = training_recipe(
             self.model,
@@ -67,11 +66,7 @@ class Forecaster:
         return self
 
     def predict(self, history: str | Path | pd.DataFrame, fill: str = "refuse") -> pd.DataFrame:
-        """Returns what follows the last row of a file or table, in its own units: a time column and the targets.
-
-        Raises:
-            UserError: before `fit`, or when the history does not fit.
-        """
+        """Returns what follows the last row of a file or table, in its own units: a time column and the targets."""
         saved = self._fitted.saved
         if saved.metadata.data is None:
             raise UserError("the model was imported without data: load it with data=NAME|FILE to forecast")
@@ -87,30 +82,18 @@ class Forecaster:
         finetune_epochs: int = 0,
         settings: Sequence[str] = (),
     ) -> Forecaster:
-        """Returns a pruned forecaster; this one stays as it is. Arguments as of `prunecast prune`.
-
-        Raises:
-            UserError: before `fit`, or when the method or the budget does not fit.
-        """
+        """Returns a pruned forecaster; this one stays as it is. Arguments as of `prunecast prune`."""
         pruned = Forecaster(self.model, self.horizon, self.lookback, self.seed, self.settings)
         pruned._known = self._fitted.pruned(method, sparsity, of=of, finetune_epochs=finetune_epochs, settings=settings)
         return pruned
 
     def export(self, runtime: str, out: str | Path, *, int8: bool = False) -> Exported:
-        """Writes an artefact for a runtime; returns its path, size and deviation from PyTorch.
-
-        Raises:
-            UserError: before `fit`, when the runtime cannot run the model, or the file exists.
-        """
+        """Writes an artefact for a runtime; returns its path, size and deviation from PyTorch."""
         config, path, fitted = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8), Path(out), self._fitted
         return Exported.of(path, export_alone(fitted.saved, lambda: fitted.windows, config, path))
 
     def save(self, out: str | Path) -> None:
-        """Writes the model folder.
-
-        Raises:
-            UserError: before `fit`, or when the place exists or cannot be written.
-        """
+        """Writes the model folder."""
         fitted = self._fitted
         with new_directory(Path(out)) as directory:
             fitted.write(directory)
@@ -122,9 +105,6 @@ class Forecaster:
         Args:
             path: of the folder.
             data: where its data is, when it was trained on a file and is to be pruned or exported, or imported without.
-
-        Raises:
-            UserError: when it is not a model folder, or the data does not fit.
         """
         known = TrainedModel.opened(Path(path), None if data is None else str(data))
         values = known.saved.metadata.model
@@ -134,20 +114,12 @@ class Forecaster:
 
     @property
     def numbers(self) -> ModelSummary:
-        """The main numbers of the last fit or pruning: errors, size, budget.
-
-        Raises:
-            UserError: before `fit`.
-        """
+        """The main numbers of the last fit or pruning: errors, size, budget."""
         return self._fitted.summary()
 
     @property
     def module(self) -> ForecastModel:
-        """The `nn.Module`, in eval mode and standardised units.
-
-        Raises:
-            UserError: before `fit`.
-        """
+        """The `nn.Module`, in eval mode and standardised units."""
         return self._fitted.saved.model
 
     @property

@@ -5,20 +5,18 @@ B batch, H horizon, O target channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.data import catalog
-from prunecast.data.calendar import Times
-from prunecast.data.files import Table, read_table
+from prunecast.data.files import Table
 from prunecast.data.scaler import Scaler
 from prunecast.data.series import Series, history_of, load_series
 from prunecast.data.windows import Prepared, WindowShape, prepare, window_to_forecast
@@ -81,7 +79,9 @@ class Artifact:
         if self.is_folder:  # no detour by raw units: on as many threads, the scores of training come back
             model = self.saved.model
             return lambda batch: cast("Tensor", model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF))
-        return _standardised(self.load(threads=1), self.metadata)
+        predict, metadata = self.load(threads=1), self.metadata
+        scaler = _scaler(metadata.scaler).select([metadata.channels.index(target) for target in metadata.targets])
+        return lambda batch: torch.from_numpy(scaler.transform(predict(raw_inputs(metadata, batch)))).float()
 
     def scores(self, prepared: Prepared, scoring: Scoring, metrics: Sequence[str] = ()) -> tuple[Accuracy, Accuracy]:
         """Returns the errors on the validation and the test part, the latter in further metrics too."""
@@ -114,9 +114,9 @@ def open_artifact(path: Path) -> Artifact:
         return Artifact(path, EAGER, load_model(path))
     if not path.exists():
         raise UserError(f"{path} does not exist: expected a model folder or an exported artefact")
-    ending = runtime_of(path)
-    refusals = []
-    for name in _of_files(first=ending):
+    ending, refusals = runtime_of(path), []
+    of_files = (name for name in RUNTIMES.names() if RUNTIMES.load(name).suffix)
+    for name in sorted(of_files, key=lambda name: name != ending):
         runtime: Runtime = RUNTIMES.load(name)
         try:
             return Artifact(path, name, runtime.read(path))
@@ -129,14 +129,8 @@ def open_artifact(path: Path) -> Artifact:
 
 def runtime_of(path: Path) -> str | None:
     """Returns the runtime whose artefacts end like this path; None when no runtime's do."""
-    return next((name for name in _of_files() if RUNTIMES.load(name).suffix == path.suffix), None)
-
-
-def _of_files(first: str | None = None) -> Iterator[str]:
-    """Yields the runtimes that have files of their own."""
-    if first is not None:
-        yield first
-    yield from (name for name in RUNTIMES.names() if RUNTIMES.load(name).suffix and name != first)
+    suffixes = {name: RUNTIMES.load(name).suffix for name in RUNTIMES.names()}
+    return next((name for name, suffix in suffixes.items() if suffix and suffix == path.suffix), None)
 
 
 def check_same_inputs(opened: Sequence[Artifact]) -> None:
@@ -151,15 +145,6 @@ def check_same_inputs(opened: Sequence[Artifact]) -> None:
     for item, inputs in zip(opened[1:], others, strict=True):
         if inputs != first:
             raise UserError(f"{item.path} takes other inputs than {opened[0].path}: channels, marks, or window lengths")
-
-
-def _standardised(predict: Predictor, metadata: ModelMetadata) -> Callable[[Batch], Tensor]:
-    scaler = _scaler(metadata.scaler).select([metadata.channels.index(target) for target in metadata.targets])
-
-    def forecast(batch: Batch) -> Tensor:
-        return torch.from_numpy(scaler.transform(predict(raw_inputs(metadata, batch)))).float()
-
-    return forecast
 
 
 # A model and its data
@@ -289,20 +274,6 @@ def _check_step(series: Series, metadata: ModelMetadata) -> None:
 # Forecasts
 
 
-def forecast_file(opened: Artifact, file: Path, fill: str) -> pd.DataFrame:
-    """Returns what follows a file's last row; see `forecast_table`.
-
-    Raises:
-        UserError: when the file does not fit the model.
-    """
-    if opened.metadata.data is None:
-        raise UserError(
-            f"{opened.path} was imported without data, so that its scaler is not known; "
-            "import the checkpoint with --data NAME|FILE to forecast"
-        )
-    return forecast_table(opened.metadata, opened.load(threads=1), read_table(file), fill)
-
-
 def forecast_table(metadata: ModelMetadata, predict: Predictor, table: Table, fill: str) -> pd.DataFrame:
     """Returns what follows a table's last row: a time column and one column per target, in the table's units.
 
@@ -323,11 +294,8 @@ def forecast_table(metadata: ModelMetadata, predict: Predictor, table: Table, fi
     shape, scalers = window_shape(metadata.model), (_scaler(metadata.scaler), _scaler(metadata.covariate_scaler))
     window = window_to_forecast(history, shape, metadata.freq, *scalers)
     y_HO = predict(raw_inputs(metadata, window.batch(torch.tensor([0]))))[0]
-    return _frame(window.times[shape.lookback :], y_HO, metadata.targets, metadata.data.time_column or "date")
-
-
-def _frame(times: Times, y_HO: np.ndarray[Any, Any], targets: Sequence[str], time_column: str) -> pd.DataFrame:
-    if time_column in targets:
+    time_column = metadata.data.time_column or "date"
+    if time_column in metadata.targets:
         raise UserError(f"a target is called {time_column!r}, like the column of times; rename it in the file")
-    columns: Mapping[str, Any] = {time_column: times} | {name: y_HO[:, n] for n, name in enumerate(targets)}
-    return pd.DataFrame(columns)
+    columns: dict[str, Any] = {time_column: window.times[shape.lookback :]}
+    return pd.DataFrame(columns | {name: y_HO[:, n] for n, name in enumerate(metadata.targets)})

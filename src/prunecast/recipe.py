@@ -17,14 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from prunecast.errors import UserError, near, shown
 from prunecast.records import BudgetOf, Control, GroupKind, Scoring, Stage, Strict
@@ -341,8 +334,7 @@ def merged(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, 
     result = dict(base)
     for key, value in difference.items():
         old = result.get(key)
-        both_maps = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(cast("Mapping[str, Any]", old), value) if both_maps else value
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
 
 
@@ -383,8 +375,4 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     """Returns the section class inside an annotation such as `Section | None` or `tuple[Section, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

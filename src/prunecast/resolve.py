@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series
 from prunecast.errors import UserError
-from prunecast.models.base import ForecasterConfig, ForecastModel, config_from
+from prunecast.models.base import ForecastModel, config_from
 from prunecast.recipe import FitConfig, Recipe, load_recipe, merged, parse_setting
 from prunecast.registry import METHODS, MODELS
 
@@ -32,7 +32,7 @@ def check_settings(settings: Iterable[str], sections: frozenset[str]) -> None:
 
 
 def training_recipe(
-    model: str, data: str, *, horizon: int | None, lookback: int | None, seed: int, settings: Iterable[str]
+    model: str, data: str, *, horizon: int | None, lookback: int | None, seed: int, settings: Sequence[str]
 ) -> Recipe:
     """Returns the recipe that trains a model; its model section holds only what was given. Arguments as of `train`.
 
@@ -45,31 +45,21 @@ def training_recipe(
         "data": {"name": data},
         "model": {"name": MODELS.check(model)} | {key: value for key, value in sizes.items() if value is not None},
     }
-    settings = tuple(settings)
     check_settings(settings, TRAINING_SECTIONS)
     return load_recipe(settings=settings, base=base)
 
 
 def pruning_recipe(
     trained: Mapping[str, Any],
-    model: Mapping[str, Any],
+    model: dict[str, Any],
     *,
     method: str,
     sparsity: float,
     of: str | None,
     finetune_epochs: int,
-    settings: Iterable[str],
+    settings: Sequence[str],
 ) -> Recipe:
-    """Returns the recipe that prunes a trained model. Other arguments as of `prune`.
-
-    Args:
-        trained: the recipe that the model was made by.
-        model: values of the model's config.
-        method: name of a pruning method.
-        sparsity: share to remove.
-        of: what the share is a share of; the method's own when None.
-        finetune_epochs: epochs of training afterwards.
-        settings: "section.key=value" texts.
+    """Returns the recipe that prunes a model of config `model` that the recipe `trained` made. Others as of `prune`.
 
     Raises:
         UserError: on an unknown method, or a setting that touches what the trained model has settled.
@@ -77,38 +67,25 @@ def pruning_recipe(
     section: dict[str, Any] = {"prune": {"method": METHODS.check(method), "sparsity": sparsity, "of": of}}
     if finetune_epochs:
         section["finetune"] = {"epochs": finetune_epochs}
-    settings = tuple(settings)
     check_settings(settings, PRUNING_SECTIONS)
     recipe = load_recipe(base=merged(trained, section), settings=settings)
     if recipe.prune is None:
         raise UserError("prune: expected its settings, found none")
-    kind: type[ForecastModel] = MODELS.load(str(model["name"]))
-    return recipe.model_copy(
-        update={
-            "model": dict(model),
-            "train": with_rate(recipe.train, kind),
-            "finetune": with_rate(recipe.finetune, kind),
-        }
-    )
+    return with_model(recipe, model, recipe.data.name)
 
 
 def resolved(recipe: Recipe, series: Series) -> Recipe:
     """Returns the recipe with every key of the model section set.
 
-    Channels, targets, season and the width of the marks come from the series; the decoder's known part is half the
-    look-back when it is not given, as published; learning rates are the model's own when they are not given; the
-    data's name loses its path.
+    Channels, targets, season and the width of the marks come from the series; the data's name loses its path.
 
     Raises:
         UserError: when the model cannot use the known covariates that the data section names.
     """
-    values = dict(recipe.model)
-    kind: type[ForecastModel] = MODELS.load(str(values.setdefault("name", "transformer")))
+    values = {"name": "transformer"} | recipe.model
+    kind: type[ForecastModel] = MODELS.load(str(values["name"]))
     if recipe.data.covariates and not kind.uses_marks:
         raise UserError(f"model {values['name']!r} cannot use data.covariates; leave them out or take another model")
-    lookback = values.setdefault("lookback", ForecasterConfig.model_fields["lookback"].default)
-    if "label_len" not in values and isinstance(lookback, int):
-        values["label_len"] = lookback // 2
     if "period" in kind.Config.model_fields:
         values.setdefault("period", series.season)
     values |= {
@@ -116,16 +93,31 @@ def resolved(recipe: Recipe, series: Series) -> Recipe:
         "targets": series.targets,
         "marks": len(FEATURES[recipe.data.freq]) + len(recipe.data.covariates),
     }
+    return with_model(recipe, values, Path(recipe.data.name).name)
+
+
+def with_model(recipe: Recipe, values: dict[str, Any], data: str) -> Recipe:
+    """Returns the recipe with a model section that is whole, and with the model's own learning rates where it has none.
+
+    The decoder's known part is half the look-back when it is not given, as published.
+
+    Args:
+        recipe: whatever its model section holds.
+        values: of the model's config.
+        data: name of the data.
+    """
+    kind: type[ForecastModel] = MODELS.load(str(values["name"]))
+    lookback = values.get("lookback", kind.Config.model_fields["lookback"].default)
+    half = {"label_len": lookback // 2} if isinstance(lookback, int) else {}
+
+    def with_rate(config: FitConfig) -> FitConfig:
+        return config.model_copy(update={"learning_rate": config.learning_rate or kind.learning_rate})
+
     return recipe.model_copy(
         update={
-            "model": config_from(values).model_dump(mode="json"),
-            "data": recipe.data.model_copy(update={"name": Path(recipe.data.name).name}),
-            "train": with_rate(recipe.train, kind),
-            "finetune": with_rate(recipe.finetune, kind),
+            "model": config_from(half | values).model_dump(mode="json"),
+            "data": recipe.data.model_copy(update={"name": data}),
+            "train": with_rate(recipe.train),
+            "finetune": with_rate(recipe.finetune),
         }
     )
-
-
-def with_rate(config: FitConfig, kind: type[ForecastModel]) -> FitConfig:
-    """Returns the training section with the model's own learning rate where it has none."""
-    return config.model_copy(update={"learning_rate": config.learning_rate or kind.learning_rate})

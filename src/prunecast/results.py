@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunecast.records import (
-        Accuracy,
-        Artefact,
-        Imported,
-        Operations,
-        Pruning,
-        Ratio,
-        Scoring,
-        Size,
-        Timing,
-    )
+    from prunecast.records import Accuracy, Artefact, Imported, Pruning, Ratio, Scoring, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +17,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result as the command line writes it."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
 
     def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """Returns rows for a terminal that are not in the JSON, by title."""
@@ -98,12 +88,12 @@ class Evaluation(Result):
     parameters that is gone, `dead` counts those that are never used.
     """
 
-    mse: float | None
-    mae: float | None
-    metrics: Mapping[str, float]
+    mse: float | None = None
+    mae: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
     val_mse: float | None
-    windows: int | None
-    scoring: Scoring | None
+    windows: int | None = None
+    scoring: Scoring | None = None
     parameters: int
     dead: int
     nonzero: int
@@ -112,16 +102,11 @@ class Evaluation(Result):
     @classmethod
     def of(cls, test: Accuracy | None, validation: Accuracy | None, size: Size, dense_parameters: int) -> Evaluation:
         """Returns the numbers of a model; `dense_parameters` is how many its dense parent has."""
+        scored = {} if test is None else test.model_dump(include={"mse", "mae", "metrics", "windows", "scoring"})
         return Evaluation(
-            mse=None if test is None else test.mse,
-            mae=None if test is None else test.mae,
-            metrics={} if test is None else test.metrics,
+            **scored,
             val_mse=None if validation is None else validation.mse,
-            windows=None if test is None else test.windows,
-            scoring=None if test is None else test.scoring,
-            parameters=size.parameters,
-            dead=size.dead,
-            nonzero=size.nonzero,
+            **size.model_dump(include={"parameters", "dead", "nonzero"}),
             sparsity=1 - size.nonzero / dense_parameters if dense_parameters else 0.0,
         )
 
@@ -143,9 +128,8 @@ class ModelSummary(Evaluation):
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers, then those of the budget and the origins of the model's config, where there are any."""
         known = super().to_json()
-        known = {"path": known.pop("path")} | {
-            key: value for key, value in known.items() if key not in ("pruning", "imported")
-        }
+        known = {"path": known.pop("path")} | known
+        del known["pruning"], known["imported"]
         if self.pruning is not None:
             known |= self.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
         if self.imported is not None:
@@ -174,34 +158,6 @@ class ModelMeasurement(Result):
     latency_ms: Mapping[str, float]
     speedup: Ratio | None
     machine_busy: bool
-
-    @classmethod
-    def of(
-        cls,
-        path: Path,
-        timing: Timing,
-        size: Size,
-        operations: Operations,
-        *,
-        shipped_bytes: int | None,
-        machine_busy: bool,
-    ) -> ModelMeasurement:
-        """Returns what was measured of a model; `shipped_bytes` is the size of its file, None for a model folder."""
-        return cls(
-            path=path,
-            runtime=timing.runtime,
-            parameters=size.parameters,
-            dead=size.dead,
-            nonzero=size.nonzero,
-            bytes=size.raw_bytes if shipped_bytes is None else shipped_bytes,
-            macs=operations.dense_macs,
-            effective_macs=operations.effective_macs,
-            executed_macs=operations.executed_macs,
-            peak_memory_bytes=timing.peak_memory_bytes,
-            latency_ms=timing.latency.model_dump(include={"median", "p95", "n"}),
-            speedup=timing.speedup,
-            machine_busy=machine_busy,
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers; a speed-up only where there is one."""

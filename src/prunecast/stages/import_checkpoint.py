@@ -36,8 +36,7 @@ from prunecast.models.convert.convert import (
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
 from prunecast.recipe import DataConfig, Recipe, fingerprint, load_recipe
 from prunecast.records import Imported, Role
-from prunecast.registry import MODELS
-from prunecast.resolve import check_settings, resolved, with_rate
+from prunecast.resolve import check_settings, resolved, with_model
 from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
 
 SECTIONS = frozenset({"seed", "data", "model", "train"})
@@ -249,17 +248,7 @@ def _whole(recipe: Recipe, values: dict[str, Any], series: Series | None) -> Rec
         raise UserError("no tensor shows how many channels there are; give --data NAME|FILE or --set model.channels=N")
     if series is not None:
         return resolved(recipe.model_copy(update={"model": values}), series)
-    kind = MODELS.load(str(values["name"]))
-    lookback = values.get("lookback", kind.Config.model_fields["lookback"].default)
-    half = {"label_len": lookback // 2} if isinstance(lookback, int) else {}
-    return recipe.model_copy(
-        update={
-            "model": config_from(half | values).model_dump(mode="json"),
-            "data": recipe.data.model_copy(update={"name": ""}),
-            "train": with_rate(recipe.train, kind),
-            "finetune": with_rate(recipe.finetune, kind),
-        }
-    )
+    return with_model(recipe, values, data="")
 
 
 def _unbound_metadata(model: ForecastModel, recipe: Recipe) -> ModelMetadata:
