@@ -185,12 +185,8 @@ def metadata_of(config: ForecasterConfig, prepared: Prepared, data: DataConfig, 
 def with_data(saved: SavedModel, data: str | None, load: Load = load_series) -> SavedModel:
     """Returns a model whose metadata knows its data: itself, unless it was imported without.
 
-    Such a model takes the channels of `data` in their order, and the scaler that its training part gives.
-
-    Args:
-        saved: the model.
-        data: catalogue name or file.
-        load: reads it.
+    Such a model takes the channels of `data` (catalogue name or file) in their order, and the scaler that its training
+    part gives.
 
     Raises:
         UserError: when the data is needed and not named, not to be found, or has not as many channels.
@@ -213,10 +209,7 @@ def with_data(saved: SavedModel, data: str | None, load: Load = load_series) -> 
 def windows_for(metadata: ModelMetadata, data: str | None, load: Load = load_series) -> Prepared:
     """Returns the windows that a model is scored on, standardised by the model's own scaler.
 
-    Args:
-        metadata: of the model.
-        data: catalogue name or file; None for what the model was trained on, when the catalogue has it.
-        load: reads it.
+    They are cut from `data` (catalogue name or file); without, from the set of the catalogue that it was trained on.
 
     Raises:
         UserError: when the data is not to be found, or lacks one of the model's channels.

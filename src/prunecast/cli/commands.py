@@ -9,7 +9,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,7 +107,7 @@ def add(
     def command(context: typer.Context, **values: Any) -> None:
         output = context.obj
         assert isinstance(output, Output)
-        given = {key: () if value is None and _is_list(signature, key) else value for key, value in values.items()}
+        given = {key: value for key, value in values.items() if value is not None}  # else the function's own default
         try:
             result = function(**given, **{key: LISTENERS[key](output, name) for key in heard})
         except KeyboardInterrupt as interrupt:  # the parser would answer it with an empty line
@@ -122,10 +122,6 @@ def add(
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name, help=about)(command)
-
-
-def _is_list(signature: inspect.Signature, name: str) -> bool:
-    return str(signature.parameters[name].annotation).startswith("Sequence")
 
 
 def _parameter(
@@ -152,14 +148,7 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, Mapping[str, str]]:
     text = inspect.getdoc(function)
     assert text is not None
     about, *_ = text.partition("\n\n")
-    _, _, rest = text.partition("\nArgs:\n")
-    section, *_ = rest.partition("\n\n")
-    return about, dict(_entries(textwrap.dedent(section)))
-
-
-def _entries(section: str) -> Iterator[tuple[str, str]]:
-    for entry in re.split(r"\n(?=\S)", section):
-        name, colon, text = entry.partition(":")
-        if colon:
-            words = " ".join(text.split()).rstrip(".")
-            yield name, words[:1].upper() + words[1:] + "."
+    section, *_ = text.partition("\nArgs:\n")[2].partition("\n\n")
+    entries = re.findall(r"^(\w+): (.+(?:\n .+)*)", textwrap.dedent(section), re.MULTILINE)
+    described = {name: " ".join(words.split()).rstrip(".") for name, words in entries}
+    return about, {name: f"{words[:1].upper()}{words[1:]}." for name, words in described.items()}

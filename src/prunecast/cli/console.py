@@ -37,7 +37,11 @@ class Output:
             return
         for title, rows in result.tables().items():
             self._table(title, rows)
-        tables = {name: value for name, value in facts.items() if _is_rows(value)}
+        tables = {
+            name: rows
+            for name, rows in facts.items()
+            if isinstance(rows, list) and rows and isinstance(rows[0], Mapping)
+        }
         plain = Table(show_header=False, box=None)
         for name in (name for name in facts if name not in tables):
             plain.add_row(Text(name), Text(_plain(facts[name])))
@@ -72,10 +76,6 @@ class Output:
 def _console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=PLAIN_WIDTH)
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _plain(value: Any) -> str:
