@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -115,38 +115,25 @@ class Deviation:
     tolerance: float
 
     @property
-    def of_mse(self) -> float:
-        """Our MSE minus theirs, as a share of theirs."""
-        return self.mse / self.published.mse - 1
-
-    @property
-    def of_mae(self) -> float:
-        """Our MAE minus theirs, as a share of theirs."""
-        return self.mae / self.published.mae - 1
-
-    @property
     def within(self) -> bool:
         """Whether the deviation of MSE is inside the tolerance, rounding of the published value included."""
         return _within(self.mse, self.published.mse, self.tolerance)
 
 
-def deviations(study: StudyRuns) -> tuple[Deviation, ...]:
+def deviations(study: StudyRuns) -> list[Deviation]:
     """Returns what the literature has of a study's dense variants, in their order."""
-    return tuple(_deviations(study))
-
-
-def _deviations(study: StudyRuns) -> Iterator[Deviation]:
+    found = []
     for variant, runs in study.runs.items():
         rows = list(runs.values())
         place = _place(rows[0])
         known = None if variant.role != "dense" or place is None else published_errors().get(place)
         if known is None or place is None:
             continue
-        columns = [scorings(row).get(known.compared_in) for row in rows]
-        ours = [(row[f"{at}_mse"], row[f"{at}_mae"]) for row, at in zip(rows, columns, strict=True) if at is not None]
+        prefixes = [scorings(row).get(known.compared_in) for row in rows]
+        ours = [(row[f"{at}_mse"], row[f"{at}_mae"]) for row, at in zip(rows, prefixes, strict=True) if at is not None]
         if ours:
             mse, mae = np.transpose(ours)
-            yield Deviation(
+            deviation = Deviation(
                 variant,
                 place,
                 known,
@@ -157,6 +144,8 @@ def _deviations(study: StudyRuns) -> Iterator[Deviation]:
                 steps=rows[0].get("steps"),
                 tolerance=UNSTABLE_TOLERANCE if (place.model, place.dataset) in _UNSTABLE else TOLERANCE,
             )
+            found.append(deviation)
+    return found
 
 
 def _place(row: StageRow) -> Place | None:
@@ -173,15 +162,14 @@ class MeanDeviation:
     """The mean over several horizons of one model and data set: single runs go up and down, their mean does so less.
 
     Attributes:
-        horizons: ours, each beside its published error.
         mse: the mean of ours.
         published_mse: of theirs.
         mae: of ours.
         published_mae: of theirs.
-        within: whether the mean MSE is inside its tolerance; None where it has none, or a published horizon is missing.
+        within: whether the mean MSE is inside its tolerance; None for a model whose runs do not agree, or where a
+            published horizon is missing.
     """
 
-    horizons: tuple[Deviation, ...]
     mse: float
     published_mse: float
     mae: float
@@ -193,15 +181,11 @@ class MeanDeviation:
         """Returns the mean over these."""
         rows = [(one.mse, one.published.mse, one.mae, one.published.mae) for one in horizons]
         mse, published_mse, mae, published_mae = map(float, np.mean(rows, axis=0))
-        within = _within(mse, published_mse, MEAN_TOLERANCE) if _is_judged(horizons) else None
-        return cls(tuple(horizons), mse, published_mse, mae, published_mae, within)
-
-
-def _is_judged(horizons: Sequence[Deviation]) -> bool:
-    """Whether runs of this model agree, and all its published horizons are there."""
-    place = horizons[0].place
-    every = {other.horizon for other in published_errors() if other._replace(horizon=place.horizon) == place}
-    return place.model in _STEADY and {one.place.horizon for one in horizons} == every
+        place = horizons[0].place
+        published = {other.horizon for other in published_errors() if other._replace(horizon=place.horizon) == place}
+        is_judged = place.model in _STEADY and {one.place.horizon for one in horizons} == published
+        within = _within(mse, published_mse, MEAN_TOLERANCE) if is_judged else None
+        return cls(mse, published_mse, mae, published_mae, within)
 
 
 def _within(ours: float, theirs: float, tolerance: float) -> bool:

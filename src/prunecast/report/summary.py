@@ -8,9 +8,8 @@ model was loaded; all else is as in `prunecast.study.frame`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,47 +34,50 @@ class _Timer(NamedTuple):
 
 
 class Timings:
-    """What was timed, and how. Runtimes of the machine with the most timings have plain names and come first."""
+    """What was timed, and how.
+
+    Attributes:
+        labels: what was timed, in the order of the columns; runtimes of the machine with the most timings come first
+            and have plain names.
+        main: the label that charts show: ONNX Runtime where it was timed, else the first one.
+        busy: how many timed models were timed while other stages ran on the machine.
+    """
 
     def __init__(self, study: StudyRuns) -> None:
         self._taken = study.taken
         self._runtimes = study.frame.runtimes()
-        timed = [row for found in study.taken.values() for row in found if any(True for _ in self._of_row(row))]
-        counts = Counter(row["machine"] for row in timed)
-        self.machines = tuple(machine for machine, _ in counts.most_common())
-        self._names = {row["machine"]: row.get("accelerator") or row["processor"] for row in timed}
-        found = dict.fromkeys(timer for row in timed for timer in self._of_row(row))
-        self._timers = sorted(found, key=lambda timer: self.machines.index(timer.machine))
-        self._ways = Counter(timer[:2] for timer in self._timers)
+        timed = [row for found in study.taken.values() for row in found if self._timers(row)]
+        machines = [machine for machine, _ in Counter(row["machine"] for row in timed).most_common()]
+        names = {row["machine"]: row.get("accelerator") or row["processor"] for row in timed}
+        bearers = Counter(names.values())
+        timers = dict.fromkeys(timer for row in timed for timer in self._timers(row))
+        ways = Counter(timer[:2] for timer in timers)
+        self._labels: dict[_Timer, str] = {}
+        for timer in sorted(timers, key=lambda timer: machines.index(timer.machine)):
+            label, name = timer.runtime, names[timer.machine]
+            if ways[timer[:2]] > 1:
+                label += f" ({timer.threads} threads, batch {timer.batch})"
+            if timer.machine != machines[0]:
+                label += f" on {name}" + (f" [{timer.machine[:6]}]" if bearers[name] > 1 else "")
+            self._labels[timer] = label
+        self.labels = tuple(self._labels.values())
+        first = next(iter(self.labels), None)
+        self.main = next((label for label in self.labels if label.startswith("onnxruntime")), first)
+        self.busy = sum(bool(row.get("machine_busy")) for row in timed)
 
-    def _of_row(self, row: StageRow) -> Iterable[_Timer]:
-        for name in self._runtimes:
-            if f"{name}_latency_ms" in row:
-                yield _Timer(row["machine"], name, row[f"{name}_threads"], row[f"{name}_batch"])
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What was timed, in the order of the columns."""
-        return tuple(self._label(timer) for timer in self._timers)
-
-    @cached_property
-    def main(self) -> str | None:
-        """The label that charts show: ONNX Runtime where it was timed, else the first one."""
-        labels = self.labels
-        return next((label for label in labels if label.startswith("onnxruntime")), labels[0] if labels else None)
-
-    @property
-    def busy(self) -> int:
-        """How many timed models were timed while other stages ran on the machine."""
-        rows = (row for found in self._taken.values() for row in found)
-        return sum(bool(row.get("machine_busy")) for row in rows if any(True for _ in self._of_row(row)))
+    def _timers(self, row: StageRow) -> list[_Timer]:
+        return [
+            _Timer(row["machine"], name, row[f"{name}_threads"], row[f"{name}_batch"])
+            for name in self._runtimes
+            if f"{name}_latency_ms" in row
+        ]
 
     def columns(self, fingerprint: str) -> dict[str, Any]:
         """Returns the columns of a model's timings, under their labels."""
         found: dict[str, Any] = {}
         for row in self._taken.get(fingerprint, ()):
-            for timer in self._of_row(row):
-                label, own = self._label(timer), f"{timer.runtime}_"
+            for timer in self._timers(row):
+                label, own = self._labels[timer], f"{timer.runtime}_"
                 for name in ("latency_ms", "p95_ms", "speedup", "speedup_low", "speedup_high", "peak_memory_bytes"):
                     if own + name in row:
                         found[f"{label}_{name}"] = row[own + name]
@@ -83,18 +85,6 @@ class Timings:
                     added = row[f"{own}peak_memory_bytes"] - row[f"{own}baseline_memory_bytes"]
                     found[f"{label}_model_memory_bytes"] = added
         return found
-
-    def _label(self, timer: _Timer) -> str:
-        way = "" if self._ways[timer[:2]] == 1 else f" ({timer.threads} threads, batch {timer.batch})"
-        return f"{timer.runtime}{way}{self._place(timer.machine)}"
-
-    def _place(self, machine: str) -> str:
-        """Returns " on ..." for a machine that is not the main one; its hash too where the name is the same."""
-        if machine == self.machines[0]:
-            return ""
-        name = self._names[machine]
-        twins = [other for other in self.machines if self._names[other] == name]
-        return f" on {name}" + (f" [{machine[:6]}]" if len(twins) > 1 else "")
 
 
 def runs_table(study: StudyRuns, timings: Timings) -> pd.DataFrame:
@@ -175,8 +165,8 @@ def summary_table(runs: pd.DataFrame, compared: Mapping[str, Compared]) -> pd.Da
         column = str(name)
         values = grouped[column]
         if column.endswith("_speedup"):
-            logarithms = runs[column].astype(float).map(np.log)
-            summary[column] = np.exp(logarithms.groupby(level=0, sort=False).mean())
+            logs = runs[column].astype(float).map(np.log)
+            summary[column] = np.exp(logs.groupby(level=0, sort=False).mean())
         elif column.endswith("_speedup_low"):
             summary[column] = values.min()
         elif column.endswith("_speedup_high"):
@@ -186,7 +176,14 @@ def summary_table(runs: pd.DataFrame, compared: Mapping[str, Compared]) -> pd.Da
         if column.startswith("test_"):
             summary[f"{column}_sd"] = values.std(ddof=1)
     for metric, found in compared.items():
-        summary = summary.join(_comparison_columns(found, "" if metric == "mse" else f"{metric}_"))
+        prefix = "" if metric == "mse" else f"{metric}_"
+        rows: dict[Variant, dict[str, Any]] = {}
+        for comparison in found.every:
+            floors = ", ".join(found.floor_names(comparison.variant))
+            row = rows.setdefault(comparison.variant, {f"{prefix}saturated": floors})
+            if comparison.against not in FLOORS:  # of naive forecasts there are several; comparisons.csv has them
+                row |= _difference(comparison, f"{prefix}vs_{comparison.against.replace('-', '_')}")
+        summary = summary.join(pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), dtype=object)))
     return summary
 
 
@@ -194,16 +191,6 @@ def by_variant(summary: pd.DataFrame) -> Rows:
     """Returns the rows of a summary, by variant and in its order."""
     found = ({str(key): value for key, value in row.items()} for row in summary.to_dict("records"))
     return dict(zip(summary.index, found, strict=True))
-
-
-def _comparison_columns(compared: Compared, prefix: str) -> pd.DataFrame:
-    rows: dict[Variant, dict[str, Any]] = {}
-    for comparison in compared.every:
-        floors = {f"{prefix}saturated": ", ".join(compared.floor_names(comparison.variant))}
-        row = rows.setdefault(comparison.variant, floors)
-        if comparison.against not in FLOORS:  # of naive forecasts there are several; comparisons.csv has them
-            row |= _difference(comparison, f"{prefix}vs_{comparison.against.replace('-', '_')}")
-    return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), dtype=object))
 
 
 def _difference(comparison: Comparison, name: str) -> dict[str, Any]:
@@ -304,49 +291,42 @@ PLAIN, TUNED = "without fine-tuning", "fine-tuned"
 def front_points(rows: Rows, columns: Sequence[str], pages: Mapping[Case | str, str]) -> list[dict[str, Any]]:
     """Returns what the page of fronts shows: each variant as measured, and over all cases relative to the dense model.
 
+    Means over all cases are geometric; each data set counts alike in them.
+
     Args:
         rows: the summary.
         columns: the costs; a point has them as c0, c1 and so on.
         pages: where a case, and a model, is shown.
     """
-    return [*_case_points(rows, columns, pages), *_mean_points(rows, columns, pages)]
-
-
-def _case_points(rows: Rows, columns: Sequence[str], pages: Mapping[Case | str, str]) -> Iterator[dict[str, Any]]:
-    for key, row in rows.items():
-        numbers = [_digits(row.get(column)) for column in ("test_mse", *columns)]
-        yield _front_point(key, key.case.title, 1, numbers, pages[key.case])
-
-
-def _mean_points(rows: Rows, columns: Sequence[str], pages: Mapping[Case | str, str]) -> Iterator[dict[str, Any]]:
-    """Yields each variant over all cases: means relative to the dense model, in which each data set counts alike."""
+    shown = ("test_mse", *columns)
+    points = [
+        _front_point(key, key.case.title, 1, [row.get(column) for column in shown], pages[key.case])
+        for key, row in rows.items()
+    ]
     dense = {(key.case, key.model): row for key, row in rows.items() if key.role == "dense"}
-    groups: dict[tuple[str, ...], dict[Variant, StageRow]] = {}
-    for key, row in rows.items():
+    groups: dict[tuple[str, ...], list[Variant]] = {}
+    for key in rows:
         if key.role != "naive" and (key.case, key.model) in dense:
-            groups.setdefault((key.model, key.name, key.role), {})[key] = row
-    for found in groups.values():
-        numbers = []
-        for column in ("test_mse", *columns):
+            groups.setdefault((key.model, key.name, key.role), []).append(key)
+    for keys in groups.values():
+        means = []
+        for column in shown:
             logs: dict[str, list[float]] = {}
-            for key, row in found.items():
-                own, whole = row.get(column), dense[key.case, key.model].get(column)
+            for key in keys:
+                own, whole = rows[key].get(column), dense[key.case, key.model].get(column)
                 if own and whole and not missing(own) and not missing(whole):
                     logs.setdefault(key.case.dataset, []).append(float(np.log(own / whole)))
-            mean = np.exp(np.mean([np.mean(of) for of in logs.values()])) if logs else None
-            numbers.append(_digits(mean))
-        first = next(iter(found))
-        yield _front_point(first, EVERYWHERE, len(found), numbers, pages.get(first.model, ""))
+            means.append(np.exp(np.mean([np.mean(of) for of in logs.values()])) if logs else None)
+        points.append(_front_point(keys[0], EVERYWHERE, len(keys), means, pages.get(keys[0].model, "")))
+    return points
 
 
-def _front_point(key: Variant, case: str, cases: int, numbers: Sequence[float | None], page: str) -> dict[str, Any]:
+def _front_point(key: Variant, case: str, cases: int, values: Sequence[float | None], page: str) -> dict[str, Any]:
     tuning = {"pruned": PLAIN, "pruned+finetuned": TUNED}.get(key.role, "neither")
+    known = (None if value is None or missing(value) or value <= 0 else value for value in values)
+    error, *costs = (None if value is None else float(f"{value:.{DIGITS}g}") for value in known)
     return {
         **{"where": case, "cases": cases, "model": key.model, "series": key.series, "tuning": tuning, "page": page},
-        **{"label": key.full_name, "filled": key.role != "pruned", "error": numbers[0]},
-        **{f"c{number}": value for number, value in enumerate(numbers[1:])},
+        **{"label": key.full_name, "filled": key.role != "pruned", "error": error},
+        **{f"c{number}": value for number, value in enumerate(costs)},
     }
-
-
-def _digits(value: float | None) -> float | None:
-    return None if value is None or missing(value) or value <= 0 else float(f"{value:.{DIGITS}g}")

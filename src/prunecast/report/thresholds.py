@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import isnan
@@ -135,14 +135,14 @@ class Sweeps:
         found = self._found.get(line, {})
         cases = tuple(case for case in (found if among is None else among) if case in found)
         if (line, cases) not in self._cache:
-            self._cache[line, cases] = self._sweep(line, {case: found[case] for case in cases})
+            every = [found[case] for case in cases]
+            shared = [sparsity for sparsity in sorted(every[0]) if all(sparsity in of for of in every)] if every else []
+            levels = []
+            for sparsity in shared:
+                held = tuple(of[sparsity] for of in every)
+                levels.append(Level(sparsity, pooled(held), held, sum(self._saturated(c.variant) for c in held)))
+            self._cache[line, cases] = Sweep(line, cases, tuple(levels)) if levels else None
         return self._cache[line, cases]
-
-    def _sweep(self, line: Line, chosen: Mapping[Case, Mapping[float, Comparison]]) -> Sweep | None:
-        every = list(chosen.values())
-        shared = [sparsity for sparsity in sorted(every[0]) if all(sparsity in of for of in every)] if every else []
-        levels = tuple(self._level(sparsity, chosen) for sparsity in shared)
-        return Sweep(line, tuple(chosen), levels) if levels else None
 
     def of(self, line: Line, case: Case) -> Sweep | None:
         """Returns the sweep on one data set and horizon, or None where it was not run."""
@@ -170,10 +170,6 @@ class Sweeps:
     def best(self, model: str, method: str, case: Case | None = None) -> Sweep | None:
         """Returns the fair sweep with fine-tuning where that was run, else the one without."""
         return self.fair(model, method, True, case) or self.fair(model, method, False, case)
-
-    def _level(self, sparsity: float, chosen: Mapping[Case, Mapping[float, Comparison]]) -> Level:
-        comparisons = tuple(of_case[sparsity] for of_case in chosen.values())
-        return Level(sparsity, pooled(comparisons), comparisons, sum(self._saturated(c.variant) for c in comparisons))
 
 
 def pooled(comparisons: Iterable[Comparison]) -> Interval:
