@@ -158,7 +158,7 @@ def error_by_sparsity(
     if close and max(ends + levels) <= ceiling:
         return None
     axis = error_axis(ends if close else ends + levels, ceiling)
-    series = legend_of((curve._asdict() for curve in every), looks)
+    series = legend_of((curve.series for curve in every), looks)
     template = _curves_template(
         series, ("sparsity: parameters that are gone", "test MSE"), "", logarithmic=axis.logarithmic
     )
@@ -272,7 +272,7 @@ def ratio_curves(
     )
     titles = ("removed, of the method's own budget", "error, dense = 1")
     looks = context.model_looks if by_model else context.looks
-    series_looks = legend_of((curve._asdict() for curve in curves), looks)
+    series_looks = legend_of((curve.series for curve in curves), looks)
     template = _curves_template(series_looks, titles, " ×", logarithmic=axis.logarithmic)
     data = _curves_data(curves, axis) | {"controls": [{"y": 1, "label_y": 1, "name": "dense", "colour": INK}]}
     return Chart(name, title, caption, f"{title}. {'; '.join(said)}.", template, data, axis.params("y"))
@@ -371,7 +371,7 @@ def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) 
         line.insert(0, line[0] | {"y": y.high})
     said = ", ".join(f"{p['words'].splitlines()[0]} (MSE {p['y']:.3g} at {_short(p['x'])})" for p in on_front)
     label = f"Test MSE against {cost.axis}. On the front: {said}."
-    template = _cost_template(legend_of(points, looks), cost.axis, logarithmic=y.logarithmic)
+    template = _cost_template(legend_of((one["series"] for one in points), looks), cost.axis, logarithmic=y.logarithmic)
     data = {"points": [point for point in points if point["y"] <= y.high], "front": line}
     return Chart(name, cost.title, caption, label, template, data, x.params("x") | y.params("y"))
 
@@ -446,7 +446,7 @@ def thresholds_chart(context: Context, name: str) -> Chart | None:
         "dense-continued; the line between them is what fine-tuning buys. Grey bar: range over data sets. Grey tick: "
         f"the most that was tried. {SATURATED}: on some data set no better than a forecast that learned nothing."
     )
-    template = _thresholds_template(legend_of(data["rows"], context.looks))
+    template = _thresholds_template(legend_of((one["series"] for one in data["rows"]), context.looks))
     label, key = f"{title}. {'; '.join(said)}.", "open: not fine-tuned; filled: fine-tuned; grey: range over data sets"
     return Chart(name, title, caption, label, template, data, key=key)
 
@@ -484,7 +484,7 @@ def time_chart(context: Context, name: str) -> Chart | None:
     )
     label = f"{title}. {'; '.join(point['words'] for point in points)}."
     runtime = runtime_name(context.timings.main or "")
-    template = _time_template(legend_of(points, context.looks), f"{runtime}: speed-up there")
+    template = _time_template(legend_of((one["series"] for one in points), context.looks), f"{runtime}: speed-up there")
     data, key = {"ratios": points, "one": [{"x": 1}]}, "at that sparsity, with the 95 % interval; open: none that shows"
     return Chart(name, title, caption, label, template, data, axis.params("x"), key)
 
@@ -540,7 +540,9 @@ def speed_chart(
     )
     ends = (max(x.low, y.low), min(x.high, y.high))
     data = {"points": points, "none": [{"y": 1}], "kept": [{"x": end, "y": end} for end in ends]}
-    template = _speed_template(legend_of(points, context.model_looks if by_model else context.looks))
+    template = _speed_template(
+        legend_of((one["series"] for one in points), context.model_looks if by_model else context.looks)
+    )
     said = f"{title}. {'; '.join(point['words'] for point in points)}."
     return Chart(name, title, caption, said, template, data, x.params("x") | y.params("y"))
 
@@ -655,7 +657,7 @@ def fronts_chart(context: Context, pages: Mapping[Case | str, str]) -> Chart:
         "adds another."
     )
     label = f"Error against cost: {', '.join(titles)}; the table below has what is on the front."
-    template = _fronts_template(legend_of(points, context.looks), cases, titles, len(models))
+    template = _fronts_template(legend_of((one["series"] for one in points), context.looks), cases, titles, len(models))
     return Chart("front", "Error against cost", caption, label, template, {"points": points, "models": models})
 
 

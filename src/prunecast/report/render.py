@@ -29,7 +29,7 @@ from prunecast.records import Failure
 from prunecast.report.context import Context
 from prunecast.report.pages import Overview, Page, Run, all_pages, overview, what_was_run
 from prunecast.report.sheets import failure_table, to_texts
-from prunecast.report.style import CONFIG, Chart, Look, Spec, beside, mark_svg, runtime_name, size
+from prunecast.report.style import CONFIG, Spec, beside, mark_svg, runtime_name, size
 from prunecast.report.summary import EVERYWHERE, comparison_table
 from prunecast.report.tables import frame_to_csv
 from prunecast.store import RECORD_FILE, Store, new_file
@@ -65,8 +65,8 @@ _WRITTEN = TypeAdapter(tuple[str, ReportFiles])
 
 def remember(files: ReportFiles, made_from: Iterable[str]) -> None:
     """Takes note, in a file beside the page, of a report that was written."""
-    with new_file(files.page.with_suffix(".json"), replace=True) as path:
-        path.write_bytes(_WRITTEN.dump_json((files.stamp(made_from), files), indent=1) + b"\n")
+    note = _WRITTEN.dump_json((files.stamp(made_from), files), indent=1)
+    _write(files.page.with_suffix(".json"), note + b"\n")
 
 
 def remembered(page: Path, made_from: Iterable[str]) -> ReportFiles | None:
@@ -101,42 +101,38 @@ def write_report(
             file cannot be written.
     """
     if "test_mse" not in frame.stages or frame.stages["test_mse"].isna().all():
-        raise UserError(f"expected records of at least one scored model, found none; {_why_none(failures)}")
+        why = "run the study first"
+        if failures:
+            why = f"{len(failures)} stages failed, the first ({failures[0].label}): {failures[0].reason}"
+        raise UserError(f"expected records of at least one scored model, found none; {why}")
     context = Context(frame)
     pages = all_pages(context)
-    first = overview(context, pages)
-    run = what_was_run(context, failures)
+    first, run = overview(context, pages), what_was_run(context, failures)
     folder = out.with_name(f"{out.stem}_files")
-    texts = {
-        "summary.csv": frame_to_csv(context.summary),
-        "runs.csv": frame_to_csv(context.runs),
-        "comparisons.csv": frame_to_csv(comparison_table(context.compared.values())),
+    data = {
+        "summary": context.summary,
+        "runs": context.runs,
+        "comparisons": comparison_table(context.compared.values()),
     }
+    texts = {f"{name}.csv": frame_to_csv(found) for name, found in data.items()}
     data_files = list(texts)
     for table in (*first.tables, *run.tables, *(table for page in pages for table in page.tables)):
         texts |= table.files()
-    tables = [_write(folder / name, text) for name, text in texts.items()]
-    pictures = {chart.name: vl_convert.vegalite_to_svg(chart.spec(title=True), config=CONFIG) for chart in first.charts}
-    together = (
-        {"overview": vl_convert.vegalite_to_svg(beside(first.pictures), config=CONFIG)}
-        if len(first.pictures) > 1
-        else {}
-    )
-    figures = [path for name, svg in (together | pictures).items() for path in _draw(folder, name, svg)]
-    links = _Links(frame, store, out)
-    renderer = _Renderer(context, links, folder.name, pictures)
+    tables = [_write(folder / name, text.encode()) for name, text in texts.items()]
+    specs = {"overview": beside(first.pictures)} if len(first.pictures) > 1 else {}
+    specs |= {chart.name: chart.spec(title=True) for chart in first.charts}
+    pictures = {name: vl_convert.vegalite_to_svg(spec, config=CONFIG) for name, spec in specs.items()}
+    figures = []
+    for name, svg in pictures.items():
+        figures.append(_write(folder / f"{name}.svg", svg.encode()))
+        figures.append(_write(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=PNG_SCALE)))
     files = {"data_files": data_files, "chart_files": [path.name for path in figures]}
-    _write(out, renderer.page(title, (first, *pages), run, files))
+    html = _html(context, first, pages, out=out, store=store, pictures=pictures, run=run, title=title, files=files)
+    _write(out, html.encode())
     for path in {*folder.iterdir()} - {*tables, *figures}:
         if path.suffix in _OURS and path.is_file():
             path.unlink()
     return ReportFiles(out, tuple(tables), tuple(figures), _terminal_rows(context, first))
-
-
-def _why_none(failures: Sequence[Failure]) -> str:
-    if not failures:
-        return "run the study first"
-    return f"{len(failures)} stages failed, the first ({failures[0].label}): {failures[0].reason}"
 
 
 def _terminal_rows(context: Context, first: Overview) -> tuple[dict[str, Any], ...]:
@@ -145,82 +141,72 @@ def _terminal_rows(context: Context, first: Overview) -> tuple[dict[str, Any], .
     return tuple({head.title: cell.one_line for head, cell in row.cells.items()} for row in first.headline.rows)
 
 
-class _Links:
-    """Where the records lie, seen from the page: beside it as files, or inside it."""
+def _html(
+    context: Context,
+    first: Overview,
+    pages: Sequence[Page],
+    *,
+    out: Path,
+    store: Store | None,
+    pictures: Mapping[str, str],
+    run: Run,
+    title: str,
+    files: Mapping[str, Sequence[str]],
+) -> str:
+    """Returns the page, set with the templates in `assets/`; every text is escaped there, also inside scripts."""
+    stages = context.study.frame.stages
+    paths = {name: store.directory(name) / RECORD_FILE for name in stages["fingerprint"]} if store is not None else {}
+    stored = {name: path for name, path in paths.items() if path.is_file()}
+    templates: dict[int, tuple[int, Spec]] = {}
 
-    def __init__(self, frame: StudyFrame, store: Store | None, page: Path) -> None:
-        names = frame.stages["fingerprint"]
-        self._files = {}
-        if store is not None:
-            found = {name: store.directory(name) / RECORD_FILE for name in names}
-            self._files = {name: path for name, path in found.items() if path.is_file()}
-        self._page = page
-        self.held = frame.stages[~names.isin(list(self._files))].sort_values("fingerprint")
-
-    def record(self, fingerprint: str) -> str:
-        """Returns the address of a record, relative to the page."""
-        if fingerprint not in self._files:
+    def record(fingerprint: str) -> str:
+        """Returns where a record lies, seen from the page: beside it as a file, or inside it."""
+        if fingerprint not in stored:
             return f"#record:{fingerprint}"
-        return quote(Path(os.path.relpath(self._files[fingerprint], self._page.parent)).as_posix())
+        return quote(Path(os.path.relpath(stored[fingerprint], out.parent)).as_posix())
 
-
-class _Renderer:
-    """Sets pages with the templates in `assets/`; every text is escaped there, also inside scripts."""
-
-    def __init__(self, context: Context, links: _Links, folder: str, pictures: Mapping[str, str]) -> None:
-        self._environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("prunecast.report", "assets"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            finalize=_unbroken,
-        )
-        self._environment.filters |= {"size": size, "runtime_name": runtime_name, "record": links.record, "mark": _mark}
-        self._environment.globals |= {"folder": folder, "looks": {**context.model_looks, **context.looks}}
-        self._environment.globals |= {"pictures": pictures, "specs": self._specs, "everywhere": EVERYWHERE}
-        self._context, self._links = context, links
-        self._templates: dict[int, tuple[int, Spec]] = {}
-
-    def page(
-        self, title: str, pages: tuple[Overview, *tuple[Page, ...]], run: Run, files: Mapping[str, Sequence[str]]
-    ) -> str:
-        first, *others = pages
-        packed = {page.name: _packed(self._render("view.html.j2", page=page)) for page in others}
-        self._specs(first)  # the templates of all charts must be known before they are packed
-        templates = {"config": CONFIG, "templates": [template for _, template in self._templates.values()]}
-        held = {"vega": vega_script(), "templates": _packed(json.dumps(templates, sort_keys=True))}
-        return self._render(
-            "page.html.j2",
-            title=title,
-            overview=first,
-            run=run,
-            failures=failure_table(run.failures),
-            menu=[(_MENU[kind], list(found)) for kind, found in groupby(others, key=lambda page: page.kind)],
-            pages=others,
-            packed=packed,
-            held=held | {"records": _packed(_records(self._links))},
-            datasets=len(self._context.datasets),
-            models=len(self._context.models),
-            **files,
-        )
-
-    def _specs(self, page: Page | Overview) -> dict[str, Spec]:
+    def specs(page: Page | Overview) -> dict[str, Spec]:
         """Returns the charts of a page as data for their templates."""
-        return {chart.name: self._spec(chart) for chart in page.charts}
+        found = {}
+        for chart in page.charts:
+            number, _ = templates.setdefault(id(chart.template), (len(templates), chart.template))
+            found[chart.name] = {"template": number, "title": chart.heading, "data": chart.data, "params": chart.params}
+        return found
 
-    def _spec(self, chart: Chart) -> Spec:
-        number, _ = self._templates.setdefault(id(chart.template), (len(self._templates), chart.template))
-        return {"template": number, "title": chart.heading, "data": chart.data, "params": chart.params}
-
-    def _render(self, template: str, **content: Any) -> str:
-        return self._environment.get_template(template).render(content)
-
-
-def _records(links: _Links) -> str:
-    """Returns the records that have no file, by column, as JSON."""
-    columns = links.held.astype(object).where(links.held.notna(), None)
-    return json.dumps({str(name): columns[name].tolist() for name in columns}, default=str)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("prunecast.report", "assets"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_unbroken,
+    )
+    environment.filters |= {"size": size, "runtime_name": runtime_name, "record": record, "mark": mark_svg}
+    environment.globals |= {"folder": out.with_name(f"{out.stem}_files").name, "pictures": pictures, "specs": specs}
+    environment.globals |= {"looks": {**context.model_looks, **context.looks}, "everywhere": EVERYWHERE}
+    view = environment.get_template("view.html.j2")
+    packed = {page.name: _packed(view.render(page=page)) for page in pages}
+    specs(first)  # the templates of all charts must be known before they are packed
+    drawing = {"config": CONFIG, "templates": [template for _, template in templates.values()]}
+    held = stages[~stages["fingerprint"].isin(list(stored))].sort_values("fingerprint")
+    columns = held.astype(object).where(held.notna(), None).to_dict("list")
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        overview=first,
+        run=run,
+        failures=failure_table(run.failures),
+        menu=[(_MENU[kind], list(found)) for kind, found in groupby(pages, key=lambda page: page.kind)],
+        pages=pages,
+        packed=packed,
+        held={
+            "vega": vega_script(),
+            "templates": _packed(json.dumps(drawing, sort_keys=True)),
+            "records": _packed(json.dumps(columns, default=str)),
+        },
+        datasets=len(context.datasets),
+        models=len(context.models),
+        **files,
+    )
 
 
 @cache
@@ -229,12 +215,8 @@ def vega_script() -> str:
     return _packed(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
-def _packed(page: str) -> str:
-    return base64.b64encode(gzip.compress(page.encode(), 6, mtime=0)).decode()
-
-
-def _mark(look: Look, is_open: bool) -> str:
-    return mark_svg(look, filled=not is_open)
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def _unbroken(value: Any) -> Any:
@@ -244,14 +226,7 @@ def _unbroken(value: Any) -> Any:
     return value
 
 
-def _draw(folder: Path, name: str, svg: str) -> tuple[Path, Path]:
-    vector = _write(folder / f"{name}.svg", svg)
-    with new_file(folder / f"{name}.png", replace=True) as path:
-        path.write_bytes(vl_convert.svg_to_png(svg, scale=PNG_SCALE))
-    return vector, folder / f"{name}.png"
-
-
-def _write(target: Path, text: str) -> Path:
+def _write(target: Path, content: bytes) -> Path:
     with new_file(target, replace=True) as path:
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_bytes(content)
     return target

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
+from scipy import optimize
 
 from prunecast.registry import RUNTIMES
 
@@ -197,10 +198,9 @@ def looks(names: Iterable[str], known: Mapping[str, Look] = LOOKS) -> dict[str, 
     return {name: chosen[name] for name in every}
 
 
-def mark_svg(look: Look, *, filled: bool) -> str:
+def mark_svg(look: Look, is_open: bool) -> str:
     """Returns the mark of a series as markup, for tables."""
-    path = SHAPES.get(look.shape) or _PLAIN[look.shape]
-    fill = look.colour if filled else PAPER
+    path, fill = SHAPES.get(look.shape) or _PLAIN[look.shape], PAPER if is_open else look.colour
     return f'<path d="{path}" transform="scale(5)" fill="{fill}" stroke="{look.colour}" stroke-width=".3"/>'
 
 
@@ -346,17 +346,10 @@ def error_axis(errors: Iterable[float], ceiling: float = math.inf) -> Axis:
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
     """Returns places on an axis moved as little as needed, in order, so that neighbours are `gap` apart."""
     order = np.argsort(places, kind="stable")
-    moved = np.asarray(places, dtype=float)[order]
-    for _ in range(200):
-        push = np.clip(gap - np.diff(moved), 0, None) / 2
-        if (push <= 1e-6).all():
-            break
-        moved[:-1] -= push
-        moved[1:] += push
+    steps = gap * np.arange(len(places))
+    moved = steps + optimize.isotonic_regression(np.asarray(places, dtype=float)[order] - steps).x
     moved -= max(0.0, moved.max(initial=0.0) - 1) or min(0.0, moved.min(initial=0.0))
-    found = np.empty_like(moved)
-    found[order] = moved
-    return [float(place) for place in found]
+    return [float(place) for place in moved[np.argsort(order)]]
 
 
 SHORT_NUMBER = "(datum.value >= 1e4 ? format(datum.value, '.3~s') : format(datum.value, '.4~g'))"
@@ -401,9 +394,9 @@ Legend = tuple[tuple[str, Look], ...]
 PICK = alt.selection_point(name="pick", fields=["series"], bind="legend")
 
 
-def legend_of(points: Iterable[Mapping[str, Any]], known: Mapping[str, Look]) -> Legend:
-    """Returns the series that points belong to, with their looks."""
-    return tuple((name, known[name]) for name in dict.fromkeys(point["series"] for point in points))
+def legend_of(series: Iterable[str], known: Mapping[str, Look]) -> Legend:
+    """Returns each of these series once, with its look."""
+    return tuple((name, known[name]) for name in dict.fromkeys(series))
 
 
 def colour_of(series: Legend) -> alt.Color:
