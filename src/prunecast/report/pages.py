@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from prunecast.records import Failure, Stage
 from prunecast.report.charts import (
     costs,
@@ -50,7 +52,7 @@ FEWEST_RANKED = 3
 """Two treatments need no diagram."""
 
 MOST_DIAGRAMS = 6
-"""Of rankings; those of the other sparsities are tables."""
+"""Of rankings, evenly apart; those of the other sparsities are tables."""
 
 
 @dataclass(frozen=True)
@@ -324,6 +326,7 @@ def overview(context: Context, pages: Sequence[Page]) -> Overview:
     model_names = {page.title: page.name for page in pages if page.kind == "model"}
     timed = [speed for speed in context.speeds if not speed.is_control]
     ranked = list(_rankings(context))
+    pictured = np.linspace(0, len(ranked) - 1, min(len(ranked), MOST_DIAGRAMS)).round().astype(int)
     curves = (
         error_by_sparsity(file_stem("curve", number, model), rows, model, context.looks)
         if single is not None
@@ -338,7 +341,7 @@ def overview(context: Context, pages: Sequence[Page]) -> Overview:
         headline=headline_table("headline", sweeps, context.budgets, model_names),
         curves=_drawn(*curves),
         speed=_drawn(speed_chart(context, "speed", "Promised and measured speed-up", timed)),
-        ranks=[rank_chart(*ranked[index]) for index in _spread(len(ranked), MOST_DIAGRAMS)],
+        ranks=[rank_chart(*ranked[place]) for place in pictured],
         rankings=[rank_table(name, title, study, found) for name, title, found in ranked],
         speed_table=speed_table("speeds", study, context.speeds, context.timings.labels),
     )
@@ -357,13 +360,6 @@ def _rankings(context: Context) -> Iterator[tuple[str, str, Ranked]]:
         ways = method_ranking(context.rows, context.mse, sparsity)
         if ways is not None and len(ways.ranking.names) >= FEWEST_RANKED:
             yield file_stem("ranks", f"{sparsity:.3f}"), f"Ways to remove {percent(sparsity)}, by rank", ways
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Returns up to `most` places among `count`, the first and the last among them, evenly apart."""
-    if count <= most:
-        return list(range(count))
-    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
 
 
 # What was run, on which data and machines, and what did not finish.

@@ -29,7 +29,7 @@ from prunecast.records import Failure
 from prunecast.report.context import Context
 from prunecast.report.pages import Overview, Page, Run, all_pages, overview, what_was_run
 from prunecast.report.sheets import failure_table, to_texts
-from prunecast.report.style import CONFIG, Spec, beside, mark_svg, runtime_name, size
+from prunecast.report.style import CONFIG, Spec, beside, mark_svg, plural, runtime_name, size
 from prunecast.report.summary import EVERYWHERE, comparison_table
 from prunecast.report.tables import frame_to_csv
 from prunecast.store import RECORD_FILE, Store, new_file
@@ -181,7 +181,8 @@ def _html(
         lstrip_blocks=True,
         finalize=_unbroken,
     )
-    environment.filters |= {"size": size, "runtime_name": runtime_name, "record": record, "mark": mark_svg}
+    environment.filters |= {"size": size, "plural": plural, "runtime_name": runtime_name}
+    environment.filters |= {"record": record, "mark": mark_svg}
     environment.globals |= {"folder": out.with_name(f"{out.stem}_files").name, "pictures": pictures, "specs": specs}
     environment.globals |= {"looks": {**context.model_looks, **context.looks}, "everywhere": EVERYWHERE}
     view = environment.get_template("view.html.j2")

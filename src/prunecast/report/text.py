@@ -29,7 +29,7 @@ from prunecast.report.thresholds import MARGIN, Level, Sweep
 
 def answer_table(context: Context, name: str) -> ReportTable:
     """Returns a row for each method that is no control: how far it goes, what fine-tuning buys, what time is saved."""
-    sweeps, label = context.sweeps, context.timings.main
+    label = context.timings.main
     small = Head("", f"loss of {percent(MARGIN)} ruled out up to")
     faster = Head("", f"speed-up there{'' if label is None else f', {runtime_name(label)}'}")
     rows = []
@@ -38,10 +38,9 @@ def answer_table(context: Context, name: str) -> ReportTable:
         cells = {Head("", "method", numeric=False): Cell(method, f"of {of}" if of else "")}
         cells[Head("", "models")] = Cell(str(len(models)), order=len(models))
         for tuned in (False, True):
-            found = {model: sweep for model in models if (sweep := sweeps.fair(model, method, tuned)) is not None}
-            reached = {model: _share(sweep, sweep.no_loss) for model, sweep in found.items()}
-            cells[Head("no loss shown up to", "fine-tuned" if tuned else "not fine-tuned")] = _typical(reached)
-        best = {model: sweep for model in models if (sweep := sweeps.best(model, method)) is not None}
+            head = Head("no loss shown up to", "fine-tuned" if tuned else "not fine-tuned")
+            cells[head] = _typical(_no_loss(context, method, tuned))
+        best = {model: sweep for model in models if (sweep := context.sweeps.best(model, method)) is not None}
         cells[small] = _typical({model: _share(sweep, sweep.small_loss) for model, sweep in best.items()})
         cells[faster] = _typical_speed(_speedups(context, method))
         rows.append(TableRow(cells, series=method))
@@ -54,6 +53,12 @@ def answer_table(context: Context, name: str) -> ReportTable:
     return ReportTable(name, "The answer in short", rows, note).without_empty()
 
 
+def _no_loss(context: Context, method: str, finetuned: bool) -> dict[str, float | None]:
+    """Returns up to where each model that was pruned so shows no loss."""
+    found = ((model, context.sweeps.fair(model, method, finetuned)) for model in context.methods[method])
+    return {model: _share(sweep, sweep.no_loss) for model, sweep in found if sweep is not None}
+
+
 def _share(sweep: Sweep, reached: Level | None) -> float | None:
     """Returns the sparsity that a sweep reaches; None where there is no interval to judge by."""
     if not sweep.levels[0].known:
@@ -61,13 +66,18 @@ def _share(sweep: Sweep, reached: Level | None) -> float | None:
     return 0.0 if reached is None else reached.sparsity
 
 
+def _middle(found: Mapping[str, float | None]) -> float | None:
+    known = [share for share in found.values() if share is not None]
+    return median_low(known) if known else None
+
+
 def _typical(found: Mapping[str, float | None]) -> Cell:
     """Returns the middle one of the models' sparsities, with the lowest and the highest."""
-    known = {model: share for model, share in found.items() if share is not None}
-    if not known:
+    middle = _middle(found)
+    if middle is None:
         return Cell("not known", "no interval", mark="faint") if found else Cell()
-    middle = median_low(known.values())
-    return Cell(percent(middle), _ends({model: (share, percent(share)) for model, share in known.items()}), middle)
+    ends = {model: (share, percent(share)) for model, share in found.items() if share is not None}
+    return Cell(percent(middle), _ends(ends), middle)
 
 
 def _typical_speed(found: Mapping[str, Interval]) -> Cell:
@@ -101,7 +111,7 @@ def sentences(context: Context) -> list[str]:
 
 def _threshold_sentences(context: Context) -> Iterator[str]:
     for method, models in context.judged_methods().items():
-        plain, tuned = (_middle(context, method, finetuned=finetuned) for finetuned in (False, True))
+        plain, tuned = (_middle(_no_loss(context, method, finetuned)) for finetuned in (False, True))
         reached = plain if tuned is None else tuned
         if reached is not None:
             whom = models[0] if len(models) == 1 else f"the middle one of {len(models)} models"
@@ -113,19 +123,13 @@ def _threshold_sentences(context: Context) -> Iterator[str]:
             yield f"{text}."
 
 
-def _middle(context: Context, method: str, *, finetuned: bool) -> float | None:
-    found = [context.sweeps.fair(model, method, finetuned) for model in context.methods[method]]
-    shares = [share for sweep in found if sweep is not None and (share := _share(sweep, sweep.no_loss)) is not None]
-    return median_low(shares) if shares else None
-
-
 def _control_sentences(context: Context) -> Iterator[str]:
     """Yields how far the controls get, which remove at random: what a method has to beat."""
     reached = []
     for method in context.judged_methods(controls=True):
-        shares = (_middle(context, method, finetuned=finetuned) for finetuned in (True, False))
-        known = [share for share in shares if share is not None]
-        reached += [f"{method} up to {percent(known[0])}"] if known else []
+        tuned = _middle(_no_loss(context, method, True))
+        share = _middle(_no_loss(context, method, False)) if tuned is None else tuned
+        reached += [] if share is None else [f"{method} up to {percent(share)}"]
     if reached:
         yield f"Removing at random instead, fine-tuned where that was run, shows no loss by {' and by '.join(reached)}."
 
