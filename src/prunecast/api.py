@@ -478,7 +478,7 @@ def study_status(directory: Path, *, verify: bool = False) -> results.StudyStatu
     """
     from prunecast.study.study import status
 
-    return results.StudyStatus(**status(directory, thorough=verify))
+    return status(directory, thorough=verify)
 
 
 def study_export(directory: Path, *, to: tuple[str, str]) -> results.SentRecords:

@@ -50,16 +50,11 @@ def new_directory(target: Path) -> Iterator[Path]:
     Raises:
         UserError: when the target exists, or cannot be written (the disk is full, say).
     """
-    with _plain_errors(target), _parents_of(target, refuse=True):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            with _told_as(target, temporary):
-                yield temporary
-            sync(temporary)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with _beside(target, refuse=True) as temporary:
+        yield temporary
+        sync(temporary)
+        temporary.chmod(0o755)
+        temporary.rename(target)
 
 
 @contextmanager
@@ -69,33 +64,28 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         UserError: when the target exists (unless `replace`), or cannot be written.
     """
-    with _plain_errors(target), _parents_of(target, refuse=not replace):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent, suffix=target.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            with _told_as(target, temporary):
-                yield temporary
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _beside(target, refuse=not replace) as temporary:
+        yield temporary / target.name
+        (temporary / target.name).replace(target)
 
 
 @contextmanager
-def _parents_of(target: Path, *, refuse: bool) -> Iterator[None]:
-    """Makes the folders above a target; those that it made go again when the target does not come to be."""
-    if refuse and target.exists():
-        raise UserError(f"{target} exists; give another --out")
-    made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        if not target.exists():
-            for folder in made:
-                with suppress(OSError):  # somebody else has put something there meanwhile
-                    folder.rmdir()
+def _beside(target: Path, *, refuse: bool) -> Iterator[Path]:
+    """Gives a temporary folder beside a target; folders above it go again when the target does not come to be."""
+    with _plain_errors(target):
+        if refuse and target.exists():
+            raise UserError(f"{target} exists; give another --out")
+        made = [folder for folder in target.parents if not folder.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not target.exists():
+                for folder in made:
+                    with suppress(OSError):  # somebody else has put something there meanwhile
+                        folder.rmdir()
 
 
 @contextmanager
@@ -105,17 +95,6 @@ def _plain_errors(target: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in its own error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {target}: {reason}; nothing was left behind") from error
-
-
-@contextmanager
-def _told_as(target: Path, temporary: Path) -> Iterator[None]:
-    """Has errors name what the user knows, not what it is called until it is whole."""
-    try:
-        yield
-    except UserError as error:
-        if str(temporary) not in str(error):
-            raise
-        raise UserError(str(error).replace(str(temporary), str(target))) from error
 
 
 def sweep(target: Path) -> None:
@@ -180,6 +159,12 @@ def write_record(record: RunRecord, directory: Path) -> RunRecord:
     return record
 
 
+def write_sums(directory: Path) -> None:
+    """Writes the hashes of all files in a folder and below, last of all."""
+    lines = [f"{_sha256(directory / name)}  {name}\n" for name in _files(directory) if name != SUMS_FILE]
+    (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+
+
 def read_record(place: Path) -> RunRecord:
     """Returns the record in a folder.
 
@@ -191,8 +176,7 @@ def read_record(place: Path) -> RunRecord:
     """
     directory = place.parent if place.name == RECORD_FILE else place
     try:
-        sums, content = _read_sums(directory), (directory / RECORD_FILE).read_bytes()
-        _check_sum(directory, RECORD_FILE, content, sums)
+        content, sums = _read_scalars(directory)
         packed = (directory / ARRAYS_FILE).read_bytes()
         _check_sum(directory, ARRAYS_FILE, packed, sums)
         return put_together(content, load_arrays(packed))
@@ -203,24 +187,11 @@ def read_record(place: Path) -> RunRecord:
         raise Damaged(directory, f"{RECORD_FILE} is not a whole record: {error.errors()[0]['msg']}") from None
 
 
-def copy_record(source: Path, target: Path) -> None:
-    """Copies a record alone, without the files beside it, and writes the sums of what then lies in the target."""
-    for name in (RECORD_FILE, ARRAYS_FILE):
-        shutil.copy2(source / name, target / name)
-    write_sums(target)
-
-
-def write_sums(directory: Path) -> None:
-    """Writes the hashes of all files in a folder and below, last of all."""
-    lines = [f"{_sha256(directory / name)}  {name}\n" for name in _files(directory) if name != SUMS_FILE]
-    (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
-
-
 def condition(directory: Path, *, thorough: bool = False) -> Condition:
     """Says whether a finished stage, whose folder has its fingerprint for a name, is whole.
 
     The record is hashed each time, without its arrays. Of the other files that is done when they are newer than their
-    sums, which are written last, or when asked for; else their size has to do.
+    sums, which are written last, or when asked for; else their size has to do. A file without a sum counts as missing.
 
     Args:
         directory: of the stage.
@@ -230,36 +201,37 @@ def condition(directory: Path, *, thorough: bool = False) -> Condition:
         UserError: when the record is of another schema, which is no damage.
     """
     try:
-        sums, content = _read_sums(directory), (directory / RECORD_FILE).read_bytes()
-        _check_sum(directory, RECORD_FILE, content, sums)
+        content, sums = _read_scalars(directory)
         values = json.loads(content)
         if values["schema_version"] != SCHEMA_VERSION:
             _refuse_other_schemas(directory / RECORD_FILE)
         if values["fingerprint"] != directory.name:
             return Condition(f"{RECORD_FILE} is another stage's")
-        trusted_until_ns = None if thorough else (directory / SUMS_FILE).stat().st_mtime_ns
-        return _condition_of_files(os.fspath(directory), values["files"], sums, trusted_until_ns)
+        trusted_until_ns = -1 if thorough else (directory / SUMS_FILE).stat().st_mtime_ns
+        sizes: dict[str, int] = values["files"]
+        missing, hashed, problems = 0, False, []
+        for name in (ARRAYS_FILE, *sizes):
+            path = f"{directory}/{name}"
+            try:
+                found = os.stat(path) if name in sums else None  # noqa: PTH116 - tens of thousands in a few seconds
+            except FileNotFoundError:
+                found = None
+            if found is None:
+                missing += name in sizes
+                problems.append(f"{name} is missing")
+                continue
+            newer = found.st_mtime_ns > trusted_until_ns
+            hashed = hashed or newer
+            if found.st_size != sizes.get(name, found.st_size):
+                problems.append(f"{name} has {found.st_size} bytes, expected {sizes[name]}")
+            elif newer and _sha256(Path(path)) != sums[name]:
+                problems.append(f"{name} does not have the hash that {SUMS_FILE} names")
     except OSError as error:
         return Condition(f"cannot read it: {error.strerror}")
     except Damaged as error:
         return Condition(error.reason)
-
-
-def check(directory: Path) -> Path:
-    """Checks every byte of a finished stage that is about to be used, and returns its folder.
-
-    Raises:
-        Damaged: when the record or a file is not what was written, or a file is missing.
-    """
-    found = condition(directory, thorough=True)
-    if found.damage is not None or found.bare:
-        raise Damaged(directory, found.damage or "the files that its record names are gone")
-    return directory
-
-
-def trust(directory: Path) -> None:
-    """Makes the sums newer than the files, which were found whole: they need not be hashed again."""
-    os.utime(directory / SUMS_FILE)
+    bare = 0 < missing == len(sizes) == len(problems)
+    return Condition(None if bare or not problems else problems[0], bare, hashed)
 
 
 def _files(directory: Path) -> list[str]:
@@ -267,12 +239,12 @@ def _files(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
 
 
-def _read_sums(directory: Path) -> Mapping[str, str]:
-    """Returns the hash of each file: name -> hexadecimal digits.
+def _read_scalars(directory: Path) -> tuple[bytes, Mapping[str, str]]:
+    """Returns record.json, which was hashed, and the hash of each file: name -> hexadecimal digits.
 
     Raises:
         UserError: when there is a record of another schema, without sums.
-        Damaged: when there are no sums, or it is no such file.
+        Damaged: when there are no sums, it is no such file, or the record does not fit its sum.
     """
     try:
         text = (directory / SUMS_FILE).read_text(encoding="utf-8")
@@ -284,7 +256,9 @@ def _read_sums(directory: Path) -> Mapping[str, str]:
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
     if not text.endswith("\n") or not {RECORD_FILE, ARRAYS_FILE} <= sums.keys():
         raise Damaged(directory, f"{SUMS_FILE} is not a list of hashes")
-    return sums
+    content = (directory / RECORD_FILE).read_bytes()
+    _check_sum(directory, RECORD_FILE, content, sums)
+    return content, sums
 
 
 def _refuse_other_schemas(path: Path) -> None:
@@ -300,38 +274,6 @@ def _refuse_other_schemas(path: Path) -> None:
 def _check_sum(directory: Path, name: str, content: bytes, sums: Mapping[str, str]) -> None:
     if hashlib.sha256(content).hexdigest() != sums[name]:
         raise Damaged(directory, f"{name} does not have the hash that {SUMS_FILE} names")
-
-
-def _condition_of_files(
-    directory: str, sizes: Mapping[str, int], sums: Mapping[str, str], trusted_until_ns: int | None
-) -> Condition:
-    """Looks at the arrays and at the files that a record names; a file without a sum counts as missing.
-
-    Args:
-        directory: of the stage.
-        sizes: name -> bytes of each file that the stage made.
-        sums: name -> hash.
-        trusted_until_ns: files that are newer are hashed; None for all.
-    """
-    missing, hashed, problems = 0, False, []
-    for name in (ARRAYS_FILE, *sizes):
-        path = f"{directory}/{name}"
-        try:
-            found = os.stat(path) if name in sums else None  # noqa: PTH116 - tens of thousands of them in a few seconds
-        except FileNotFoundError:
-            found = None
-        if found is None:
-            missing += name in sizes
-            problems.append(f"{name} is missing")
-            continue
-        newer = trusted_until_ns is None or found.st_mtime_ns > trusted_until_ns
-        hashed = hashed or newer
-        if found.st_size != sizes.get(name, found.st_size):
-            problems.append(f"{name} has {found.st_size} bytes, expected {sizes[name]}")
-        elif newer and _sha256(Path(path)) != sums[name]:
-            problems.append(f"{name} does not have the hash that {SUMS_FILE} names")
-    bare = 0 < missing == len(sizes) == len(problems)
-    return Condition(None if bare or not problems else problems[0], bare, hashed)
 
 
 def _sha256(path: Path) -> str:
@@ -388,16 +330,20 @@ class Store:
         return condition(directory, thorough=thorough)
 
     def checked(self, fingerprint: str) -> Path:
-        """Returns the folder of a finished stage, every byte of which was checked.
+        """Returns the folder of a finished stage that is about to be used, every byte of which was checked.
 
         Raises:
-            Damaged: when it is not whole.
+            Damaged: when the record or a file is not what was written, or a file is missing.
         """
-        return check(self.directory(fingerprint))
+        directory = self.directory(fingerprint)
+        found = condition(directory, thorough=True)
+        if found.damage is not None or found.bare:
+            raise Damaged(directory, found.damage or "the files that its record names are gone")
+        return directory
 
     def trust(self, fingerprint: str) -> None:
-        """Takes note that files which are newer than their sums were found whole; see `condition`."""
-        trust(self.directory(fingerprint))
+        """Makes a stage's sums newer than its files, which were found whole: they need not be hashed again."""
+        os.utime(self.directory(fingerprint) / SUMS_FILE)
 
     def record(self, fingerprint: str) -> RunRecord:
         """Returns a finished stage's record.
@@ -490,7 +436,9 @@ class Store:
             _remove(work)
             bare = work / "bare"
             bare.mkdir(parents=True)
-            copy_record(folder, bare)
+            for name in (RECORD_FILE, ARRAYS_FILE):
+                shutil.copy2(folder / name, bare)
+            write_sums(bare)
             sync(bare)
             folder.rename(work / "before")
             bare.rename(folder)

@@ -19,7 +19,7 @@ def test_status_answers_what_the_page_promises() -> None:
     promised = {key for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
     found = status(ROOT / "results" / "etth1-small")
     assert promised == set(found)
-    assert set(found["by_stage"][0]) == {"stage", "planned", *PLACES}
+    assert set(found.by_stage[0]) == {"stage", "planned", *PLACES}
     assert all(f"`{place}`" in table for place in PLACES)
 
 

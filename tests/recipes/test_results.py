@@ -46,9 +46,9 @@ def test_a_study_goes_on_from_the_published_tables(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_published_study_is_whole(name: str) -> None:
     found = status(RESULTS / name, thorough=True)
-    assert (found["done"], found["failed"], found["damaged"]) == (found["stages"], [], [])
+    assert (found.done, found.failed, found.damaged) == (found.stages, [], [])
     tables, failures = open_study(RESULTS / name).tables()
-    assert len(tables.stages) == found["stages"]
+    assert len(tables.stages) == found.stages
     assert failures == []
     parents = set(tables.stages[["parent", "reference", "compared_with"]].stack().dropna())
     assert parents <= set(tables.stages["fingerprint"])

@@ -25,15 +25,13 @@ from prunecast.store import (
     Condition,
     Damaged,
     Store,
-    check,
     condition,
-    copy_record,
     new_directory,
     new_file,
     read_record,
     sweep,
-    trust,
     write_record,
+    write_sums,
 )
 
 
@@ -228,7 +226,12 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    return put_result(tmp_path / "ab12")
+    return put_result(tmp_path / "ab" / "ab12")
+
+
+def check(directory: Path) -> Path:
+    """Returns the folder of a stage that is about to be used."""
+    return Store(directory.parents[1]).checked(directory.name)
 
 
 def make_older(directory: Path) -> None:
@@ -345,7 +348,7 @@ def test_what_was_found_whole_need_not_be_hashed_again(whole: Path) -> None:
     assert condition(whole) == Condition(hashed=True)
     for path in whole.rglob("*"):
         os.utime(path, (1e9, 1e9))
-    trust(whole)
+    Store(whole.parents[1]).trust("ab12")
     assert condition(whole) == Condition()
 
 
@@ -358,10 +361,10 @@ def test_a_record_alone_can_be_read_and_not_gone_on_from(whole: Path) -> None:
         check(whole)
 
 
-def test_a_record_that_is_copied_alone_has_sums_of_its_own(whole: Path, tmp_path: Path) -> None:
-    alone = tmp_path / "alone" / "ab12"
-    alone.mkdir(parents=True)
-    copy_record(whole, alone)
+def test_a_record_alone_has_sums_of_its_own(whole: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "stripped")
+    alone = shutil.copytree(whole, store.directory("ab12"))
+    store.strip("ab12")
     assert {path.name for path in alone.iterdir()} == {RECORD_FILE, ARRAYS_FILE, SUMS_FILE}
     assert condition(alone, thorough=True) == Condition(bare=True, hashed=True)
     assert read_record(alone) == read_record(whole)
@@ -384,7 +387,7 @@ def test_a_folder_that_is_not_there_is_damage(tmp_path: Path) -> None:
 def test_another_schema_is_refused_and_is_no_damage(whole: Path) -> None:
     record = json.loads((whole / RECORD_FILE).read_text())
     (whole / RECORD_FILE).write_text(json.dumps(record | {"schema_version": 3}))
-    copy_record(whole, shutil.copytree(whole, whole.with_name("a") / "ab12"))  # with sums that fit
+    write_sums(shutil.copytree(whole, whole.with_name("a") / "ab12"))  # they fit
     (whole / SUMS_FILE).unlink()
     for directory, look in itertools.product((whole, whole.with_name("a") / "ab12"), (read_record, condition)):
         with pytest.raises(UserError, match="expected a record of schema 2, found 3") as caught:

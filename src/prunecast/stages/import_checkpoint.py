@@ -19,7 +19,7 @@ from prunecast.data.series import Series
 from prunecast.errors import UserError
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import measure_size
-from prunecast.models.base import ForecasterConfig, ForecastModel, config_from
+from prunecast.models.base import ForecastModel, config_from
 from prunecast.models.convert.checkpoint import Checkpoint, read_checkpoint
 from prunecast.models.convert.convert import (
     Claim,
@@ -91,11 +91,6 @@ class ImportJob:
     def label(self) -> str:
         """The stage in a few words, for people."""
         return f"import {self.name}"
-
-    @cached_property
-    def config(self) -> ForecasterConfig:
-        """The model's config."""
-        return config_from(self.recipe.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,7 +166,8 @@ def import_stage(job: ImportJob, inputs: StageInputs) -> ModelResult:
         UserError: when the tensors do not fit the model.
     """
     with _about(job.checkpoint.path):
-        model = imported_model(job.config, job.checkpoint.tensors, job.implementation, job.modes, job.recipe.seed)
+        config = config_from(job.recipe.model)
+        model = imported_model(config, job.checkpoint.tensors, job.implementation, job.modes, job.recipe.seed)
     imported = _imported(job, model)
     if inputs.prepared is None:
         saved = SavedModel(model.eval(), _unbound_metadata(model, job.recipe))
@@ -189,27 +185,21 @@ def _about(path: Path) -> Iterator[None]:
 
 
 def _asked(model: str, data: str | None, settings: tuple[str, ...]) -> tuple[Recipe, Mapping[str, Any]]:
-    """Returns the recipe as asked for, and what it says of the model besides its name."""
+    """Returns the recipe as asked for, and what it says of the model besides its name; refuses what has no effect."""
     check_settings(settings, SECTIONS)
-    base: dict[str, Any] = {"model": {"name": model}}
-    if data is not None:
-        base["data"] = {"name": data}
+    base = {"model": {"name": model}} | ({} if data is None else {"data": {"name": data}})
     recipe = load_recipe(settings=settings, base=base)
     if recipe.model.get("name") != model:
         raise UserError(f"--set model.name: expected {model!r}, as --model; leave it out")
-    _check_effects(recipe)
-    if _has_data(recipe) and "targets" in recipe.model:
-        raise UserError("--set model.targets counts channels whose names the data has; name them with data.targets")
-    return recipe, {key: value for key, value in recipe.model.items() if key != "name"}
-
-
-def _check_effects(recipe: Recipe) -> None:
     trained = sorted(recipe.train.model_fields_set - OF_TRAINING)
     if trained:
         raise UserError(f"--set train.{trained[0]} has no effect here: nothing is trained")
     needless = sorted(recipe.data.model_fields_set - WITHOUT_DATA)
     if not _has_data(recipe) and needless:
         raise UserError(f"--set data.{needless[0]} has no effect without data; give --data NAME|FILE too")
+    if _has_data(recipe) and "targets" in recipe.model:
+        raise UserError("--set model.targets counts channels whose names the data has; name them with data.targets")
+    return recipe, {key: value for key, value in recipe.model.items() if key != "name"}
 
 
 def _has_data(recipe: Recipe) -> bool:
@@ -268,6 +258,7 @@ def _unbound_metadata(model: ForecastModel, recipe: Recipe) -> ModelMetadata:
 
 def _imported(job: ImportJob, model: ForecastModel) -> Imported:
     origins, checkpoint = job.origins, job.checkpoint
+    assumed = origins.of("defaults") | unclaimed(config_from(job.recipe.model), origins)
     return Imported(
         source=job.implementation,
         checkpoint=checkpoint.path.name,
@@ -277,27 +268,21 @@ def _imported(job: ImportJob, model: ForecastModel) -> Imported:
         from_source=origins.of("source"),
         from_data=origins.of("data"),
         from_user=origins.of("user"),
-        defaults=_assumed(job),
-        notes=(*checkpoint.notes, *_notes(job, model)),
+        defaults=assumed,
+        notes=(*checkpoint.notes, *_notes(job, model, assumed)),
     )
 
 
-def _assumed(job: ImportJob) -> dict[str, Any]:
-    return job.origins.of("defaults") | unclaimed(job.config, job.origins)
-
-
-def _notes(job: ImportJob, model: ForecastModel) -> Iterator[str]:
-    checkpoint, known = job.checkpoint, published(job.name, job.implementation)
-    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in checkpoint.tensors.values()}
+def _notes(job: ImportJob, model: ForecastModel, assumed: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what whoever goes on with the model should know."""
+    tensors, known = job.checkpoint.tensors, published(job.name, job.implementation)
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     for kind in sorted(kinds & {"float64", "float16", "bfloat16", "complex128"}):
         yield f"numbers stored as {kind} became float32"
-    given = known.tensors(checkpoint.tensors).keys()
-    drawn = drawn_buffers(model) - job.modes.keys() - given
+    drawn = drawn_buffers(model) - job.modes.keys() - known.tensors(tensors).keys()
     if drawn:
         yield f"drawn with seed {job.recipe.seed}, as published code draws them in every forecast: {some(drawn)}"
-    assumed = _assumed(job)
-    unseen = [key for key in known.unseen if key in assumed]
-    wrong = [f"{key} {assumed[key]}" for key in unseen if key not in TRAINING_ONLY]
+    wrong = [f"{key} {assumed[key]}" for key in known.unseen if key in assumed and key not in TRAINING_ONLY]
     if wrong:
         yield (
             f"no tensor shows {', '.join(wrong)}: these are defaults, and if the training had others the forecast is "

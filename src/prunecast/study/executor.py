@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from prunecast.errors import UserError, one_line
+from prunecast.errors import UserError
 from prunecast.measure.machine_lock import WAIT_S, alone
 from prunecast.recipe import StudyConfig
 from prunecast.records import Failure
@@ -78,14 +78,8 @@ def needed_by(job: Job, study: StudyConfig) -> Resources:
 @cache
 def here() -> Resources:
     """Returns what this process may use of its machine."""
-    return Resources(usable_cores(), float(len(visible_gpus())), int(psutil.virtual_memory().total))
-
-
-def usable_cores() -> int:
-    """Returns the processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Resources(threads, float(len(visible_gpus())), int(psutil.virtual_memory().total))
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -314,9 +308,14 @@ class _Run:
     """One run of a workload.
 
     Attributes:
+        plan: all stages by fingerprint, parents first; `place` says where each stands.
+        children: of each stage, by fingerprint.
         waiting: the stages that are neither done nor failed, by fingerprint; those that run among them.
         undone: those and the failed ones, which the next run tries again.
         ready: stages whose parents are done, by what they take: heaps of (place in the plan, fingerprint).
+        running: what those that run take.
+        lost: how often each was lost.
+        patience_s: how long the next timing waits for other stages on this machine.
     """
 
     def __init__(self, executor: Executor, workload: Workload, outcome: Outcome) -> None:
@@ -324,10 +323,10 @@ class _Run:
         self.store, self.monitor = workload.store, workload.monitor
         self.plan = {job.fingerprint: job for job in workload.plan}
         self.place = {name: number for number, name in enumerate(self.plan)}
-        self.children: defaultdict[str, list[Job]] = defaultdict(list)
+        self.children: defaultdict[str, list[str]] = defaultdict(list)
         for job in workload.plan:
             for name in job.needs:
-                self.children[name].append(job)
+                self.children[name].append(job.fingerprint)
         self.waiting = {job.fingerprint: job for job in workload.jobs}
         self.undone = set(self.waiting)
         self.ready: defaultdict[Resources, list[tuple[int, str]]] = defaultdict(list)
@@ -356,7 +355,8 @@ class _Run:
             for name in order.get_ready():
                 self.enqueue(self.plan[name])
             while job := self.next():
-                self.submit(job)
+                if self.can_run(job):  # else a parent of it was found damaged meanwhile
+                    self.submit(job)
             if not self.running:
                 break
             for completed in self.executor.completed():
@@ -379,8 +379,6 @@ class _Run:
         return self.plan[heappop(min(fitting))[1]] if fitting else None
 
     def submit(self, job: Job) -> None:
-        if not self.can_run(job):  # a parent of it was found damaged meanwhile
-            return
         try:
             self.store.begin(job.fingerprint)
             self.executor.submit(job)
@@ -405,30 +403,26 @@ class _Run:
 
     def settle(self, job: Job, error: BaseException | None) -> bool:
         """Deals with a stage that has ended; returns whether it is done."""
+        name = job.fingerprint
         if error is None:
-            error = self.commit(job)
+            try:
+                self.store.commit(name)
+            except UserError as found:
+                error = found
         if error is None:
-            del self.waiting[job.fingerprint]
-            self.undone.discard(job.fingerprint)
+            del self.waiting[name]
+            self.undone.discard(name)
             self.outcome.ran += 1
             self.monitor.done(job)
-            self.release((*job.needs, job.fingerprint))
-            return True
-        if isinstance(error, Damaged | WorkerLost) and self.lost[job.fingerprint] < ATTEMPTS - 1:
-            self.lost[job.fingerprint] += 1
+            self.release((*job.needs, name))
+        elif isinstance(error, Damaged | WorkerLost) and self.lost[name] < ATTEMPTS - 1:
+            self.lost[name] += 1
             if isinstance(error, Damaged):
                 self.renew(error)
         else:
             plain = isinstance(error, UserError | WorkerLost)
-            self.fail(job, one_line(str(error) if plain else f"{type(error).__name__}: {error}"))
-        return False
-
-    def commit(self, job: Job) -> UserError | None:
-        try:
-            self.store.commit(job.fingerprint)
-        except UserError as error:
-            return error
-        return None
+            self.fail(job, str(error) if plain else f"{type(error).__name__}: {error}")
+        return error is None
 
     def renew(self, found: Damaged) -> None:
         """Has a finished stage computed again that turned out to be damaged."""
@@ -450,14 +444,12 @@ class _Run:
         self.store.fail(Failure(stage=job.stage, fingerprint=job.fingerprint, label=job.label, reason=reason))
         self.monitor.failed(job, reason)
         for child in self.children[job.fingerprint]:
-            if child.fingerprint in self.waiting:
-                self.fail(child, "a stage that it needs failed")
+            if child in self.waiting:
+                self.fail(self.waiting[child], "a stage that it needs failed")
 
     def release(self, names: Iterable[str]) -> None:
         """Drops the files of stages that nothing waits for any more, in this run or in the next."""
         if not self.workload.study.keep_files:
-            done = (self.plan[name] for name in names if name in self.plan and name not in self.undone)
-            drop_files((job for job in done if not self.is_needed(job)), self.store)
-
-    def is_needed(self, job: Job) -> bool:
-        return any(child.fingerprint in self.undone for child in self.children[job.fingerprint])
+            done = (name for name in names if name in self.plan and name not in self.undone)
+            free = (self.plan[name] for name in done if self.undone.isdisjoint(self.children[name]))
+            drop_files(free, self.store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -88,8 +89,8 @@ class LocalExecutor:
 
     def submit(self, job: Job) -> None:
         """Starts a stage; where it wants a GPU, on the one that runs the fewest."""
-        gpu = min(self._gpus, key=self._stages_on) if self._needed(job).gpus else ""
-        self._start(job, gpu)
+        taken = Counter(process.visible_gpus for _, process in self._running.values())
+        self._start(job, min(self._gpus, key=taken.__getitem__) if self._needed(job).gpus else "")
 
     def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
         """Runs a timing, which sees all GPUs, and waits for it."""
@@ -100,7 +101,16 @@ class LocalExecutor:
     def completed(self) -> Sequence[Completed]:
         """Waits until a process is through with a stage; returns all such."""
         finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
-        return [self._completed(future) for future in finished]
+        ended = []
+        for future in finished:
+            job, process = self._running.pop(future)
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                error = WorkerLost("its worker process died (killed, or out of memory)")
+            else:
+                self._idle.append(process)
+            ended.append(Completed(job, error))
+        return ended
 
     def _start(self, job: Job, gpus: str, machine_busy: bool = False) -> None:
         process = next((idle for idle in self._idle if idle.visible_gpus == gpus), None)
@@ -109,14 +119,3 @@ class LocalExecutor:
         else:
             self._idle.remove(process)
         self._running[process.submit(job, self._root, machine_busy)] = job, process
-
-    def _completed(self, future: Future[None]) -> Completed:
-        job, process = self._running.pop(future)
-        error = future.exception()
-        if isinstance(error, BrokenProcessPool):
-            return Completed(job, WorkerLost("its worker process died (killed, or out of memory)"))
-        self._idle.append(process)
-        return Completed(job, error)
-
-    def _stages_on(self, gpu: str) -> int:
-        return sum(process.visible_gpus == gpu for _, process in self._running.values())

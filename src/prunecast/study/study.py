@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,6 +24,7 @@ from prunecast.models.base import build, config_from
 from prunecast.prune.apply import check_budget
 from prunecast.recipe import RECIPE_FILE, ExportConfig, Recipe, StudyConfig, load_recipe, write_recipe
 from prunecast.records import Failure, Record, RunRecord, Stage
+from prunecast.results import StudyStatus
 from prunecast.stages.export import refusal
 from prunecast.stages.job import Job, what_is_timed
 from prunecast.store import RECORD_FILE, Damaged, Store, new_file, sweep
@@ -70,9 +70,9 @@ class Study:
     stages: Sequence[PlannedStage]
     store: Store
 
-    def names(self) -> dict[str, list[str]]:
-        """Returns the fingerprints of the results in the store that satisfy each planned stage."""
-        return results_of(self.stages, self.store)
+    def names(self) -> list[str]:
+        """Returns the fingerprints of the results in the store that satisfy a planned stage, in the plan's order."""
+        return [name for results in results_of(self.stages, self.store).values() for name in results]
 
     def results(self) -> tuple[list[RunRecord], list[Failure]]:
         """Returns the records of the plan's finished stages, in its order, and its failures.
@@ -84,46 +84,40 @@ class Study:
             UserError: when a record is of another schema: a report without it would say nothing of that.
         """
         records, failures = [], self.failures()
-        names = self.names()
-        for stage in self.stages:
-            for name in names[stage.fingerprint]:
-                try:
-                    records.append(self.store.record(name))
-                except Damaged as error:
-                    failures.append(_damage(stage, name, error.reason))
-                except UserError:
-                    if self.store.directory(name).exists():  # else published, or a run has set it aside meanwhile
-                        raise
+        planned = {what_is_timed(stage.fingerprint): stage for stage in self.stages}
+        for name in self.names():
+            try:
+                records.append(self.store.record(name))
+            except Damaged as error:
+                why = f"damaged: {error.reason}; `study run` computes it again"
+                stage = planned[what_is_timed(name)]
+                failures.append(Failure(stage=stage.stage, fingerprint=name, label=stage.label, reason=why))
+            except UserError:
+                if self.store.directory(name).exists():  # else published, or a run has set it aside meanwhile
+                    raise
         return records, failures
 
     def tables(self) -> tuple[StudyFrame, list[Failure]]:
         """Returns the tables of the plan's finished stages, in its order, and its failures; see `results`."""
         records, failures = self.results()
         found = frame_of(records)
-        if not self.store.published:
-            return found, failures
-        found = concat([found, read_frame(self.store.root.parent)])
-        names = [name for results in self.names().values() for name in results]
-        return selected(found, names), failures
+        if self.store.published:
+            found = selected(concat([found, read_frame(self.store.root.parent)]), self.names())
+        return found, failures
 
     def stamps(self) -> list[str]:
         """Returns what changes with title, records and failures, from sizes and times of files: none is read."""
-        names = sorted(name for results in self.names().values() for name in results)
+        names = sorted(self.names())
         tables = (self.store.root.parent / name for name in (RECORDS_FILE, ARRAYS_FILE))
         files = (*(self.store.directory(name) / RECORD_FILE for name in names), *tables)
-        stats = [(path.stat() if path.exists() else None) for path in files]
+        stats = [path.stat() for path in files if path.exists()]
         failures = [failure.model_dump_json() for failure in self.failures()]
-        return [self.title, *names, *failures, *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats if stat)]
+        return [self.title, *names, *failures, *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)]
 
     def failures(self) -> list[Failure]:
         """Returns the failures of the plan's stages, in its order: what failed comes before what rests on it."""
         failed = {failure.fingerprint: failure for failure in self.store.failures()}
         return [failed[stage.fingerprint] for stage in self.stages if stage.fingerprint in failed]
-
-
-def _damage(stage: PlannedStage, name: str, reason: str) -> Failure:
-    why = f"damaged: {reason}; `study run` computes it again"
-    return Failure(stage=stage.stage, fingerprint=name, label=stage.label, reason=why)
 
 
 def open_study(directory: Path) -> Study:
@@ -316,9 +310,16 @@ def preflight(jobs: Sequence[Job], store: Store, *, own_timings: bool) -> None:
         MissingExtra: when a runtime's package is not installed; it names the package and what installs it.
         UserError: when a model cannot lose as many units as is asked for.
     """
-    missing = _missing_runtime([job for job in jobs if job.stage == "export"])
-    if missing is not None and _ships(to_run(jobs, take_inventory(jobs, store, own_timings=own_timings))):
-        raise missing
+    exports = [job for job in jobs if job.stage == "export"]
+    if exports:
+        model = build(config_from(exports[0].recipe.model))
+        try:
+            for name in exports[0].recipe.measure.runtimes:
+                refusal(model, ExportConfig(runtime=name))
+        except MissingExtra:
+            left = to_run(jobs, take_inventory(jobs, store, own_timings=own_timings))
+            if any(job.stage in ("export", "measure") for job in left):
+                raise
     finished = store.finished()
     check_budgets([job for job in jobs if job.fingerprint not in finished])
 
@@ -345,35 +346,18 @@ def check_budgets(jobs: Sequence[Job]) -> None:
             raise UserError(f"{job.label}: {error}") from None
 
 
-def _ships(jobs: Sequence[Job]) -> bool:
-    return any(job.stage in ("export", "measure") for job in jobs)
-
-
-def _missing_runtime(exports: Sequence[Job]) -> MissingExtra | None:
-    if not exports:
-        return None
-    model = build(config_from(exports[0].recipe.model))
-    for name in exports[0].recipe.measure.runtimes:
-        try:
-            refusal(model, ExportConfig(runtime=name))
-        except MissingExtra as error:
-            return error
-    return None
-
-
 # How it stands
 
 
-def status(directory: Path, *, thorough: bool = False) -> dict[str, Any]:
+PLACES = ("done", "running", "waiting", "failed", "damaged")
+
+
+def status(directory: Path, *, thorough: bool = False) -> StudyStatus:
     """Says how far a study is; reads only, so a running one may be asked.
 
     Args:
         directory: of the study.
         thorough: hash every file; else sizes have to do for those that are older than their record.
-
-    Returns:
-        stages, done, running (whether a run is at work), waiting, failed and damaged with reasons, the labels of the
-        stages that run now, the timings of each machine, and the counts of each kind of stage.
 
     Raises:
         UserError: when the folder is not a study's.
@@ -382,46 +366,31 @@ def status(directory: Path, *, thorough: bool = False) -> dict[str, Any]:
     inventory = take_inventory(study.stages, study.store, thorough=thorough)
     failures = {failure.fingerprint: failure for failure in study.failures()}
     under_way = study.store.under_way()
-    places = {
-        stage.fingerprint: _place(stage.fingerprint, inventory, under_way, failures.keys()) for stage in study.stages
-    }
-    labels = {stage.fingerprint: stage.label for stage in study.stages}
-    counts = Counter(places.values())
-    return {
-        "stages": len(study.stages),
-        "done": counts["done"],
-        "running": study.store.is_held(),
-        "waiting": counts["waiting"],
-        "failed": [f"{failure.label}: {failure.reason}" for failure in failures.values()],
-        "damaged": [f"{study.store.directory(name)}: {reason}" for name, reason in inventory.damaged.items()],
-        "now": [labels[name] for name, place in places.items() if place == "running"],
-        "timed_on": _machines(inventory),
-        "by_stage": _by_stage(study.stages, places),
-    }
 
+    def place_of(name: str) -> str:
+        if name in inventory.done:
+            return "done"
+        if name in under_way:
+            return "running"
+        if name in failures:
+            return "failed"
+        return "damaged" if name in inventory.damaged else "waiting"
 
-PLACES = ("done", "running", "waiting", "failed", "damaged")
-
-
-def _place(name: str, inventory: Inventory, under_way: frozenset[str], failed: Any) -> str:
-    if name in inventory.done:
-        return "done"
-    if name in under_way:
-        return "running"
-    if name in failed:
-        return "failed"
-    return "damaged" if name in inventory.damaged else "waiting"
-
-
-def _machines(inventory: Inventory) -> dict[str, int]:
-    names = (name for results in inventory.done.values() for name in results)
-    return dict(Counter(name.partition("-")[2] for name in names if "-" in name))
-
-
-def _by_stage(stages: Sequence[PlannedStage], places: Mapping[str, str]) -> list[dict[str, Any]]:
-    counts = Counter((stage.stage, places[stage.fingerprint]) for stage in stages)
-    kinds = Counter(stage.stage for stage in stages)
-    return [
-        {"stage": kind, "planned": planned} | {place: counts[kind, place] for place in PLACES}
-        for kind, planned in kinds.items()
-    ]
+    places = {stage.fingerprint: place_of(stage.fingerprint) for stage in study.stages}
+    kinds = Counter(stage.stage for stage in study.stages)
+    counts = Counter((stage.stage, places[stage.fingerprint]) for stage in study.stages)
+    results = (name for results in inventory.done.values() for name in results)
+    return StudyStatus(
+        stages=len(study.stages),
+        done=sum(counts[kind, "done"] for kind in kinds),
+        running=study.store.is_held(),
+        waiting=sum(counts[kind, "waiting"] for kind in kinds),
+        failed=[f"{failure.label}: {failure.reason}" for failure in failures.values()],
+        damaged=[f"{study.store.directory(name)}: {reason}" for name, reason in inventory.damaged.items()],
+        now=[stage.label for stage in study.stages if places[stage.fingerprint] == "running"],
+        timed_on=Counter(machine for _, _, machine in (name.partition("-") for name in results) if machine),
+        by_stage=[
+            {"stage": kind, "planned": planned} | {place: counts[kind, place] for place in PLACES}
+            for kind, planned in kinds.items()
+        ],
+    )

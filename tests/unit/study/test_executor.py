@@ -76,11 +76,11 @@ def test_status_of_a_study_that_runs(micro: Micro, tmp_path: Path) -> None:
     left = micro.run(out, Asks()).ran
     assert len(found) == left > 1
     for number, (job, said) in enumerate(found):
-        assert said["running"] is True
-        assert said["now"] == [job.label]
-        assert said["done"] == len(micro.jobs) - left + number
-        assert said["waiting"] == left - number - 1
-        [row] = [row for row in said["by_stage"] if row["running"]]
+        assert said.running is True
+        assert said.now == [job.label]
+        assert said.done == len(micro.jobs) - left + number
+        assert said.waiting == left - number - 1
+        [row] = [row for row in said.by_stage if row["running"]]
         assert (row["stage"], row["running"]) == (job.stage, 1)
 
 
@@ -110,11 +110,11 @@ def test_what_fails_is_noted_the_rest_goes_on_and_it_is_tried_again(micro: Micro
     assert list(first.failed) == [pruned.label, tuned.label]
     assert "cannot write" in first.failed[pruned.label]
     assert first.failed[tuned.label] == "a stage that it needs failed"
-    assert len(status(out)["failed"]) == 2
+    assert len(status(out).failed) == 2
     place.unlink()
     second = micro.run(out, jobs=models)
     assert (second.present, second.ran, second.failed) == (3, 2, {})
-    assert status(out)["failed"] == []
+    assert status(out).failed == []
 
 
 def test_a_stage_whose_worker_is_killed_is_tried_again(micro: Micro, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from prunecast.recipe import StudyConfig
 from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study import executor, local
-from prunecast.study.executor import NOTHING, Completed, Resources, Workload, usable_cores, visible_gpus
+from prunecast.study.executor import NOTHING, Completed, Resources, Workload, visible_gpus
 from prunecast.study.local import LocalExecutor
 
 
@@ -107,10 +107,14 @@ def test_more_workers_than_there_is_room_for_is_said(tmp_path: Path, threads: in
     assert len(monitor.heard) == 1
 
 
+def test_a_machine_has_processors_and_memory() -> None:
+    assert executor.here().threads >= 1
+    assert executor.here().memory_bytes > 0
+
+
 def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus() == ("0", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
     assert executor.visible_gpus() == ("GPU-a", "GPU-b")
-    assert usable_cores() >= 1

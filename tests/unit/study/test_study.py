@@ -78,7 +78,7 @@ def test_a_study_that_keeps_no_files_has_the_same_records_and_goes_on(micro: Mic
     tuned = [job for job in more if job.fingerprint not in {old.fingerprint for old in jobs}]
     assert again.ran == len(tuned) + 2, "what was new, and what it needs: the pruned model, and the dense one exported"
     assert (again.failed, again.damaged) == ({}, {})
-    assert status(out)["done"] == len(more)
+    assert status(out).done == len(more)
     assert with_files() == {dense.fingerprint}
 
 
@@ -125,8 +125,8 @@ def test_what_is_damaged_is_said_set_aside_and_computed_again(micro: Micro, tmp_
     path = store.directory(record.fingerprint) / "record.json"
     path.write_text(path.read_text().replace('"mse"', '"msf"', 1))
     found = status(out)
-    assert (found["done"], len(found["damaged"]), found["waiting"]) == (len(micro.jobs) - 2, 2, 0)
-    assert {row["stage"]: row["damaged"] for row in found["by_stage"] if row["damaged"]} == {"prune": 1, "train": 1}
+    assert (found.done, len(found.damaged), found.waiting) == (len(micro.jobs) - 2, 2, 0)
+    assert {row["stage"]: row["damaged"] for row in found.by_stage if row["damaged"]} == {"prune": 1, "train": 1}
     assert [failure.label for failure in open_study(out).results()[1]] == [record.label], "the report leaves it out"
     watch = Watch()
     outcome = micro.run(out, watch)
@@ -148,7 +148,7 @@ def test_results_without_their_models_are_results(micro: Micro, tmp_path: Path) 
     for path in (out / "store").glob("??/*/*"):
         if path.is_file() and path.name not in OF_THE_RECORD:
             path.unlink()
-    assert status(out)["damaged"] == []
+    assert status(out).damaged == []
     assert left_to_do(out, [job for job in micro.jobs if store.has(job.fingerprint)]) == []
     again = left_to_do(out, micro.jobs)
     dense = micro.the("train")
@@ -171,12 +171,12 @@ def test_a_published_study_is_gone_on_from(micro: Micro, tmp_path: Path) -> None
     write_frame(selected(whole, [job.fingerprint for job in micro.jobs if job.fingerprint not in lost]), out)
     write_recipe(micro.recipe, out / "recipe.yaml")
     before = status(out)
-    assert (before["stages"], before["done"], before["failed"]) == (len(micro.jobs) - len(lost),) * 2 + ([],)
+    assert (before.stages, before.done, before.failed) == (len(micro.jobs) - len(lost),) * 2 + ([],)
     outcome = micro.run(out)
     again = {micro.the("train").fingerprint, micro.the("prune").fingerprint}
     assert lost | again <= {path.parent.name for path in (out / "store").glob("??/*/record.json")}
     assert (outcome.failed, outcome.damaged, outcome.present) == ({}, {}, len(micro.jobs) - outcome.ran)
-    assert status(out)["done"] == len(micro.jobs)
+    assert status(out).done == len(micro.jobs)
     found, failures = open_study(out).tables()
     assert failures == []
     moved = [name for name in whole.stages.columns if "_ms" in name or "speedup" in name or "memory" in name]
@@ -222,9 +222,9 @@ def test_a_failure_that_another_store_has_overcome_is_none(micro: Micro, tmp_pat
     name = micro.the("prune").fingerprint
     reason = f'{{"stage": "prune", "fingerprint": "{name}", "label": "x", "reason": "no disk"}}'
     (out / "store" / "failures" / f"{name}.json").write_text(reason)
-    assert status(out)["failed"] == ["x: no disk"]
+    assert status(out).failed == ["x: no disk"]
     shutil.copytree(micro.whole, out, dirs_exist_ok=True)
-    assert (status(out)["failed"], status(out)["done"]) == ([], len(micro.jobs))
+    assert (status(out).failed, status(out).done) == ([], len(micro.jobs))
 
 
 # Other machines
@@ -242,8 +242,8 @@ def test_another_machines_timings_are_taken_unless_ones_own_are_asked_for(micro:
     assert (own.ran, own.present, own.failed) == (len(clocks), len(jobs) - len(clocks), {})
     found = status(out)
     here = micro.the("measure", role="dense").machine
-    assert found["timed_on"] == {here: len(clocks), ELSEWHERE: len(clocks)}
-    assert found["done"] == found["stages"] == len(jobs)
+    assert found.timed_on == {here: len(clocks), ELSEWHERE: len(clocks)}
+    assert found.done == found.stages == len(jobs)
     records, _ = open_study(out).results()
     assert len(records) == len(jobs) + len(clocks), "each timing under its machine"
     assert left_to_do(out, jobs, own_timings=True) == left_to_do(out, micro.jobs, own_timings=True) == []
