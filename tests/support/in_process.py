@@ -16,7 +16,7 @@ class InProcess:
 
     def __init__(self, workload: Workload) -> None:
         self.root = str(workload.store.root)
-        self.submitted: list[Job] = []
+        self.submitted: list[tuple[Job, bool]] = []
 
     @staticmethod
     def check() -> None:
@@ -28,19 +28,16 @@ class InProcess:
     def __exit__(self, *error: object) -> None:
         """Has nothing to end."""
 
-    def fits(self, taken: Resources, needed: Resources) -> bool:
-        """Whether nothing else runs."""
-        return taken == NOTHING
+    def room(self) -> Resources:
+        """Returns nothing: each stage runs alone."""
+        return NOTHING
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, *, machine_busy: bool = False) -> None:
         """Puts a stage down for `completed`."""
-        self.submitted.append(job)
+        self.submitted.append((job, machine_busy))
 
     def completed(self) -> Sequence[Completed]:
-        """Runs the stage."""
-        return [self.run_alone(self.submitted.pop(), machine_busy=False)]
-
-    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
-        """Runs a stage now; what it raises is its result, as with a process."""
+        """Runs the stage; what it raises is its result, as with a process."""
+        job, machine_busy = self.submitted.pop()
         with ThreadPoolExecutor(1) as thread:
-            return Completed(job, thread.submit(execute, job, self.root, machine_busy).exception())
+            return [Completed(job, thread.submit(execute, job, self.root, machine_busy).exception())]

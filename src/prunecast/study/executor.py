@@ -262,25 +262,22 @@ class Executor(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def fits(self, taken: Resources, needed: Resources) -> bool:
-        """Whether a stage can start beside those that run and take what is `taken`."""
+    def room(self) -> Resources:
+        """Returns what there is for all stages together."""
 
-    def submit(self, job: Job) -> None:
-        """Starts a stage; raises Damaged when one that it needs is not whole."""
-
-    def completed(self) -> Sequence[Completed]:
-        """Waits until a stage has ended; returns all that have."""
-
-    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
-        """Runs a timing on this machine, with the whole of it, and waits until it has ended.
+    def submit(self, job: Job, *, machine_busy: bool = False) -> None:
+        """Starts a stage; a timing on this machine, with the whole of it.
 
         Args:
-            job: the timing.
-            machine_busy: whether stages of others run here all the same; its record says so.
+            job: the stage.
+            machine_busy: whether stages of others run beside a timing all the same; its record says so.
 
         Raises:
             Damaged: when a stage that it needs is not whole.
         """
+
+    def completed(self) -> Sequence[Completed]:
+        """Waits until a stage has ended; returns all that have."""
 
 
 def run_plan(executor: Callable[[Workload], Executor], workload: Workload, outcome: Outcome) -> Outcome:
@@ -374,8 +371,10 @@ class _Run:
         """Returns the first stage in the plan among those that are ready and for which there is room."""
         if len(self.running) == self.workload.at_once:
             return None
-        taken = sum(self.running.values(), NOTHING)
-        fitting = [queue for needed, queue in self.ready.items() if queue and self.executor.fits(taken, needed)]
+        taken, room = sum(self.running.values(), NOTHING), self.executor.room()
+        fitting = [queue for needed, queue in self.ready.items() if queue and room.holds(taken + needed)]
+        if not self.running:  # what asks for more than there is runs alone
+            fitting = [queue for queue in self.ready.values() if queue]
         return self.plan[heappop(min(fitting))[1]] if fitting else None
 
     def submit(self, job: Job) -> None:
@@ -389,14 +388,15 @@ class _Run:
         self.monitor.begin(job)
 
     def time(self, job: Job) -> None:
-        """Runs a timing alone."""
+        """Runs a timing with the machine to itself, and waits until it has ended."""
         with alone(self.patience_s) as busy:
             # Who has waited in vain does not wait for the same again; when the machine was free once, patience is new.
             self.patience_s = 0.0 if busy else self.workload.wait_s
             try:
                 self.store.begin(job.fingerprint)
                 self.monitor.begin(job)
-                completed = self.executor.run_alone(job, machine_busy=busy)
+                self.executor.submit(job, machine_busy=busy)
+                [completed] = self.executor.completed()
             except UserError as error:
                 completed = Completed(job, error)
         self.settle(job, completed.error)

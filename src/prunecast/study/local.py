@@ -12,7 +12,7 @@ from typing import Self
 
 from prunecast.errors import UserError
 from prunecast.stages.job import Job
-from prunecast.study.executor import NOTHING, Completed, Resources, WorkerLost, Workload, here, visible_gpus
+from prunecast.study.executor import Completed, Resources, WorkerLost, Workload, here, visible_gpus
 from prunecast.study.worker import execute, start_worker
 
 
@@ -83,20 +83,22 @@ class LocalExecutor:
             if process.pool is not None:
                 process.pool.shutdown(wait=True, cancel_futures=True)
 
-    def fits(self, taken: Resources, needed: Resources) -> bool:
-        """Whether a stage can start beside those that run; one that asks for more than there is runs alone."""
-        return taken == NOTHING or here().holds(taken + needed)
+    def room(self) -> Resources:
+        """Returns what this machine has."""
+        return here()
 
-    def submit(self, job: Job) -> None:
-        """Starts a stage; where it wants a GPU, on the one that runs the fewest."""
-        taken = Counter(process.visible_gpus for _, process in self._running.values())
-        self._start(job, min(self._gpus, key=taken.__getitem__) if self._needed(job).gpus else "")
-
-    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
-        """Runs a timing, which sees all GPUs, and waits for it."""
-        self._start(job, ",".join(self._gpus), machine_busy)
-        [completed] = self.completed()
-        return completed
+    def submit(self, job: Job, *, machine_busy: bool = False) -> None:
+        """Starts a stage; where it wants a GPU, on the one that runs the fewest. A timing sees all of them."""
+        gpus = ",".join(self._gpus) if job.stage == "measure" else ""
+        if self._needed(job).gpus:
+            taken = Counter(process.visible_gpus for _, process in self._running.values())
+            gpus = min(self._gpus, key=taken.__getitem__)
+        process = next((idle for idle in self._idle if idle.visible_gpus == gpus), None)
+        if process is None:
+            process = _Process(gpus, self._threads, self._exports)
+        else:
+            self._idle.remove(process)
+        self._running[process.submit(job, self._root, machine_busy)] = job, process
 
     def completed(self) -> Sequence[Completed]:
         """Waits until a process is through with a stage; returns all such."""
@@ -111,11 +113,3 @@ class LocalExecutor:
                 self._idle.append(process)
             ended.append(Completed(job, error))
         return ended
-
-    def _start(self, job: Job, gpus: str, machine_busy: bool = False) -> None:
-        process = next((idle for idle in self._idle if idle.visible_gpus == gpus), None)
-        if process is None:
-            process = _Process(gpus, self._threads, self._exports)
-        else:
-            self._idle.remove(process)
-        self._running[process.submit(job, self._root, machine_busy)] = job, process

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import lru_cache
@@ -24,7 +24,7 @@ from prunecast.stages.base import StageInputs
 from prunecast.stages.job import Job
 from prunecast.stages.run import data_section, prepared_for, run_stage
 from prunecast.store import sync
-from prunecast.study.executor import GIB, NOTHING, Completed, Resources, WorkerLost, Workload, here
+from prunecast.study.executor import GIB, Completed, Resources, WorkerLost, Workload, here
 from prunecast.study.worker import plain_errors, prepare
 
 ADDRESS = "RAY_ADDRESS"
@@ -80,7 +80,14 @@ class RayExecutor:
             held.enter_context(redirect_stdout(io.StringIO()))  # Ray prints a line there for every worker that is lost
             self._ray = _connected(self._workload)
             held.callback(self._ray.shutdown)
-            self._check_room()
+            machines = [_resources(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
+            for needed in {self._needed(job) for job in self._workload.jobs if job.stage != "measure"}:
+                if not any(machine.holds(needed) for machine in machines):
+                    raise UserError(
+                        f"no machine of the Ray cluster has room for a stage that takes {needed.threads} processors, "
+                        f"{needed.gpus:g} GPUs and {needed.memory_bytes / GIB:.1f} GiB of memory; "
+                        "see study.stage_gpus and study.stage_memory_gib"
+                    )
             self._task = self._ray.remote(_run_stage)
             self._held = held.pop_all()
         return self
@@ -89,74 +96,48 @@ class RayExecutor:
         """Leaves the cluster, or ends the Ray of its own."""
         self._held.close()
 
-    def fits(self, taken: Resources, needed: Resources) -> bool:
-        """Whether the cluster as a whole has room for a stage beside those that run."""
-        return taken == NOTHING or _resources(self._ray.cluster_resources()).holds(taken + needed)
+    def room(self) -> Resources:
+        """Returns what the cluster has as a whole."""
+        return _resources(self._ray.cluster_resources())
 
-    def submit(self, job: Job) -> None:
-        """Hands a stage to the cluster, with what it needs.
+    def submit(self, job: Job, *, machine_busy: bool = False) -> None:
+        """Hands a stage to the cluster, with what it needs; a timing to this machine, all of which is reserved for it.
 
         Raises:
             Damaged: when a stage that it needs is not whole.
         """
         needed = self._needed(job)
-        options = {"num_cpus": needed.threads, "num_gpus": needed.gpus, "memory": needed.memory_bytes}
-        self._start(job, options)
-
-    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
-        """Runs a timing on this machine, whose name it bears, with all processors and GPUs of it reserved.
-
-        Raises:
-            Damaged: when a stage that it needs is not whole.
-        """
-        name = self._ray.get_runtime_context().get_node_id()
-        [node] = [node for node in self._ray.nodes() if node["NodeID"] == name]
-        whole = _resources(node["Resources"])
-        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(name, soft=False)
-        options = {"num_cpus": whole.threads, "num_gpus": whole.gpus, "scheduling_strategy": strategy}
-        self._start(job, options, machine_busy)
-        [completed] = self.completed()
-        return completed
+        where: dict[str, Any] = {"memory": needed.memory_bytes}
+        if job.stage == "measure":  # it bears the name of this machine
+            name = self._ray.get_runtime_context().get_node_id()
+            [node] = [node for node in self._ray.nodes() if node["NodeID"] == name]
+            strategies = self._ray.util.scheduling_strategies
+            where = {"scheduling_strategy": strategies.NodeAffinitySchedulingStrategy(name, soft=False)}
+            needed = _resources(node["Resources"])
+        folders = {name: self._put_folder(name) for name in job.needs}
+        task = self._task.options(max_retries=0, num_cpus=needed.threads, num_gpus=needed.gpus, **where)
+        self._running[task.remote(job, folders, self._put_series(data_section(job)), machine_busy)] = job
 
     def completed(self) -> Sequence[Completed]:
         """Waits until a worker is through with a stage, and puts what it made into the store's `work`."""
         [finished], _ = self._ray.wait(list(self._running), num_returns=1)
-        job = self._running.pop(finished)
-        return [Completed(job, self._error(job, finished))]
-
-    def _start(self, job: Job, options: Mapping[str, Any], machine_busy: bool = False) -> None:
-        folders = {name: self._put_folder(name) for name in job.needs}
-        task = self._task.options(max_retries=0, **options)
-        self._running[task.remote(job, folders, self._put_series(data_section(job)), machine_busy)] = job
-
-    def _error(self, job: Job, finished: Any) -> BaseException | None:
-        exceptions = self._ray.exceptions
+        job, error = self._running.pop(finished), None
+        exceptions, result = self._ray.exceptions, self._store.result(job.fingerprint)
         try:
-            unpack(self._ray.get(finished), self._store.result(job.fingerprint))
-        except exceptions.RayTaskError as error:
-            cause: BaseException = error.cause
-            return self._lost(cause) if isinstance(cause, exceptions.RayError) else cause
-        except exceptions.RayError as error:
-            return self._lost(error)
-        except OSError as error:
-            return UserError(f"cannot write {self._store.result(job.fingerprint)}: {error.strerror}")
-        return None
+            unpack(self._ray.get(finished), result)
+        except exceptions.RayTaskError as failed:
+            error = self._lost(failed.cause) if isinstance(failed.cause, exceptions.RayError) else failed.cause
+        except exceptions.RayError as lost:
+            error = self._lost(lost)
+        except OSError as full:
+            error = UserError(f"cannot write {result}: {full.strerror}")
+        return [Completed(job, error)]
 
     def _lost(self, error: BaseException) -> WorkerLost:
         """What lay in the object store of a machine that is gone has to be put there again."""
         self._put_folder.cache_clear()
         self._put_series.cache_clear()
         return WorkerLost(f"its worker was lost ({type(error).__name__}: {str(error).strip().splitlines()[0]})")
-
-    def _check_room(self) -> None:
-        machines = [_resources(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
-        for needed in {self._needed(job) for job in self._workload.jobs if job.stage != "measure"}:
-            if not any(machine.holds(needed) for machine in machines):
-                raise UserError(
-                    f"no machine of the Ray cluster has room for a stage that takes {needed.threads} processors, "
-                    f"{needed.gpus:g} GPUs and {needed.memory_bytes / GIB:.1f} GiB of memory; "
-                    "see study.stage_gpus and study.stage_memory_gib"
-                )
 
 
 def _connected(workload: Workload) -> Any:
@@ -187,7 +168,8 @@ def _run_stage(job: Job, folders: Mapping[str, Any], series: Series, machine_bus
     """Runs one stage in a worker process of the cluster, and returns its files."""
     import ray
 
-    _check_version(job)
+    if replace(job).fingerprint != job.fingerprint:  # it came with its own; the copy counts anew
+        raise UserError("the worker has another version of prunecast than the machine that runs the study")
     prepare(job.stage == "export")
     with TemporaryDirectory(prefix="prunecast-stage-") as name, plain_errors():
         root = Path(name)
@@ -195,24 +177,13 @@ def _run_stage(job: Job, folders: Mapping[str, Any], series: Series, machine_bus
             unpack(ray.get(reference), root / fingerprint)
         directory = root / "result"
         directory.mkdir()
-        prepared = prepared_for(job, _loader(job, series))
-        run_stage(
-            job, StageInputs(prepared=prepared, directory=directory, found=root.joinpath, machine_busy=machine_busy)
-        )
+        _SERIES[data_section(job)] = series  # one object for the same data, as the cache of windows wants it
+        while len(_SERIES) > KEPT_SERIES:
+            del _SERIES[next(iter(_SERIES))]
+        prepared = prepared_for(job, _SERIES.__getitem__)
+        inputs = StageInputs(prepared=prepared, directory=directory, found=root.joinpath, machine_busy=machine_busy)
+        run_stage(job, inputs)
         return packed(directory)
-
-
-def _check_version(job: Job) -> None:
-    if replace(job).fingerprint != job.fingerprint:
-        raise UserError("the worker has another version of prunecast than the machine that runs the study")
-
-
-def _loader(job: Job, series: Series) -> Callable[[DataConfig], Series]:
-    """Returns what gives the series that came with the job; the same object for the same data, as caches want it."""
-    _SERIES[data_section(job)] = series
-    while len(_SERIES) > KEPT_SERIES:
-        del _SERIES[next(iter(_SERIES))]
-    return _SERIES.__getitem__
 
 
 _SERIES: dict[DataConfig, Series] = {}

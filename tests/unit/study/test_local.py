@@ -12,7 +12,7 @@ from prunecast.recipe import StudyConfig
 from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study import executor, local
-from prunecast.study.executor import NOTHING, Completed, Resources, Workload, visible_gpus
+from prunecast.study.executor import Completed, Resources, Workload, visible_gpus
 from prunecast.study.local import LocalExecutor
 
 
@@ -57,8 +57,7 @@ def test_shares_of_gpus_are_spread_evenly(tmp_path: Path) -> None:
     for job in jobs:
         hired.submit(job)
     assert sorted(seen_gpus(hired)) == ["0", "0", "3", "3"]
-    taken = Resources(4, 2.0, 4 * 2**30)
-    assert not hired.fits(taken, Resources(0, 0.5, 0))
+    assert not hired.room().holds(Resources(4, 2.0, 4 * 2**30) + Resources(0, 0.5, 0))
 
 
 def test_a_timing_sees_the_whole_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +71,9 @@ def test_a_timing_sees_the_whole_machine(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(local._Process, "submit", submit)
     timing = stage(1, timed=True)
-    assert workers(tmp_path, [stage(0), timing]).run_alone(timing, machine_busy=True) == Completed(timing)
+    hired = workers(tmp_path, [stage(0), timing])
+    hired.submit(timing, machine_busy=True)
+    assert hired.completed() == [Completed(timing)]
     assert seen == [("0,3", True)]
 
 
@@ -88,12 +89,10 @@ def test_an_idle_process_is_taken_again(tmp_path: Path) -> None:
 
 
 def test_what_fits_is_what_is_free(tmp_path: Path) -> None:
-    hired = workers(tmp_path, [stage(0)])
-    two = Resources(2, 0.0, 2**30)
-    assert hired.fits(two, two)
-    assert not hired.fits(Resources(3, 0.0, 2**30), two), "too few processors"
-    assert not hired.fits(Resources(1, 0.0, 7 * 2**30 + 1), two), "too little memory"
-    assert hired.fits(NOTHING, Resources(99, 0.0, 2**60)), "alone, with what there is"
+    room, two = workers(tmp_path, [stage(0)]).room(), Resources(2, 0.0, 2**30)
+    assert room.holds(two + two)
+    assert not room.holds(Resources(3, 0.0, 2**30) + two), "too few processors"
+    assert not room.holds(Resources(1, 0.0, 7 * 2**30 + 1) + two), "too little memory"
 
 
 @pytest.mark.parametrize(("threads", "at_once", "room"), [(2, 3, 2), (3, 2, 1), (9, 2, 1)])

@@ -102,22 +102,16 @@ class Crew:
     def __exit__(self, *error: object) -> None:
         assert not self.running
 
-    def fits(self, taken: Resources, needed: Resources) -> bool:
-        return taken == NOTHING or Resources(CORES, 1.0, 10**12).holds(taken + needed)
+    def room(self) -> Resources:
+        return Resources(CORES, 1.0, 10**12)
 
-    def submit(self, job: Job) -> None:
-        assert job.stage != "measure"
+    def submit(self, job: Job, *, machine_busy: bool = False) -> None:
+        assert not (self.running and job.stage == "measure")
         self.start(job)
+        assert "measure" not in {other.stage for other in self.running.values()} or len(self.running) == 1
         taken = sum((needed_by(job, StudyConfig()) for job in self.running.values()), NOTHING)
         assert taken.threads <= CORES or len(self.running) == 1
         assert taken.gpus <= 1
-
-    def run_alone(self, job: Job, *, machine_busy: bool) -> Completed:
-        assert job.stage == "measure"
-        assert not self.running
-        self.start(job)
-        [completed] = self.completed()
-        return completed
 
     def start(self, job: Job) -> None:
         assert self.workload is not None
@@ -296,7 +290,7 @@ def test_a_large_plan_costs_no_time(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         def start(self, job: Job) -> None:
             self.running[job.fingerprint] = job
 
-        def submit(self, job: Job) -> None:
+        def submit(self, job: Job, *, machine_busy: bool = False) -> None:
             self.start(job)
 
     monkeypatch.setattr("prunecast.study.executor.needed_by", counted)
