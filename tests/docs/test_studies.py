@@ -18,7 +18,7 @@ def test_status_answers_what_the_page_promises() -> None:
     table = PAGE[PAGE.index("| key | what |") :]
     promised = {key for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
     found = status(ROOT / "results" / "etth1-small")
-    assert promised == set(found)
+    assert promised == set(found.to_json())
     assert set(found.by_stage[0]) == {"stage", "planned", *PLACES}
     assert all(f"`{place}`" in table for place in PLACES)
 
