@@ -219,7 +219,6 @@ def import_checkpoint(
         modes_seed: FEDformer: the seed of NumPy from which the published code drew its modes.
         settings: any key of the sections data, model and seed.
     """
-    from prunecast.data.series import load_series
     from prunecast.models.convert.convert import ModeChoice
     from prunecast.stages.import_checkpoint import plan_import
     from prunecast.stages.model import TrainedModel
@@ -228,10 +227,8 @@ def import_checkpoint(
     MODELS.check(model)
     choice = ModeChoice(modes, modes_seed)
     with new_directory(out) as folder:
-        job, series = plan_import(
-            checkpoint, model, source, load=load_series, data=data, modes=choice, settings=settings
-        )
-        imported = TrainedModel.imported(job, series)
+        job = plan_import(checkpoint, model, source, data=data, modes=choice, settings=settings)
+        imported = TrainedModel.imported(job)
         imported.write(folder)
     return imported.summary(out)
 

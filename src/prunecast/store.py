@@ -285,7 +285,7 @@ def _sha256(path: Path) -> str:
 
 
 class Store:
-    """A folder of finished stages. Reading needs no lock; writing needs `writer()`.
+    """A folder of finished stages. Reading needs no lock; writing needs `writer()`, and a UserError says if it fails.
 
     Attributes:
         root: the folder.
@@ -330,11 +330,7 @@ class Store:
         return condition(directory, thorough=thorough)
 
     def checked(self, fingerprint: str) -> Path:
-        """Returns the folder of a finished stage that is about to be used, every byte of which was checked.
-
-        Raises:
-            Damaged: when the record or a file is not what was written, or a file is missing.
-        """
+        """Returns a finished stage's folder, every byte of which was checked; raises Damaged when it is not whole."""
         directory = self.directory(fingerprint)
         found = condition(directory, thorough=True)
         if found.damage is not None or found.bare:
@@ -346,11 +342,7 @@ class Store:
         os.utime(self.directory(fingerprint) / SUMS_FILE)
 
     def record(self, fingerprint: str) -> RunRecord:
-        """Returns a finished stage's record.
-
-        Raises:
-            UserError: when it is absent (as those of published stages are) or damaged.
-        """
+        """Returns a finished stage's record; see `read_record`. Published stages have none."""
         return read_record(self.directory(fingerprint))
 
     @contextmanager
@@ -395,11 +387,7 @@ class Store:
             _remove(leftover)
 
     def begin(self, fingerprint: str) -> Path:
-        """Forgets how a stage failed, and gives the empty folder that it is to fill.
-
-        Raises:
-            UserError: when there is no place for it.
-        """
+        """Forgets how a stage failed, and gives the empty folder that it is to fill."""
         (self.root / "failures" / f"{fingerprint}.json").unlink(missing_ok=True)
         result = self.result(fingerprint)
         with _plain_errors(result):
@@ -408,11 +396,7 @@ class Store:
         return result
 
     def commit(self, fingerprint: str) -> None:
-        """Makes what a stage has written its result, in one step; what lay there before goes.
-
-        Raises:
-            UserError: when it cannot be moved there.
-        """
+        """Makes what a stage has written its result, in one step; what lay there before goes."""
         target = self.directory(fingerprint)
         with _plain_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -424,11 +408,7 @@ class Store:
         _remove(self.work(fingerprint))
 
     def strip(self, fingerprint: str) -> None:
-        """Leaves a finished stage its record alone: a result still, but nothing goes on from it.
-
-        Raises:
-            UserError: when its files cannot be moved.
-        """
+        """Leaves a finished stage its record alone: a result still, but nothing goes on from it."""
         folder, work = self.directory(fingerprint), self.work(fingerprint)
         if not folder.exists() or set(os.listdir(folder)) <= set(OF_THE_RECORD):  # noqa: PTH208
             return

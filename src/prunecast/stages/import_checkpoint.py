@@ -5,7 +5,7 @@ Without data the model has no scaler and no names of channels: it learns them fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from prunecast.data.calendar import FEATURES
-from prunecast.data.series import Series
+from prunecast.data.series import Series, load_series
 from prunecast.errors import UserError
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import measure_size
@@ -34,7 +34,7 @@ from prunecast.models.convert.convert import (
     unclaimed,
 )
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
-from prunecast.recipe import DataConfig, Recipe, fingerprint, load_recipe
+from prunecast.recipe import Recipe, fingerprint, load_recipe
 from prunecast.records import Imported, Role
 from prunecast.resolve import check_settings, resolved, with_model
 from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
@@ -65,13 +65,12 @@ class ImportJob:
         origins: where each value of the model section comes from.
         modes: our buffers of Fourier modes, by name.
         modes_words: where those come from, for people.
-        data_sha256: content of the series; None without data.
+        series: its data; None without.
     """
 
     stage: ClassVar[Literal["import"]] = "import"
     role: ClassVar[Role] = "dense"
     parent: ClassVar[None] = None
-    reference: ClassVar[None] = None
     compared_with: ClassVar[None] = None
 
     recipe: Recipe
@@ -80,7 +79,7 @@ class ImportJob:
     origins: Origins
     modes: Mapping[str, Tensor]
     modes_words: str | None
-    data_sha256: str | None
+    series: Series | None
 
     @property
     def name(self) -> str:
@@ -104,7 +103,7 @@ class ImportJob:
                 "checkpoint": self.checkpoint.sha256,
                 "source": self.implementation,
                 "modes": {name: modes.tolist() for name, modes in self.modes.items()},
-                "data": self.data_sha256,
+                "data": None if self.series is None else self.series.sha256,
                 "recipe": recipe,
             }
         )
@@ -115,18 +114,16 @@ def plan_import(
     model: str,
     implementation: str,
     *,
-    load: Callable[[DataConfig], Series],
-    data: str | None = None,
-    modes: ModeChoice | None = None,
-    settings: Iterable[str] = (),
-) -> tuple[ImportJob, Series | None]:
-    """Returns an import with a whole recipe, and the series of its data; None without.
+    data: str | None,
+    modes: ModeChoice,
+    settings: Iterable[str],
+) -> ImportJob:
+    """Returns an import with a whole recipe.
 
     Args:
         checkpoint: a file that `torch.save` wrote.
         model: name of our model.
         implementation: tslib or original.
-        load: reads the series.
         data: catalogue name or file that the model was trained on; None when it shall be told later.
         modes: where Fourier modes come from that are not in the checkpoint.
         settings: "section.key=value" texts.
@@ -134,37 +131,35 @@ def plan_import(
     Raises:
         UserError: when a name, a setting, the file or the data does not fit.
     """
-    known, modes = published(model, implementation), modes or ModeChoice()
+    known = published(model, implementation)
     modes.check(known, model)
     read = read_checkpoint(checkpoint)
     recipe, given = _asked(model, data, tuple(settings))
     with _about(checkpoint):
         seen = shown(known, read.tensors, f"{implementation} {model}")
-    claims = [
-        Claim("tensors", "the tensors show", seen),
-        Claim("source", f"{implementation} means", known.constants),
-    ]
-    recipe, series, of_data = _with_data(recipe, seen.get("marks"), load)
-    origins = agreed([*claims, *of_data, Claim("user", "--set says", given)])
+    recipe, series, of_data = _with_data(recipe, seen.get("marks"))
+    origins = agreed(
+        [
+            Claim("tensors", "the tensors show", seen),
+            Claim("source", f"{implementation} means", known.constants),
+            *of_data,
+            Claim("user", "--set says", given),
+        ]
+    )
     recipe = _whole(recipe, {"name": model} | origins.together(), series)
-    job = ImportJob(
+    return ImportJob(
         recipe=recipe,
         checkpoint=read,
         implementation=implementation,
         origins=origins,
         modes=modes.buffers(known, config_from(recipe.model)),
         modes_words=modes.words(),
-        data_sha256=None if series is None else series.sha256,
+        series=series,
     )
-    return job, series
 
 
 def import_stage(job: ImportJob, inputs: StageInputs) -> ModelResult:
-    """Makes the model of a checkpoint, and scores it where its data is known.
-
-    Raises:
-        UserError: when the tensors do not fit the model.
-    """
+    """Makes the model of a checkpoint, which has to fit, and scores it where its data is known."""
     with _about(job.checkpoint.path):
         config = config_from(job.recipe.model)
         model = imported_model(config, job.checkpoint.tensors, job.implementation, job.modes, job.recipe.seed)
@@ -206,15 +201,12 @@ def _has_data(recipe: Recipe) -> bool:
     return "name" in recipe.data.model_fields_set
 
 
-def _with_data(
-    recipe: Recipe, marks: int | None, load: Callable[[DataConfig], Series]
-) -> tuple[Recipe, Series | None, tuple[Claim, ...]]:
+def _with_data(recipe: Recipe, marks: int | None) -> tuple[Recipe, Series | None, tuple[Claim, ...]]:
     """Returns the recipe with its set of calendar features, the data, and what both say of the model.
 
     Args:
         recipe: as asked for.
         marks: how many features the tensors show; they choose the set where the recipe does not.
-        load: reads the series.
     """
     data, told = recipe.data, "freq" in recipe.data.model_fields_set
     if marks is not None and not told:
@@ -226,7 +218,7 @@ def _with_data(
     of_marks = Claim("user" if told or data.covariates else "defaults", words, marked)
     if not _has_data(recipe):
         return recipe, None, (of_marks,)
-    series = load(data)
+    series = load_series(data)
     targets = {} if series.targets is None else {"targets": series.targets}
     of_data = Claim("data", f"{series.name} has", {"channels": len(series.channels)} | targets)
     return recipe, series, (of_marks, of_data)
@@ -288,7 +280,7 @@ def _notes(job: ImportJob, model: ForecastModel, assumed: Mapping[str, Any]) -> 
             f"no tensor shows {', '.join(wrong)}: these are defaults, and if the training had others the forecast is "
             "wrong without a sign (--set model.KEY=VALUE)"
         )
-    if job.data_sha256 is None:
+    if job.series is None:
         yield (
             "without data: standardised values go in and come out, until a verb is told the data with --data and takes "
             "names and scaler from it"

@@ -72,13 +72,14 @@ class TrainedModel:
             return cls._made(job, StageInputs(prepared=prepared, work=work, reporter=reporter))
 
     @classmethod
-    def imported(cls, job: ImportJob, series: Series | None) -> TrainedModel:
-        """Makes the model of a checkpoint, and scores it where there is a series.
+    def imported(cls, job: ImportJob) -> TrainedModel:
+        """Makes the model of a checkpoint, and scores it where its data is known.
 
         Raises:
             UserError: when the tensors do not fit the model, or the series is too short.
         """
-        prepared = None if series is None else cut(series, job.recipe.data, window_shape(job.recipe.model))
+        shape = window_shape(job.recipe.model)
+        prepared = None if job.series is None else cut(job.series, job.recipe.data, shape)
         return cls._made(job, StageInputs(prepared=prepared))
 
     @classmethod

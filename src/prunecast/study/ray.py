@@ -56,11 +56,7 @@ class RayExecutor:
 
     @staticmethod
     def check() -> None:
-        """Checks that stages can be run.
-
-        Raises:
-            UserError: when Ray is not installed, or the address is one that studies cannot be run from.
-        """
+        """Raises a UserError when Ray is not installed, or the address is one that studies cannot be run from."""
         if importlib.util.find_spec("ray") is None:
             raise MissingExtra("ray", "ray")
         address = os.environ.get(ADDRESS, "")
@@ -71,11 +67,7 @@ class RayExecutor:
             )
 
     def __enter__(self) -> Self:
-        """Connects to the cluster.
-
-        Raises:
-            UserError: when no cluster answers, or none of its machines has room for a stage.
-        """
+        """Connects to the cluster; raises a UserError when none answers, or no machine has room for a stage."""
         with ExitStack() as held:
             held.enter_context(redirect_stdout(io.StringIO()))  # Ray prints a line there for every worker that is lost
             self._ray = _connected(self._workload)
@@ -101,11 +93,7 @@ class RayExecutor:
         return _resources(self._ray.cluster_resources())
 
     def submit(self, job: Job, *, machine_busy: bool = False) -> None:
-        """Hands a stage to the cluster, with what it needs; a timing to this machine, all of which is reserved for it.
-
-        Raises:
-            Damaged: when a stage that it needs is not whole.
-        """
+        """Hands a stage to the cluster, with what it needs; a timing has all of this machine reserved for it."""
         needed = self._needed(job)
         where: dict[str, Any] = {"memory": needed.memory_bytes}
         if job.stage == "measure":  # it bears the name of this machine
