@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 from prunecast.errors import UserError, near, shown
 from prunecast.records import BudgetOf, Control, GroupKind, Scoring, Stage, Strict
@@ -177,7 +177,6 @@ class DatasetEntry(Section):
     finetune: dict[str, Any] = Field(default_factory=dict)
 
 
-Gib = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -208,7 +207,7 @@ class StudyConfig(Section):
     prune: tuple[PruneGrid, ...] = ()
     finetune: tuple[bool, ...] = Field((False, True), description="without, with fine-tuning, or both")
     controls: tuple[Control, ...] = ("naive", "dlinear", "random", "zeroed-body", "dense-continued", "small-dense")
-    stage_memory_gib: Annotated[dict[Stage, Gib], _for_each_stage(2.0)] = Field(
+    stage_memory_gib: Annotated[dict[Stage, PositiveFloat], _for_each_stage(2.0)] = Field(
         {}, validate_default=True, description="memory that a stage is promised (all, or by kind); changes no result"
     )
     keep_files: bool = Field(

@@ -95,13 +95,13 @@ def add(
     """
     signature = inspect.signature(function)
     about, described = _docstring(function)
-    heard = {parameter for parameter in signature.parameters if parameter in LISTENERS}
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [context]
-    for parameter in signature.parameters.values():
-        if parameter.name not in heard:
-            names = OPTION_NAMES | dict(options or {})
-            parameters.append(_parameter(parameter, described[parameter.name], arguments or {}, names))
+    heard, names = signature.parameters.keys() & LISTENERS.keys(), OPTION_NAMES | dict(options or {})
+    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    parameters += [
+        _parameter(parameter, described[parameter.name], arguments or {}, names)
+        for parameter in signature.parameters.values()
+        if parameter.name not in heard
+    ]
 
     @functools.wraps(function)
     def command(context: typer.Context, **values: Any) -> None:
