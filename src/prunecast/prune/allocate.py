@@ -5,7 +5,7 @@ Ties are broken by index: by the order of the names, then by the flat position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,16 +73,13 @@ def largest_remainder(sizes: Sequence[int], count: int) -> list[int]:
 
 def uniform_priorities(scores: Scores) -> Scores:
     """Every group loses the same share: the unit of rank r (from 0) among n has priority (r + 1) / n."""
-    return {name: (_ranks(score) + 1).double() / score.numel() for name, score in scores.items()}
+    ranks = {name: score.argsort(stable=True).argsort() for name, score in scores.items()}
+    return {name: (rank + 1).double() / rank.numel() for name, rank in ranks.items()}
 
 
 def global_priorities(scores: Scores) -> Scores:
     """The lowest scores go first, wherever they are: groups lose what they can spare."""
     return {name: score.double() for name, score in scores.items()}
-
-
-def _ranks(score: Tensor) -> Tensor:
-    return score.argsort(stable=True).argsort()
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,13 @@ class Order:
     def keep(self, count: int) -> dict[str, Tensor]:
         """Returns what stays once the first `count` units are gone; a group that loses none is not named."""
         group, unit = self.group[:count], self.unit[:count]
-        lost = {name: unit[group == place] for place, name in enumerate(self.sizes)}
-        return {name: _without(self.sizes[name], units) for name, units in lost.items() if len(units)}
+        kept = {}
+        for place, (name, size) in enumerate(self.sizes.items()):
+            stays = torch.ones(size, dtype=torch.bool)
+            stays[unit[group == place]] = False
+            if not stays.all():
+                kept[name] = stays.nonzero().squeeze(1)
+        return kept
 
 
 def removal_order(priorities: Scores, minimum: Mapping[str, int]) -> Order:
@@ -109,18 +111,8 @@ def removal_order(priorities: Scores, minimum: Mapping[str, int]) -> Order:
         name: priority.argsort(stable=True)[: max(0, priority.numel() - minimum[name])]
         for name, priority in priorities.items()
     }
-    priority = _joined(priorities[name][units] for name, units in leaving.items())
-    group = _joined(torch.full_like(units, place) for place, units in enumerate(leaving.values()))
+    priority = torch.cat([priorities[name][units] for name, units in leaving.items()])
+    group = torch.cat([torch.full_like(units, place) for place, units in enumerate(leaving.values())])
     order = priority.argsort(stable=True)
     sizes = {name: priority.numel() for name, priority in priorities.items()}
-    return Order(sizes, group[order], _joined(leaving.values())[order])
-
-
-def _joined(parts: Iterable[Tensor]) -> Tensor:
-    return torch.cat(list(parts))
-
-
-def _without(size: int, units: Tensor) -> Tensor:
-    stays = torch.ones(size, dtype=torch.bool)
-    stays[units] = False
-    return stays.nonzero().squeeze(1)
+    return Order(sizes, group[order], torch.cat(list(leaving.values()))[order])

@@ -14,7 +14,7 @@ from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank
 from prunecast.prune.masks import apply_masks, check_masks
-from prunecast.prune.methods import Cost, Granularity, Masks, Method, Pruned, Statistics, Task, WeightCost, refuse
+from prunecast.prune.methods import Cost, Granularity, Masks, Pruned, Statistics, Task, WeightCost
 from prunecast.prune.schedule import in_steps
 from prunecast.recipe import PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS
@@ -47,18 +47,18 @@ def prune(
     """
     held = {} if masks is None else masks
     check_masks(model, held)
-    method, granularity = _parts(config)
-    if method.needs_data and batches is None:
-        raise UserError(f"method {method.name!r} looks at data, expected batches of the training part, found none")
     task = Task(
         model=model,
         config=config,
-        method=method,
+        method=METHODS.load(config.method),
         statistics=Statistics(seed, batches),
         cost=cost,
         weight_cost=weight_cost,
         masks=held,
     )
+    granularity = _granularity(task)
+    if task.method.needs_data and batches is None:
+        raise UserError(f"method {task.method.name!r} looks at data, expected batches of the training part, found none")
     return granularity.prune(task) if config.step is None else in_steps(task, granularity)
 
 
@@ -78,26 +78,24 @@ def check_budget(model: ForecasterConfig, config: PruneConfig, *, cost: Cost, we
     Raises:
         UserError: when it cannot, with the most that it can; or on an option that has no meaning for the method.
     """
-    method, granularity = _parts(config)
+    task = Task(
+        model=blank(model),
+        config=config,
+        method=METHODS.load(config.method),
+        statistics=Statistics(seed=0),
+        cost=cost,
+        weight_cost=weight_cost,
+        masks={},
+    )
+    granularity = _granularity(task)
     if granularity.check is not None:
-        granularity.check(
-            Task(
-                model=blank(model),
-                config=config,
-                method=method,
-                statistics=Statistics(seed=0),
-                cost=cost,
-                weight_cost=weight_cost,
-                masks={},
-            )
-        )
+        granularity.check(task)
 
 
-def _parts(config: PruneConfig) -> tuple[Method, Granularity]:
-    """Returns the method of a section and what goes at once, once no option is without meaning for it."""
-    method: Method = METHODS.load(config.method)
-    if not method.needs_data:
+def _granularity(task: Task) -> Granularity:
+    """Returns what goes at once, once no option is without meaning for the method."""
+    if not task.method.needs_data:
         for option in ("calibration_batches", "calibration_seed"):
-            refuse(method, config, option)
-    granularity: Granularity = GRANULARITIES.load(method.granularity)
-    return method, granularity
+            task.refuse(option)
+    granularity: Granularity = GRANULARITIES.load(task.method.granularity)
+    return granularity

@@ -25,22 +25,15 @@ class Budget:
         """What is counted."""
         return _UNITS[self.of]
 
-    def refuse_above(self, most: float) -> None:
-        """Checks that no more is asked for than can go.
+    def check(self, most: float, gone: float = 0) -> None:
+        """Checks that no more is asked for than can go, and no less than is gone already.
 
         Raises:
-            UserError: naming the largest share within reach.
+            UserError: naming the largest share within reach, or what is gone.
         """
         if self.requested > most:
             share = floor(1000 * most / self.total) / 1000
             raise UserError(f"{self} cannot be met: at most {most:.0f} can go; use a sparsity of at most {share:g}")
-
-    def refuse_below(self, gone: float) -> None:
-        """Checks that no less is asked for than is gone already.
-
-        Raises:
-            UserError: saying both numbers.
-        """
         if self.requested < gone:
             raise UserError(f"{self} cannot be met: {gone:.0f} are gone already, as masks hold them; ask for more")
 

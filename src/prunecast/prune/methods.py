@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from prunecast.errors import UserError
@@ -130,17 +130,8 @@ class Task:
         Raises:
             UserError: when it was set.
         """
-        refuse(self.method, self.config, option)
-
-
-def refuse(method: Method, config: PruneConfig, option: str) -> None:
-    """Checks that an option without meaning for a method was left alone.
-
-    Raises:
-        UserError: when it was set.
-    """
-    if getattr(config, option) != PruneConfig.model_fields[option].default:
-        raise UserError(f"method {method.name!r} has no use for prune.{option}; leave it out")
+        if getattr(self.config, option) != PruneConfig.model_fields[option].default:
+            raise UserError(f"method {self.method.name!r} has no use for prune.{option}; leave it out")
 
 
 @dataclass(frozen=True)
@@ -161,22 +152,18 @@ MAGNITUDE = Method(
     default_of="prunable",
     control="random",
 )
-MAGNITUDE_LAYER = Method(
+MAGNITUDE_LAYER = replace(
+    MAGNITUDE,
     name="magnitude-layer",
     summary="the smallest weights of each layer become zero, the same share everywhere",
-    score="magnitude",
-    granularity="element",
     allocation="layer",
-    default_of="prunable",
-    control="random",
 )
-RANDOM = Method(
+RANDOM = replace(
+    MAGNITUDE,
     name="random",
     summary="weights drawn at random become zero (a control)",
     score="random",
-    granularity="element",
-    allocation="global",
-    default_of="prunable",
+    control=None,
     is_control=True,
 )
 STRUCTURED_MAGNITUDE = Method(
@@ -188,12 +175,11 @@ STRUCTURED_MAGNITUDE = Method(
     default_of="operations",
     control="structured-random",
 )
-STRUCTURED_RANDOM = Method(
+STRUCTURED_RANDOM = replace(
+    STRUCTURED_MAGNITUDE,
     name="structured-random",
     summary="heads, feed-forward units and widths drawn at random are cut out (a control)",
     score="unit-random",
-    granularity="unit",
-    allocation="unit-uniform",
-    default_of="operations",
+    control=None,
     is_control=True,
 )

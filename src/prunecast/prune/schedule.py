@@ -25,36 +25,26 @@ def in_steps(task: Task, granularity: Granularity) -> Pruned:
         raise UserError("prune.step: expected prune.kinds without layer, found it; remove layers at once")
     count = math.ceil(config.sparsity / step - 1e-9)
     first = last = granularity.prune(_asking(task, config.sparsity / count))
+    total = first.outcome.total
     for number in range(2, count + 1):
-        share = _share_of_rest(first.outcome, last.outcome, config.sparsity * number / count)
-        if share > 0:  # the step before may have gone further than was asked for, by less than a unit
-            last = granularity.prune(replace(_asking(task, share), model=last.model, masks=last.masks))
-    return replace(last, outcome=_whole(task, first.outcome, last.outcome))
+        rest = _rest(last.outcome)
+        missing = round(config.sparsity * number / count * total) - (total - rest)
+        if missing > 0:  # the step before may have gone further than was asked for, by less than a unit
+            last = granularity.prune(replace(_asking(task, missing / rest), model=last.model, masks=last.masks))
+    sizes = {name: size for name, (_, size) in first.outcome.kept_units.items()}
+    whole = {
+        "total": total,
+        "requested": round(config.sparsity * total),
+        "realised": total - _rest(last.outcome) if sizes else last.outcome.realised,
+        "kept_units": {name: (last.outcome.kept_units[name][0], size) for name, size in sizes.items()},
+    }
+    return replace(last, outcome=last.outcome.model_copy(update=whole))
 
 
 def _asking(task: Task, share: float) -> Task:
     return replace(task, config=task.config.model_copy(update={"sparsity": share}))
 
 
-def _share_of_rest(first: Pruning, last: Pruning, share: float) -> float:
-    """Returns which share of what is there now must go, so that a share of the first model is gone."""
-    rest = _rest(last)
-    missing = round(share * first.total) - (first.total - rest)
-    return max(0.0, missing / rest)
-
-
 def _rest(outcome: Pruning) -> int:
     """Returns how much there is to take shares of: single weights that are zero still count, units that went do not."""
     return outcome.total - outcome.realised if outcome.kept_units else outcome.total
-
-
-def _whole(task: Task, first: Pruning, last: Pruning) -> Pruning:
-    sizes = {name: size for name, (_, size) in first.kept_units.items()}
-    return last.model_copy(
-        update={
-            "total": first.total,
-            "requested": round(task.config.sparsity * first.total),
-            "realised": first.total - _rest(last) if sizes else last.realised,
-            "kept_units": {name: (last.kept_units[name][0], size) for name, size in sizes.items()},
-        }
-    )

@@ -32,7 +32,12 @@ def unit_magnitude(model: ForecastModel, statistics: Statistics) -> Scores:
     unused = set(model.unused_parameters())  # what they hold says nothing about a unit
     every = model.named_parameters(remove_duplicate=False)
     weights = {name: weight.detach() for name, weight in every if name not in unused}
-    return {group.name: _relative_to_mean(_root_mean_square(group, weights)) for group in model.groups()}
+    scores = {}
+    for group in model.groups():
+        squares, counts = _entry_sums(group.stack, group.size, weights) if group.stack else _unit_sums(group, weights)
+        strength = torch.where(counts > 0, squares / counts, 1).sqrt()  # units without weights are worth the same
+        scores[group.name] = strength / strength.mean().clamp_min(torch.finfo(strength.dtype).tiny)
+    return scores
 
 
 def unit_random(model: ForecastModel, statistics: Statistics) -> Scores:
@@ -41,18 +46,11 @@ def unit_random(model: ForecastModel, statistics: Statistics) -> Scores:
     return {group.name: torch.rand(group.size, generator=generator) for group in model.groups()}
 
 
-def _relative_to_mean(strength: Tensor) -> Tensor:
-    return strength / strength.mean().clamp_min(torch.finfo(strength.dtype).tiny)
-
-
-def _root_mean_square(group: Group, weights: Mapping[str, Tensor]) -> Tensor:
-    """Returns (size of the group,) in float64: sums over a wide unit lose digits in float32."""
-    squares, counts = _entry_sums(group.stack, group.size, weights) if group.stack else _unit_sums(group, weights)
-    return torch.where(counts > 0, squares / counts, 1).sqrt()  # units without weights are worth the same
-
-
 def _unit_sums(group: Group, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Returns the sum of squares of what each unit owns, and of how many weights."""
+    """Returns the sum of squares of what each unit owns, and of how many weights, in float64.
+
+    Sums over a wide unit lose digits in float32.
+    """
     squares, counts = torch.zeros((2, group.size), dtype=torch.double)
     for member in group.members:
         if member.name in weights:  # buffers may be members, but carry no weight

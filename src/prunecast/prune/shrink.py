@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from prunecast.models.base import ForecastModel, Group, Keep, Member, blank
-from prunecast.prune.methods import Masks
+from prunecast.models.base import ForecastModel, Group, Keep, blank
 
 
 def shrink(model: ForecastModel, keep: Keep) -> ForecastModel:
@@ -25,42 +24,27 @@ def shrink(model: ForecastModel, keep: Keep) -> ForecastModel:
     return small
 
 
-def shrink_masks(model: ForecastModel, keep: Keep, masks: Masks) -> Masks:
-    """Returns the masks of the shrunk model, given the larger model and its masks."""
-    return cut(masks, model.groups(), keep)
-
-
 def cut(tensors: Mapping[str, Tensor], groups: Iterable[Group], keep: Keep) -> dict[str, Tensor]:
-    """Returns the tensors (some of a model's, by name) without the positions of the units that do not stay."""
+    """Returns a model's tensors by name (some of them, or masks) without the positions of the units that go."""
     concerned = [group for group in groups if group.name in keep]
     assert keep.keys() == {group.name for group in concerned}, "keep names groups that the model has"
+    # (tensor name, dimension) -> which positions stay, all groups together; those that no unit owns always do
+    stays: dict[tuple[str, int], Tensor] = {}
+    for group in concerned:
+        goes = torch.ones(group.size, dtype=torch.bool)
+        goes[keep[group.name]] = False
+        for member in group.members:
+            if member.name in tensors:
+                shape = tensors[member.name].shape
+                every = torch.ones(shape[member.dim], dtype=torch.bool)
+                stays.setdefault((member.name, member.dim % len(shape)), every)[member.index[goes].flatten()] = False
     result = dict(tensors)
-    for (name, dim), stays in _positions(concerned, keep, tensors).items():
-        result[name] = result[name].index_select(dim, stays.nonzero().squeeze(1).to(result[name].device))
+    for (name, dim), positions in stays.items():
+        result[name] = result[name].index_select(dim, positions.nonzero().squeeze(1).to(result[name].device))
     for group in concerned:
         if group.stack is not None:
             result = dict(_restacked(result, group.stack, keep[group.name].tolist()))
     return result
-
-
-def _positions(groups: Iterable[Group], keep: Keep, tensors: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
-    """Returns (tensor name, dimension) -> which positions stay, all groups together."""
-    result: dict[tuple[str, int], Tensor] = {}
-    for group in groups:
-        for member in group.members:
-            if member.name in tensors:
-                shape = tensors[member.name].shape
-                place = member.name, member.dim % len(shape)
-                every = torch.ones(shape[member.dim], dtype=torch.bool)
-                result.setdefault(place, every)[_lost(group, member, keep[group.name])] = False
-    return result
-
-
-def _lost(group: Group, member: Member, kept: Tensor) -> Tensor:
-    """Returns the positions along a member's dimension that go; those that no unit owns never do."""
-    goes = torch.ones(group.size, dtype=torch.bool)
-    goes[kept] = False
-    return member.index[goes].flatten()
 
 
 def _restacked(tensors: Mapping[str, Tensor], stack: str, kept: list[int]) -> Iterator[tuple[str, Tensor]]:

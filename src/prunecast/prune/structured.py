@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
 
 from prunecast.errors import UserError
-from prunecast.models.base import ForecasterConfig, Group, Keep, blank
+from prunecast.models.base import ForecasterConfig, Group, blank
 from prunecast.prune.allocate import Order, UnitAllocation, removal_order
 from prunecast.prune.budget import Budget, budget_for, nearest_count
 from prunecast.prune.methods import Cost, Granularity, Pruned, Score, Scores, Task
-from prunecast.prune.shrink import shrink, shrink_masks
+from prunecast.prune.shrink import cut, shrink
 from prunecast.registry import ALLOCATIONS, SCORES
 
 
@@ -24,15 +23,14 @@ def prune_units(task: Task) -> Pruned:
         UserError: on a budget that cannot be met, an option that has no meaning here, or a model without units.
     """
     task.refuse("candidates")
-    groups = unit_groups(task)
+    groups = _groups(task)
     score: Score = SCORES.load(task.method.score)
-    order = _order(task, groups, score(task.model, task.statistics))
-    saved = cache(_saving(task, order))
-    budget = _reachable(task, order, saved)
+    order, saved, budget = _plan(task, groups, score(task.model, task.statistics))
     count = nearest_count(saved, 1, len(order), budget.requested)
     keep = order.keep(count)
-    outcome = budget.outcome(task.method.name, saved(count), kept_units=_kept_units(groups, keep))
-    return Pruned(shrink(task.model, keep), shrink_masks(task.model, keep, task.masks), outcome)
+    kept_units = {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
+    outcome = budget.outcome(task.method.name, saved(count), kept_units=kept_units)
+    return Pruned(shrink(task.model, keep), cut(task.masks, task.model.groups(), keep), outcome)
 
 
 def check_units(task: Task) -> None:
@@ -41,30 +39,12 @@ def check_units(task: Task) -> None:
     Raises:
         UserError: as `prune_units` does, without a search and without a smaller model.
     """
-    groups = unit_groups(task)
-    order = _order(task, groups, {group.name: torch.zeros(group.size) for group in groups})
-    _reachable(task, order, _saving(task, order))
+    groups = _groups(task)
+    _plan(task, groups, {group.name: torch.zeros(group.size) for group in groups})
 
 
-def _saving(task: Task, order: Order) -> Callable[[int], int]:
-    """Returns the function that tells what removing so many units saves."""
-    cost = _cost(task)
-    total = cost(task.model.config)
-    return lambda count: total - cost(task.model.shrunk_config(order.keep(count)))
-
-
-def _reachable(task: Task, order: Order, saved: Callable[[int], int]) -> Budget:
-    budget = budget_for(task.of, _cost(task)(task.model.config), task.config.sparsity)
-    budget.refuse_above(saved(len(order)))
-    return budget
-
-
-def unit_groups(task: Task) -> tuple[Group, ...]:
-    """Returns the groups of the kinds that may go.
-
-    Raises:
-        UserError: when the model has none.
-    """
+def _groups(task: Task) -> tuple[Group, ...]:
+    """Returns the groups of the kinds that may go."""
     groups = tuple(group for group in task.model.groups() if group.kind in task.config.kinds)
     if not groups:
         model, kinds = task.model.config.name, ", ".join(task.config.kinds)
@@ -72,21 +52,21 @@ def unit_groups(task: Task) -> tuple[Group, ...]:
     return groups
 
 
-def _order(task: Task, groups: tuple[Group, ...], scores: Scores) -> Order:
+def _plan(task: Task, groups: tuple[Group, ...], scores: Scores) -> tuple[Order, Callable[[int], int], Budget]:
+    """Returns the order in which units go, what removing so many of them saves, and a budget that is within reach."""
+    ranked = {}
+    for group in groups:  # units that never reach the forecast go first, whatever they hold
+        score = scores[group.name]
+        unused = torch.tensor(group.unused_units, dtype=torch.int64, device=score.device)
+        ranked[group.name] = score.index_fill(0, unused, -torch.inf)
     allocate: UnitAllocation = ALLOCATIONS.load(task.method.allocation)
-    priorities = allocate({group.name: _idle_first(group, scores[group.name]) for group in groups})
-    return removal_order(priorities, {group.name: group.minimum for group in groups})
-
-
-def _idle_first(group: Group, score: Tensor) -> Tensor:
-    """Returns the score with units that never reach the forecast below all others, whatever they hold."""
-    unused = torch.tensor(group.unused_units, dtype=torch.int64, device=score.device)
-    return score.index_fill(0, unused, -torch.inf)
-
-
-def _cost(task: Task) -> Cost:
-    """Returns what a config costs in units of the budget."""
-    return {"operations": task.cost, "model": _parameters, "prunable": _prunable_weights}[task.of]
+    order = removal_order(allocate(ranked), {group.name: group.minimum for group in groups})
+    cost: Cost = {"operations": task.cost, "model": _parameters, "prunable": _prunable_weights}[task.of]
+    total = cost(task.model.config)
+    saved = cache(lambda count: total - cost(task.model.shrunk_config(order.keep(count))))
+    budget = budget_for(task.of, total, task.config.sparsity)
+    budget.check(saved(len(order)))
+    return order, saved, budget
 
 
 def _parameters(config: ForecasterConfig) -> int:
@@ -96,10 +76,6 @@ def _parameters(config: ForecasterConfig) -> int:
 def _prunable_weights(config: ForecasterConfig) -> int:
     model = blank(config)
     return sum(model.get_parameter(name).numel() for name in model.prunable())
-
-
-def _kept_units(groups: tuple[Group, ...], keep: Keep) -> dict[str, tuple[int, int]]:
-    return {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
 
 
 UNIT = Granularity(prune=prune_units, shrinks=True, check=check_units)

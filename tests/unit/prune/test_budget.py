@@ -50,13 +50,13 @@ def test_a_share_that_rounds_to_nothing_or_everything_is_refused(share: float, r
 
 def test_a_budget_out_of_reach_names_the_largest_share_and_that_share_is_within_reach() -> None:
     with pytest.raises(UserError, match=r"removing 950 of 1000 parameters cannot be met: at most 912 .* 0\.912$"):
-        budget_for("model", 1000, 0.95).refuse_above(912)
-    budget_for("model", 1000, 0.912).refuse_above(912)
+        budget_for("model", 1000, 0.95).check(912)
+    budget_for("model", 1000, 0.912).check(912)
 
 
 def test_a_budget_below_what_is_gone_says_both_numbers() -> None:
     with pytest.raises(UserError, match=r"removing 300 of 1000 weights cannot be met: 400 are gone already"):
-        budget_for("prunable", 1000, 0.3).refuse_below(400)
+        budget_for("prunable", 1000, 0.3).check(1000, 400)
 
 
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, "half"])

@@ -11,7 +11,7 @@ from prunecast.measure.operations import dense_macs
 from prunecast.models.base import ForecasterConfig, Keep, blank, build, config_from
 from prunecast.prune.apply import prune
 from prunecast.prune.methods import Masks, Pruned
-from prunecast.prune.shrink import shrink, shrink_masks
+from prunecast.prune.shrink import cut, shrink
 from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS
 
@@ -189,7 +189,7 @@ def test_masks_of_an_unstructured_pruning_are_cut_along() -> None:
 
 def test_masks_of_removed_layers_are_dropped() -> None:
     masks = {"blocks.0.up.weight": torch.ones(10, 12).bool(), "blocks.1.up.weight": torch.zeros(14, 12).bool()}
-    small = shrink_masks(coupled(), {"blocks": torch.tensor([1]), "width": torch.arange(4)}, masks)
+    small = cut(masks, coupled().groups(), {"blocks": torch.tensor([1]), "width": torch.arange(4)})
     assert {name: mask.shape for name, mask in small.items()} == {"blocks.0.up.weight": (14, 4)}
     assert not small["blocks.0.up.weight"].any()
 
