@@ -26,8 +26,7 @@ from prunecast.data.windows import prepare
 from prunecast.measure.operations import dense_macs
 from prunecast.models.base import ForecasterConfig
 from prunecast.recipe import DataConfig, FitConfig
-from prunecast.train.fit import adam
-from prunecast.train.malloc import keep_freed_memory
+from prunecast.train.fit import adam, keep_freed_memory
 from published import MODULES, add_sizes, call_published, config_of, median_ratio, pair, peak_gmacs_per_s, random_batch
 
 CHUNKS = 16

@@ -62,9 +62,9 @@ class Output:
 
     def training(self, title: str) -> Reporter:
         """Returns what shows the progress of training."""
-        from prunecast.train.progress import ConsoleReporter, Silent
+        from prunecast.train.progress import ConsoleReporter, Reporter
 
-        return Silent() if self.quiet else ConsoleReporter(title)
+        return Reporter() if self.quiet else ConsoleReporter(title)
 
     def monitor(self) -> ConsoleMonitor:
         """Returns what shows the progress of a study."""

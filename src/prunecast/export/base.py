@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -138,24 +139,17 @@ class OnnxFiles:
         """
         from prunecast.export.onnx import onnx_bytes
 
-        self._check(saved.model)
-        return _written(onnx_bytes(saved), path)
+        return self._written(saved, path, onnx_bytes)
 
     def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
-        """Writes the ONNX file with matrix products in 8 bits, whole or not at all, and returns its path.
-
-        Args:
-            saved: the model.
-            path: of the file.
-            windows: real inputs in batches; what the products take in them sets the scale of their 8 bits.
+        """Writes the ONNX file with matrix products in 8 bits, see `Int8Runtime`, whole or not at all.
 
         Raises:
             UserError: when the model is not supported, has no such product, or the file cannot be written.
         """
         from prunecast.export.int8 import int8_bytes
 
-        self._check(saved.model)
-        return _written(int8_bytes(saved, windows), path)
+        return self._written(saved, path, partial(int8_bytes, windows=windows))
 
     def read(self, path: Path) -> SavedModel:
         """Returns the model inside a file that `export` or `export_int8` wrote.
@@ -167,15 +161,13 @@ class OnnxFiles:
 
         return read_model(path)
 
-    def _check(self, model: ForecastModel) -> None:
-        reason = self.unsupported(model)
+    def _written(self, saved: SavedModel, path: Path, content: Callable[[SavedModel], bytes]) -> Path:
+        from prunecast.store import new_file
+
+        reason = self.unsupported(saved.model)
         if reason is not None:
             raise UserError(f"runtime {self.name!r} cannot run this model: {reason}")
-
-
-def _written(content: bytes, path: Path) -> Path:
-    from prunecast.store import new_file
-
-    with new_file(path, replace=True) as temporary:
-        temporary.write_bytes(content)
-    return path
+        whole = content(saved)
+        with new_file(path, replace=True) as temporary:
+            temporary.write_bytes(whole)
+        return path

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from prunecast.errors import UserError
 from prunecast.export.raw import RawForecaster, raw_forecaster
 from prunecast.models.base import ForecastModel, blank, config_from, example_inputs
-from prunecast.models.io import ModelMetadata, SavedModel, filled, metadata_from, parse_metadata
+from prunecast.models.io import SavedModel, filled, metadata_from, parse_metadata
 
 INPUTS = ("history", "x_mark", "y_mark")
 OUTPUT = "forecast"
@@ -47,11 +47,12 @@ def warm_up() -> None:
 def onnx_bytes(saved: SavedModel) -> bytes:
     """Returns the content of the ONNX file of a model: equal for equal models, without a word about this machine."""
     model = onnx.ModelProto.FromString(_graph(saved.model.config.model_dump_json()))
-    weights = _flushed(raw_forecaster(saved).state_dict())
-    used = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(
-        onnx.numpy_helper.from_array(weights[name].numpy(), name) for name in sorted(weights.keys() & used)
-    )
+    weights = raw_forecaster(saved).state_dict()
+    for name in sorted(weights.keys() & _read_by_nodes(model)):
+        weight = weights[name].detach().cpu()
+        if weight.is_floating_point():  # numbers below the normal range cost time on many processors
+            weight = weight.masked_fill(weight.abs() < torch.finfo(weight.dtype).tiny, 0.0)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight.numpy(), name))
     metadata = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
     content: bytes = model.SerializeToString(deterministic=True)
@@ -64,40 +65,48 @@ def read_model(path: Path) -> SavedModel:
     Raises:
         UserError: when it is not an ONNX file, none that Prunecast wrote, or one that was changed since.
     """
-    file = _read(path)
-    metadata = _metadata(file, path)
-    weights, read = dict(_weights(file, path)), {name for node in file.graph.node for name in node.input}
-    model = filled(config_from(metadata.model), weights, path, "its model metadata", lambda model: _unread(model, read))
+    try:
+        file = onnx.load(path, load_external_data=False)  # nobody else's path is followed
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except DecodeError:
+        raise UserError(f"{path}: expected an ONNX file, found something else (or a part of one)") from None
+    texts = [entry.value for entry in file.metadata_props if entry.key == METADATA_KEY]
+    if not texts:
+        raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
+    source = f"{path}: its model metadata"
+    metadata = metadata_from(parse_metadata(texts[0], source), source)
+    weights, read = dict(_weights(file, path)), _read_by_nodes(file)
+
+    def may_lack(model: ForecastModel) -> Collection[str]:
+        return {*model.unused_parameters(), *(name for name, _ in model.named_buffers() if MODEL + name not in read)}
+
+    model = filled(config_from(metadata.model), weights, path, "its model metadata", may_lack)
     return SavedModel(model.eval(), metadata)
 
 
-def _unread(model: ForecastModel, read: Collection[str]) -> Collection[str]:
-    """Returns the names that a file may lack: unused parameters, and buffers that no node of its graph reads."""
-    return {*model.unused_parameters(), *(name for name, _ in model.named_buffers() if MODEL + name not in read)}
+def _read_by_nodes(model: onnx.ModelProto) -> set[str]:
+    return {name for node in model.graph.node for name in node.input}
 
 
 def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yields the model's tensors by name; one in 8 bits comes as the numbers that it stands for."""
+    """Yields the model's tensors by name; a weight in 8 bits comes as the numbers (outputs, inputs) it stands for."""
     stored = {entry.name: entry for entry in file.graph.initializer if entry.name.startswith(MODEL)}
     for full, entry in stored.items():
         name, mark, part = full.removeprefix(MODEL).partition(TRANSPOSED + "_")
         if not mark:
             yield name, _tensor(entry, path)
         elif f"_{part}" == QUANTISED:
-            yield name, _in_full(entry, stored.get(MODEL + name + TRANSPOSED + SCALE), name, path)
-
-
-def _in_full(entry: onnx.TensorProto, scales: onnx.TensorProto | None, name: str, path: Path) -> Tensor:
-    """Returns the weight (outputs, inputs) that 8 bits and their scales stand for."""
-    if scales is None:
-        raise UserError(f"{path}: {name}: found 8 bits without their scale; export it again")
-    value, scale = _tensor(entry, path), _tensor(scales, path)
-    if value.ndim != 2 or scale.shape != value.shape[1:]:
-        raise UserError(
-            f"{path}: {name}: expected a scale per output of {tuple(value.shape)}, found {tuple(scale.shape)}; "
-            "export it again"
-        )
-    return (value * scale).T
+            scales = stored.get(MODEL + name + TRANSPOSED + SCALE)
+            if scales is None:
+                raise UserError(f"{path}: {name}: found 8 bits without their scale; export it again")
+            value, scale = _tensor(entry, path), _tensor(scales, path)
+            if value.ndim != 2 or scale.shape != value.shape[1:]:
+                raise UserError(
+                    f"{path}: {name}: expected a scale per output of {tuple(value.shape)}, "
+                    f"found {tuple(scale.shape)}; export it again"
+                )
+            yield name, (value * scale).T
 
 
 def _tensor(entry: onnx.TensorProto, path: Path) -> Tensor:
@@ -107,23 +116,6 @@ def _tensor(entry: onnx.TensorProto, path: Path) -> Tensor:
         return torch.from_numpy(onnx.numpy_helper.to_array(entry).copy())
     except (TypeError, ValueError) as error:  # TypeError: a type of numbers that torch does not have
         raise UserError(f"{path}: {entry.name}: {error}; export it again") from None
-
-
-def _read(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path, load_external_data=False)  # nobody else's path is followed
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except DecodeError:
-        raise UserError(f"{path}: expected an ONNX file, found something else (or a part of one)") from None
-
-
-def _metadata(file: onnx.ModelProto, path: Path) -> ModelMetadata:
-    metadata = [entry.value for entry in file.metadata_props if entry.key == METADATA_KEY]
-    if not metadata:
-        raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
-    source = f"{path}: its model metadata"
-    return metadata_from(parse_metadata(metadata[0], source), source)
 
 
 @lru_cache(maxsize=32)
@@ -168,8 +160,8 @@ class _Functional(nn.Module):
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drops inputs that nothing reads, and all that tells of the tracing: source files, lines, symbolic names."""
     graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    kept = [entry for entry in graph.input if entry.name in used & set(INPUTS)]
+    used = _read_by_nodes(model) & set(INPUTS)
+    kept = [entry for entry in graph.input if entry.name in used]
     for entries in (graph.input, graph.value_info, graph.metadata_props, model.metadata_props):
         entries.clear()
     graph.input.extend(kept)
@@ -177,17 +169,6 @@ def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     return model
-
-
-def _flushed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors with numbers below the normal range as zeros: they cost time on many processors."""
-    return {name: _without_denormals(tensor.detach().cpu()) for name, tensor in weights.items()}
-
-
-def _without_denormals(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.masked_fill(tensor.abs() < torch.finfo(tensor.dtype).tiny, 0.0)
 
 
 @contextmanager

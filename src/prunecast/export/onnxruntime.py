@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs, OnnxFiles, Predictor, Tolerance
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 
 class OnnxRuntime(OnnxFiles):
@@ -40,10 +36,27 @@ class OnnxRuntime(OnnxFiles):
             UserError: when it is not an ONNX file, none that Prunecast wrote, or one that this version cannot run.
         """
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as ort  # what it raises has no public name
 
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors come as exceptions; warnings would go to the standard error stream
+        if "torch" not in sys.modules:  # the setting stays with this thread for good: one that trains must not get it
+            options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # threads that wait for the next call by spinning would take processor time from whatever runs between two calls
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            session = onnxruntime.InferenceSession(path, _options(threads), providers=["CPUExecutionProvider"])
-        except _refusals() as error:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except (
+            ort.Fail,
+            ort.InvalidArgument,
+            ort.InvalidGraph,
+            ort.InvalidProtobuf,
+            ort.NoSuchFile,
+            ort.NotImplemented,
+            ort.RuntimeException,
+        ) as error:
             raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
         if "prunecast" not in session.get_modelmeta().custom_metadata_map:
             raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
@@ -54,35 +67,6 @@ class OnnxRuntime(OnnxFiles):
             return forecast
 
         return predict
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """Returns what ONNX Runtime raises on a file that it cannot run; it has these under no public name."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as ort
-
-    return (
-        ort.Fail,
-        ort.InvalidArgument,
-        ort.InvalidGraph,
-        ort.InvalidProtobuf,
-        ort.NoSuchFile,
-        ort.NotImplemented,
-        ort.RuntimeException,
-    )
-
-
-def _options(threads: int) -> onnxruntime.SessionOptions:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors come as exceptions; warnings would go to the standard error stream
-    if "torch" not in sys.modules:  # the setting stays with this thread for good: one that trains must not get it
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    # threads that wait for the next call by spinning would take processor time from whatever runs between two calls
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
 
 
 RUNTIME = OnnxRuntime()

@@ -57,14 +57,31 @@ class OpenVino(OnnxFiles):
             UserError: when it is not an ONNX file, none that Prunecast wrote, or one that this version cannot run.
         """
         openvino = _package()
+        frontends = openvino.frontend
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it, and parity is lost
+            "ENABLE_CPU_PINNING": False,  # whoever measures has pinned the process already
+            # the setting stays with the calling thread for good: one that trains must not get it
+            "CPU_DENORMALS_OPTIMIZATION": "torch" not in sys.modules,
+        }
         try:
             # asked to find out the format by itself, OpenVINO would try foreign ones that bring further files
-            frontend = openvino.frontend.FrontEndManager().load_by_framework("onnx")
+            frontend = frontends.FrontEndManager().load_by_framework("onnx")
             model = frontend.convert(frontend.load(str(path)))
             if not model.has_rt_info(["framework", "prunecast"]):
                 raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
-            request = openvino.Core().compile_model(model, "CPU", _settings(threads)).create_infer_request()
-        except _refusals(openvino) as error:
+            request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        except (
+            RuntimeError,
+            frontends.GeneralFailure,
+            frontends.InitializationFailure,
+            frontends.NotImplementedFailure,
+            frontends.OpConversionFailure,
+            frontends.OpValidationFailure,
+        ) as error:
             raise UserError(f"{path}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1]}") from None
         names = [entry.any_name for entry in request.model_inputs]
 
@@ -87,30 +104,6 @@ def _package() -> Any:
         if blocked is None:
             del sys.modules[_TELEMETRY]
     return openvino
-
-
-def _settings(threads: int) -> dict[str, Any]:
-    return {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it, and parity is lost
-        "ENABLE_CPU_PINNING": False,  # whoever measures has pinned the process already
-        # the setting stays with the calling thread for good: one that trains must not get it
-        "CPU_DENORMALS_OPTIMIZATION": "torch" not in sys.modules,
-    }
-
-
-def _refusals(openvino: Any) -> tuple[type[Exception], ...]:
-    frontend = openvino.frontend
-    return (
-        RuntimeError,
-        frontend.GeneralFailure,
-        frontend.InitializationFailure,
-        frontend.NotImplementedFailure,
-        frontend.OpConversionFailure,
-        frontend.OpValidationFailure,
-    )
 
 
 RUNTIME = OpenVino()

@@ -6,7 +6,6 @@ B batch, H horizon, O targets.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -61,38 +60,28 @@ def check_parity(
     tolerance = EIGHT_BITS if int8 else kind.tolerance
     compared = [_compared(saved, predict, batch, tolerance.value) for batch in batches]
     assert compared, "no windows to compare on"
-    windows = sum(part.windows for part in compared)
-    squares = torch.stack([part.squares for part in compared]).sum(0)
-    deviation, largest = torch.stack([part.largest for part in compared]).amax(0).tolist()
-    export_error, eager_error = squares.tolist()
+    windows, squares, extremes = zip(*compared, strict=True)
+    export_error, eager_error = torch.stack(squares).sum(0).tolist()
+    deviation, largest = torch.stack(extremes).amax(0).tolist()
     parity = Parity(
-        windows=windows,
+        windows=sum(windows),
         max_deviation=deviation,
         mse_change=(export_error - eager_error) / max(eager_error, 1e-12),
         tolerance=tolerance.value + RAW_ROUNDING.value * largest,
     )
-    _check(parity, runtime, int8)
-    return parity
-
-
-def _check(parity: Parity, runtime: str, int8: bool) -> None:
     off = f"is off by {parity.max_deviation:.3g} training standard deviations, tolerance {parity.tolerance:.3g}"
     if not parity.within and int8:
         raise UserError(f"8 bits are too few for this model on this data: its forecast {off}; export without int8")
     if not parity.within:
         raise RuntimeError(f"the export for {runtime} {off}: it does not forecast what the model does")
+    return parity
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """One batch: squared errors of export and eager; largest deviation and largest raw value, in deviations."""
+def _compared(saved: SavedModel, predict: Predictor, batch: Batch, tolerance: float) -> tuple[int, Tensor, Tensor]:
+    """Returns of one batch: windows; squared errors of export and eager; largest deviation and largest raw value.
 
-    windows: int
-    squares: Tensor
-    largest: Tensor
-
-
-def _compared(saved: SavedModel, predict: Predictor, batch: Batch, tolerance: float) -> _Compared:
+    Both of the last in training standard deviations.
+    """
     scaler = artefact_scaler(saved.metadata)
     inputs = raw_inputs(saved.metadata, batch)
     eager_BHO = _eager(saved, batch)
@@ -104,7 +93,7 @@ def _compared(saved: SavedModel, predict: Predictor, batch: Batch, tolerance: fl
     if off.any():
         part = Batch(*(tensor[off] for tensor in batch))
         deviation_B[off] = _nearest(saved, part, export_BHO[off], LAST_DIGITS * max(1.0, largest.item()))
-    return _Compared(len(batch.x_BLC), torch.stack(errors), torch.stack([deviation_B.max(), largest]))
+    return len(batch.x_BLC), torch.stack(errors), torch.stack([deviation_B.max(), largest])
 
 
 def _eager(saved: SavedModel, batch: Batch) -> Tensor:

@@ -30,10 +30,6 @@ class Counters(Strict):
     best_epoch: int = 0
     best_loss: float | None = None
 
-    def stale_epochs(self) -> int:
-        """How many epochs have passed since the best one."""
-        return len(self.epochs) - self.best_epoch
-
 
 @dataclass
 class RunState:
@@ -48,7 +44,7 @@ class RunState:
     def save(self, path: Path) -> None:
         """Writes the checkpoint beside its place and moves it there, so that it is whole or absent."""
         tensors = _prefixed("model/", self.model.state_dict()) | _prefixed("best/", self.best)
-        tensors |= _prefixed("optimizer/", optimizer_tensors(self.model, self.optimizer))
+        tensors |= _prefixed("optimizer/", self.optimizer_tensors())
         for number, hook in enumerate(self.hooks):
             tensors |= _prefixed(f"hook/{number}/", hook.state())
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,28 +61,22 @@ class RunState:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         self.model.load_state_dict(_under("model/", tensors))
         self.best = _under("best/", tensors)
-        restore_optimizer(self.model, self.optimizer, _under("optimizer/", tensors))
+        parameters = dict(self.model.named_parameters())
+        for name, value in _under("optimizer/", tensors).items():
+            parameter, _, key = name.rpartition("/")
+            self.optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device)
         for number, hook in enumerate(self.hooks):
             hook.restore(_under(f"hook/{number}/", tensors))
 
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    """Returns the optimiser's tensors under "<parameter name>/<key>", for instance "head.weight/exp_avg"."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Takes back what `optimizer_tensors` gave."""
-    parameters = dict(model.named_parameters())
-    for name, value in tensors.items():
-        parameter, _, key = name.rpartition("/")
-        optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device)
+    def optimizer_tensors(self) -> Tensors:
+        """Returns the optimiser's tensors under "<parameter name>/<key>", for instance "head.weight/exp_avg"."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        return {
+            f"{names[parameter]}/{key}": value
+            for parameter, state in self.optimizer.state.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

@@ -99,15 +99,25 @@ def accuracy(errors: Mapping[str, Errors], windows: Windows, split: Split, scori
     for name, values in errors.items():
         if not np.isfinite(values).all():
             raise UserError(f"{name} of the {split} part is not finite: it has no meaning on this data; leave it out")
+    count, length = len(errors["mse"]), windows.shape.steps
+    edges = np.arange(0, count, length)  # of blocks of windows, which overlap in no value
+    sizes = np.diff(np.append(edges, count))
+    blocks = {name: tuple((np.add.reduceat(values, edges) / sizes).tolist()) for name, values in errors.items()}
     means = {name: float(values.mean()) for name, values in errors.items()}
     return Accuracy(
         split=split,
         scoring=scoring,
-        windows=len(errors["mse"]),
+        windows=count,
         mse=means.pop("mse"),
         mae=means.pop("mae"),
         metrics=means,
-        blocks=block_means(errors, windows.shape.steps),
+        blocks=Blocks(
+            length=length,
+            windows=tuple(sizes.tolist()),
+            mse=blocks.pop("mse"),
+            mae=blocks.pop("mae"),
+            metrics=blocks,
+        ),
     )
 
 
@@ -124,13 +134,3 @@ def window_errors(
         for name, metric in metrics.items():
             errors[name].append(metric(forecast_BHC, batch.y_BHC).mean(dim=(1, 2)).cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in errors.items()}
-
-
-def block_means(errors: Mapping[str, Errors], length: int) -> Blocks:
-    """Returns the errors of consecutive blocks of `length` windows, which overlap in no value."""
-    edges = np.arange(0, len(errors["mse"]), length)
-    sizes = np.diff(np.append(edges, len(errors["mse"])))
-    means = {name: tuple((np.add.reduceat(values, edges) / sizes).tolist()) for name, values in errors.items()}
-    return Blocks(
-        length=length, windows=tuple(sizes.tolist()), mse=means.pop("mse"), mae=means.pop("mae"), metrics=means
-    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,13 +22,18 @@ from prunecast.recipe import FitConfig
 from prunecast.records import Accuracy, Epoch, Fit
 from prunecast.train.checkpoint import Counters, RunState, Tensors
 from prunecast.train.evaluate import evaluate
-from prunecast.train.malloc import keep_freed_memory
-from prunecast.train.progress import Reporter, Silent
+from prunecast.train.progress import Reporter
 
 CHECK_EVERY_STEPS = 50
 """How often the running loss is looked at: each look makes a GPU wait."""
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+MALLOPT = {-3: 2**25, -1: 2**30}
+"""Numbers of mallopt(3)'s parameters and what they are set to: the size from which a block goes back to the system at
+once (M_MMAP_THRESHOLD, the largest that glibc takes), and the free memory at the end of a heap from which some is given
+back (M_TRIM_THRESHOLD), in bytes."""
 
 
 class DivergedError(UserError):
@@ -45,7 +53,7 @@ def fit(
 ) -> Fit:
     """Trains a forecaster in place; it ends in eval mode with the weights of its best validation loss.
 
-    The process keeps the memory that it frees from here on, see `malloc.py`.
+    The process keeps the memory that it frees from here on, see `keep_freed_memory`.
     For one seed and one thread count the result on a CPU is the same bit for bit, interrupted or not.
 
     Args:
@@ -68,28 +76,48 @@ def fit(
     state = RunState(model, adam(model, config), hooks, _copy(model), Counters())
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint)
-    with _threads(config.threads):
-        run = _Run(
-            state=state,
-            train=train.to(device),
-            validation=validation.to(device),
-            config=config,
-            seed=seed,
-            checkpoint=checkpoint,
-            reporter=reporter or Silent(),
-            device=device,
-        )
+    run = _Run(
+        state=state,
+        train=train.to(device),
+        validation=validation.to(device),
+        config=config,
+        seed=seed,
+        checkpoint=checkpoint,
+        reporter=reporter or Reporter(),
+        device=device,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
         run.start()
-        try:
-            while not run.finished():
-                run.epoch()
-        except RuntimeError as error:
-            if (plain := _without_compiler(error)) is not None:
-                raise plain from None
-            raise
-        finally:
-            run.reporter.stop()
+        while not run.finished():
+            run.epoch()
         return run.result()
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("InvalidCxxCompiler", "TritonMissing")):
+            raise
+        raise UserError(
+            "compile: true needs a C++ compiler (on a GPU Triton too), found none; install it, or leave it out"
+        ) from None
+    finally:
+        torch.set_num_threads(threads)
+        run.reporter.stop()
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Makes this process keep freed memory, where the C library is glibc; elsewhere nothing happens.
+
+    The next step asks for the same memory again. By default glibc hands what is free at the end of its heap back to the
+    system, and a step of a small model then gets its tensors back page by page: on one machine 3,400 page faults and
+    15 % of the time of an Informer's step at width 64.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries have none
+        for parameter, size_bytes in MALLOPT.items():
+            mallopt(parameter, size_bytes)
 
 
 def learning_rate(config: FitConfig, epoch: int) -> float:
@@ -130,30 +158,12 @@ def choose_device(config: FitConfig) -> torch.device:
     return torch.device(name)
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _compiled(model: nn.Module, device: torch.device) -> Callable[..., Tensor]:
     """Returns the model's forecast compiled whole, for each size of batch by itself, on a GPU as one recorded graph."""
     torch.compiler.reset()  # else the graphs of the models before count as this one's, and they may be only so many
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     compiled: Callable[..., Tensor] = torch.compile(model, backend="inductor", mode=mode, fullgraph=True, dynamic=False)
     return compiled
-
-
-def _without_compiler(error: RuntimeError) -> UserError | None:
-    if not any(sign in str(error) for sign in ("InvalidCxxCompiler", "TritonMissing")):
-        return None
-    return UserError(
-        "compile: true needs a C++ compiler (on a GPU Triton too), found none; install it, or leave it out"
-    )
 
 
 def _copy(model: nn.Module) -> Tensors:
@@ -189,17 +199,15 @@ class _Run:
         self.reporter.start(self.total_steps(), self.state.counters.steps)
 
     def total_steps(self) -> int:
-        steps = self.config.epochs * self.steps_per_epoch()
+        steps = self.config.epochs * math.ceil(len(self.train) / self.config.batch_size)
         return steps if self.config.max_steps is None else min(steps, self.config.max_steps)
-
-    def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.train) / self.config.batch_size)
 
     def finished(self) -> bool:
         return self.state.counters.steps >= self.total_steps() or self.stopped_early()
 
     def stopped_early(self) -> bool:
-        return self.state.counters.stale_epochs() >= self.config.patience
+        counters = self.state.counters
+        return len(counters.epochs) - counters.best_epoch >= self.config.patience
 
     def epoch(self) -> None:
         number = len(self.state.counters.epochs) + 1
@@ -271,21 +279,17 @@ class _Run:
         if self.checkpoint is not None:
             self.state.save(self.checkpoint)
 
-    def score(self) -> Accuracy | None:
-        """Returns the score of the weights that are kept, where they were scored as the saved model computes."""
-        if self.device.type != "cpu" or self.config.precision != "no":
-            return None
-        if self.best is None:  # the best epoch was before an interruption: scored again as it was then
-            return evaluate(self.state.model, self.validation, "validation")
-        return self.best
-
     def result(self) -> Fit:
         self.state.model.load_state_dict(self.state.best)
         self.state.model.to("cpu").eval()
+        validation = None
+        if self.device.type == "cpu" and self.config.precision == "no":  # scored as the saved model computes
+            # the best epoch may have been before an interruption: it is scored again as it was then
+            validation = self.best or evaluate(self.state.model, self.validation, "validation")
         return Fit(
             epochs=self.state.counters.epochs,
             best_epoch=self.state.counters.best_epoch,
             steps=self.state.counters.steps,
             stopped_early=self.stopped_early() and self.state.counters.steps < self.total_steps(),
-            validation=self.score(),
+            validation=validation,
         )

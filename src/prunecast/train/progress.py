@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prunecast.records import Epoch
 
 
-class Reporter(Protocol):
-    """Listens to a training run."""
+class Reporter:
+    """Listens to a training run; this one says nothing."""
 
     def start(self, total_steps: int, done_steps: int) -> None:
         """Called once; `done_steps` is above zero when a run goes on from a checkpoint."""
@@ -26,23 +24,7 @@ class Reporter(Protocol):
         """Called at the end, also after an error."""
 
 
-class Silent:
-    """Says nothing."""
-
-    def start(self, total_steps: int, done_steps: int) -> None:
-        """Says nothing."""
-
-    def step(self) -> None:
-        """Says nothing."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Says nothing."""
-
-    def stop(self) -> None:
-        """Says nothing."""
-
-
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """A progress bar on a terminal, one line per epoch elsewhere; both on stderr."""
 
     def __init__(self, title: str) -> None:

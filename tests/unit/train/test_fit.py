@@ -21,7 +21,7 @@ from prunecast.records import Epoch
 from prunecast.train import fit as fitting
 from prunecast.train.evaluate import evaluate, evaluate_both, scored_windows
 from prunecast.train.fit import DivergedError, fit, learning_rate
-from prunecast.train.progress import Silent
+from prunecast.train.progress import Reporter
 
 CONFIG = FitConfig(epochs=4, batch_size=400, learning_rate=0.01, schedule="constant", threads=1)
 
@@ -30,7 +30,7 @@ class Stop(Exception):
     """What an interruption looks like from inside."""
 
 
-class StopsAfter(Silent):
+class StopsAfter(Reporter):
     def __init__(self, epochs: int) -> None:
         self.left = epochs
 

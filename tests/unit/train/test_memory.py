@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import torch
-from prunecast.train.malloc import keep_freed_memory
+from prunecast.train.fit import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 torch.ones(6 * 2**20)  # 24 MB: by default a mapping of its own, which goes back at once
