@@ -32,13 +32,7 @@ RESAMPLES = 2000
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-def time_against(
-    runtime: str,
-    path: Path,
-    reference: Path | None,
-    inputs: Inputs,
-    config: MeasureConfig,
-) -> Timing:
+def time_against(runtime: str, path: Path, reference: Path | None, inputs: Inputs, config: MeasureConfig) -> Timing:
     """Times a model, and a reference in turn with it; the caller has the machine to itself, see `machine_lock`.
 
     Args:
@@ -119,40 +113,23 @@ def speedup(reference_ms: Samples, ours_ms: Samples, seed: int = 1) -> Ratio:
     (circular blocks: Politis and Romano 1992, "A circular block-resampling procedure for stationary data").
     Both models take the same draws: the machine slows down and speeds up for both. So few loads as there are spread
     too little when drawn: the interval is widened, on the scale of logarithms, by Student's quantile over the normal
-    one and by sqrt(loads / (loads - 1)).
+    one, and by the bias of the drawn variance, sqrt(loads / (loads - 1)).
     """
     loads, turns, _ = ours_ms.shape
-    drawn = _drawn_turns(loads, turns, np.random.default_rng(seed))
-    reference, ours = (_medians(samples, drawn) for samples in (reference_ms, ours_ms))
-    ratio = float(np.median(reference_ms) / np.median(ours_ms))
-    spread = np.log(np.percentile(reference / ours, [2.5, 97.5]) / ratio)
-    low, high = ratio * np.exp(spread * _widened_for(loads))
-    return Ratio(ratio=ratio, low=float(low), high=float(high))
-
-
-def _widened_for(loads: int) -> float:
-    """Returns by what the logarithm of an interval is stretched for so few loads.
-
-    By Student's 97.5 % quantile over the normal one, and by the bias of the drawn variance.
-    """
-    student, normal = float(stdtrit(loads - 1, 0.975)), float(ndtri(0.975))
-    return student / normal * math.sqrt(loads / (loads - 1))
-
-
-def _drawn_turns(loads: int, turns: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Returns (RESAMPLES, loads * turns) positions of turns, load after load."""
-    length = math.isqrt(turns)
+    generator, length = np.random.default_rng(seed), math.isqrt(turns)
     load = generator.integers(loads, size=(RESAMPLES, loads, 1))
     start = generator.integers(turns, size=(RESAMPLES, loads, math.ceil(turns / length), 1))
     turn = ((start + np.arange(length)) % turns).reshape(RESAMPLES, loads, -1)[:, :, :turns]
-    return (load * turns + turn).reshape(RESAMPLES, -1)
-
-
-def _medians(samples_ms: Samples, drawn_turns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns the median of each resample."""
-    turns_ms = samples_ms.reshape(-1, samples_ms.shape[2])
-    medians: NDArray[np.float64] = np.median(turns_ms[drawn_turns].reshape(len(drawn_turns), -1), axis=1)
-    return medians
+    drawn = (load * turns + turn).reshape(RESAMPLES, -1)  # positions of turns, load after load
+    reference, ours = (
+        np.median(samples_ms.reshape(-1, samples_ms.shape[2])[drawn].reshape(RESAMPLES, -1), axis=1)
+        for samples_ms in (reference_ms, ours_ms)
+    )
+    ratio = float(np.median(reference_ms) / np.median(ours_ms))
+    spread = np.log(np.percentile(reference / ours, [2.5, 97.5]) / ratio)
+    student, normal = float(stdtrit(loads - 1, 0.975)), float(ndtri(0.975))
+    low, high = ratio * np.exp(spread * (student / normal * math.sqrt(loads / (loads - 1))))
+    return Ratio(ratio=ratio, low=float(low), high=float(high))
 
 
 def _in_child(job: TimingJob, inputs: Inputs) -> TimingResult:

@@ -73,13 +73,17 @@ def main(folder: Path) -> None:
 
 def _measured(job: TimingJob, folder: Path) -> TimingResult:
     """Loads the first model, and only when its memory is known the one that it is timed against."""
-    _pin(job.threads)
+    if hasattr(os, "sched_setaffinity"):  # keep to the idlest processors, one per thread
+        allowed, busy = os.sched_getaffinity(0), psutil.cpu_percent(interval=0.05, percpu=True)
+        idlest = sorted(allowed, key=lambda cpu: busy[cpu] if cpu < len(busy) else 0.0)
+        os.sched_setaffinity(0, idlest[: job.threads])
     with np.load(folder / INPUTS_FILE, allow_pickle=False) as file:
         inputs = dict(file)
     runtime: Runtime = RUNTIMES.load(job.runtime)
     runtime.start()
     load = [partial(runtime.load, Path(path), job.threads) for path in job.paths]
-    _flush_denormals()
+    if (torch := sys.modules.get("torch")) is not None:  # other runtimes are told to take denormals for zero in `load`
+        torch.set_flush_denormal(True)
     baseline_bytes, clock = resident_bytes(), time.perf_counter()
     first = load[0]()
     load_ms = (time.perf_counter() - clock) * 1e3
@@ -100,12 +104,9 @@ def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: Ti
     taken again.
     """
     min_count, min_time_ns = math.ceil(job.min_count / LOADS), job.min_time_s * 1e9 / LOADS
-    kept: list[Sequence[Predictor]] = []
-    calls: list[int] = []
-    times = []
+    kept, times, calls = [], [], list[int]()
     for number in range(LOADS):
-        order = range(len(load))[:: -1 if number % 2 else 1]
-        loaded = {i: load[i]() for i in order}
+        loaded = {i: load[i]() for i in range(len(load))[:: -1 if number % 2 else 1]}
         kept.append([loaded[i] for i in range(len(load))])
         for predict in kept[-1]:
             _timed(predict, inputs, max(2, job.warmup // LOADS))
@@ -153,23 +154,6 @@ def _timed(predict: Predictor, inputs: Inputs, calls: int) -> list[int]:
         predict(inputs)
         times.append(clock() - start)
     return times
-
-
-def _pin(threads: int) -> None:
-    """Keeps this process on the idlest processors, one per thread, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    allowed = os.sched_getaffinity(0)
-    busy = psutil.cpu_percent(interval=0.05, percpu=True)
-    idlest = sorted(allowed, key=lambda cpu: busy[cpu] if cpu < len(busy) else 0.0)
-    os.sched_setaffinity(0, idlest[:threads])
-
-
-def _flush_denormals() -> None:
-    """Has torch, where a runtime brought it, take denormal numbers for zero; other runtimes are told when they load."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_flush_denormal(True)
 
 
 if __name__ == "__main__":

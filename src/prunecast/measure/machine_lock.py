@@ -62,7 +62,8 @@ def alone(wait_s: float = WAIT_S, silent_s: float = SILENT_S) -> Iterator[bool]:
         Whether the machine is busy all the same. `is_busy` tells at the end whether it has become so.
     """
     deadline_s = time.monotonic() + wait_s
-    words = Timer(silent_s, _LOG.warning, [_WAITS, wait_s, lock_file()])
+    text = "a timing waits, at most %g s (--wait), until what else prunecast runs on this machine is through (lock: %s)"
+    words = Timer(silent_s, _LOG.warning, [text, wait_s, lock_file()])
     words.daemon = True
     words.start()
     with ExitStack() as held:
@@ -79,9 +80,6 @@ def alone(wait_s: float = WAIT_S, silent_s: float = SILENT_S) -> Iterator[bool]:
         if busy and wait_s > 0:
             _LOG.warning("the machine is still busy after %g s: measured all the same, and said in the record", wait_s)
         yield busy
-
-
-_WAITS = "a timing waits, at most %g s (--wait), until what else prunecast runs on this machine is through (lock: %s)"
 
 
 def is_busy() -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -51,14 +52,8 @@ def count_operations(saved: SavedModel, skips_zeros: bool = False) -> Operations
 @lru_cache(maxsize=1024)
 def dense_macs(config: ForecasterConfig) -> int:
     """Returns the multiply-adds of one forecast (batch 1) of a model of this config."""
-    if config.channels <= FEW_CHANNELS:
-        return _total(blank(config), example_inputs(config))
-    with torch.device("meta"):
+    with nullcontext() if config.channels <= FEW_CHANNELS else torch.device("meta"):
         model, inputs = blank(config), example_inputs(config)
-    return _total(model, inputs)
-
-
-def _total(model: ForecastModel, inputs: Iterable[Tensor]) -> int:
     return sum(product.macs for product in _products(model, inputs, _Counter()))
 
 
@@ -192,14 +187,13 @@ class _Recurrence(TorchFunctionMode):
                 self.counter.count(rows.shape[0] * rows.shape[1] * weight.numel(), [weight])
         # what the operator is made of would be counted again; torch has no public way to switch a dispatch mode off
         with _DisableTorchDispatch():
-            results = _untouched(rows, states) if rows.is_meta else func(*args, **(kwargs or {}))
+            if rows.is_meta:  # tensors of the shapes of the results, of a layer in one direction
+                output = rows.new_empty(*rows.shape[:2], states[0].shape[2])
+                results = (output, *(torch.empty_like(state) for state in states))
+            else:
+                results = func(*args, **(kwargs or {}))
         self.counter.follow([rows], results)
         return results
-
-
-def _untouched(rows: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Returns tensors of the shapes of a recurrent layer's results; of a layer in one direction."""
-    return (rows.new_empty(*rows.shape[:2], states[0].shape[2]), *(torch.empty_like(state) for state in states))
 
 
 def _memory(tensor: Tensor) -> StorageWeakRef:
@@ -217,9 +211,9 @@ _Macs = Callable[[tuple[Any, ...], Any], int]
 """(arguments, result) -> multiply-adds."""
 
 
-def _matrix_product(first: int) -> _Macs:
-    """Of an operator whose argument `first` is the left factor."""
-    return lambda args, out: int(out.numel() * args[first].shape[-1])
+def _matrix_product(left: int) -> _Macs:
+    """Of an operator whose argument `left` is the left factor."""
+    return lambda args, out: int(out.numel() * args[left].shape[-1])
 
 
 def _convolution(args: tuple[Any, ...], out: Tensor) -> int:
@@ -239,23 +233,15 @@ def _fourier(args: tuple[Any, ...], out: Tensor) -> int:
     return round(longer.numel() * math.log2(points) * (2.5 if both_complex else 1.25))
 
 
-def _shape_of_product(_: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    return left.new_empty(left.shape[0], right.shape[1])
-
-
 def _shapes_of_norm(x: Tensor, over: Sequence[int], *_: Any) -> tuple[Tensor, ...]:
     rows = x.shape[: x.dim() - len(over)]
     return x.new_empty(x.shape), *(x.new_empty(*rows, *(1 for _ in over)) for _ in range(2))
 
 
-def _shape_of_operand(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
 _SHAPED: Mapping[Any, Callable[..., Any]] = {
-    _aten.addmm: _shape_of_product,
+    _aten.addmm: lambda _, left, right: left.new_empty(left.shape[0], right.shape[1]),
     _aten.native_layer_norm: _shapes_of_norm,
-    _aten.gelu: _shape_of_operand,
+    _aten.gelu: lambda x: x.new_empty(x.shape),
 }
 """Operators without values, by shape alone: torch's own way there is written in Python and takes a millisecond each."""
 
@@ -272,7 +258,7 @@ _FACTORS: Mapping[Any, tuple[int, int]] = {
 """Which arguments are multiplied; one of them may be a weight. Attention and Fourier transforms have none."""
 
 _MACS: Mapping[Any, _Macs] = {
-    **{operator: _matrix_product(first) for operator, (first, _) in _FACTORS.items()},
+    **{operator: _matrix_product(left) for operator, (left, _) in _FACTORS.items()},
     _aten.convolution: _convolution,
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention: _attention,

@@ -39,14 +39,10 @@ def compressed_bytes(content: bytes) -> int:
 
 def count_nonzero(tensors: Iterable[Tensor]) -> int:
     """Returns how many real numbers in the tensors are not zero."""
-    return sum(int(torch.count_nonzero(as_real(tensor.detach()))) for tensor in tensors)
+    reals = (torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in tensors)
+    return sum(int(torch.count_nonzero(tensor.detach())) for tensor in reals)
 
 
 def real_numbers(tensor: Tensor) -> int:
     """Returns how many real numbers a tensor holds: a complex one counts as two."""
     return tensor.numel() * (2 if tensor.is_complex() else 1)
-
-
-def as_real(tensor: Tensor) -> Tensor:
-    """Returns a complex tensor as real numbers with one more dimension, a real one as it is."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
