@@ -75,7 +75,7 @@ class Runtime(Protocol):
         """Writes the artefact and returns its path.
 
         Raises:
-            UserError: when the model is not supported.
+            UserError: when the model is not supported, or the file cannot be written.
         """
 
     def read(self, path: Path) -> SavedModel:
@@ -89,7 +89,8 @@ class Runtime(Protocol):
         """Returns a callable on `threads` processor threads.
 
         Raises:
-            UserError: when the file is not an artefact of this runtime.
+            MissingExtra: when the package that it runs models with is not installed.
+            UserError: when the file is not an artefact of this runtime, or one that this version cannot run.
         """
 
 
@@ -106,7 +107,7 @@ class Int8Runtime(Runtime, Protocol):
             windows: real inputs of the training part in batches, by which the products' inputs are scaled.
 
         Raises:
-            UserError: when the model is not supported, or nothing in it can be in 8 bits.
+            UserError: when the model is not supported, nothing in it can be in 8 bits, or the file cannot be written.
         """
 
 
@@ -132,31 +133,19 @@ class OnnxFiles:
         return None
 
     def export(self, saved: SavedModel, path: Path) -> Path:
-        """Writes the ONNX file, whole or not at all, and returns its path.
-
-        Raises:
-            UserError: when the model is not supported or the file cannot be written.
-        """
+        """Writes the ONNX file, whole or not at all, and returns its path, see `Runtime`."""
         from prunecast.export.onnx import onnx_bytes
 
         return self._written(saved, path, onnx_bytes)
 
     def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
-        """Writes the ONNX file with matrix products in 8 bits, see `Int8Runtime`, whole or not at all.
-
-        Raises:
-            UserError: when the model is not supported, has no such product, or the file cannot be written.
-        """
+        """Writes the ONNX file with matrix products in 8 bits, whole or not at all, see `Int8Runtime`."""
         from prunecast.export.int8 import int8_bytes
 
         return self._written(saved, path, partial(int8_bytes, windows=windows))
 
     def read(self, path: Path) -> SavedModel:
-        """Returns the model inside a file that `export` or `export_int8` wrote.
-
-        Raises:
-            UserError: when it is not an ONNX file, or none that Prunecast wrote.
-        """
+        """Returns the model inside a file that `export` or `export_int8` wrote, see `Runtime`."""
         from prunecast.export.onnx import read_model
 
         return read_model(path)

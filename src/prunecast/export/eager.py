@@ -39,21 +39,13 @@ class Eager:
         raise AssertionError("eager loads the model directory; nothing is exported for it")
 
     def read(self, path: Path) -> SavedModel:
-        """Returns the model of a model directory.
-
-        Raises:
-            UserError: when the path is not a model directory.
-        """
+        """Returns the model of a model directory, see `Runtime`."""
         from prunecast.models.io import load_model
 
         return load_model(path)
 
     def load(self, path: Path, threads: int) -> Predictor:
-        """Returns a callable on a model directory; it sets the number of torch's threads for the whole process.
-
-        Raises:
-            UserError: when the path is not a model directory.
-        """
+        """Returns a callable on a model directory; it sets the number of torch's threads for the whole process."""
         return predictor_of(self.read(path), threads)
 
 

@@ -30,11 +30,7 @@ class OnnxRuntime(OnnxFiles):
         import onnxruntime  # noqa: F401 - what `load` needs
 
     def load(self, path: Path, threads: int) -> Predictor:
-        """Returns a callable on a file that `export` wrote.
-
-        Raises:
-            UserError: when it is not an ONNX file, none that Prunecast wrote, or one that this version cannot run.
-        """
+        """Returns a callable on a file that `export` wrote, and this version can run, see `Runtime`."""
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as ort  # what it raises has no public name
 

@@ -33,29 +33,16 @@ class OpenVino(OnnxFiles):
     extra = "openvino"
 
     def start(self) -> None:
-        """Imports OpenVINO.
-
-        Raises:
-            MissingExtra: when it is not installed.
-        """
+        """Imports OpenVINO."""
         _package()
 
     def unsupported(self, model: ForecastModel) -> str | None:
-        """Returns why the model does not fit into one file, or None when it does.
-
-        Raises:
-            MissingExtra: when OpenVINO is not installed.
-        """
+        """Returns why the model does not fit into one file, or None when it does."""
         _package()
         return super().unsupported(model)
 
     def load(self, path: Path, threads: int) -> Predictor:
-        """Returns a callable on a file that `export` wrote.
-
-        Raises:
-            MissingExtra: when OpenVINO is not installed.
-            UserError: when it is not an ONNX file, none that Prunecast wrote, or one that this version cannot run.
-        """
+        """Returns a callable on a file that `export` wrote, and this version can run, see `Runtime`."""
         openvino = _package()
         frontends = openvino.frontend
         settings = {
@@ -94,7 +81,7 @@ class OpenVino(OnnxFiles):
 
 
 def _package() -> Any:
-    """Imports OpenVINO; left to itself, that import sends a note to its makers."""
+    """Imports OpenVINO, or raises MissingExtra; left to itself, that import sends a note to its makers."""
     blocked = sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type] # None: an import of it fails
     try:
         import openvino

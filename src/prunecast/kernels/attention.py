@@ -62,7 +62,11 @@ def attend(
         return _attention(q, k, v, bias_QS, dropout, training).view(*batch, -1).movedim(-1, dim)
     q, k, v = (x.movedim(dim, -2) for x in (q_BQHE, k_BSHE, v_BSHE))
     scores = q @ k.mT if bias_QS is None else q @ k.mT + bias_QS
-    return cast("Tensor", dropout(_softmax(scores, training)) @ v).movedim(-2, dim)
+    if scores.shape[-1] < VECTOR and takes_fast_path(scores, training=training):
+        weights = _FewSoftmax.apply(scores)  # type: ignore[no-untyped-call]
+    else:
+        weights = scores.softmax(dim=-1)
+    return cast("Tensor", dropout(weights) @ v).movedim(-2, dim)
 
 
 def fuses_attention(x_BQD: Tensor, memory_BSD: Tensor, *projections: nn.Module, training: bool) -> bool:
@@ -109,12 +113,6 @@ def _attention(  # noqa: PLR0917 - queries, keys, values, and what is done to th
     """Returns (N, E, Q)."""
     p = cast("float", dropout.p) if training else 0.0
     return cast("Tensor", _Attention.apply(q_NEQ, k_NES, v_NES, bias_QS, p))  # type: ignore[no-untyped-call]
-
-
-def _softmax(scores: Tensor, training: bool) -> Tensor:
-    if scores.shape[-1] < VECTOR and takes_fast_path(scores, training=training):
-        return cast("Tensor", _FewSoftmax.apply(scores))  # type: ignore[no-untyped-call]
-    return scores.softmax(dim=-1)
 
 
 class _FewSoftmax(torch.autograd.Function):

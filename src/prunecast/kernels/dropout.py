@@ -49,18 +49,14 @@ class Dropout(nn.Module):
 
 def add_norm(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, y: Tensor) -> Tensor:
     """Returns norm(x + dropout(y)), of two tensors of one shape (..., D)."""
-    drops = dropout.training and dropout.p > 0 and x.shape == y.shape and _is_over_last(norm, x)
-    if drops and takes_fast_path(x, norm, dropout, compiled=True) and takes_fast_path(y, compiled=True):
+    fits = dropout.training and dropout.p > 0 and x.shape == y.shape
+    # the kernel knows a norm of the last dimension, with weight and bias
+    fits = fits and norm.normalized_shape == x.shape[-1:] and norm.weight is not None and norm.bias is not None
+    if fits and takes_fast_path(x, norm, dropout, compiled=True) and takes_fast_path(y, compiled=True):
         normed = _AddAndNorm.apply(x, y, norm.weight, norm.bias, norm.eps, dropout.p)  # type: ignore[no-untyped-call]
     else:
         normed = norm(dropout.added(x, y))
     return cast("Tensor", normed)
-
-
-def _is_over_last(norm: nn.LayerNorm, x: Tensor) -> bool:
-    """Whether the norm is one of the last dimension, with weight and bias."""
-    affine = isinstance(norm.weight, Tensor) and isinstance(norm.bias, Tensor)
-    return affine and norm.normalized_shape == x.shape[-1:]
 
 
 def feed_forward(

@@ -43,7 +43,7 @@ def count_operations(saved: SavedModel, skips_zeros: bool = False) -> Operations
         saved: the model; pruned weights are zeros in it.
         skips_zeros: whether the runtime in question leaves out products with a zero weight.
     """
-    products = _products(saved.model, example_inputs(saved.model.config), _WeightCounter(saved.model))
+    products = _products(saved.model, example_inputs(saved.model.config), _Counter(saved.model))
     dense = sum(product.macs for product in products)
     effective = sum(product.effective_macs() for product in products)
     return Operations(dense_macs=dense, effective_macs=effective, executed_macs=effective if skips_zeros else dense)
@@ -64,7 +64,7 @@ def macs_per_weight(model: ForecastModel) -> Mapping[str, float]:
     """
     sizes = {name: real_numbers(parameter) for name, parameter in model.named_parameters()}
     total: Counter[str] = Counter()
-    for product in _products(model, example_inputs(model.config), _WeightCounter(model)):
+    for product in _products(model, example_inputs(model.config), _Counter(model)):
         for _, parameters in product.weights:
             together = sum(sizes[name] for name in parameters)
             for name in parameters:
@@ -99,11 +99,20 @@ def _products(model: nn.Module, inputs: Iterable[Tensor], counter: _Counter) -> 
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every product."""
+    """Writes down every product and, of a model that it is given, which of its weights are factors.
 
-    def __init__(self) -> None:
+    A weight often reaches its product as something computed from it: transposed, joined with others, converted.
+    `origins` knows such tensors by their memory: the parameters that went into them, none for constants. What a product
+    of parameters gives is no weight any more (queries of learned positions, say): no number of it goes when one goes.
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.products: list[_Product] = []
+        self.origins: dict[StorageWeakRef, frozenset[str]] | None = None
+        if model is not None:
+            self.origins = {_memory(buffer): frozenset() for buffer in model.buffers()}
+            self.origins |= {_memory(weight): frozenset([name]) for name, weight in model.named_parameters()}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -125,37 +134,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Writes down one product of some factors."""
         if any(factor.is_complex() for factor in factors):
             macs *= 4
-        self.products.append(_Product(macs, self.weights(factors)))
-
-    def weights(self, factors: Sequence[Tensor]) -> tuple[tuple[Tensor, frozenset[str]], ...]:
-        """Returns those of the factors that come from parameters, with their names, where that is followed."""
-        return ()
+        known = self.origins or {}
+        weights = ((factor, known.get(_memory(factor))) for factor in factors if known)
+        self.products.append(_Product(macs, tuple((factor, names) for factor, names in weights if names)))
 
     def follow(self, operands: Any, results: Any, product: bool = False) -> None:
-        """Writes down what the results of an operator come from, where that is followed."""
-
-
-class _WeightCounter(_Counter):  # type: ignore[no-untyped-call]
-    """Follows besides which tensors come from parameters and constants alone.
-
-    A weight often reaches its product as something computed from it: transposed, joined with others, converted.
-    `origins` knows such tensors by their memory: the parameters that went into them, none for constants. What a product
-    of parameters gives is no weight any more (queries of learned positions, say): no number of it goes when one goes.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.origins: dict[StorageWeakRef, frozenset[str]] = {}
-        for buffer in model.buffers():
-            self.origins[_memory(buffer)] = frozenset()
-        for name, parameter in model.named_parameters():
-            self.origins[_memory(parameter)] = frozenset([name])
-
-    def weights(self, factors: Sequence[Tensor]) -> tuple[tuple[Tensor, frozenset[str]], ...]:
-        origins = ((factor, self.origins.get(_memory(factor))) for factor in factors)
-        return tuple((factor, parameters) for factor, parameters in origins if parameters)
-
-    def follow(self, operands: Any, results: Any, product: bool = False) -> None:
+        """Writes down what the results of an operator come from."""
+        if self.origins is None:
+            return
         sources = [self.origins.get(_memory(operand)) for operand in _tensors(operands)]
         known = None if None in sources else frozenset[str]().union(*(names for names in sources if names))
         if product and known:
