@@ -33,7 +33,7 @@ class Calls(nn.Module):
 
 
 def counted(module: nn.Module, *inputs: Tensor) -> tuple[int, int]:
-    products = operations._products(module, inputs, operations._WeightCounter(module))
+    products = operations._products(module, inputs, operations._Counter(module))
     return sum(product.macs for product in products), sum(product.effective_macs() for product in products)
 
 
