@@ -138,12 +138,8 @@ def error_by_sparsity(
 ) -> Chart | None:
     """Returns how the error of one model grows with sparsity, its controls as lines; None without pruned variants.
 
-    Args:
-        name: file stem.
-        rows: the summary of one data set and horizon.
-        model: the model's name there.
-        looks: of the methods.
-        close: show the errors near the dense model's only; None when that would show nothing new.
+    `rows` are of one data set and horizon. A close-up (`close`) has the errors near the dense model's alone; None where
+    that would show nothing new.
     """
     own = {key: row for key, row in rows.items() if key.model == model}
     curves = _curves(own)
@@ -183,30 +179,20 @@ def error_by_sparsity(
 
 def _curves(own: Rows) -> list[_Curve]:
     """Returns a model's line for each method with and without fine-tuning; it starts at the model it came from."""
-    origins = {key.role: (key, row) for key, row in own.items()}
-    found: dict[tuple[str, bool], list[tuple[Variant, StageRow]]] = {}
+    origins = {key.role: _curve_point(key, row) for key, row in own.items()}
+    found: dict[tuple[str, str], list[_Point]] = {}
     for key, row in own.items():
         if key.pruned and not missing(row.get("sparsity_realised")):
             start = origins.get("dense-continued" if key.finetuned else "dense")
-            found.setdefault((key.series, key.finetuned), [start] if start else []).append((key, row))
-    return [
-        _Curve(
-            series,
-            TUNED if tuned else PLAIN,
-            [_curve_point(key, row) for key, row in sorted(line, key=lambda point: _sparsity(point[1]))],
-        )
-        for (series, tuned), line in found.items()
-    ]
-
-
-def _sparsity(row: StageRow) -> float:
-    return 0.0 if missing(row.get("sparsity_realised")) else float(row["sparsity_realised"])
+            line = found.setdefault((key.series, TUNED if key.finetuned else PLAIN), [start] if start else [])
+            line.append(_curve_point(key, row))
+    return [_Curve(*name, sorted(line, key=lambda point: point.x)) for name, line in found.items()]
 
 
 def _curve_point(key: Variant, row: StageRow) -> _Point:
     """Returns where a variant lies; the dense models, at which lines start, have their names beside the chart."""
-    error, sparsity = float(row["test_mse"]), _sparsity(row)
-    spread = 0.0 if missing(row.get("test_mse_sd")) else float(row["test_mse_sd"])
+    error = float(row["test_mse"])
+    sparsity, spread = (0.0 if missing(row.get(of)) else float(row[of]) for of in ("sparsity_realised", "test_mse_sd"))
     words = [key.full_name, f"test MSE {error:.4f}", f"sparsity {percent(round(sparsity, 3))}"]
     if not missing(row.get("vs_dense")):
         words.append(f"against dense {row['vs_dense']:+.4f}: {row['vs_dense_verdict']}")
@@ -241,12 +227,8 @@ def ratio_curves(
 ) -> Chart | None:
     """Returns error ratios over all data sets against sparsity, with their intervals; None without any line.
 
-    Args:
-        context: the study.
-        name: file stem.
-        title: of the chart.
-        pairs: models and methods; each has a line with and one without fine-tuning.
-        by_model: give each model its mark instead of each method.
+    Each pair of a model and a method has a line with and one without fine-tuning. Each method has its own mark, or each
+    model (`by_model`).
     """
     curves, said = [], []
     for model, method in pairs:
@@ -336,13 +318,9 @@ def _cost_template(series: Legend, title: str, *, logarithmic: bool) -> Spec:
 
 
 def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) -> Chart | None:
-    """Returns the error of all variants against a cost, on a logarithmic axis, with the Pareto front.
+    """Returns the error of the variants of one data set and horizon against a cost, with the Pareto front.
 
-    Args:
-        name: file stem.
-        rows: the summary of one data set and horizon.
-        cost: what to hold it against; rows without it are left out; one alone makes no chart.
-        looks: of the methods.
+    Variants whose cost is not known are left out; one alone makes no chart.
     """
     spots = {key: row for key, row in rows.items() if not missing(row.get(cost.column)) and row[cost.column] > 0}
     if len(spots) < 2:
@@ -513,12 +491,7 @@ def speed_chart(
 ) -> Chart | None:
     """Returns the main runtime's speed-ups against promised ones, both logarithmic; None where nothing was timed.
 
-    Args:
-        context: the study.
-        name: file stem.
-        title: of the chart.
-        found: what was timed.
-        by_model: give each model its mark instead of each method.
+    Each method has its own mark, or each model (`by_model`).
     """
     points: Points = []
     label = context.timings.main or ""
@@ -608,13 +581,7 @@ def _forecast_template(names: tuple[str, ...], roles: tuple[str, ...], titles: t
 
 
 def forecast_chart(name: str, model: str, said: Sequence[tuple[str, str, Forecast]]) -> Chart:
-    """Returns one test window: what was known, what came, and what the models said.
-
-    Args:
-        name: file stem.
-        model: whose forecasts these are, for the title.
-        said: label, role and forecast of each, all of one channel and window.
-    """
+    """Returns one test window: what was known, what came, and what was said: label, role and forecast of each."""
     first = said[0][2]
     steps = min(len(first.history), len(first.truth))
     drawn = [("truth", -steps, [*first.history[-steps:], *first.truth])]
@@ -640,9 +607,7 @@ def forecast_chart(name: str, model: str, said: Sequence[tuple[str, str, Forecas
 def fronts_chart(context: Context, pages: Mapping[Case | str, str]) -> Chart:
     """Returns the chart of error against any cost, on one data set or over all, with the front of what is picked.
 
-    Args:
-        context: the study.
-        pages: where a case, and a model, is shown.
+    Its points lead to the pages of their cases and models (`pages`).
     """
     offered = [*costs(context.timings), *other_costs(context.timings)]
     rows = context.rows.values()

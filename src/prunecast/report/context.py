@@ -8,7 +8,7 @@ from functools import cached_property
 from prunecast.report.compare import Case, Compared, StudyRuns, Variant, comparisons
 from prunecast.report.published_errors import Deviation, deviations
 from prunecast.report.statistics import Interval
-from prunecast.report.style import BUDGET_NAMES, LOOKS, MODEL_LOOKS, Look, looks
+from prunecast.report.style import BUDGET_NAMES, LOOKS, MODEL_LOOKS, Look, file_stem, looks
 from prunecast.report.summary import Rows, Speed, Timings, by_variant, mean_speedup, runs_table, speeds, summary_table
 from prunecast.report.thresholds import Sweeps
 from prunecast.study.frame import StudyFrame
@@ -68,6 +68,11 @@ class Context:
                 found.setdefault(variant.model, []).append(variant)
         order = sorted(found, key=lambda model: not any(variant.pruned for variant in found[model]))
         return {model: found[model] for model in order}
+
+    @cached_property
+    def model_pages(self) -> Mapping[str, str]:
+        """The page of each model."""
+        return {model: file_stem("model", number, model) for number, model in enumerate(self.models, start=1)}
 
     @cached_property
     def methods(self) -> Mapping[str, Sequence[str]]:

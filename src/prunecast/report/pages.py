@@ -108,13 +108,6 @@ def _blocks(found: Mapping[str, _Shown]) -> list[Block]:
     return blocks
 
 
-def dataset_pages(context: Context) -> Iterator[Page]:
-    """Yields a page for each data set, its horizons one below the other."""
-    for number, (dataset, cases) in enumerate(context.datasets.items(), start=1):
-        name = file_stem("data", number, dataset)
-        yield Page(name, "data", dataset, [_case_part(context, f"{name}-{case.horizon}", case) for case in cases])
-
-
 def _case_part(context: Context, stem: str, case: Case) -> Part:
     """Returns what is shown of one data set and horizon."""
     rows, study, timings, looks = context.rows_of(case), context.study, context.timings, context.looks
@@ -143,15 +136,7 @@ def _case_part(context: Context, stem: str, case: Case) -> Part:
 
 
 def forecast_charts(context: Context, name: str, case: Case, model: str | None, *, most: int) -> list[Chart]:
-    """Returns test windows with what the dense model, the pruned ones and a naive forecast said of them.
-
-    Args:
-        context: the study.
-        name: file stem.
-        case: data set and horizon.
-        model: the model's name there.
-        most: windows to draw.
-    """
+    """Returns at most `most` test windows, with what a dense model, the same pruned, and a naive forecast said."""
     drawn = []
     for variant in _forecasters(context, case, model) if model is not None else ():
         row = next(iter(context.study.runs[variant].values()))
@@ -191,14 +176,7 @@ def _forecasters(context: Context, case: Case, model: str) -> list[Variant]:
     return [*dense, *pruned, *hardest]
 
 
-def model_pages(context: Context) -> Iterator[Page]:
-    """Yields a page for each model, over all data sets."""
-    for number, model in enumerate(context.models, start=1):
-        name = file_stem("model", number, model)
-        yield Page(name, "model", model, [Part(f"{name}-all", "", _model_blocks(context, name, model))])
-
-
-def _model_blocks(context: Context, name: str, model: str) -> list[Block]:
+def _of_model(context: Context, name: str, model: str) -> dict[str, _Shown]:
     study, sweeps, labels = context.study, context.sweeps, context.timings.labels
     pairs = _methods_of(context, model)
     lines = [line for line in sweeps.lines if line.model == model]
@@ -212,7 +190,7 @@ def _model_blocks(context: Context, name: str, model: str) -> list[Block]:
         curves += [replace(curve, title=case.title)] if curve is not None else []
         found = forecast_charts(context, file_stem(stem, "forecast"), case, model, most=FORECASTS_OF_A_MODEL)
         forecasts += [replace(chart, title=f"{case.title}: {chart.title.partition(' on ')[2]}") for chart in found]
-    blocks: dict[str, _Shown] = {
+    return {
         "Over all data sets": [
             ratio_curves(context, f"{name}-ratio", f"{model}: error over the dense model's", pairs),
             speed_chart(context, f"{name}-speed", f"{model}: promised and measured", timed),
@@ -228,56 +206,57 @@ def _model_blocks(context: Context, name: str, model: str) -> list[Block]:
         "On each data set": curves,
         "Forecasts before and after pruning": forecasts,
     }
-    return _blocks(blocks)
 
 
 def _methods_of(context: Context, model: str) -> list[tuple[str, str]]:
     return [(model, method) for method, models in context.methods.items() if model in models]
 
 
-def method_pages(context: Context) -> Iterator[Page]:
-    """Yields a page for each method, over all models and data sets."""
-    study, sweeps, labels = context.study, context.sweeps, context.timings.labels
-    for number, (method, models) in enumerate(context.methods.items(), start=1):
-        name = file_stem("method", number, method)
-        pairs = [(model, method) for model in models]
-        lines = [line for line in sweeps.lines if line.method == method]
-        timed = [speed for speed in context.speeds if speed.method == method]
-        blocks: dict[str, _Shown] = {
-            "Over all data sets": [
-                ratio_curves(context, f"{name}-ratio", f"{method}: error over the dense model's", pairs, by_model=True),
-                speed_chart(context, f"{name}-speed", f"{method}: promised and measured", timed, by_model=True),
-            ],
-            "How far it goes on each model and data set": [
-                thresholds_table(f"{name}-thresholds", "How far it goes", sweeps, pairs, study.cases)
-            ],
-            "Every sparsity, over all data sets": [sweep_table(f"{name}-sweeps", "Every sparsity", sweeps, lines)],
-            "Time": [speed_table(f"{name}-speeds", study, timed, labels)],
-        }
-        of = context.budgets.get(method)
-        intro = f"Removes a share of the {of}." if of else ""
-        yield Page(name, "method", method, [Part(f"{name}-all", "", _blocks(blocks))], intro)
-
-
-def fronts_page(context: Context, pages: Sequence[Page]) -> Page:
-    """Returns the page where a reader picks what to hold against what; its rows lead to the other pages."""
-    anchors = [f"{page.name}:{part.anchor}" for page in pages if page.kind == "data" for part in page.sections]
-    cases = [case for found in context.datasets.values() for case in found]
-    places: dict[Case | str, str] = dict(zip(cases, anchors, strict=True))
-    places |= {page.title: page.name for page in pages if page.kind == "model"}
-    block = Block("Any error against any cost", [fronts_chart(context, places)])
-    return Page("fronts", "fronts", "Fronts", [Part("fronts-all", "", [block])])
+def _of_method(context: Context, name: str, method: str) -> dict[str, _Shown]:
+    sweeps, pairs = context.sweeps, [(model, method) for model in context.methods[method]]
+    lines = [line for line in sweeps.lines if line.method == method]
+    timed = [speed for speed in context.speeds if speed.method == method]
+    title = f"{method}: error over the dense model's"
+    return {
+        "Over all data sets": [
+            ratio_curves(context, f"{name}-ratio", title, pairs, by_model=True),
+            speed_chart(context, f"{name}-speed", f"{method}: promised and measured", timed, by_model=True),
+        ],
+        "How far it goes on each model and data set": [
+            thresholds_table(f"{name}-thresholds", "How far it goes", sweeps, pairs, context.study.cases)
+        ],
+        "Every sparsity, over all data sets": [sweep_table(f"{name}-sweeps", "Every sparsity", sweeps, lines)],
+        "Time": [speed_table(f"{name}-speeds", context.study, timed, context.timings.labels)],
+    }
 
 
 def all_pages(context: Context) -> list[Page]:
     """Returns all pages but the first, in the order of the menu."""
-    own = [*dataset_pages(context), *model_pages(context), *method_pages(context)]
-    own.append(fronts_page(context, own))
+    pages: list[Page] = []
+    places: dict[Case | str, str] = {}
+    for number, (dataset, cases) in enumerate(context.datasets.items(), start=1):
+        name = file_stem("data", number, dataset)
+        parts = [_case_part(context, f"{name}-{case.horizon}", case) for case in cases]
+        places |= {case: f"{name}:{part.anchor}" for case, part in zip(cases, parts, strict=True)}
+        pages.append(Page(name, "data", dataset, parts))
+    for model, name in context.model_pages.items():
+        places[model] = name
+        pages.append(_page(name, "model", model, _of_model(context, name, model)))
+    for number, method in enumerate(context.methods, start=1):
+        name, of = file_stem("method", number, method), context.budgets.get(method)
+        intro = f"Removes a share of the {of}." if of else ""
+        pages.append(_page(name, "method", method, _of_method(context, name, method), intro))
+    fronts = {"Any error against any cost": [fronts_chart(context, places)]}
+    pages.append(_page("fronts", "fronts", "Fronts", fronts))
     if context.deviations:
         table = deviation_table("published", context.study, context.deviations)
-        part = Part("published-all", "", [Block("Dense errors, ours and published", tables=[table])])
-        own.append(Page("published", "published", "Published errors", [part]))
-    return own
+        pages.append(_page("published", "published", "Published errors", {"Dense errors, ours and published": [table]}))
+    return pages
+
+
+def _page(name: str, kind: Kind, title: str, found: Mapping[str, _Shown], intro: str = "") -> Page:
+    """Returns a page of a single part."""
+    return Page(name, kind, title, [Part(f"{name}-all", "", _blocks(found))], intro)
 
 
 @dataclass(frozen=True)
@@ -319,11 +298,10 @@ class Overview:
         return [table for table in (self.answer, self.headline, self.speed_table, *self.rankings) if table.rows]
 
 
-def overview(context: Context, pages: Sequence[Page]) -> Overview:
-    """Returns the first page of a study, whose models have the other pages."""
+def overview(context: Context) -> Overview:
+    """Returns the first page of a study."""
     study, sweeps, rows = context.study, context.sweeps, context.rows
     single = study.cases[0] if len(study.cases) == 1 else None
-    model_names = {page.title: page.name for page in pages if page.kind == "model"}
     timed = [speed for speed in context.speeds if not speed.is_control]
     ranked = list(_rankings(context))
     pictured = np.linspace(0, len(ranked) - 1, min(len(ranked), MOST_DIAGRAMS)).round().astype(int)
@@ -338,7 +316,7 @@ def overview(context: Context, pages: Sequence[Page]) -> Overview:
         answer=answer_table(context, "answer"),
         tiles=[] if single is None else tiles(context, single),
         pictures=_drawn(thresholds_chart(context, "thresholds"), time_chart(context, "time")),
-        headline=headline_table("headline", sweeps, context.budgets, model_names),
+        headline=headline_table("headline", sweeps, context.budgets, context.model_pages),
         curves=_drawn(*curves),
         speed=_drawn(speed_chart(context, "speed", "Promised and measured speed-up", timed)),
         ranks=[rank_chart(*ranked[place]) for place in pictured],

@@ -107,7 +107,7 @@ def write_report(
         raise UserError(f"expected records of at least one scored model, found none; {why}")
     context = Context(frame)
     pages = all_pages(context)
-    first, run = overview(context, pages), what_was_run(context, failures)
+    first, run = overview(context), what_was_run(context, failures)
     folder = out.with_name(f"{out.stem}_files")
     data = {
         "summary": context.summary,

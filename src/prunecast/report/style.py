@@ -359,12 +359,7 @@ SHORT_NUMBER = "(datum.value >= 1e4 ? format(datum.value, '.3~s') : format(datum
 def numbers(name: str, title: str, *, logarithmic: bool, suffix: str = "", grid: bool = True) -> alt.X | alt.Y:
     """Returns x or y of numbers, written short with a unit; the ends of their axis come with the data (`Axis.params`).
 
-    Args:
-        name: x or y.
-        title: of the axis.
-        logarithmic: or linear, which need not reach down to 0.
-        suffix: the unit.
-        grid: whether its ticks have lines.
+    A linear axis need not reach down to 0. `grid`: whether the ticks have lines.
     """
     ends = {"domainMin": alt.ExprRef(f"{name}_low"), "domainMax": alt.ExprRef(f"{name}_high")}
     scale = alt.Scale(nice=False, **({"type": "log"} if logarithmic else {"type": "linear", "zero": False}), **ends)
