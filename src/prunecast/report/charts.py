@@ -326,12 +326,10 @@ def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) 
     if len(spots) < 2:
         return None
     cost_N, error_N = (np.array([row[of] for row in spots.values()], dtype=float) for of in (cost.column, "test_mse"))
-    trained = [key.role != "naive" for key in spots]
-    judged = trained if any(trained) else [True] * len(spots)
-    best = (
-        pd.Series(error_N[judged]).groupby([key.model for key, kept in zip(spots, judged, strict=True) if kept]).min()
-    )
-    x, y = log_axis(cost_N), error_axis(error_N, FAR * best.max())
+    by_model: dict[str, list[float]] = {}
+    for key in [key for key in spots if key.role != "naive"] or spots:
+        by_model.setdefault(key.model, []).append(float(spots[key]["test_mse"]))
+    x, y = log_axis(cost_N), error_axis(error_N, FAR * max(map(min, by_model.values())))
     points: Points = []
     for key, at, error, front in zip(spots, cost_N, error_N, pareto_front(cost_N, error_N), strict=True):
         words = [key.full_name, f"test MSE {error:.4f}", f"{cost.axis}: {_short(at)}"]
