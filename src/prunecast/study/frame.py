@@ -19,10 +19,11 @@ errors by block are an array of the kind `block_<metric>`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prunecast.errors import UserError
-from prunecast.records import Accuracy, Example, RunRecord
+from prunecast.records import Accuracy, Blocks, Epoch, RunRecord
 from prunecast.registry import METHODS
 
 RECORDS_FILE = "records.parquet"
@@ -146,7 +147,6 @@ SCORINGS: Mapping[str, str] = {"test": "test", "paper": "test_paper", "validatio
 _WINDOW = "window "
 """What the names of windows start with."""
 
-_NO_ERRORS = frozenset({"split", "scoring", "windows", "blocks"})
 _ARRAYS = pa.schema(
     [
         ("fingerprint", pa.dictionary(pa.int32(), TEXT)),
@@ -201,24 +201,21 @@ class StudyFrame:
         return dict(zip(zip(*names, strict=True), self.arrays["values"], strict=True))
 
     @cached_property
-    def _keys(self) -> dict[tuple[str, str], list[str]]:
-        found: dict[tuple[str, str], list[str]] = {}
+    def _forecasts(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
         for fingerprint, kind, key in self._arrays:
-            found.setdefault((fingerprint, kind), []).append(key)
+            if kind == "forecast":
+                found.setdefault(fingerprint, []).append(key)
         return found
 
     def values(self, fingerprint: str, kind: str, key: str = "") -> _Floats | None:
         """Returns an array of a stage, or None where it has no such array."""
         return self._arrays.get((fingerprint, kind, key))
 
-    def keys(self, fingerprint: str, kind: str) -> Sequence[str]:
-        """Returns the keys under which a stage has arrays of a kind."""
-        return self._keys.get((fingerprint, kind), ())
-
     def forecasts(self, fingerprint: str) -> list[Forecast]:
         """Returns the forecasts that a stage keeps, in the order of its record."""
         found = []
-        for key in self.keys(fingerprint, "forecast"):
+        for key in self._forecasts.get(fingerprint, ()):
             channel, window, start, name = json.loads(key)
             history, truth = self._arrays[name, "history", ""], self._arrays[name, "truth", ""]
             forecast = self._arrays[fingerprint, "forecast", key]
@@ -246,34 +243,21 @@ def runtimes(columns: Iterable[str], column: str) -> tuple[str, ...]:
 
 def frame_of(records: Iterable[RunRecord]) -> StudyFrame:
     """Returns the tables of records, in their order."""
-    rows: list[dict[str, _Cell]] = []
-    arrays: list[_Array] = []
-    for record in records:
-        rows.append(_row(record))
-        arrays += _arrays_of(record)
-    return StudyFrame(_stages(rows), _array_frame(arrays))
-
-
-def _at(source: Any, place: str) -> Any:
-    """Returns what stands at a dotted place of a record, or None where there is no such place."""
-    for name in _names(place):
-        source = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
-    return source
-
-
-@cache
-def _names(place: str) -> list[str]:
-    return place.split(".")
+    every = list(records)
+    return StudyFrame(_stages([_row(record) for record in every]), _array_frame(itertools.chain(*map(_arrays, every))))
 
 
 _Cell = tuple[pa.DataType, Any]
 
 
 def _row(record: RunRecord) -> dict[str, _Cell]:
-    row: dict[str, _Cell] = _taken(record, DESCRIBES)
+    """Returns the columns of a stage; MSE and MAE always have theirs."""
+    row = _taken(record, DESCRIBES)
     row["method_is_control"] = (FLAG, is_control(row["method"][1]))
     for prefix, place in SCORINGS.items():
-        row |= {f"{prefix}_{name}": (REAL, value) for name, value in _errors(_at(record, place)).items()}
+        found: Accuracy | None = _at(record, place)
+        errors = {"mse": None, "mae": None} if found is None else {"mse": found.mse, "mae": found.mae, **found.metrics}
+        row |= {f"{prefix}_{name}": (REAL, value) for name, value in errors.items()}
     if record.test is not None:  # an import without data, say, was scored otherwise than its recipe says
         row["scoring"] = (TEXT, record.test.scoring)
     row |= _taken(record, MEASURES)
@@ -291,21 +275,11 @@ def _taken(source: Any, columns: Columns, prefix: str = "") -> dict[str, _Cell]:
     return {prefix + column: (kind, _at(source, place)) for column, (kind, place) in columns.items()}
 
 
-def _errors(accuracy: Accuracy | None) -> dict[str, float | None]:
-    """Returns the errors of an accuracy by metric; MSE and MAE always have their columns."""
-    if accuracy is None:
-        return {"mse": None, "mae": None}
-    return _by_metric(accuracy)
-
-
-def _by_metric(source: Any, but: frozenset[str] = _NO_ERRORS) -> dict[str, Any]:
-    """Returns what is held for each metric: fields of its name, and the entries of a field that is a table."""
-    found: dict[str, Any] = {}
-    for name in type(source).model_fields:
-        value = getattr(source, name)
-        if name not in but:
-            found |= value if isinstance(value, Mapping) else {name: value}
-    return found
+def _at(source: Any, place: str) -> Any:
+    """Returns what stands at a dotted place of a record, or None where there is no such place."""
+    for name in place.split("."):
+        source = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+    return source
 
 
 def _json(value: Any) -> str:
@@ -315,62 +289,57 @@ def _json(value: Any) -> str:
 @lru_cache
 def is_control(method: str | None) -> bool:
     """Whether a method is there to be compared with: it removes at random what another removes by its score."""
-    if method is None or method not in METHODS.entries:
-        return False
-    return bool(METHODS.load(method).is_control)
+    return method is not None and method in METHODS.entries and bool(METHODS.load(method).is_control)
 
 
 _Array = tuple[str, str, str, Sequence[float]]
 """Fingerprint, kind, key, values."""
 
 
-def _arrays_of(record: RunRecord) -> Iterator[_Array]:
+def _arrays(record: RunRecord) -> Iterator[_Array]:
+    """Yields the arrays of a stage.
+
+    The history and the truth of a forecast bear a name made of them, so that all forecasts of a window share them.
+    """
     name = record.fingerprint
     for prefix, place in SCORINGS.items():
-        blocks = _at(record, f"{place}.blocks")
+        blocks: Blocks | None = _at(record, f"{place}.blocks")
         if blocks is not None:
-            for metric, values in _by_metric(blocks, frozenset({"length"})).items():
+            found = {"windows": blocks.windows, "mse": blocks.mse, "mae": blocks.mae, **blocks.metrics}
+            for metric, values in found.items():
                 yield name, f"block_{metric}", prefix, values
     for timing in record.timing.runtimes:
         yield name, "latency_ms", timing.runtime, timing.latency.samples
         if timing.reference is not None:
             yield name, "reference_ms", timing.runtime, timing.reference.samples
     if record.fit is not None and record.fit.epochs:
-        for field in type(record.fit.epochs[0]).model_fields:
+        for field in Epoch.model_fields:
             kind = field if field == "epoch" else f"epoch_{field}"
             yield name, kind, "", [getattr(epoch, field) for epoch in record.fit.epochs]
-    if record.pruning is not None:
-        yield from _pruned(name, record.pruning.removed_weights, record.pruning.kept_units)
-    for example in record.examples:
-        yield from _example(name, example)
-
-
-def _pruned(name: str, removed: Mapping[str, int], units: Mapping[str, tuple[int, int]]) -> Iterator[_Array]:
-    if removed:
+    if record.pruning is not None and record.pruning.removed_weights:
+        removed = record.pruning.removed_weights
         yield name, "removed_weights", _json(list(removed)), list(removed.values())
-    if units:
-        groups = _json(list(units))
-        yield name, "kept_units", groups, [kept for kept, _ in units.values()]
-        yield name, "units", groups, [of for _, of in units.values()]
-
-
-def _example(name: str, example: Example) -> Iterator[_Array]:
-    """Yields a forecast; its history and truth bear a name made of them, so that all forecasts of a window share it."""
-    place = [example.channel, example.window, example.start]
-    digest = hashlib.sha256(_json(place).encode())
-    for values in (example.history, example.truth):
-        digest.update(np.asarray(values, dtype="<f8").tobytes())
-    window = f"{_WINDOW}{digest.hexdigest()[:20]}"
-    yield name, "forecast", _json([*place, window]), example.forecast
-    yield window, "history", "", example.history
-    yield window, "truth", "", example.truth
+    if record.pruning is not None and record.pruning.kept_units:
+        groups = _json(list(record.pruning.kept_units))
+        kept, units = zip(*record.pruning.kept_units.values(), strict=True)
+        yield name, "kept_units", groups, kept
+        yield name, "units", groups, units
+    for example in record.examples:
+        position = [example.channel, example.window, example.start]
+        digest = hashlib.sha256(_json(position).encode())
+        for values in (example.history, example.truth):
+            digest.update(np.asarray(values, dtype="<f8").tobytes())
+        window = f"{_WINDOW}{digest.hexdigest()[:20]}"
+        yield name, "forecast", _json([*position, window]), example.forecast
+        yield window, "history", "", example.history
+        yield window, "truth", "", example.truth
 
 
 def _stages(rows: Sequence[Mapping[str, _Cell]]) -> pd.DataFrame:
     types = {name: kind for row in rows for name, (kind, _) in row.items()}
     ordered = sorted(types, key=lambda name: name in JSON_COLUMNS)  # long texts last, all else as it was met
-    columns = {name: [row[name][1] if name in row else None for row in rows] for name in ordered}
-    return _to_pandas(pa.table({name: pa.array(values, types[name]) for name, values in columns.items()}))
+    columns = {name: pa.array([row.get(name, (None, None))[1] for row in rows], types[name]) for name in ordered}
+    return _to_pandas(pa.table(columns))
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
@@ -381,8 +350,7 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 
 def _array_frame(arrays: Iterable[_Array]) -> pd.DataFrame:
     unique = {(name, kind, key): values for name, kind, key, values in arrays}
-    names: tuple[Sequence[str], ...] = tuple(zip(*unique, strict=True)) or ((), (), ())
-    frame = pd.DataFrame(dict(zip(("fingerprint", "kind", "key"), names, strict=True)), dtype=object)
+    frame = pd.DataFrame(list(unique), columns=["fingerprint", "kind", "key"], dtype=object)
     frame["values"] = pd.Series([np.asarray(values, dtype=np.float64) for values in unique.values()], dtype=object)
     return frame
 
@@ -419,22 +387,23 @@ def write_records(stages: pd.DataFrame, file: Path, title: str = "") -> None:
 def write_frame(frame: StudyFrame, folder: Path) -> None:
     """Writes both tables into a folder that exists: `records.parquet` and `arrays.parquet`."""
     write_records(frame.stages, folder / RECORDS_FILE)
-    arrays = frame.arrays
-    pairs = zip(arrays["kind"], arrays["values"], strict=True)
-    values = pd.Series([_single(array) if kind in _SHORT else array for kind, array in pairs], dtype=object)
-    ordered = arrays.assign(values=values).sort_values("kind", kind="stable")  # alike packs well beside alike
-    table = pa.Table.from_pandas(ordered, schema=_ARRAYS, preserve_index=False).replace_schema_metadata(None)
-    encoding = {"values.list.element": "BYTE_STREAM_SPLIT"}
-    names = ["fingerprint", "kind", "key"]
+    arrays = frame.arrays.assign(values=_short_kinds(frame.arrays, _single))
+    ordered = arrays.sort_values("kind", kind="stable")  # alike packs well beside alike
     pq.write_table(
-        table,
+        pa.Table.from_pandas(ordered, schema=_ARRAYS, preserve_index=False).replace_schema_metadata(None),
         folder / ARRAYS_FILE,
         compression="zstd",
         compression_level=19,
-        use_dictionary=names,
+        use_dictionary=["fingerprint", "kind", "key"],
         write_page_checksum=True,
-        column_encoding=encoding,
+        column_encoding={"values.list.element": "BYTE_STREAM_SPLIT"},
     )
+
+
+def _short_kinds(arrays: pd.DataFrame, change: Callable[[_Floats], _Floats]) -> pd.Series:
+    """Returns the values of arrays, those of few digits changed."""
+    pairs = zip(arrays["kind"], arrays["values"], strict=True)
+    return pd.Series([change(array) if kind in _SHORT else array for kind, array in pairs], dtype=object)
 
 
 def _single(values: _Floats) -> _Floats:
@@ -466,9 +435,7 @@ def read_frame(folder: Path) -> StudyFrame:
     plain = pa.schema([*((name, TEXT) for name in _ARRAYS.names[:3]), ("values", pa.list_(REAL))])
     arrays = _read_table(folder / ARRAYS_FILE, ["values"]).cast(plain)
     found: pd.DataFrame = arrays.to_pandas()
-    pairs = zip(found["kind"], found["values"], strict=True)
-    found["values"] = pd.Series([_whole(array) if kind in _SHORT else array for kind, array in pairs], dtype=object)
-    return StudyFrame(stages, found)
+    return StudyFrame(stages, found.assign(values=_short_kinds(found, _whole)))
 
 
 def read_stages(file: Path, needed: Iterable[str]) -> pd.DataFrame:
@@ -492,7 +459,3 @@ def _read_table(file: Path, needed: Iterable[str]) -> pa.Table:
     if missing:
         raise UserError(f"expected a column {missing[0]!r} in {file}, found {table.column_names[:5]}")
     return table
-
-
-Tracker = Callable[[StudyFrame, str, str], int]
-"""Tables, target, title of the study -> how many rows were written."""

@@ -40,17 +40,15 @@ def to_parquet(frame: StudyFrame, target: str, title: str) -> int:
     return len(frame.stages)
 
 
-def _is_measure(name: str, value: object) -> bool:
-    """Whether a column is a number that came of a stage, not one that says what the stage is."""
-    return name not in DESCRIBES and isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _numbers(row: StageRow) -> dict[str, float]:
-    return {name: float(value) for name, value in row.items() if _is_measure(name, value)}
+    """Returns the numbers that came of a stage, not those that say what it is."""
+    found = {name: value for name, value in row.items() if isinstance(value, int | float) and name not in DESCRIBES}
+    return {name: float(value) for name, value in found.items() if not isinstance(value, bool)}
 
 
 def _describes(row: StageRow) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if not _is_measure(name, value) and name not in JSON_COLUMNS}
+    but = {*_numbers(row), *JSON_COLUMNS}
+    return {name: value for name, value in row.items() if name not in but}
 
 
 def _curve(frame: StudyFrame, row: StageRow) -> list[dict[str, float]]:
@@ -81,24 +79,18 @@ def to_mlflow(frame: StudyFrame, target: str, title: str) -> int:
         client = mlflow.MlflowClient(tracking_uri=target)
         found = client.get_experiment_by_name(title)
         experiment = found.experiment_id if found else client.create_experiment(title)
-        known = _known_to_mlflow(client, experiment)
+        known: set[str] = set()
+        token: str | None = ""
+        while token is not None:
+            page = client.search_runs([experiment], max_results=1000, page_token=token or None)
+            known.update(run.data.tags[FINGERPRINT_TAG] for run in page if FINGERPRINT_TAG in run.data.tags)
+            token = page.token or None
         new = [row for row in frame.rows.values() if row["fingerprint"] not in known]
         for row in new:
             _log_to_mlflow(mlflow, client, experiment, row, _curve(frame, row))
     except (mlflow.MlflowException, OSError) as error:
         raise UserError(f"mlflow at {target}: {str(error).strip().splitlines()[0]}") from None
     return len(new)
-
-
-def _known_to_mlflow(client: Any, experiment: str) -> set[str]:
-    known: set[str] = set()
-    token = None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        known.update(run.data.tags[FINGERPRINT_TAG] for run in page if FINGERPRINT_TAG in run.data.tags)
-        token = page.token
-        if not token:
-            return known
 
 
 def _log_to_mlflow(mlflow: Any, client: Any, experiment: str, row: StageRow, curve: list[dict[str, float]]) -> None:
