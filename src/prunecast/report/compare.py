@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal, NamedTuple, get_args
@@ -132,7 +132,7 @@ class StudyRuns:
     frame: StudyFrame
     runs: Mapping[Variant, Mapping[int, StageRow]]
     variant_of: Mapping[str, Variant]
-    taken: Mapping[str, Sequence[StageRow]] = field(default_factory=dict)
+    taken: Mapping[str, Sequence[StageRow]]
 
     @classmethod
     def of(cls, frame: StudyFrame) -> StudyRuns:
@@ -141,24 +141,22 @@ class StudyRuns:
         Raises:
             UserError: when two stages claim to be the same seed of the same variant.
         """
-        rows = {name: {**frame.rows[name], "recipe": json.loads(frame.rows[name]["recipe"])} for name in frame.rows}
-        rows = dict(sorted(rows.items()))
+        recipes = {name: json.loads(row["recipe"]) for name, row in frame.rows.items()}
+        rows = {name: {**frame.rows[name], "recipe": recipes[name]} for name in sorted(recipes)}
+        variant_of = _variants(rows)
+        runs: dict[Variant, dict[int, StageRow]] = {}
+        for name, variant in variant_of.items():
+            twin = runs.setdefault(variant, {}).setdefault(rows[name]["seed"], rows[name])
+            if twin is not rows[name]:
+                raise UserError(
+                    f"expected one record of {variant.name!r} at seed {twin['seed']}, found {twin['fingerprint']} and "
+                    f"{name}; report one study at a time"
+                )
         taken: dict[str, list[StageRow]] = {}
         for row in rows.values():
             if row["stage"] in ("export", "measure") and "parent" in row:
                 taken.setdefault(row["parent"], []).append(row)
-        runs: dict[Variant, dict[int, StageRow]] = {}
-        variant_of = _variants(rows)
-        for name, variant in variant_of.items():
-            row = rows[name]
-            twin = runs.setdefault(variant, {}).setdefault(row["seed"], row)
-            if twin is not row:
-                raise UserError(
-                    f"expected one record of {variant.name!r} at seed {row['seed']}, found {twin['fingerprint']} and "
-                    f"{name}; report one study at a time"
-                )
-        ordered = {variant: dict(sorted(runs[variant].items())) for variant in _ordered(runs)}
-        return cls(frame, ordered, variant_of, taken)
+        return cls(frame, {key: dict(sorted(runs[key].items())) for key in _ordered(runs)}, variant_of, taken)
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -173,36 +171,33 @@ class StudyRuns:
     def _by_case(self) -> dict[Case, tuple[Variant, ...]]:
         return {case: tuple(variants) for case, variants in groupby(self.runs, key=lambda variant: variant.case)}
 
+    @cached_property
+    def _prefixes(self) -> dict[str, str]:
+        """What the columns of each run's errors start with, in the scoring that its case has; full where it can be."""
+        found: dict[str, str] = {}
+        for variants in self._by_case.values():
+            have = {r["fingerprint"]: scorings(r) for variant in variants for r in self.runs[variant].values()}
+            shared = [scoring for scoring in get_args(Scoring) if all(scoring in of for of in have.values())]
+            for name, of in have.items():  # where none is common, `comparisons` refuses the case
+                found[name] = of[shared[0]] if shared else next(iter(of.values()))
+        return found
+
     def scoring(self, row: StageRow) -> str:
         """Returns the scoring that all runs of a run's case have: full where there is a choice."""
-        found = scorings(row)
-        chosen = self._scorings[self.variant_of[row["fingerprint"]].case]
-        return chosen if chosen in found else next(iter(found))
-
-    @cached_property
-    def _scorings(self) -> dict[Case, str]:
-        """The scoring of each case; where none is common, that of its first run: `comparisons` refuses it."""
-        chosen: dict[Case, str] = {}
-        for case, variants in self._by_case.items():
-            have = [scorings(row).keys() for variant in variants for row in self.runs[variant].values()]
-            shared = [scoring for scoring in get_args(Scoring) if all(scoring in found for found in have)]
-            chosen[case] = shared[0] if shared else next(iter(have[0]))
-        return chosen
-
-    def _prefix(self, row: StageRow) -> str:
-        return scorings(row)[self.scoring(row)]
+        return "paper" if self._prefixes[row["fingerprint"]] == "paper" else str(row["scoring"])
 
     def error(self, row: StageRow, metric: str = "mse") -> float | None:
         """Returns a run's test error in the scoring of its case, where it has one in that metric."""
-        return row.get(f"{self._prefix(row)}_{metric}")
+        return row.get(f"{self._prefixes[row['fingerprint']]}_{metric}")
 
     def windows(self, row: StageRow) -> int:
         """Returns how many test windows that error is of."""
-        return int(row[f"{self._prefix(row)}_windows"])
+        return int(row[f"{self._prefixes[row['fingerprint']]}_windows"])
 
     def blocks(self, row: StageRow, metric: str) -> tuple[Floats, Floats] | None:
         """Returns a run's errors by block, (B,), and the windows of each block, (B,), where they were kept."""
-        name, key = row["fingerprint"], self._prefix(row)
+        name = row["fingerprint"]
+        key = self._prefixes[name]
         errors, windows = (self.frame.values(name, kind, key) for kind in (f"block_{metric}", "block_windows"))
         return None if errors is None or windows is None else (errors, windows)
 

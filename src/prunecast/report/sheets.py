@@ -279,7 +279,9 @@ def thresholds_table(
     rows = []
     for model, method in wanted:
         for case in cases:
-            found = {group: sweeps.of(Line(model, method, tuned, against), case) for group, tuned, against in COLUMNS}
+            found = {
+                group: sweeps.pooled(Line(model, method, tuned, against), case) for group, tuned, against in COLUMNS
+            }
             if any(found.values()):
                 cells = {
                     name_head("model"): Cell(model, order=model),

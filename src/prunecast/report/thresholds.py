@@ -70,11 +70,6 @@ class Sweep:
     cases: tuple[Case, ...]
     levels: tuple[Level, ...]
 
-    @property
-    def known(self) -> bool:
-        """Whether every level has an interval."""
-        return all(level.known for level in self.levels)
-
     @cached_property
     def no_loss(self) -> Level | None:
         """The highest level at which, and below which, no loss is shown; None where the lowest shows one."""
@@ -95,7 +90,7 @@ class Sweeps:
 
     def __init__(self, compared: Compared) -> None:
         self._found: dict[Line, dict[Case, dict[float, Comparison]]] = {}
-        self._cache: dict[tuple[Line, tuple[Case, ...]], Sweep | None] = {}
+        self._cache: dict[tuple[Line, Case | None], Sweep | None] = {}
         self._saturated = compared.saturated
         self._controls = {c.variant.method for c in compared.every if c.variant.pruned and c.variant.is_control}
         for comparison in compared.every:
@@ -121,55 +116,37 @@ class Sweeps:
         """Whether a method is there to be beaten: it removes at random."""
         return method in self._controls
 
-    def cases(self, line: Line) -> tuple[Case, ...]:
-        """Returns the cases in which a line was run."""
-        return tuple(self._found.get(line, ()))
-
-    def pooled(self, line: Line, among: Iterable[Case] | None = None) -> Sweep | None:
-        """Returns the sweep over all cases of a line, of the sparsities that all of them have; None without any.
+    def pooled(self, line: Line, case: Case | None = None) -> Sweep | None:
+        """Returns the sweep of a line over all cases, of the sparsities that all of them have; None without any.
 
         Args:
             line: model, method, fine-tuned or not, and what it is held against.
-            among: only these cases; all when absent.
+            case: a single one; over all of them when absent.
         """
-        found = self._found.get(line, {})
-        cases = tuple(case for case in (found if among is None else among) if case in found)
-        if (line, cases) not in self._cache:
-            every = [found[case] for case in cases]
-            shared = [sparsity for sparsity in sorted(every[0]) if all(sparsity in of for of in every)] if every else []
+        if (line, case) not in self._cache:
+            found = {at: of for at, of in self._found.get(line, {}).items() if case in (None, at)}
+            shared = set.intersection(*map(set, found.values())) if found else set[float]()
             levels = []
-            for sparsity in shared:
-                held = tuple(of[sparsity] for of in every)
+            for sparsity in sorted(shared):
+                held = tuple(of[sparsity] for of in found.values())
                 levels.append(Level(sparsity, pooled(held), held, sum(self._saturated(c.variant) for c in held)))
-            self._cache[line, cases] = Sweep(line, cases, tuple(levels)) if levels else None
-        return self._cache[line, cases]
-
-    def of(self, line: Line, case: Case) -> Sweep | None:
-        """Returns the sweep on one data set and horizon, or None where it was not run."""
-        return self.pooled(line, [case])
+            self._cache[line, case] = Sweep(line, tuple(found), tuple(levels)) if levels else None
+        return self._cache[line, case]
 
     def each(self, sweep: Sweep) -> list[Sweep]:
         """Returns a sweep's line on each of its cases by itself."""
-        found = (self.of(sweep.line, case) for case in sweep.cases)
+        found = (self.pooled(sweep.line, case) for case in sweep.cases)
         return [one for one in found if one is not None]
 
     def fair(self, model: str, method: str, finetuned: bool, case: Case | None = None) -> Sweep | None:
-        """Returns the sweep against the fair opponent: a fine-tuned variant's is the dense model trained on.
-
-        Args:
-            model: its name.
-            method: of pruning.
-            finetuned: or not.
-            case: a single one; over all of them when absent.
-        """
+        """Returns the sweep against the fair opponent: a fine-tuned variant's is the dense model trained on."""
         opponents: tuple[Against, ...] = ("dense-continued", "dense") if finetuned else ("dense",)
-        lines = (Line(model, method, finetuned, against) for against in opponents)
-        sweeps = (self.pooled(line, None if case is None else [case]) for line in lines)
-        return next((sweep for sweep in sweeps if sweep is not None), None)
+        found = (self.pooled(Line(model, method, finetuned, against), case) for against in opponents)
+        return next((sweep for sweep in found if sweep is not None), None)
 
-    def best(self, model: str, method: str, case: Case | None = None) -> Sweep | None:
+    def best(self, model: str, method: str) -> Sweep | None:
         """Returns the fair sweep with fine-tuning where that was run, else the one without."""
-        return self.fair(model, method, True, case) or self.fair(model, method, False, case)
+        return self.fair(model, method, True) or self.fair(model, method, False)
 
 
 def pooled(comparisons: Iterable[Comparison]) -> Interval:

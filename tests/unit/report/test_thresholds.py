@@ -85,13 +85,13 @@ def test_over_data_sets_only_shared_sparsities_count_and_evidence_adds_up() -> N
     found = [comparison(CASE, 0.5, 0.02, 0.04), comparison(CASE, 0.8, 0.02, 0.04), comparison(other, 0.5, 0.02, 0.04)]
     sweeps = Sweeps(Compared(tuple(found)))
     line = Line("Transformer", "magnitude", True, "dense-continued")
-    pooled, alone = sweeps.pooled(line), sweeps.of(line, CASE)
+    pooled, alone = sweeps.pooled(line), sweeps.pooled(line, CASE)
     assert pooled is not None
     assert alone is not None
     assert [level.sparsity for level in pooled.levels] == [0.5]
     assert pooled.levels[0].ratio.value == pytest.approx(1.02)
     assert pooled.levels[0].ratio.high < alone.levels[0].ratio.high
-    assert sweeps.cases(line) == (CASE, other)
+    assert pooled.cases == (CASE, other)
     assert sweeps.pooled(Line("Transformer", "random", True, "dense")) is None
 
 
