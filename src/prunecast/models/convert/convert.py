@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError, near
 from prunecast.models.base import ForecasterConfig, ForecastModel, build, outline
-from prunecast.models.convert.base import Modes, Published, Tensors
+from prunecast.models.convert.published import Modes, Published, Tensors
 from prunecast.registry import MODELS, PUBLISHED
 
 Values = Mapping[str, Any]
@@ -82,7 +82,7 @@ def shown(known: Published, tensors: Tensors, implementation: str) -> dict[str, 
         UserError: when it is another model's checkpoint.
     """
     try:
-        return dict(known.sizes(tensors))
+        return known.sizes(tensors)
     except KeyError as error:
         raise UserError(
             f"not a checkpoint of {implementation}: expected {error}, found {some(tensors)}; see --from and --model"
@@ -121,15 +121,6 @@ def unclaimed(config: ForecasterConfig, origins: Origins) -> dict[str, Any]:
     claimed = {"name", *origins.together()}
     values = config.model_dump(mode="json").items()
     return {key: value for key, value in values if key not in claimed and value is not None}
-
-
-def _outline(config: ForecasterConfig) -> ForecastModel:
-    """Returns the model of a config without numbers, whose lengths no tensor of a checkpoint bears out."""
-    model = outline(config)
-    tables = sum(buffer.nbytes for buffer in model.buffers())
-    if tables > TABLES_LIMIT_BYTES:
-        raise UserError(f"model: expected lengths whose tables fit into memory, found {tables / 1e9:.0f} GB of them")
-    return model
 
 
 @dataclass(frozen=True)
@@ -197,22 +188,16 @@ def read_modes(path: Path) -> Modes:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError):
         content = None
-    modes = dict(_flat(content)) if isinstance(content, dict) else {}
-    if not modes or not all(_is_modes(value) for value in modes.values()):
+    modes: dict[str, Any] = {}
+    for name, value in content.items() if isinstance(content, dict) else ():
+        if isinstance(value, dict):
+            modes |= {f"{name}.{attribute}": indices for attribute, indices in value.items()}
+        else:
+            modes[name if name.rpartition(".")[2].startswith("index") else f"{name}.index"] = value
+    lists = [value for value in modes.values() if isinstance(value, list)]
+    if not lists or len(lists) < len(modes) or not all(type(i) is int and i >= 0 for indices in lists for i in indices):
         raise UserError(f"{path}: expected JSON with a list of whole numbers for each module's name")
     return modes
-
-
-def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}.{attribute}", modes) for attribute, modes in value.items())
-        else:
-            yield name if name.rpartition(".")[2].startswith("index") else f"{name}.index", value
-
-
-def _is_modes(value: object) -> bool:
-    return isinstance(value, list) and all(type(index) is int and index >= 0 for index in value)
 
 
 def imported_model(
@@ -234,7 +219,11 @@ def imported_model(
     Raises:
         UserError: when the tensors are not the config's.
     """
-    published_state(_outline(config), checkpoint, source)  # nothing is allocated before the tensors bear the config out
+    sketch = outline(config)  # nothing is allocated before the tensors bear the config out
+    tables = sum(buffer.nbytes for buffer in sketch.buffers())
+    if tables > TABLES_LIMIT_BYTES:  # of lengths that no tensor of a checkpoint shows
+        raise UserError(f"model: expected lengths whose tables fit into memory, found {tables / 1e9:.0f} GB of them")
+    published_state(sketch, checkpoint, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(config)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import replace
 
-from torch import Tensor
+from prunecast.models.convert.published import SIZES, Names, Published, Tensors
 
-from prunecast.models.convert.base import SIZES, Published, Tensors, layers_of, renamed
-
-NAMES = (
+NAMES: Names = (
     ("enc_value_embedding.value_embedding.", "encoder.embedding.value."),
     ("enc_value_embedding.linear.", "encoder.embedding.value."),
     ("enc_pos_embedding", "encoder.embedding.position"),
@@ -25,55 +23,37 @@ NAMES = (
     ("linear_trans.", "linear."),
     ("self_attention.MLP1.", "self_attention.time_feed_forward."),
     ("MLP2.", "channel_feed_forward."),
+    (".encode_layers.0.MLP1.", ".time_feed_forward."),
+    (".encode_layers.0.", "."),
+    ("MLP1.", "feed_forward."),
+    ("_forward.0.", "_forward.up."),
+    ("_forward.2.", "_forward.down."),
 )
-"""The one MLP1 that is left is the encoder's first or the decoder's own."""
-
-LATER = (("_forward.0.", "_forward.up."), ("_forward.2.", "_forward.down."))
+"""The one MLP1 that is left after the encoder's is the decoder's own."""
 
 
-def tensors(published: Tensors) -> dict[str, Tensor]:
-    """Returns the tensors under our names; routers come before segments, position tables without a batch."""
+def _rearranged(published: Tensors) -> Tensors:
+    """Routers come before segments, position tables without a batch; mergings are counted apart, from the second scale.
+
+    A scale's layers and its merging stand together in the published models.
+    """
     result = {}
-    for name, tensor in renamed(published, NAMES).items():
-        own = _encoder_name(name) if name.startswith("encoder.layers.") else name.replace("MLP1.", "feed_forward.")
-        for theirs, ours in LATER:
-            own = own.replace(theirs, ours)
-        if own.endswith("position"):
-            tensor = tensor.squeeze(0)  # noqa: PLW2901
-        result[own] = tensor.transpose(0, 1) if own.endswith("routers") else tensor
+    for name, tensor in published.items():
+        merging = re.fullmatch(r"encoder\.encode_blocks\.(\d+)\.merge_layer\.(.*)", name)
+        own = f"encoder.merging.{int(merging[1]) - 1}.{merging[2]}" if merging else name
+        if name.endswith("pos_embedding"):
+            result[own] = tensor.squeeze(0)
+        else:
+            result[own] = tensor.transpose(0, 1) if name.endswith("router") else tensor
     return result
 
 
-def _encoder_name(name: str) -> str:
-    """Returns our name of an encoder's tensor: scale by scale there, layers and mergings apart here."""
-    merging = re.fullmatch(r"encoder\.layers\.(\d+)\.merge_layer\.(.*)", name)
-    if merging:
-        return f"encoder.merging.{int(merging[1]) - 1}.{merging[2]}"
-    return name.replace(".encode_layers.0.", ".").replace("MLP1.", "time_feed_forward.")
-
-
-def sizes(published: Tensors) -> dict[str, Any]:
-    """Returns what the tensors show of the config."""
-    first = "encoder.encode_blocks.0.encode_layers.0"
-    own, library = (f"enc_value_embedding.{part}.weight" for part in ("linear", "value_embedding"))
-    d_model, seg_len = published[own if own in published else library].shape
-    scales = layers_of(published, "encoder.encode_blocks.")
-    return _window(published, scales, d_model) | {
-        "channels": published["enc_pos_embedding"].shape[1],
-        "seg_len": seg_len,
-        "d_model": d_model,
-        "d_ff": published[f"{first}.MLP1.0.weight"].shape[0],
-        "encoder_layers": scales,
-        "factor": published[f"{first}.router"].shape[1],
-    }
-
-
-def _window(published: Tensors, scales: int, d_model: int) -> dict[str, int]:
+def _window(published: Tensors) -> dict[str, int]:
     """Returns the window of a merging; with a window of one nothing is merged, and one scale does not show it."""
     merged = published.get("encoder.encode_blocks.1.merge_layer.norm.weight")
-    if merged is None:
-        return {"win_size": 1} if scales > 1 else {}
-    return {"win_size": merged.shape[0] // max(d_model, 1)}
+    if merged is not None:
+        return {"win_size": merged.shape[0] // max(published["enc_pos_embedding"].shape[-1], 1)}
+    return {"win_size": 1} if any(name.startswith("encoder.encode_blocks.1.") for name in published) else {}
 
 
 OWN = {
@@ -85,17 +65,29 @@ OWN = {
     "dropout": "dropout",
 }
 
+EMBEDDING = "enc_value_embedding.linear.weight|enc_value_embedding.value_embedding.weight"
+
 TSLIB = Published(
-    {**SIZES, **OWN},
-    tensors,
-    sizes,
-    ("lookback", "horizon", "n_heads", "dropout"),
-    {"variant": "tslib", "seg_len": 12, "win_size": 2},
+    arguments=SIZES | OWN,
+    names=NAMES,
+    rearranged=_rearranged,
+    shown={
+        "channels": ("enc_pos_embedding", 1),
+        "seg_len": (EMBEDDING, 1),
+        "d_model": (EMBEDDING, 0),
+        "d_ff": ("encoder.encode_blocks.0.encode_layers.0.MLP1.0.weight", 0),
+        "encoder_layers": "encoder.encode_blocks.",
+        "factor": ("encoder.encode_blocks.0.encode_layers.0.router", 1),
+    },
+    more_shown=_window,
+    unseen=("lookback", "horizon", "n_heads", "dropout"),
+    constants={"variant": "tslib", "seg_len": 12, "win_size": 2},
 )
 """Its segment length and window are fixed."""
 
-ORIGINAL = Published(
-    {
+ORIGINAL = replace(
+    TSLIB,
+    arguments={
         "lookback": "in_len",
         "horizon": "out_len",
         "channels": "data_dim",
@@ -104,8 +96,6 @@ ORIGINAL = Published(
         "baseline": "baseline",
         **OWN,
     },
-    tensors,
-    sizes,
-    ("lookback", "horizon", "win_size", "n_heads", "dropout", "baseline"),
-    {"variant": "original"},
+    unseen=("lookback", "horizon", "win_size", "n_heads", "dropout", "baseline"),
+    constants={"variant": "original"},
 )

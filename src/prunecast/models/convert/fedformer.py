@@ -8,8 +8,10 @@ H heads, I channels of a head that are read, O channels of a head that are writt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,16 +19,16 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig
-from prunecast.models.convert.base import ENCODER_DECODER, Modes, Published, Tensors, renamed
-from prunecast.models.convert.encoder_decoder import AUTOFORMER_NAMES, AUTOFORMER_UNSEEN, encoder_decoder_sizes
-from prunecast.models.fedformer import FEDformerConfig
-
-NAMES = (
-    *AUTOFORMER_NAMES,
-    ("decomp.", "decomposition."),
-    *((f"decomp{number}.", f"decomposition{number}.") for number in (1, 2, 3)),
-    (".layer.", ".mixture."),
+from prunecast.models.convert.published import (
+    AUTOFORMER_TSLIB,
+    ENCODER_DECODER,
+    ENCODER_DECODER_SHOWN,
+    TRANSFORMER_UNSEEN,
+    Modes,
+    Published,
+    Tensors,
 )
+from prunecast.models.fedformer import FEDformerConfig
 
 SHARED = ("inner_correlation.weights1", "inner_correlation.weights2")
 """Of all layers of a stack the same weights, which a state dict lists with each of them."""
@@ -43,49 +45,43 @@ MODES = {
 """Our buffer -> the published module and attribute, in the order in which the published code draws them."""
 
 
-def tensors(published: Tensors) -> dict[str, Tensor]:
-    """Returns the tensors under our names; complex weights as their two parts, each shared block once.
+def _shared_once(published: Tensors) -> Tensors:
+    """Complex weights (H, I, O, M), or their two parts, become ours (M, H, O, 2, I), once for each shared block.
 
     Raises:
         UserError: when layers that share a block have different weights for it.
     """
-    shared = {name: tensor for name, tensor in published.items() if name.endswith(SHARED)}
-    own = {name: tensor for name, tensor in published.items() if name not in shared}
-    return renamed(own, NAMES) | _blocks(shared)
-
-
-def _blocks(published: Tensors) -> dict[str, Tensor]:
-    parts: dict[str, dict[str, Tensor]] = {}
+    result, parts = {}, cast("dict[str, dict[str, Tensor]]", {})
     for name, weight in published.items():
+        if not name.endswith(SHARED):
+            result[name] = weight
+            continue
         (block,) = (block for block, part in BLOCKS.items() if part in name)
         first = parts.setdefault(block, {}).setdefault(name.rpartition(".")[2], weight)
         if not torch.equal(first, weight):
             raise UserError(f"{name}: expected the weights that the first layer has, found others")
-    return {
-        f"fourier.{block}.weight": _weight(found["weights1"], found.get("weights2")) for block, found in parts.items()
-    }
+    for block, found in parts.items():
+        weights1, weights2 = found["weights1"], found.get("weights2")
+        both = (weights1.real, weights1.imag) if weights2 is None else (weights1, weights2)
+        result[f"fourier.{block}.weight"] = torch.stack(both).permute(4, 1, 3, 0, 2).contiguous()
+    return result
 
 
-def _weight(weights1: Tensor, weights2: Tensor | None = None) -> Tensor:
-    """Returns our weight (M, H, O, 2, I) of complex numbers (H, I, O, M), or of their parts."""
-    parts = (weights1.real, weights1.imag) if weights2 is None else (weights1, weights2)
-    return torch.stack(parts).permute(4, 1, 3, 0, 2).contiguous()
+def _block_sizes(published: Tensors) -> dict[str, int]:
+    shapes = [published[MODES[f"fourier.{block}.index"].rpartition(".")[0] + ".weights1"].shape for block in BLOCKS]
+    heads, channels, _, _ = shapes[0]
+    d_model = published["enc_embedding.value_embedding.tokenConv.weight"].shape[0]
+    size = {} if heads * channels == d_model else {"head_size": channels}
+    return {"n_heads": heads, **size, "modes": max(shape[3] for shape in shapes)}
 
 
-def sizes(published: Tensors) -> dict[str, Any]:
-    """Returns what the tensors show of the config."""
-    found = encoder_decoder_sizes(published)
-    heads, channels, _, _ = _weights(published, "encoder").shape
-    whole = heads * channels == found["d_model"]
-    return found | {
-        "n_heads": heads,
-        **({} if whole else {"head_size": channels}),
-        "modes": max(_weights(published, block).shape[3] for block in BLOCKS),
-    }
-
-
-def _weights(published: Tensors, block: str) -> Tensor:
-    return published[MODES[f"fourier.{block}.index"].rpartition(".")[0] + ".weights1"]
+def _chosen(config: ForecasterConfig) -> dict[str, tuple[int, int]]:
+    """Returns our buffer -> below how many its modes are chosen, and how many."""
+    model = cast("FEDformerConfig", config)
+    known, ahead, widths = model.lookback // 2, model.decoder_length // 2, model.fourier_widths
+    below = known, ahead, ahead, known
+    counts = widths.encoder.modes, widths.decoder.modes, widths.cross.modes, widths.cross.key_modes
+    return dict(zip(MODES, zip(below, counts, strict=True), strict=True))
 
 
 def modes(config: ForecasterConfig, published: Modes) -> dict[str, Tensor]:
@@ -98,66 +94,50 @@ def modes(config: ForecasterConfig, published: Modes) -> dict[str, Tensor]:
     Raises:
         UserError: when modes are missing, or are not those of a model of this config.
     """
-    lengths, counts = _lengths(config), _counts(config)
-    found = {ours: _found(theirs, published) for ours, theirs in MODES.items()}
-    for ours, indices in found.items():
-        most, count = lengths[ours] // 2, counts[ours]
+    found = {}
+    for theirs in MODES.values():
+        of_any_layer = re.compile(re.escape(theirs).replace(r"\.0\.", r"\.\d+\."))
+        same = {tuple(indices) for name, indices in published.items() if of_any_layer.fullmatch(name)}
+        if len(same) != 1:
+            names = ", ".join(sorted(published))
+            raise UserError(f"modes {theirs!r}: expected one list, found {len(same)} among {names}")
+        found[theirs] = same.pop()
+    for ours, (most, count) in _chosen(config).items():
+        indices = found[MODES[ours]]
         if len(indices) != count or len(set(indices)) != count or not all(0 <= index < most for index in indices):
             raise UserError(f"modes {MODES[ours]!r}: expected {count} different ones below {most}, found {[*indices]}")
-    return {ours: torch.tensor([*indices]) for ours, indices in found.items()}
-
-
-def _found(theirs: str, published: Modes) -> tuple[int, ...]:
-    first, second = theirs.split(".0.")
-    same = {tuple(indices) for name, indices in published.items() if _belongs(name, f"{first}.", f".{second}")}
-    if len(same) != 1:
-        raise UserError(f"modes {theirs!r}: expected one list, found {len(same)} among {', '.join(sorted(published))}")
-    return same.pop()
-
-
-def _belongs(name: str, start: str, end: str) -> bool:
-    middle = name.removeprefix(start).removesuffix(end)
-    return name == start + middle + end and middle.isdigit()
+    return {ours: torch.tensor([*found[theirs]]) for ours, theirs in MODES.items()}
 
 
 def drawn_modes(config: ForecasterConfig, seed: int) -> Mapping[str, list[int]]:
     """Returns the modes that the published code draws when NumPy starts from a seed, under its own names."""
-    lengths, counts = _lengths(config), _counts(config)
-    generator = np.random.RandomState(seed)
-    return {theirs: _drawn(lengths[ours], counts[ours], config, generator) for ours, theirs in MODES.items()}
+    generator, drawn = np.random.RandomState(seed), {}
+    for ours, (most, count) in _chosen(config).items():
+        every = list(range(most))
+        if cast("FEDformerConfig", config).mode_select == "random":
+            generator.shuffle(every)
+        drawn[MODES[ours]] = sorted(every[:count])
+    return drawn
 
 
-def _drawn(length: int, count: int, config: ForecasterConfig, generator: np.random.RandomState) -> list[int]:
-    every = list(range(length // 2))
-    if cast("FEDformerConfig", config).mode_select == "random":
-        generator.shuffle(every)
-    return sorted(every[:count])
-
-
-def _lengths(config: ForecasterConfig) -> dict[str, int]:
-    """Returns our buffer -> for how many steps its modes are drawn."""
-    known, decoder = config.lookback, cast("FEDformerConfig", config).decoder_length
-    return dict(zip(MODES, (known, decoder, decoder, known), strict=True))
-
-
-def _counts(config: ForecasterConfig) -> dict[str, int]:
-    """Returns our buffer -> how many modes it holds."""
-    widths = cast("FEDformerConfig", config).fourier_widths
-    counts = widths.encoder.modes, widths.decoder.modes, widths.cross.modes, widths.cross.key_modes
-    return dict(zip(MODES, counts, strict=True))
-
-
-ARGUMENTS = {**ENCODER_DECODER, "moving_avg": "moving_avg", "modes": "modes"}
-UNSEEN = tuple(key for key in AUTOFORMER_UNSEEN if key not in {"n_heads", "factor"})
-
-TSLIB = Published(ARGUMENTS, tensors, sizes, UNSEEN, modes=modes, drawn_modes=drawn_modes)
-
-ORIGINAL = Published(
-    {**ARGUMENTS, "mode_select": "mode_select"},
-    tensors,
-    sizes,
-    UNSEEN,
-    {"position_embedding": False, "complex_tanh": True},
+TSLIB = Published(
+    arguments=ENCODER_DECODER | {"moving_avg": "moving_avg", "modes": "modes"},
+    names=(
+        *AUTOFORMER_TSLIB.names,
+        ("decomp.", "decomposition."),
+        *((f"decomp{number}.", f"decomposition{number}.") for number in (1, 2, 3)),
+        (".layer.", ".mixture."),
+    ),
+    rearranged=_shared_once,
+    shown=ENCODER_DECODER_SHOWN,
+    more_shown=_block_sizes,
+    unseen=(*(key for key in TRANSFORMER_UNSEEN if key != "n_heads"), "moving_avg"),
     modes=modes,
     drawn_modes=drawn_modes,
+)
+
+ORIGINAL = replace(
+    TSLIB,
+    arguments=TSLIB.arguments | {"mode_select": "mode_select"},
+    constants={"position_embedding": False, "complex_tanh": True},
 )
