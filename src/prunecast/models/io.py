@@ -50,11 +50,9 @@ class ScalerFacts(Strict):
         Raises:
             UserError: when there are more or fewer.
         """
-        found = len(self.mean), len(self.std)
-        if found != (count, count):
-            raise UserError(
-                f"{what}: expected {count} means and deviations, found {found[0]} and {found[1]}; take an intact copy"
-            )
+        if (len(self.mean), len(self.std)) != (count, count):
+            found = f"{len(self.mean)} and {len(self.std)}"
+            raise UserError(f"{what}: expected {count} means and deviations, found {found}; take an intact copy")
 
 
 class DataSource(Strict):
@@ -99,10 +97,8 @@ class ModelMetadata(Strict):
     def _consistent(self) -> Self:
         count = len(self.channels)
         if self.model.get("channels", count) != count:
-            raise ValueError(
-                f"channels: expected {self.model['channels']!r} names, as model.channels, found {count}; "
-                "take an intact copy"
-            )
+            says = f"expected {self.model['channels']!r} names, as model.channels"
+            raise ValueError(f"channels: {says}, found {count}; take an intact copy")
         if not self.targets or len(set(self.targets)) < len(self.targets) or not set(self.targets) <= {*self.channels}:
             raise ValueError(f"targets: expected some of the channels, each once, found {list(self.targets)}")
         self.scaler.check_count(count, "scaler")
@@ -182,9 +178,8 @@ def parse_metadata(content: str | bytes, source: str) -> object:
     try:
         value: object = json.loads(content)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets, thousands of them
-        raise UserError(
-            f"{source}: expected model metadata, found not valid JSON: {error}; take an intact copy"
-        ) from None
+        found = f"not valid JSON: {error}"
+        raise UserError(f"{source}: expected model metadata, found {found}; take an intact copy") from None
     return value
 
 
@@ -197,21 +192,14 @@ def metadata_from(values: object, source: str) -> ModelMetadata:
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{source}: expected Prunecast model metadata of schema version {SCHEMA_VERSION}")
     try:
-        return _whole(checked(ModelMetadata, values, "metadata"))
+        metadata = checked(ModelMetadata, values, "metadata")
+        config = config_from(metadata.model)
+        forecast = range(config.channels) if config.targets is None else config.targets
+        expected = tuple(metadata.channels[target] for target in forecast)
+        if metadata.targets != expected:
+            raise UserError(f"targets: expected {list(expected)}, as model.targets, found {list(metadata.targets)}")
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-
-
-def _whole(metadata: ModelMetadata) -> ModelMetadata:
-    config = config_from(metadata.model)
-    if config.channels != len(metadata.channels):
-        raise UserError(
-            f"channels: expected {config.channels} names, as model.channels, found {len(metadata.channels)}"
-        )
-    forecast = range(config.channels) if config.targets is None else config.targets
-    expected = tuple(metadata.channels[target] for target in forecast)
-    if metadata.targets != expected:
-        raise UserError(f"targets: expected {list(expected)}, as model.targets, found {list(metadata.targets)}")
     return metadata.model_copy(update={"model": config.model_dump(mode="json")})
 
 
@@ -280,15 +268,13 @@ def _mask(name: str, packed: Tensor, model: ForecastModel, source: Path) -> Tens
         raise UserError(f"{source}: {MASK_PREFIX}{name}: expected a parameter of the model; take an intact copy")
     size = -(-weight.numel() // 8)
     if packed.dtype != torch.uint8 or packed.shape != (size,):
-        raise UserError(
-            f"{source}: {MASK_PREFIX}{name}: expected ({size},) uint8, found {_kind(packed)}; take an intact copy"
-        )
+        mistake = f"{MASK_PREFIX}{name}: expected ({size},) uint8, found {_kind(packed)}"
+        raise UserError(f"{source}: {mistake}; take an intact copy")
     mask = unpack_mask(packed, weight.shape)
     masked = int(weight[~mask].count_nonzero())
     if masked:
-        raise UserError(
-            f"{source}: {name}: expected zeros where masked, found {masked} other weights; take an intact copy"
-        )
+        mistake = f"{name}: expected zeros where masked, found {masked} other weights"
+        raise UserError(f"{source}: {mistake}; take an intact copy")
     return mask
 
 

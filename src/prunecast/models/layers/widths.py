@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from prunecast.models.base import ForecasterConfig, Keep
 from prunecast.records import Strict
@@ -38,15 +37,9 @@ class Widths(Strict):
             elif isinstance(value, Widths):
                 changes[field] = value.left(keep, below)
             elif isinstance(value, tuple) and all(isinstance(layer, Widths) for layer in value):
-                stay = kept_layers(keep, below, len(value))
+                stay = keep[below].tolist() if below in keep else range(len(value))
                 changes[field] = tuple(value[layer].left(keep, f"{below}.{layer}") for layer in stay)
         return self.model_copy(update=changes)
-
-
-def kept_layers(keep: Keep, group: str, layers: int) -> list[int]:
-    """Returns which layers of a stack stay."""
-    stay: Tensor | None = keep.get(group)
-    return list(range(layers)) if stay is None else stay.tolist()
 
 
 class EncoderLayerWidths(Widths):
@@ -109,8 +102,11 @@ class EncoderConfig(HeadsConfig):
     encoder: EncoderWidths | None = Field(None, description="widths after pruning; from the keys above when absent")
 
     @model_validator(mode="after")
-    def _encoder_fits(self) -> Self:
-        _check_layers("encoder", self.encoder, self.encoder_layers)
+    def _layers_fit(self) -> Self:
+        for stack in ("encoder", "decoder"):
+            widths, layers = getattr(self, stack, None), getattr(self, f"{stack}_layers", 0)
+            if widths is not None and len(widths.layers) != layers:
+                raise ValueError(f"{stack}_layers: expected {len(widths.layers)}, as {stack}.layers, found {layers}")
         return self
 
     @property
@@ -132,11 +128,6 @@ class EncoderDecoderConfig(EncoderConfig):
     decoder_layers: int = Field(1, ge=1)
     decoder: DecoderWidths | None = Field(None, description="widths after pruning; from the keys above when absent")
 
-    @model_validator(mode="after")
-    def _decoder_fits(self) -> Self:
-        _check_layers("decoder", self.decoder, self.decoder_layers)
-        return self
-
     @property
     def decoder_widths(self) -> DecoderWidths:
         """The decoder's widths, given or derived."""
@@ -148,8 +139,3 @@ class EncoderDecoderConfig(EncoderConfig):
         decoder = self.decoder_widths.left(keep, "decoder")
         changes = {"decoder_layers": len(decoder.layers), "decoder": decoder}
         return super().shrunk(keep).model_copy(update=changes)
-
-
-def _check_layers(stream: str, widths: EncoderWidths | DecoderWidths | None, layers: int) -> None:
-    if widths is not None and len(widths.layers) != layers:
-        raise ValueError(f"{stream}_layers: expected {len(widths.layers)}, as {stream}.layers, found {layers}")
