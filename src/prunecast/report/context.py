@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from prunecast.report.compare import Case, Compared, StudyRuns, Variant, comparisons
+from prunecast.report.compare import Case, Compared, Comparison, StudyRuns, Variant, comparisons
 from prunecast.report.published_errors import Deviation, deviations
 from prunecast.report.statistics import Interval
 from prunecast.report.style import BUDGET_NAMES, LOOKS, MODEL_LOOKS, Look, file_stem, looks
@@ -79,6 +79,16 @@ class Context:
         """The methods of pruning and their controls, each with the models that it was tried on."""
         pairs = self.sweeps.methods
         return {name: [model for model, of in pairs if of == name] for name in dict.fromkeys(of for _, of in pairs)}
+
+    def pairs_of(self, model: str) -> list[tuple[str, str]]:
+        """Returns a model with each method that it was pruned by."""
+        return [(model, method) for method, models in self.methods.items() if model in models]
+
+    def harmless(self, case: Case, model: str) -> list[Comparison]:
+        """Returns what of a model goes furthest without a loss, by each method with and without fine-tuning."""
+        found = (self.sweeps.fair(*pair, tuned, case) for pair in self.pairs_of(model) for tuned in (False, True))
+        reached = (sweep.no_loss for sweep in found if sweep is not None and sweep.no_loss is not None)
+        return [comparison for level in reached for comparison in level.comparisons]
 
     def judged_methods(self, *, controls: bool = False) -> Mapping[str, Sequence[str]]:
         """Returns the methods that are no controls, or the controls alone, each with its models."""

@@ -160,11 +160,7 @@ def _forecasters(context: Context, case: Case, model: str) -> list[Variant]:
     own = [variant for variant in of_case if variant.model == model]
     tuned = [variant for variant in own if variant.role == "pruned+finetuned" and not variant.is_control]
     plain = [variant for variant in own if variant.role == "pruned"]
-    reached: list[Variant] = []
-    for method in dict.fromkeys(variant.method for variant in tuned):
-        sweep = context.sweeps.fair(model, method or "", True, case)
-        if sweep is not None and sweep.no_loss is not None:
-            reached += [comparison.variant for comparison in sweep.no_loss.comparisons]
+    reached = [variant for one in context.harmless(case, model) if (variant := one.variant) in tuned]
     pruned = sorted(tuned or plain, key=lambda variant: variant.sparsity_requested or 0.0)[:1]
     if reached:
         best = max(reached, key=lambda variant: variant.sparsity_requested or 0.0)
@@ -178,7 +174,7 @@ def _forecasters(context: Context, case: Case, model: str) -> list[Variant]:
 
 def _of_model(context: Context, name: str, model: str) -> dict[str, _Shown]:
     study, sweeps, labels = context.study, context.sweeps, context.timings.labels
-    pairs = _methods_of(context, model)
+    pairs = context.pairs_of(model)
     lines = [line for line in sweeps.lines if line.model == model]
     timed = [speed for speed in context.speeds if speed.model == model]
     cases = [case for case in study.cases if any(key.case == case for key in context.models[model])]
@@ -206,10 +202,6 @@ def _of_model(context: Context, name: str, model: str) -> dict[str, _Shown]:
         "On each data set": curves,
         "Forecasts before and after pruning": forecasts,
     }
-
-
-def _methods_of(context: Context, model: str) -> list[tuple[str, str]]:
-    return [(model, method) for method, models in context.methods.items() if model in models]
 
 
 def _of_method(context: Context, name: str, method: str) -> dict[str, _Shown]:
@@ -308,7 +300,7 @@ def overview(context: Context) -> Overview:
     curves = (
         error_by_sparsity(file_stem("curve", number, model), rows, model, context.looks)
         if single is not None
-        else ratio_curves(context, file_stem("ratio", number, model), model, _methods_of(context, model))
+        else ratio_curves(context, file_stem("ratio", number, model), model, context.pairs_of(model))
         for number, model in enumerate(context.models, start=1)
     )
     return Overview(

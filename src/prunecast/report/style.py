@@ -126,7 +126,7 @@ def metric_name(metric: str) -> str:
 
 # Looks: the same colour and shape in every chart and table.
 
-INK, MUTED, GRID, PALE, PAPER, GREY = "#1f2933", "#616e7c", "#e9ecf0", "#cbd2d9", "#ffffff", "#52606d"
+INK, MUTED, GRID, PALE, PAPER = "#1f2933", "#616e7c", "#e9ecf0", "#cbd2d9", "#ffffff"
 FONT = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 
@@ -268,16 +268,17 @@ class Chart:
         """The title inside the chart."""
         return {"text": self.title, "subtitle": self.key} if self.key else {"text": self.title}
 
-    def spec(self, *, title: bool = False) -> Spec:
-        """Returns the whole Vega-Lite chart, with its title inside where it stands alone."""
+    @property
+    def spec(self) -> Spec:
+        """The whole Vega-Lite chart, as it stands alone."""
         values = [{"name": name, "value": value} for name, value in self.params.items()]
-        whole = {"params": [*values, *self.template.get("params", ())], "datasets": dict(self.data)}
-        return self.template | whole | ({"title": self.heading} if title else {})
+        params = [*values, *self.template.get("params", ())]
+        return self.template | {"params": params, "datasets": dict(self.data), "title": self.heading}
 
 
 def beside(charts: Sequence[Chart]) -> Spec:
     """Returns charts, no two of whose data and numbers share a name, side by side as one picture under their titles."""
-    parts = [chart.spec(title=True) for chart in charts]
+    parts = [chart.spec for chart in charts]
     datasets = {name: rows for part in parts for name, rows in part.pop("datasets").items()}
     params: dict[str, Spec] = {}
     for param in (param for part in parts for param in part.pop("params")):

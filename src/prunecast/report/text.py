@@ -198,11 +198,7 @@ def tiles(context: Context, case: Case) -> list[Tile]:
     rows = context.rows_of(case)
     model = subject(rows)
     own = [c for c in context.mse.every if c.variant.case == case and c.variant.model == model]
-    harmless: list[Comparison] = []  # of each method with and without fine-tuning, what goes furthest without a loss
-    for method in dict.fromkeys(c.variant.method for c in own if c.variant.pruned):
-        for finetuned in (False, True):
-            sweep = context.sweeps.fair(model or "", method or "", finetuned, case)
-            harmless += sweep.no_loss.comparisons if sweep is not None and sweep.no_loss is not None else ()
+    harmless = context.harmless(case, model or "")
     speed = _speed_tile(rows, own, context.timings.main)
     found = [_sparsity_tile(harmless), speed, _bytes_tile(rows, harmless), _naive_tile(own)]
     return [tile for tile in found if tile is not None]

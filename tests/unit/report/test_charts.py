@@ -53,7 +53,7 @@ def words(chart: Chart) -> list[str]:
 
 
 def drawn(chart: Chart) -> ET.Element:
-    return ET.fromstring(vl_convert.vegalite_to_svg(chart.spec(title=True), config=CONFIG))
+    return ET.fromstring(vl_convert.vegalite_to_svg(chart.spec, config=CONFIG))
 
 
 def texts(chart: Chart) -> list[str]:
@@ -77,7 +77,7 @@ def test_every_chart_is_drawn_says_what_is_seen_and_has_no_hole(context: Context
     for chart in charts:
         assert chart is not None
         assert len(chart.label) > 40
-        assert "NaN" not in json.dumps(chart.spec())
+        assert "NaN" not in json.dumps(chart.spec)
         assert chart.title in texts(chart)
         tags = {element.tag.rpartition("}")[2] for element in drawn(chart).iter()}
         assert {"path", "text"} <= tags
@@ -125,7 +125,7 @@ def test_a_line_that_leaves_a_close_up_is_cut_off_at_its_edge(context: Context) 
     assert max(ends) == high
     assert all(point["y"] <= high for point in chart.data["points"])
     assert all(bar["low"] < bar["high"] <= high for bar in chart.data["bars"])
-    assert "url(" not in vl_convert.vegalite_to_svg(chart.spec(), config=CONFIG)
+    assert "url(" not in vl_convert.vegalite_to_svg(chart.spec, config=CONFIG)
 
 
 def test_a_close_up_is_drawn_only_where_it_shows_more(context: Context) -> None:
