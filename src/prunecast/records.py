@@ -308,7 +308,7 @@ class Failure(Record):
 Arrays = Mapping[str, NDArray[Any]]
 """Place in a record, with slashes -> what stands there: a list of numbers, or bytes that are JSON in UTF-8."""
 
-_TEXTS = (("imported",), ("data", "channels"), ("pruning", "removed_weights"), ("pruning", "kept_units"))
+_TEXTS = ("imported", "data/channels", "pruning/removed_weights", "pruning/kept_units")
 """Places of what can grow long and is no list of numbers; it lies with the arrays, as JSON."""
 
 
@@ -322,10 +322,11 @@ def taken_apart(record: RunRecord) -> tuple[str, dict[str, NDArray[Any]]]:
     if record.fit is not None:
         epochs = values["fit"]["epochs"]
         values["fit"]["epochs"] = {name: [epoch[name] for epoch in epochs] for name in Epoch.model_fields}
-    for *above, name in _TEXTS:
-        holder = values if not above else values.get(above[0], {})
+    for place in _TEXTS:
+        *above, name = place.split("/")
+        holder = values.get(above[0], {}) if above else values
         if holder.get(name):
-            arrays["/".join([*above, name])] = _as_bytes(holder.pop(name))
+            arrays[place] = _as_bytes(holder.pop(name))
     recipe = values.pop("recipe")
     _take_numbers(values, "", arrays)
     text = _compact(values | {"recipe": recipe})

@@ -38,9 +38,6 @@ TYPES: Mapping[str, Any] = {
 }
 """Annotation, as it is written in `api` -> what the parser makes of a text."""
 
-OPTION_NAMES = {"settings": "--set"}
-"""Parameter -> option, where they differ for every verb."""
-
 METAVARS = {
     "batch": "N",
     "data": "NAME|FILE",
@@ -91,11 +88,11 @@ def add(
         function: of `api`.
         name: of the command.
         arguments: parameters that stand without the name of an option -> what stands for them in the help.
-        options: parameter -> option, where they differ.
+        options: parameter -> option, where they differ for this verb.
     """
     signature = inspect.signature(function)
     about, described = _docstring(function)
-    heard, names = signature.parameters.keys() & LISTENERS.keys(), OPTION_NAMES | dict(options or {})
+    heard, names = signature.parameters.keys() & LISTENERS.keys(), {"settings": "--set", **(options or {})}
     parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     parameters += [
         _parameter(parameter, described[parameter.name], arguments or {}, names)

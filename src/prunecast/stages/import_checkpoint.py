@@ -36,10 +36,8 @@ from prunecast.models.convert.convert import (
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
 from prunecast.recipe import Recipe, fingerprint, load_recipe
 from prunecast.records import Imported, Role
-from prunecast.resolve import check_settings, resolved, with_model
+from prunecast.resolve import TRAINING_SECTIONS, check_settings, resolved, with_model
 from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
-
-SECTIONS = frozenset({"seed", "data", "model", "train"})
 
 CODE_VERSION = 1
 """Part of the fingerprint: raised when an import's numbers change."""
@@ -181,7 +179,7 @@ def _about(path: Path) -> Iterator[None]:
 
 def _asked(model: str, data: str | None, settings: tuple[str, ...]) -> tuple[Recipe, Mapping[str, Any]]:
     """Returns the recipe as asked for, and what it says of the model besides its name; refuses what has no effect."""
-    check_settings(settings, SECTIONS)
+    check_settings(settings, TRAINING_SECTIONS)
     base = {"model": {"name": model}} | ({} if data is None else {"data": {"name": data}})
     recipe = load_recipe(settings=settings, base=base)
     if recipe.model.get("name") != model:
