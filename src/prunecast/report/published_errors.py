@@ -157,35 +157,18 @@ def _place(row: StageRow) -> Place | None:
     return Place(row["dataset"], int(model["horizon"]), row["model"], int(model["lookback"]))
 
 
-@dataclass(frozen=True)
-class MeanDeviation:
-    """The mean over several horizons of one model and data set: single runs go up and down, their mean does so less.
+def mean_within(horizons: Sequence[Deviation]) -> bool | None:
+    """Returns whether the mean MSE over several horizons of one model and data set is inside its tolerance.
 
-    Attributes:
-        mse: the mean of ours.
-        published_mse: of theirs.
-        mae: of ours.
-        published_mae: of theirs.
-        within: whether the mean MSE is inside its tolerance; None for a model whose runs do not agree, or where a
-            published horizon is missing.
+    Single runs go up and down, their mean does so less. None for a model whose runs do not agree, or where a published
+    horizon is missing.
     """
-
-    mse: float
-    published_mse: float
-    mae: float
-    published_mae: float
-    within: bool | None
-
-    @classmethod
-    def of(cls, horizons: Sequence[Deviation]) -> MeanDeviation:
-        """Returns the mean over these."""
-        rows = [(one.mse, one.published.mse, one.mae, one.published.mae) for one in horizons]
-        mse, published_mse, mae, published_mae = map(float, np.mean(rows, axis=0))
-        place = horizons[0].place
-        published = {other.horizon for other in published_errors() if other._replace(horizon=place.horizon) == place}
-        is_judged = place.model in _STEADY and {one.place.horizon for one in horizons} == published
-        within = _within(mse, published_mse, MEAN_TOLERANCE) if is_judged else None
-        return cls(mse, published_mse, mae, published_mae, within)
+    place = horizons[0].place
+    published = {other.horizon for other in published_errors() if other._replace(horizon=place.horizon) == place}
+    if place.model not in _STEADY or {one.place.horizon for one in horizons} != published:
+        return None
+    ours, theirs = np.mean([(one.mse, one.published.mse) for one in horizons], axis=0)
+    return _within(float(ours), float(theirs), MEAN_TOLERANCE)
 
 
 def _within(ours: float, theirs: float, tolerance: float) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import replace
 from math import isnan
 from typing import Any
 
+import numpy as np
+
 from prunecast.records import Failure
 from prunecast.report.compare import Against, Case, Compared, Comparison, StudyRuns, Variant
 from prunecast.report.published_errors import (
@@ -19,7 +21,7 @@ from prunecast.report.published_errors import (
     TOLERANCE,
     UNSTABLE_TOLERANCE,
     Deviation,
-    MeanDeviation,
+    mean_within,
 )
 from prunecast.report.ranks import Ranked, not_told_apart
 from prunecast.report.statistics import Interval
@@ -466,10 +468,11 @@ def deviation_table(name: str, study: StudyRuns, found: Sequence[Deviation]) -> 
             }
             rows.append(TableRow(cells))
         if len(group) > 1:
-            mean = MeanDeviation.of(group)
+            errors = [(one.mse, one.published.mse, one.mae, one.published.mae) for one in group]
+            mse, published_mse, mae, published_mae = map(float, np.mean(errors, axis=0))
             own = _beside(dataset, Cell("mean", f"of {len(group)}"), model)
-            own |= _errors_beside("MSE", mean.mse, mean.published_mse, within=mean.within)
-            own |= _errors_beside("MAE", mean.mae, mean.published_mae)
+            own |= _errors_beside("MSE", mse, published_mse, within=mean_within(group))
+            own |= _errors_beside("MAE", mae, published_mae)
             own[RECORDS] = linked((str(one.place.horizon), scored(study, one.variant)) for one in group)
             rows.append(TableRow({head: own.get(head, Cell()) for head in cells}, kind="mean"))
     note = (
