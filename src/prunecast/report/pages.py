@@ -110,10 +110,10 @@ def _blocks(found: Mapping[str, _Shown]) -> list[Block]:
 
 def _case_part(context: Context, stem: str, case: Case) -> Part:
     """Returns what is shown of one data set and horizon."""
-    rows, study, timings, looks = context.rows_of(case), context.study, context.timings, context.looks
+    rows, timings, looks = context.rows_of(case), context.timings, context.looks
     pairs = dict.fromkeys((key.model, key.method or "") for key in rows if key.pruned)
     title = f"How far each method goes, {case.title}"
-    controls = controls_table(f"{stem}-controls", study, context.mse, study.of_case(case))
+    controls = controls_table(context, f"{stem}-controls", case)
     models = dict.fromkeys(key.model for key in rows if key.role != "naive")
     curves = [
         error_by_sparsity(file_stem(stem, model, number, "near" if close else ""), rows, model, looks, close=close)
@@ -127,7 +127,7 @@ def _case_part(context: Context, stem: str, case: Case) -> Part:
         "What the controls say": [controls] if any(head.numeric for head in controls.heads) else [],
         "Error against sparsity": curves,
         "Error against cost": [error_by_cost(file_stem(stem, cost.name), rows, cost, looks) for cost in costs(timings)],
-        "All variants": [variants_table(f"{stem}-variants", study, rows, timings.labels, timings.main)],
+        "All variants": [variants_table(context, f"{stem}-variants", case)],
         "Forecasts beside the truth": forecast_charts(
             context, f"{stem}-forecast", case, subject(rows), most=FORECASTS_OF_A_CASE
         ),
@@ -173,7 +173,7 @@ def _forecasters(context: Context, case: Case, model: str) -> list[Variant]:
 
 
 def _of_model(context: Context, name: str, model: str) -> dict[str, _Shown]:
-    study, sweeps, labels = context.study, context.sweeps, context.timings.labels
+    study, sweeps = context.study, context.sweeps
     pairs = context.pairs_of(model)
     lines = [line for line in sweeps.lines if line.model == model]
     timed = [speed for speed in context.speeds if speed.model == model]
@@ -197,7 +197,7 @@ def _of_model(context: Context, name: str, model: str) -> dict[str, _Shown]:
         "What the headline is read off": [
             sweep_table(f"{name}-sweeps", "Every sparsity, over all data sets", sweeps, lines)
         ],
-        "Time": [speed_table(f"{name}-speeds", study, timed, labels)],
+        "Time": [speed_table(context, f"{name}-speeds", timed)],
         "Beside published errors": [deviation_table(f"{name}-published", study, published)],
         "On each data set": curves,
         "Forecasts before and after pruning": forecasts,
@@ -218,7 +218,7 @@ def _of_method(context: Context, name: str, method: str) -> dict[str, _Shown]:
             thresholds_table(f"{name}-thresholds", "How far it goes", sweeps, pairs, context.study.cases)
         ],
         "Every sparsity, over all data sets": [sweep_table(f"{name}-sweeps", "Every sparsity", sweeps, lines)],
-        "Time": [speed_table(f"{name}-speeds", context.study, timed, context.timings.labels)],
+        "Time": [speed_table(context, f"{name}-speeds", timed)],
     }
 
 
@@ -313,7 +313,7 @@ def overview(context: Context) -> Overview:
         speed=_drawn(speed_chart(context, "speed", "Promised and measured speed-up", timed)),
         ranks=[rank_chart(*ranked[place]) for place in pictured],
         rankings=[rank_table(name, title, study, found) for name, title, found in ranked],
-        speed_table=speed_table("speeds", study, context.speeds, context.timings.labels),
+        speed_table=speed_table(context, "speeds", context.speeds),
     )
 
 

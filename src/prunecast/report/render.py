@@ -137,7 +137,7 @@ def write_report(
 
 def _terminal_rows(context: Context, first: Overview) -> tuple[dict[str, Any], ...]:
     if len(context.rows) <= MOST_ROWS or not first.headline.rows:
-        return tuple(to_texts(context.rows, context.timings.main))
+        return tuple(to_texts(context))
     return tuple({head.title: cell.one_line for head, cell in row.cells.items()} for row in first.headline.rows)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from prunecast.records import Failure
-from prunecast.report.compare import Against, Case, Compared, Comparison, StudyRuns, Variant
+from prunecast.report.compare import Against, Case, Comparison, StudyRuns, Variant
+from prunecast.report.context import Context
 from prunecast.report.published_errors import (
     MEAN_TOLERANCE,
     TOLERANCE,
@@ -72,13 +73,13 @@ def timed(study: StudyRuns, variant: Variant) -> Iterator[Link]:
 # All variants of a case.
 
 
-def variants_table(name: str, study: StudyRuns, rows: Rows, labels: Sequence[str], main: str | None) -> ReportTable:
-    """Returns the variants of a case (`rows`), each with the records that it comes from.
+def variants_table(context: Context, name: str, case: Case) -> ReportTable:
+    """Returns the variants of a case, each with the records that it comes from.
 
-    Everything of the main runtime is shown, of the other `labels` that were timed the times and speed-ups.
+    Everything of the main runtime is shown, of the others that were timed the times and speed-ups.
     """
-    lines = []
-    for key, cells in _variants(rows, labels, main):
+    study, lines = context.study, []
+    for key, cells in _variants(context.rows_of(case), context.timings.labels, context.timings.main):
         records = (*scored(study, key), *((f"t{seed}", fingerprint) for seed, fingerprint in timed(study, key)))
         whole = cells | {RECORDS: Cell(records=records)}
         lines.append(TableRow(whole, series=key.series, kind=key.role, open=key.role == "pruned"))
@@ -170,13 +171,12 @@ def speedup_cell(ratio: Interval | None) -> Cell:
     return Cell("none shown", note, ratio.value, "faint")
 
 
-def to_texts(rows: Rows, main: str | None) -> list[dict[str, Any]]:
-    """Returns the table for a terminal: of the intervals only that of the speed-up, else a star where 0 is outside."""
-    table = ReportTable("", "", [TableRow(cells) for _, cells in _variants(rows, (), main)]).without_empty()
-    several_cases = len({key.case for key in rows}) > 1
+def to_texts(context: Context) -> list[dict[str, Any]]:
+    """Returns all variants for a terminal: a star where an interval leaves out 0, and the speed-up's interval."""
+    lines = [TableRow(cells) for _, cells in _variants(context.rows, (), context.timings.main)]
     texts = []
-    for (key, row), line in zip(rows.items(), table.rows, strict=True):
-        text = {"case": key.case.title} if several_cases else {}
+    for (key, row), line in zip(context.rows.items(), ReportTable("", "", lines).without_empty().rows, strict=True):
+        text = {"case": key.case.title} if len(context.study.cases) > 1 else {}
         text |= {"model": row["model"], "variant": row["variant"]}
         for head, cell in line.cells.items():
             if head.paper and head.header not in ("variant", "multiply-adds"):
@@ -333,8 +333,9 @@ def sweep_table(name: str, title: str, sweeps: Sweeps, lines: Iterable[Line]) ->
 # What the controls say.
 
 
-def controls_table(name: str, study: StudyRuns, compared: Compared, variants: Sequence[Variant]) -> ReportTable:
-    """Returns one row for each trained model among a case's variants: was anything learned, was pruning needed?"""
+def controls_table(context: Context, name: str, case: Case) -> ReportTable:
+    """Returns one row for each trained model of a case: was anything learned, was pruning needed?"""
+    compared, variants = context.mse, context.study.of_case(case)
     naive = [variant for variant in variants if variant.role == "naive"]
     rows = []
     for model in dict.fromkeys(variant.model for variant in variants if variant.role != "naive"):
@@ -359,7 +360,7 @@ def controls_table(name: str, study: StudyRuns, compared: Compared, variants: Se
                 len(floors) if pruned else None,
             ),
             Head("", "against small dense"): Cell(", ".join(said), order=lead),
-            RECORDS: linked((v.model if v.role == "naive" else v.name, scored(study, v)) for v in controls),
+            RECORDS: linked((v.model if v.role == "naive" else v.name, scored(context.study, v)) for v in controls),
         }
         rows.append(TableRow(cells))
     note = (
@@ -382,8 +383,9 @@ def _relative(comparison: Comparison | None) -> Cell:
 # Speed-ups and ranks.
 
 
-def speed_table(name: str, study: StudyRuns, found: Sequence[Speed], labels: Sequence[str]) -> ReportTable:
+def speed_table(context: Context, name: str, found: Sequence[Speed]) -> ReportTable:
     """Returns the table of speed-ups: promised, and measured in each runtime, with the records of the timings."""
+    study, labels = context.study, context.timings.labels
     by_model = len({speed.method for speed in found}) == 1
     rows = []
     for speed in found:

@@ -29,7 +29,7 @@ class Tables(Context):
 
     @property
     def table(self) -> ReportTable:
-        return variants_table("name", self.study, self.rows, self.timings.labels, self.timings.main)
+        return variants_table(self, "name", self.study.cases[0])
 
     def headers(self) -> list[str]:
         return [head.header for head in self.table.heads]
@@ -225,7 +225,7 @@ def test_promised_and_measured_speed_ups_are_means_over_cases() -> None:
     ]
     each = [ratio for ratio in each if not math.isnan(ratio)]
     assert speed.measured["onnxruntime"].value == pytest.approx(np.exp(np.mean(np.log(each))))
-    sheet = speed_table("speeds", found.study, timed, found.timings.labels)
+    sheet = speed_table(found, "speeds", timed)
     assert len(sheet.rows) == len(timed)
     zeros = next(row for row in sheet.rows if row.values[1].text == "magnitude")
     assert "none shown" in [cell.text for cell in zeros.values]
@@ -251,7 +251,7 @@ def test_columns_without_numbers_are_left_out() -> None:
 
 
 def test_a_terminal_gets_every_variant_with_the_same_columns(small: Tables) -> None:
-    texts = to_texts(small.rows, small.timings.main)
+    texts = to_texts(small)
     assert len(texts) == len(small.summary)
     assert len({tuple(row) for row in texts}) == 1
     assert "case" not in texts[0]
@@ -260,5 +260,5 @@ def test_a_terminal_gets_every_variant_with_the_same_columns(small: Tables) -> N
 def test_a_terminal_names_the_case_where_there_are_several() -> None:
     bare = SMALL | {"seeds": (1,), "measured": False}
     found = Tables(study(**bare) + study("ETTh1", 192, **bare))
-    texts = to_texts(found.rows, None)
+    texts = to_texts(found)
     assert {row["case"] for row in texts} == {"ETTh1, horizon 192", "synthetic-load, horizon 96"}

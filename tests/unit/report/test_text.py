@@ -58,7 +58,7 @@ def test_without_a_speed_up_none_is_claimed() -> None:
 def controls(found: Context) -> dict[str, dict[str, Cell]]:
     """The table of controls: model -> heading -> cell."""
     (case,) = found.study.cases
-    table = controls_table("c", found.study, found.mse, found.study.of_case(case))
+    table = controls_table(found, "c", case)
     return {
         row.values[0].text: dict(zip((h.header for h in table.heads), row.values, strict=True)) for row in table.rows
     }
