@@ -16,6 +16,7 @@ from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.data import catalog
+from prunecast.data.calendar import local_times
 from prunecast.data.files import Table
 from prunecast.data.scaler import Scaler
 from prunecast.data.series import Series, history_of, load_series
@@ -26,7 +27,7 @@ from prunecast.export.eager import predictor_of
 from prunecast.export.raw import raw_inputs
 from prunecast.models.base import ForecasterConfig
 from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts, load_model
-from prunecast.recipe import DataConfig
+from prunecast.recipe import DataConfig, ReadOptions
 from prunecast.records import Accuracy, Scoring
 from prunecast.registry import RUNTIMES
 from prunecast.train.evaluate import score
@@ -34,6 +35,8 @@ from prunecast.train.metrics import bound_metrics
 
 EAGER = "eager"
 """The runtime that runs a model folder as it is."""
+
+_READING = set(ReadOptions.model_fields)
 
 Load = Callable[[DataConfig], Series]
 """Reads the series of a data section; a verb that asks several times gives one that remembers."""
@@ -173,11 +176,11 @@ def metadata_of(config: ForecasterConfig, prepared: Prepared, data: DataConfig, 
         covariate_scaler=ScalerFacts(mean=tuple(covariate_scaler.mean), std=tuple(covariate_scaler.std)),
         frequency=prepared.series.frequency,
         data=DataSource(
+            **data.model_dump(include=_READING - {"name"}),
             name=prepared.facts.name,
             sha256=prepared.facts.sha256,
-            time_column=data.time_column,
-            fill=data.fill,
             split=data.split,
+            reading=None if data.name in catalog.names() else prepared.series.reading,
         ),
     )
 
@@ -239,13 +242,11 @@ def data_config(metadata: ModelMetadata, data: str | None) -> DataConfig:
     if data is None and metadata.data.name not in catalog.names():
         raise UserError(f"the model was trained on the file {metadata.data.name!r}; say where it is with --data FILE")
     name = metadata.data.name if data is None else data
-    from_catalog = name in catalog.names()
+    reading = {} if name in catalog.names() else metadata.data.model_dump(include=_READING)
     return DataConfig(
-        name=name,
+        **reading | {"name": name},
         freq=metadata.freq,
         covariates=metadata.covariates,
-        time_column=None if from_catalog else metadata.data.time_column,
-        fill="refuse" if from_catalog else metadata.data.fill,
         split=metadata.data.split,
     )
 
@@ -280,15 +281,22 @@ def forecast_table(metadata: ModelMetadata, predict: Predictor, table: Table, fi
         UserError: when the table does not fit the model.
     """
     assert metadata.data is not None
+    source = metadata.data
     history = history_of(
-        table, metadata.channels, metadata.covariates, time_column=metadata.data.time_column, fill=fill
+        table,
+        metadata.channels,
+        metadata.covariates,
+        options=source,
+        known=source.reading,
+        step=metadata.frequency,
+        fill=fill,
     )
     _check_step(history, metadata)
     shape, scalers = window_shape(metadata.model), (_scaler(metadata.scaler), _scaler(metadata.covariate_scaler))
     window = window_to_forecast(history, shape, metadata.freq, *scalers)
     y_HO = predict(raw_inputs(metadata, window.batch(torch.tensor([0]))))[0]
-    time_column = metadata.data.time_column or "date"
+    times, time_column = local_times(window.times[shape.lookback :], history.reading.zone), history.time_name
     if time_column in metadata.targets:
         raise UserError(f"a target is called {time_column!r}, like the column of times; rename it in the file")
-    columns: dict[str, Any] = {time_column: window.times[shape.lookback :]}
+    columns: dict[str, Any] = {time_column: times}
     return pd.DataFrame(columns | {name: y_HO[:, n] for n, name in enumerate(metadata.targets)})

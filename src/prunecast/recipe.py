@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Mapping
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from zoneinfo import available_timezones
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
@@ -42,17 +44,77 @@ class Section(Strict):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-class DataConfig(Section):
-    """Which series, and how it becomes windows."""
+def _plain(value: object) -> object:
+    """Takes a column that is named by a number for its name: YAML reads `[0]` as numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Name = Annotated[str, BeforeValidator(_plain)]
+"""The name of a column."""
+
+
+def _not(default: object) -> Callable[[object], bool]:
+    return lambda value: value == default
+
+
+class ReadOptions(Section):
+    """Which series, and how its file is read. What is not said here is found out from the file, or asked for."""
 
     name: str = Field("synthetic-load", description="a catalogue name, or a CSV or Parquet file")
+    time_column: Name | tuple[Name, ...] | None = Field(
+        None, description="found by itself when absent; several that make up the time: [date, time]"
+    )
+    fill: str = Field("refuse", pattern=r"^(refuse|ffill|interpolate:[1-9]\d*)$", description="what to do with gaps")
+    date_format: str | None = Field(
+        None,
+        exclude_if=_not(None),
+        description="of the times, as strptime has it (%d/%m/%Y %H:%M); or iso, quarter, excel, s, ms, us, ns",
+    )
+    timezone: str | None = Field(
+        None, exclude_if=_not(None), description="whose clocks the times tell, as Europe/Berlin; else the file's own"
+    )
+    decimal: Literal[".", ","] | None = Field(None, exclude_if=_not(None), description="mark before the decimals")
+    thousands: Literal[".", ",", " ", "'"] | None = Field(
+        None, exclude_if=_not(None), description="mark between groups of three digits"
+    )
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, exclude_if=_not(None), description="between the columns of a CSV file"
+    )
+    drop: tuple[Name, ...] = Field((), exclude_if=_not(()), description="columns that are left out")
+    channels: tuple[Name, ...] | None = Field(
+        None, exclude_if=_not(None), description="columns that are channels, in this order; all others are left out"
+    )
+    series_column: Name | None = Field(
+        None,
+        exclude_if=_not(None),
+        description="of a long table: the column that names the series; each becomes a channel",
+    )
+    order: Literal["refuse", "sort"] = Field(
+        "refuse", exclude_if=_not("refuse"), description="what to do where times go back"
+    )
+    duplicates: Literal["refuse", "mean", "first", "last"] = Field(
+        "refuse", exclude_if=_not("refuse"), description="which values to take where a time stands more than once"
+    )
+    tail: Literal["refuse", "cut"] = Field(
+        "refuse", exclude_if=_not("refuse"), description="what to do with empty rows at the end"
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, zone: str | None) -> str | None:
+        if zone is not None and not re.fullmatch(r"[+-]\d\d:\d\d", zone) and zone not in available_timezones():
+            raise ValueError(f"no time zone {zone!r}; {near(zone, available_timezones())[:80]}")
+        return zone
+
+
+class DataConfig(ReadOptions):
+    """Which series, and how it becomes windows."""
+
     freq: Literal["s", "t", "h", "d", "w", "m"] = Field(
         "h", description="set of calendar features; published runs use h"
     )
-    targets: tuple[str, ...] | None = Field(None, description="channels that are forecast; all when absent")
-    covariates: tuple[str, ...] = Field((), description="columns known for the future; they ride in the marks")
-    time_column: str | None = Field(None, description="found by itself when absent")
-    fill: str = Field("refuse", pattern=r"^(refuse|ffill|interpolate:[1-9]\d*)$", description="what to do with gaps")
+    targets: tuple[Name, ...] | None = Field(None, description="channels that are forecast; all when absent")
+    covariates: tuple[Name, ...] = Field((), description="columns known for the future; they ride in the marks")
     split: tuple[float, float, float] | None = Field(
         None, description="train, validation, test shares; else the published"
     )

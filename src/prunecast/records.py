@@ -225,6 +225,22 @@ class DataFacts(Record):
     windows: dict[str, int]
 
 
+class Reading(Record):
+    """How the times and numbers of a file were read; a forecast from new rows goes by it where they leave a choice.
+
+    Attributes:
+        form: of the times, as `data.date_format` has it; None where the file itself holds times.
+        zone: whose clock they tell: a name or an offset ("Europe/Berlin", "+01:00"); None for times without a zone.
+        decimal: the mark before the decimals.
+        thousands: the mark between groups of three digits; empty for none.
+    """
+
+    form: str | None = None
+    zone: str | None = None
+    decimal: str = "."
+    thousands: str = ""
+
+
 class Environment(Record):
     """The machine and the versions. `machine` is the hash that timings are kept under."""
 

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from prunecast.data.calendar import usual_frequency
-from prunecast.data.files import frame_of, missing_of, read_table
-from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, iso, on_grid, order_problems
+from prunecast.data.files import read_table
+from prunecast.data.frames import frame_of
+from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, in_order, iso, on_grid, order_problems
 from prunecast.errors import UserError
+from prunecast.recipe import ReadOptions
 from prunecast.records import Record
 
 
@@ -47,18 +49,20 @@ def check_file(path: Path, fill: str = REFUSE) -> DataCheck:
         UserError: when the file cannot be read as a table at all, or `fill` is none that there is.
     """
     check_fill(fill)
-    table = read_table(path)
-    frame, problems = frame_of(table)
+    options = ReadOptions(fill=fill)
+    found = frame_of(read_table(path), options)
+    frame, zone = found.values_TN, found.reading.zone
     times = frame.index.dropna().to_numpy()
     distinct = np.unique(times)
+    problems = found.problems + order_problems(frame, options, zone)
     return DataCheck(
         rows=len(frame),
-        start=iso(times[0]) if times.size else None,
-        end=iso(times[-1]) if times.size else None,
-        frequency=usual_frequency(distinct) if len(distinct) >= 2 else None,
-        breaks=breaks_of(times),
-        channels=tuple(_channels(frame, missing_of(table, tuple(frame.columns)))),
-        problems=tuple(problems) + order_problems(frame) or _gaps(frame, fill),
+        start=iso(times[0], zone) if times.size else None,
+        end=iso(times[-1], zone) if times.size else None,
+        frequency=usual_frequency(distinct, zone) if len(distinct) >= 2 else None,
+        breaks=breaks_of(times, zone),
+        channels=tuple(_channels(frame, found.missing)),
+        problems=problems or _gaps(in_order(frame, options, zone), fill, zone),
     )
 
 
@@ -69,12 +73,15 @@ def _channels(frame: pd.DataFrame, missing: tuple[int, ...]) -> Iterator[Channel
         yield ChannelCheck(name=str(name), min=low, max=high, missing=lacking)
 
 
-def _gaps(frame: pd.DataFrame, fill: str) -> tuple[str, ...]:
+def _gaps(frame: pd.DataFrame, fill: str, zone: str | None) -> tuple[str, ...]:
     """Returns what cannot be filled: missing steps, missing values."""
     problems = []
-    for close in (on_grid, filled):
-        try:
-            frame = close(frame, fill)
-        except UserError as error:
-            problems.append(str(error))
+    try:
+        frame, _ = on_grid(frame, fill, zone)
+    except UserError as error:
+        problems.append(str(error))
+    try:
+        filled(frame, fill)
+    except UserError as error:
+        problems.append(str(error))
     return tuple(problems)

@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from prunecast.data.calendar import Times, frequency_of, usual_step
+from prunecast.data.calendar import Times, grid_of, grid_times, usual_step
 from prunecast.errors import UserError
+from prunecast.recipe import ReadOptions
 from prunecast.records import Record
 
 MIN_ROWS = 3
 """Fewer rows have no step that could be told."""
 
+_ZERO = np.timedelta64(0)
 REFUSE = "refuse"
 _FILL = re.compile(r"refuse|ffill|interpolate:[1-9]\d*")
 _ADVICE = "set data.fill (or --fill) to ffill or interpolate:N, or repair the file"
@@ -41,67 +43,117 @@ class Break(Record):
     before: str
 
 
-def breaks_of(times: Times) -> tuple[Break, ...]:
+def breaks_of(times: Times, zone: str | None = None) -> tuple[Break, ...]:
     """Returns where the times leave their usual step, in order; none for a regular series."""
-    if len(times) < 3 or frequency_of(times) is not None:
+    if len(times) < 3:
         return ()
-    rows = np.flatnonzero(np.diff(times) != usual_step(times))
-    return tuple(Break(after=iso(times[row]), before=iso(times[row + 1])) for row in rows)
+    grid = grid_of(times, zone)
+    apart = np.diff(times) != usual_step(times) if grid is None else np.diff(grid.places) != 1
+    at = [iso(time, zone) for time in times] if apart.any() else []
+    return tuple(Break(after=at[row], before=at[row + 1]) for row in np.flatnonzero(apart))
 
 
-def iso(time: np.datetime64 | pd.Timestamp) -> str:
-    """Returns a time as ISO 8601 text, without needless digits."""
-    return str(pd.Timestamp(time).isoformat())
+def iso(time: np.datetime64 | pd.Timestamp, zone: str | None = None) -> str:
+    """Returns a time as ISO 8601 text, without needless digits, by the clocks of its zone."""
+    moment = pd.Timestamp(time)
+    return str((moment if zone is None else moment.tz_localize("UTC").tz_convert(zone)).isoformat())
 
 
-def order_problems(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Returns what is wrong with the order of a frame's times and with their number; nothing where some are unknown."""
+# The order of rows
+
+
+def in_order(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None) -> pd.DataFrame:
+    """Returns the frame with its times in order, each once, as far as the options allow what that takes.
+
+    A row that repeats the one before in all that it holds says nothing new and is left out.
+
+    Raises:
+        UserError: when times go back or stand twice and the options refuse that.
+    """
     times = frame.index.to_numpy()
-    if np.isnat(times).any():
+    steps = np.diff(times)
+    if (steps > _ZERO).all():
+        return frame
+    if (steps < _ZERO).any():
+        if options.order == REFUSE:
+            raise _order_error(times, steps < _ZERO, zone, "order=sort")
+        newest_first = (steps < _ZERO).sum() > len(steps) / 2
+        frame = (frame.iloc[::-1] if newest_first else frame).sort_index(kind="stable")
+    values_TN, twice = frame.to_numpy(), np.append(False, np.diff(frame.index.to_numpy()) == _ZERO)
+    same = np.append(
+        False, ((values_TN[1:] == values_TN[:-1]) | np.isnan(values_TN[1:]) & np.isnan(values_TN[:-1])).all(axis=1)
+    )
+    frame, twice = frame[~(twice & same)], twice[~(twice & same)]
+    if not twice.any():
+        return frame
+    if options.duplicates == REFUSE:
+        raise _order_error(frame.index.to_numpy(), twice[1:], zone, "duplicates=mean, first or last")
+    if options.duplicates == "mean":
+        return frame.groupby(level=0).mean()
+    return frame[~frame.index.duplicated(keep="first" if options.duplicates == "first" else "last")]
+
+
+def _order_error(times: Times, wrong: NDArray[np.bool_], zone: str | None, option: str) -> UserError:
+    row = int(wrong.argmax())
+    what = "repeats" if times[row + 1] == times[row] else "goes back behind"
+    found = f"row {row + 2} ({iso(times[row + 1], zone)}) {what} row {row + 1} ({iso(times[row], zone)})"
+    more = f" and {int(wrong.sum()) - 1} more do so" if wrong.sum() > 1 else ""
+    return UserError(f"times must increase: {found}{more}; set data.{option}, or repair the file")
+
+
+def order_problems(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None) -> tuple[str, ...]:
+    """Returns what is wrong with the order of a frame's times and with their number; nothing where some are unknown."""
+    if frame.index.hasnans:
         return ()
     problems = []
-    backward = np.flatnonzero(np.diff(times) <= np.timedelta64(0))
-    if backward.size:
-        row = int(backward[0])
-        what = "repeats" if times[row + 1] == times[row] else "goes back behind"
-        found = f"row {row + 2} ({iso(times[row + 1])}) {what} row {row + 1} ({iso(times[row])})"
-        problems.append(f"times must increase: {found}")
-    if len(times) < MIN_ROWS:
-        problems.append(f"expected at least {MIN_ROWS} rows, found {len(times)}")
+    try:
+        frame = in_order(frame, options, zone)
+    except UserError as error:
+        problems.append(str(error))
+    if len(frame) < MIN_ROWS:
+        problems.append(f"expected at least {MIN_ROWS} rows, found {len(frame)}")
     return tuple(problems)
 
 
-def on_grid(frame: pd.DataFrame, fill: str) -> pd.DataFrame:
-    """Returns the frame with a row for every step; rows put in hold NaN.
+def empty_tail(frame: pd.DataFrame) -> int:
+    """Returns how many rows at the end hold no value."""
+    some = np.flatnonzero(frame.notna().to_numpy().any(axis=1))
+    return len(frame) - (int(some[-1]) + 1 if some.size else 0)
+
+
+def on_grid(
+    frame: pd.DataFrame, fill: str, zone: str | None = None, step: str | None = None
+) -> tuple[pd.DataFrame, str]:
+    """Returns the frame with a row for every step, and the step; rows put in hold NaN.
 
     Args:
         frame: its times increase.
         fill: what may be done about missing steps.
+        zone: of the times.
+        step: the one to look for first, a trained model's.
 
     Raises:
         UserError: when steps are missing and `fill` refuses, or the times lie on no grid at all.
     """
     times = frame.index.to_numpy()
-    if frequency_of(times) is not None:
-        return frame
-    step = usual_step(times)
-    offsets = times - times[0]
-    off_grid = np.flatnonzero(offsets % step != np.timedelta64(0))
-    if off_grid.size:
-        row = int(off_grid[0])
+    grid = grid_of(times, zone, step)
+    if grid is not None and not grid.missing:
+        return frame, grid.step
+    usual = usual_step(times)
+    off = np.flatnonzero((times - times[0]) % usual != _ZERO)
+    if grid is None or (off.size and grid.missing > len(times)):
+        row = int(off[0]) if off.size else len(times) - 1
         raise UserError(
-            f"times are irregular: row {row + 1} ({iso(times[row])}) is no whole number of steps of "
-            f"{pd.Timedelta(step)} from the first; resample the file"
+            f"times are irregular: row {row + 1} ({iso(times[row], zone)}) is no whole number of steps of "
+            f"{pd.Timedelta(usual)} from the first; resample the file"
         )
-    positions = (offsets // step).astype(np.int64)
-    rows = int(positions[-1]) + 1
-    missing, row = rows - len(times), int(np.flatnonzero(np.diff(positions) > 1)[0])
-    where = f"missing time steps: {missing}, the first after row {row + 1} ({iso(times[row])})"
-    if missing > len(times):
+    row = int(np.flatnonzero(np.diff(grid.places) > 1)[0])
+    where = f"missing time steps: {grid.missing}, the first after row {row + 1} ({iso(times[row], zone)})"
+    if grid.missing > len(times):
         raise UserError(f"{where}; that is more than there are: resample the file")
     if fill == REFUSE:
-        raise UserError(f"{where}; {_ADVICE}")
-    return frame.reindex(pd.DatetimeIndex(times[0] + np.arange(rows) * step))
+        raise UserError(f"{where}, at the step {grid.step}; {_ADVICE}")
+    return frame.reindex(pd.DatetimeIndex(grid_times(times, grid, zone))), grid.step
 
 
 def filled(frame: pd.DataFrame, fill: str) -> pd.DataFrame:

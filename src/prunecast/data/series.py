@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prunecast.data import catalog, synthetic
-from prunecast.data.calendar import Times, frequency_of, season_of
+from prunecast.data.calendar import Times, season_of
 from prunecast.data.download import locate, verified
-from prunecast.data.files import Table, frame_of, parsed, read_content, read_table
-from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, interpolated, on_grid, order_problems
+from prunecast.data.files import Table, exists, parsed, read_content, read_table
+from prunecast.data.frames import Frame, frame_of
+from prunecast.data.gaps import (
+    REFUSE,
+    Break,
+    breaks_of,
+    check_fill,
+    empty_tail,
+    filled,
+    in_order,
+    interpolated,
+    on_grid,
+    order_problems,
+)
 from prunecast.data.splits import SplitRule
 from prunecast.errors import UserError, near
-from prunecast.recipe import DataConfig
+from prunecast.recipe import DataConfig, ReadOptions
+from prunecast.records import Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +55,8 @@ class Series:
         split: into train, validation and test.
         breaks: where the times leave the step (published sets only: other files are refused or filled).
         sha256: of the content it came from.
+        reading: how its file was read; `times` are in UTC where it has a zone.
+        time_name: what the file calls its times.
     """
 
     name: str
@@ -56,6 +71,8 @@ class Series:
     split: SplitRule
     breaks: tuple[Break, ...]
     sha256: str
+    reading: Reading = field(default_factory=Reading)
+    time_name: str = "date"
 
     def select(self, channels: Sequence[str], targets: Sequence[str]) -> Series:
         """Returns the series with only these channels, in this order, and these targets; all of them must be there."""
@@ -81,15 +98,15 @@ def load_series(config: DataConfig) -> Series:
     if config.name in catalog.names():
         return _from_catalog(config)
     path = _own_file(config.name)
-    if not path.exists() and not path.suffix and path.name == config.name:
+    if not exists(path) and not path.suffix and path.name == config.name:
         catalog.entry(config.name)  # says which name is near
-    return series_of(read_table(path), config)
+    return series_of(read_table(path, config.delimiter), config)
 
 
 def _own_file(name: str) -> Path:
     """Returns where a file lies: as named, else in `$PRUNECAST_DATA`: written recipes name no folder."""
     path, given = Path(name), os.environ.get("PRUNECAST_DATA")
-    if given and path.name == name and not path.exists() and (Path(given) / name).is_file():
+    if given and path.name == name and not exists(path) and exists(Path(given) / name):
         return Path(given) / name
     return path
 
@@ -100,9 +117,19 @@ def series_of(table: Table, config: DataConfig) -> Series:
     Raises:
         UserError: in one line, whatever is wrong with its content.
     """
+    wanted = None if config.channels is None else (*config.channels, *config.covariates)
     try:
-        frame = filled(on_grid(_sound(*frame_of(table, config.time_column)), config.fill), config.fill)
-        return _series(table.name, frame, config, table.sha256, frequency_of(_times(frame)))
+        found = _sound(frame_of(table, config, wanted), config)
+        frame, zone = found.values_TN, found.reading.zone
+        empty = empty_tail(frame)
+        if empty and config.tail == REFUSE and empty < len(frame):
+            raise UserError(
+                f"rows {len(frame) - empty + 1} to {len(frame)}, the last, are empty in every column; "
+                "set data.tail=cut, or cut them off"
+            )
+        frame, step = on_grid(frame.iloc[: len(frame) - empty], config.fill, zone)
+        whole = replace(found, values_TN=filled(frame, config.fill))
+        return _series(table.name, table.sha256, whole, config, step)
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from None
 
@@ -112,38 +139,46 @@ def history_of(
     channels: Sequence[str],
     covariates: Sequence[str] = (),
     *,
-    time_column: str | None = None,
+    options: ReadOptions | None = None,
+    known: Reading | None = None,
+    step: str | None = None,
     fill: str = REFUSE,
 ) -> Series:
     """Returns the rows of a table that a forecast starts from, by column name; other columns are left out.
 
-    With covariates the table goes on into the future: in its last rows the covariates stand and all channels are empty.
+    Rows at the end in which all channels are empty are no history: with covariates they tell of the future.
 
     Args:
         table: of a file or a data frame.
         channels: names of the model's channels, in its order.
         covariates: names of the model's covariates, in its order.
-        time_column: found by itself when absent.
+        options: how the model's own file was read.
+        known: what was found out about that file.
+        step: of the model, looked for first.
         fill: what to do with gaps.
 
     Raises:
         UserError: in one line, whatever is wrong with the content, a missing column included.
     """
     check_fill(fill)
+    options = ReadOptions.model_validate(dict(options or ReadOptions()) | {"tail": "cut"})
     config = DataConfig(name=table.name, covariates=tuple(covariates))
     try:
-        frame = on_grid(_sound(*frame_of(table, time_column, (*channels, *covariates))), fill)
-        known = len(frame) - (_empty_rows_at_end(frame[list(channels)]) if covariates else 0)
-        past = filled(frame.iloc[:known], fill)
-        series = _series(table.name, past, config, table.sha256, frequency_of(_times(frame)))
+        found = _sound(frame_of(table, options, (*channels, *covariates), known), options)
+        if known is not None and known.zone is not None and found.reading.zone is None:
+            raise UserError(
+                f"times have no offset from UTC, and those the model was trained on have one ({known.zone})"
+            )
+        frame, zone = found.values_TN, found.reading.zone
+        if not covariates:
+            frame = frame.iloc[: len(frame) - empty_tail(frame)]
+        frame, step = on_grid(frame, fill, zone, step)
+        rows = len(frame) - empty_tail(frame[list(channels)]) if covariates else len(frame)
+        past = replace(found, values_TN=filled(frame.iloc[:rows], fill))
+        series = _series(table.name, table.sha256, past, config, step)
         return replace(series, raw_covariates_TK=_raw(filled(frame[list(covariates)], fill)))
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from None
-
-
-def _empty_rows_at_end(frame: pd.DataFrame) -> int:
-    some = np.flatnonzero(frame.notna().to_numpy().any(axis=1))
-    return len(frame) - (int(some[-1]) + 1 if some.size else 0)
 
 
 # Catalogue sets: as they were published, found or downloaded, checked by hash and shape, and nothing else changed
@@ -151,33 +186,37 @@ def _empty_rows_at_end(frame: pd.DataFrame) -> int:
 
 def _from_catalog(config: DataConfig) -> Series:
     entry = catalog.entry(config.name)
-    if config.fill != REFUSE:
-        raise UserError(f"data.fill: {entry.name} is used as published; expected {REFUSE!r}, found {config.fill!r}")
+    usual = DataConfig()
+    for key in ReadOptions.model_fields.keys() - {"name", "time_column"}:
+        default, found = getattr(usual, key), getattr(config, key)
+        if found != default:
+            raise UserError(f"data.{key}: {entry.name} is used as published; expected {default!r}, found {found!r}")
     if config.time_column not in (None, entry.time_column):
         raise UserError(
             f"data.time_column: expected {entry.time_column!r} for {entry.name}, found {config.time_column!r}"
         )
     if entry.file is None:
-        frame = synthetic.generate()
-        sha256 = synthetic.sha256_of(frame)
+        generated = synthetic.generate()
+        sha256 = synthetic.sha256_of(generated)
+        frame = Frame(generated, Reading(), entry.time_column, (), ())
     else:
         path = locate(entry)
         content = read_content(path)
         sha256 = verified(entry, content, path)
         frame = _published(entry, parsed(content, path.name, sha256), path)
-    series = _series(entry.name, frame, config, sha256, entry.frequency)
+    series = _series(entry.name, sha256, frame, config, entry.frequency)
     return replace(series, season=entry.season, split=_split(config, entry.split))
 
 
-def _published(entry: catalog.Entry, table: Table, path: Path) -> pd.DataFrame:
+def _published(entry: catalog.Entry, table: Table, path: Path) -> Frame:
     """Returns the rows of a set's file.
 
     Raises:
         UserError: when they are not what was published.
     """
     wanted = None if entry.select is None else re.compile(entry.select.columns)
-    frame, found = frame_of(table, entry.time_column, wanted)
-    problems = list(found)
+    found = frame_of(table, ReadOptions(time_column=entry.time_column), wanted)
+    frame, problems = found.values_TN, list(found.problems)
     if entry.select is not None:
         few = frame.isna().mean() <= entry.select.max_missing
         frame = interpolated(frame.loc[:, few], ends=True)
@@ -189,23 +228,24 @@ def _published(entry: catalog.Entry, table: Table, path: Path) -> pd.DataFrame:
         problems.append(f"not {entry.name} as published: values are missing")
     if problems:
         raise UserError(f"{path}: {problems[0]}")
-    return frame
+    return replace(found, values_TN=frame)
 
 
-def _sound(frame: pd.DataFrame, problems: tuple[str, ...]) -> pd.DataFrame:
-    """Returns the frame when its columns could be read and its times increase.
+def _sound(found: Frame, options: ReadOptions) -> Frame:
+    """Returns the frame with its rows in order, when its columns could be read.
 
     Raises:
         UserError: with the first problem.
     """
-    problem = next(iter((*problems, *order_problems(frame))), None)
+    frame, zone = found.values_TN, found.reading.zone
+    problem = next(iter((*found.problems, *order_problems(frame, options, zone))), None)
     if problem is not None:
         raise UserError(problem)
-    return frame
+    return replace(found, values_TN=in_order(frame, options, zone))
 
 
-def _series(name: str, frame: pd.DataFrame, config: DataConfig, sha256: str, frequency: str | None) -> Series:
-    assert frequency is not None, "a series has a step: on_grid sees to it"
+def _series(name: str, sha256: str, found: Frame, config: DataConfig, frequency: str) -> Series:
+    frame = found.values_TN
     columns = tuple(frame.columns)
     _check_known("covariates", config.covariates, columns)
     channels = tuple(column for column in columns if column not in config.covariates)
@@ -226,8 +266,10 @@ def _series(name: str, frame: pd.DataFrame, config: DataConfig, sha256: str, fre
         frequency=frequency,
         season=season_of(frequency),
         split=_split(config, SplitRule()),
-        breaks=breaks_of(times),
+        breaks=breaks_of(times, found.reading.zone),
         sha256=sha256,
+        reading=found.reading,
+        time_name=found.time_name if isinstance(found.time_name, str) else " ".join(found.time_name),
     )
 
 

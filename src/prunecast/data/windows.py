@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prunecast.batch import Batch
-from prunecast.data.calendar import Times, calendar_features, future_times
+from prunecast.data.calendar import Times, calendar_features, future_times, wall_times
 from prunecast.data.scaler import Array, Scaler
 from prunecast.data.series import Series
 from prunecast.data.splits import SplitLengths
@@ -178,7 +178,10 @@ def prepare(
         Scaler.fit(series.raw_covariates_TK[: lengths.train]),
     )
     x_TC = _to_tensor(scaler.transform(series.raw_TC))
-    marks_TF = _to_tensor(_marks(series.times, series.raw_covariates_TK, config.freq, covariate_scaler))
+    zone = series.reading.zone
+    marks_TF = _to_tensor(
+        _marks(wall_times(series.times, zone), series.raw_covariates_TK, config.freq, covariate_scaler)
+    )
     parts = {
         name: Windows(x_TC[rows], marks_TF[rows], series.times[rows], shape, series.targets)
         for name, rows in borders.items()
@@ -218,13 +221,14 @@ def window_to_forecast(
             f"stands and the channels are empty, found {ahead}"
         )
     first = rows - shape.lookback
-    times = np.concatenate([series.times[first:], future_times(series.times, shape.horizon, series.frequency)])
+    zone = series.reading.zone
+    times = np.concatenate([series.times[first:], future_times(series.times, shape.horizon, series.frequency, zone)])
     covariates_SK = series.raw_covariates_TK[first : rows + shape.horizon]
     if not series.covariates:
         covariates_SK = np.empty((shape.steps, 0))
     x_LC = _to_tensor(scaler.transform(series.raw_TC[first:]))
     unknown_HC = x_LC.new_full((shape.horizon, x_LC.shape[1]), torch.nan)
-    marks_SF = _to_tensor(_marks(times, covariates_SK, freq, covariate_scaler))
+    marks_SF = _to_tensor(_marks(wall_times(times, zone), covariates_SK, freq, covariate_scaler))
     return Windows(torch.cat([x_LC, unknown_HC]), marks_SF, times, shape, series.targets)
 
 

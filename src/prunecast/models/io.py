@@ -23,8 +23,8 @@ from torch import Tensor
 
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank, config_from, outline
-from prunecast.recipe import DataConfig, checked
-from prunecast.records import Strict
+from prunecast.recipe import DataConfig, ReadOptions, checked
+from prunecast.records import Reading, Strict
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -55,14 +55,17 @@ class ScalerFacts(Strict):
             raise UserError(f"{what}: expected {count} means and deviations, found {found}; take an intact copy")
 
 
-class DataSource(Strict):
-    """What the model was trained on: by name and content, no path; the rest as in the recipe's data section."""
+class DataSource(ReadOptions):
+    """What the model was trained on: by name and content, no path; the rest as in the recipe's data section.
+
+    Attributes:
+        reading: what was found out about a file of the user's own; new rows are read likewise.
+    """
 
     name: str
     sha256: str
-    time_column: str | None = None
-    fill: str = "refuse"
     split: tuple[float, float, float] | None = None
+    reading: Reading | None = Field(None, exclude_if=lambda reading: reading is None)
 
 
 class ModelMetadata(Strict):
