@@ -409,7 +409,9 @@ def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> re
             f"{source} was imported without data, so that its scaler is not known; "
             "import the checkpoint with --data NAME|FILE to forecast"
         )
-    table = forecast_table(opened.metadata, opened.load(threads=1), read_table(data), fill)
+    table = forecast_table(
+        opened.metadata, opened.load(threads=1), read_table(data, opened.metadata.data.delimiter), fill
+    )
     with new_file(out) as path:
         table.rename(columns=inert).to_csv(path, index=False)
     return results.ForecastFile(path=out, rows=len(table), start=str(table.iloc[0, 0]), end=str(table.iloc[-1, 0]))

@@ -70,7 +70,11 @@ class Forecaster:
         saved = self._fitted.saved
         if saved.metadata.data is None:
             raise UserError("the model was imported without data: load it with data=NAME|FILE to forecast")
-        table = table_of(history) if isinstance(history, pd.DataFrame) else read_table(Path(history))
+        table = (
+            table_of(history)
+            if isinstance(history, pd.DataFrame)
+            else read_table(Path(history), saved.metadata.data.delimiter)
+        )
         return forecast_table(saved.metadata, predictor_of(saved, threads=1), table, fill)
 
     def prune(

@@ -7,6 +7,7 @@ interpolate:N (a straight line over at most N missing values in a row).
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -49,8 +50,9 @@ def breaks_of(times: Times, zone: str | None = None) -> tuple[Break, ...]:
         return ()
     grid = grid_of(times, zone)
     apart = np.diff(times) != usual_step(times) if grid is None else np.diff(grid.places) != 1
-    at = [iso(time, zone) for time in times] if apart.any() else []
-    return tuple(Break(after=at[row], before=at[row + 1]) for row in np.flatnonzero(apart))
+    return tuple(
+        Break(after=iso(times[row], zone), before=iso(times[row + 1], zone)) for row in np.flatnonzero(apart)
+    )
 
 
 def iso(time: np.datetime64 | pd.Timestamp, zone: str | None = None) -> str:
@@ -115,8 +117,9 @@ def order_problems(frame: pd.DataFrame, options: ReadOptions, zone: str | None =
     return tuple(problems)
 
 
-def empty_tail(frame: pd.DataFrame) -> int:
-    """Returns how many rows at the end hold no value."""
+def empty_tail(frame: pd.DataFrame, beside: Collection[str] = ()) -> int:
+    """Returns how many rows at the end hold no value, whatever stands in the columns `beside`."""
+    frame = frame.drop(columns=[name for name in frame.columns if name in beside])
     some = np.flatnonzero(frame.notna().to_numpy().any(axis=1))
     return len(frame) - (int(some[-1]) + 1 if some.size else 0)
 

@@ -121,10 +121,10 @@ def series_of(table: Table, config: DataConfig) -> Series:
     try:
         found = _sound(frame_of(table, config, wanted), config)
         frame, zone = found.values_TN, found.reading.zone
-        empty = empty_tail(frame)
+        empty = empty_tail(frame, config.covariates)
         if empty and config.tail == REFUSE and empty < len(frame):
             raise UserError(
-                f"rows {len(frame) - empty + 1} to {len(frame)}, the last, are empty in every column; "
+                f"rows {len(frame) - empty + 1} to {len(frame)}, the last, are empty in every channel; "
                 "set data.tail=cut, or cut them off"
             )
         frame, step = on_grid(frame.iloc[: len(frame) - empty], config.fill, zone)
@@ -173,7 +173,7 @@ def history_of(
         if not covariates:
             frame = frame.iloc[: len(frame) - empty_tail(frame)]
         frame, step = on_grid(frame, fill, zone, step)
-        rows = len(frame) - empty_tail(frame[list(channels)]) if covariates else len(frame)
+        rows = len(frame) - (empty_tail(frame, covariates) if covariates else 0)
         past = replace(found, values_TN=filled(frame.iloc[:rows], fill))
         series = _series(table.name, table.sha256, past, config, step)
         return replace(series, raw_covariates_TK=_raw(filled(frame[list(covariates)], fill)))
