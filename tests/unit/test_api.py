@@ -33,7 +33,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     for module in (prunecast.data.files, prunecast.data.series):
         monkeypatch.setattr(module, "read_content", counted(module.read_content, "read", lambda path: path.name))
-        monkeypatch.setattr(module, "parsed", counted(module.parsed, "parse", lambda content, name, sha256: name))
+        monkeypatch.setattr(module, "parsed", counted(module.parsed, "parse", lambda _, name, *more: name))
     return counts
 
 

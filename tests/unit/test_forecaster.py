@@ -29,8 +29,8 @@ def test_the_whole_way(table: pd.DataFrame, tmp_path: Path) -> None:
     assert pruned.numbers.pruning is not None
     assert pruned.numbers.nonzero == model.numbers.nonzero - pruned.numbers.pruning.realised
     forecast = pruned.predict(table)
-    assert list(forecast.columns) == ["date", "load", "sun"]
-    assert forecast["date"].iloc[0] == table["when"].iloc[-1] + pd.Timedelta("1h")
+    assert list(forecast.columns) == ["when", "load", "sun"]
+    assert forecast["when"].iloc[0] == table["when"].iloc[-1] + pd.Timedelta("1h")
     assert pruned.export("onnxruntime", tmp_path / "p.onnx").bytes > 0
     pruned.save(tmp_path / "saved")
     loaded = prunecast.Forecaster.load(tmp_path / "saved")

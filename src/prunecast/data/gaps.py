@@ -50,9 +50,7 @@ def breaks_of(times: Times, zone: str | None = None) -> tuple[Break, ...]:
         return ()
     grid = grid_of(times, zone)
     apart = np.diff(times) != usual_step(times) if grid is None else np.diff(grid.places) != 1
-    return tuple(
-        Break(after=iso(times[row], zone), before=iso(times[row + 1], zone)) for row in np.flatnonzero(apart)
-    )
+    return tuple(Break(after=iso(times[row], zone), before=iso(times[row + 1], zone)) for row in np.flatnonzero(apart))
 
 
 def iso(time: np.datetime64 | pd.Timestamp, zone: str | None = None) -> str:

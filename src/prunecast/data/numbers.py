@@ -81,7 +81,8 @@ def marks_of(
         return Marks()  # 12.345 in every row: three decimals, as nobody groups in a file with such a delimiter
     row = _first_marked(column)
     cell = column[row].as_py()
-    first, second = (_cleaned(pa.scalar(cell), marks).as_py() for marks in possible[:2])
+    other = next(marks for marks in possible if marks.decimal != possible[0].decimal)
+    first, second = (_cleaned(pa.scalar(cell), marks).as_py() for marks in (possible[0], other))
     raise UserError(
         f"column {name!r}, row {row + 1}: {cell!r} may be {first} or {second}; "
         "set data.decimal to . or , (or data.thousands)"

@@ -161,7 +161,7 @@ def history_of(
         UserError: in one line, whatever is wrong with the content, a missing column included.
     """
     check_fill(fill)
-    options = ReadOptions.model_validate(dict(options or ReadOptions()) | {"tail": "cut"})
+    options = (options or ReadOptions()).model_copy(update={"tail": "cut"})
     config = DataConfig(name=table.name, covariates=tuple(covariates))
     try:
         found = _sound(frame_of(table, options, (*channels, *covariates), known), options)
