@@ -116,10 +116,10 @@ def order_problems(frame: pd.DataFrame, options: ReadOptions, zone: str | None =
 
 
 def empty_tail(frame: pd.DataFrame, beside: Collection[str] = ()) -> int:
-    """Returns how many rows at the end hold no value, whatever stands in the columns `beside`."""
+    """Returns how many rows at the end hold no value, whatever stands in the columns `beside`; 0 where none does."""
     frame = frame.drop(columns=[name for name in frame.columns if name in beside])
     some = np.flatnonzero(frame.notna().to_numpy().any(axis=1))
-    return len(frame) - (int(some[-1]) + 1 if some.size else 0)
+    return len(frame) - int(some[-1]) - 1 if some.size else 0
 
 
 def on_grid(

@@ -122,7 +122,7 @@ def series_of(table: Table, config: DataConfig) -> Series:
         found = _sound(frame_of(table, config, wanted), config)
         frame, zone = found.values_TN, found.reading.zone
         empty = empty_tail(frame, config.covariates)
-        if empty and config.tail == REFUSE and empty < len(frame):
+        if empty and config.tail == REFUSE:
             raise UserError(
                 f"rows {len(frame) - empty + 1} to {len(frame)}, the last, are empty in every channel; "
                 "set data.tail=cut, or cut them off"

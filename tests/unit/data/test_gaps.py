@@ -154,3 +154,12 @@ def test_history_goes_on_into_the_future_of_its_covariates(tmp_path: Path) -> No
     assert series.raw_TC.tolist() == [[1], [2], [3]]
     assert (len(series.times), series.raw_covariates_TK.tolist()) == (3, [[7], [8], [9], [5], [6]])
     assert len(history(path, ("a",)).times) == 3, "rows in which nothing is known that the model takes are no history"
+
+
+@pytest.mark.parametrize("fill", ["refuse", "ffill"])
+def test_a_file_without_any_value_is_one_clear_line(tmp_path: Path, fill: str) -> None:
+    (tmp_path / "empty.csv").write_text("date,a\n" + "".join(f"2020-01-0{day},\n" for day in range(1, 7)))
+    with pytest.raises(UserError, match=r"column 'a': missing values \(NaN\): 6"):
+        load_series(DataConfig(name=str(tmp_path / "empty.csv"), fill=fill))
+    with pytest.raises(UserError, match=r"column 'a': missing values \(NaN\): 6"):
+        history(tmp_path / "empty.csv", ("a",))
