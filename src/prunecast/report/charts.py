@@ -6,7 +6,7 @@ first page's charts are drawn by vl-convert; the others are drawn by the browser
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from math import inf
@@ -290,12 +290,6 @@ def costs(timings: Timings) -> list[Cost]:
         return counted
     time, file = _costs_of(timings.main)
     return [time, *counted, file]
-
-
-def other_costs(timings: Timings) -> Iterator[Cost]:
-    """Yields those of the other runtimes."""
-    for number, label in enumerate(other for other in timings.labels if other != timings.main):
-        yield from _costs_of(label, f"-{number}", f", {runtime_name(label)}")
 
 
 def _costs_of(label: str, number: str = "", of: str = "") -> tuple[Cost, Cost]:
@@ -607,7 +601,9 @@ def fronts_chart(context: Context, pages: Mapping[Case | str, str]) -> Chart:
 
     Its points lead to the pages of their cases and models (`pages`).
     """
-    offered = [*costs(context.timings), *other_costs(context.timings)]
+    timings, offered = context.timings, costs(context.timings)
+    for number, label in enumerate(label for label in timings.labels if label != timings.main):
+        offered += _costs_of(label, f"-{number}", f", {runtime_name(label)}")
     rows = context.rows.values()
     known = [cost for cost in offered if any(not missing(row.get(cost.column)) for row in rows)]
     points = front_points(context.rows, [cost.column for cost in known], pages)

@@ -175,9 +175,8 @@ document.addEventListener("click", async (event) => {
 // The fronts: the table has what is on the front of the chart now; as a file, no text of it is a formula or a command.
 
 function followFront({ view, vgSpec }, table) {
-  const find = (marks) => marks.flatMap((mark) => (mark.name?.startsWith("front") && mark.from?.data ? [mark.from.data] : find(mark.marks ?? [])));
-  const groups = (marks) => marks.flatMap((mark) => (mark.from?.facet && mark.name?.startsWith("front") ? [mark.from.facet.data] : groups(mark.marks ?? [])));
-  const [source] = [...groups(vgSpec.marks), ...find(vgSpec.marks)];
+  const find = (marks) => marks.flatMap((mark) => (mark.name?.startsWith("front") && mark.from ? [mark.from.facet?.data ?? mark.from.data] : find(mark.marks ?? [])));
+  const [source] = find(vgSpec.marks);
   const fill = () => {
     const unit = view.signal("place") === table.dataset.everywhere ? " ×" : "";
     table.tBodies[0].replaceChildren(...view.data(source).toSorted((a, b) => a.cost - b.cost).map((point) => {
