@@ -365,7 +365,13 @@ def measure(
 
 
 def export(
-    directory: Path, runtime: str = "onnxruntime", *, out: Path, int8: bool = False, data: str | None = None
+    directory: Path,
+    runtime: str = "onnxruntime",
+    *,
+    out: Path,
+    int8: bool = False,
+    opset: int | None = None,
+    data: str | None = None,
 ) -> results.Exported:
     """Writes a model for a runtime and holds it against eager PyTorch on real windows.
 
@@ -374,19 +380,20 @@ def export(
         runtime: see prunecast list runtimes.
         out: the file; must not exist.
         int8: store and multiply weights in 8 bits, scaled by windows of the training part.
+        opset: version of ONNX operators, 18 to 21; the answer says which ONNX Runtime reads it [default: 20].
         data: where the data is, when the model was trained on a file or imported without data.
     """
     from prunecast.data.series import load_series
     from prunecast.inference import windows_for, with_data
     from prunecast.models.io import load_model
-    from prunecast.recipe import ExportConfig
-    from prunecast.stages.export import export_alone
+    from prunecast.recipe import ExportConfig, checked
+    from prunecast.stages.export import export_alone, needs
 
-    config = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8)
+    config = checked(ExportConfig, {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset}, "export")
     load = cache(load_series)
     saved = with_data(load_model(directory), data, load)
     artefact = export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out)
-    return results.Exported.of(out, artefact)
+    return results.Exported.of(out, artefact, needs(config))
 
 
 def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> results.ForecastFile:
@@ -409,9 +416,7 @@ def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> re
             f"{source} was imported without data, so that its scaler is not known; "
             "import the checkpoint with --data NAME|FILE to forecast"
         )
-    table = forecast_table(
-        opened.metadata, opened.load(threads=1), read_table(data, opened.metadata.data.delimiter), fill
-    )
+    table = forecast_table(opened.metadata, opened.predictor(), read_table(data, opened.metadata.data.delimiter), fill)
     with new_file(out) as path:
         table.rename(columns=inert).to_csv(path, index=False)
     return results.ForecastFile(path=out, rows=len(table), start=str(table.iloc[0, 0]), end=str(table.iloc[-1, 0]))

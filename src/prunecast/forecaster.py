@@ -12,14 +12,13 @@ import pandas as pd
 from prunecast.data.files import read_table, table_of
 from prunecast.data.series import load_series, series_of
 from prunecast.errors import UserError
-from prunecast.export.eager import predictor_of
-from prunecast.inference import forecast_table
+from prunecast.inference import eager_predictor, forecast_table
 from prunecast.models.base import ForecastModel
 from prunecast.recipe import ExportConfig
 from prunecast.registry import RUNTIMES
 from prunecast.resolve import training_recipe
 from prunecast.results import Exported, ModelSummary
-from prunecast.stages.export import export_alone
+from prunecast.stages.export import export_alone, needs
 from prunecast.stages.model import TrainedModel
 from prunecast.store import new_directory
 
@@ -75,7 +74,7 @@ class Forecaster:
             if isinstance(history, pd.DataFrame)
             else read_table(Path(history), saved.metadata.data.delimiter)
         )
-        return forecast_table(saved.metadata, predictor_of(saved, threads=1), table, fill)
+        return forecast_table(saved.metadata, eager_predictor(saved), table, fill)
 
     def prune(
         self,
@@ -94,7 +93,7 @@ class Forecaster:
     def export(self, runtime: str, out: str | Path, *, int8: bool = False) -> Exported:
         """Writes an artefact for a runtime; returns its path, size and deviation from PyTorch."""
         config, path, fitted = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8), Path(out), self._fitted
-        return Exported.of(path, export_alone(fitted.saved, lambda: fitted.windows, config, path))
+        return Exported.of(path, export_alone(fitted.saved, lambda: fitted.windows, config, path), needs(config))
 
     def save(self, out: str | Path) -> None:
         """Writes the model folder."""

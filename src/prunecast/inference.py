@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prunecast.batch import Batch
@@ -24,7 +26,7 @@ from prunecast.data.windows import Prepared, WindowShape, prepare, window_to_for
 from prunecast.errors import UserError, near
 from prunecast.export.base import Predictor, Runtime
 from prunecast.export.eager import predictor_of
-from prunecast.export.raw import raw_inputs
+from prunecast.export.raw import artefact_scaler, raw_inputs
 from prunecast.models.base import ForecasterConfig
 from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts, load_model
 from prunecast.recipe import DataConfig, ReadOptions
@@ -80,10 +82,9 @@ class Artifact:
     def predictor(self) -> Callable[[Batch], Tensor]:
         """Returns a function from a batch to its forecast, both in standardised units."""
         if self.is_folder:  # no detour by raw units: on as many threads, the scores of training come back
-            model = self.saved.model
-            return lambda batch: cast("Tensor", model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF))
+            return eager_predictor(self.saved)
         predict, metadata = self.load(threads=1), self.metadata
-        scaler = _scaler(metadata.scaler).select([metadata.channels.index(target) for target in metadata.targets])
+        scaler = artefact_scaler(metadata).select([metadata.channels.index(target) for target in metadata.targets])
         return lambda batch: torch.from_numpy(scaler.transform(predict(raw_inputs(metadata, batch)))).float()
 
     def scores(self, prepared: Prepared, scoring: Scoring, metrics: Sequence[str] = ()) -> tuple[Accuracy, Accuracy]:
@@ -105,6 +106,18 @@ class Artifact:
         kind: Runtime = RUNTIMES.load(runtime)
         folder.mkdir()
         return kind.export(self.saved, folder / f"model{kind.suffix}")
+
+
+def eager_predictor(saved: SavedModel) -> Callable[[Batch], Tensor]:
+    """Returns a function from a batch to a model's forecast, both in standardised units."""
+    model = saved.model.eval()
+
+    def forecast(batch: Batch) -> Tensor:
+        with torch.inference_mode():
+            y_BHO: Tensor = model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+        return y_BHO
+
+    return forecast
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -268,17 +281,19 @@ def _check_step(series: Series, metadata: ModelMetadata) -> None:
 # Forecasts
 
 
-def forecast_table(metadata: ModelMetadata, predict: Predictor, table: Table, fill: str) -> pd.DataFrame:
+def forecast_table(
+    metadata: ModelMetadata, predict: Callable[[Batch], Tensor], table: Table, fill: str
+) -> pd.DataFrame:
     """Returns what follows a table's last row: a time column and one column per target, in the table's units.
 
     Args:
         metadata: of a model that knows its data.
-        predict: forecasts, in raw units.
+        predict: from a batch to a forecast, in standardised units.
         table: the known rows; with covariates those to come as well.
         fill: what to do with gaps.
 
     Raises:
-        UserError: when the table does not fit the model.
+        UserError: when the table does not fit the model, or the forecast is not a finite number.
     """
     assert metadata.data is not None
     source = metadata.data
@@ -294,9 +309,22 @@ def forecast_table(metadata: ModelMetadata, predict: Predictor, table: Table, fi
     _check_step(history, metadata)
     shape, scalers = window_shape(metadata.model), (_scaler(metadata.scaler), _scaler(metadata.covariate_scaler))
     window = window_to_forecast(history, shape, metadata.freq, *scalers)
-    y_HO = predict(raw_inputs(metadata, window.batch(torch.tensor([0]))))[0]
+    y_HO = _raw_forecast(predict(window.batch(torch.tensor([0])))[0], metadata)
+    if not np.isfinite(y_HO).all():
+        raise UserError(
+            f"{table.name}: the forecast is not a finite number: expected the weights of a sound training, and a "
+            "history not too far from the values that it saw"
+        )
     times, time_column = local_times(window.times[shape.lookback :], history.reading.zone), history.time_name
     if time_column in metadata.targets:
         raise UserError(f"a target is called {time_column!r}, like the column of times; rename it in the file")
     columns: dict[str, Any] = {time_column: times}
     return pd.DataFrame(columns | {name: y_HO[:, n] for n, name in enumerate(metadata.targets)})
+
+
+def _raw_forecast(y_HO: Tensor, metadata: ModelMetadata) -> NDArray[np.float64]:
+    """Returns a forecast in raw units, in as many digits as float32 gives around the mean."""
+    scaler = _scaler(metadata.scaler).select([metadata.channels.index(target) for target in metadata.targets])
+    raw_HO = scaler.inverse(y_HO.numpy())
+    digits = 7 - np.floor(np.log10(scaler.std)).astype(int)
+    return np.stack([column.round(count) for column, count in zip(raw_HO.T, digits, strict=True)], axis=1)

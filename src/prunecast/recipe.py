@@ -209,6 +209,9 @@ class ExportConfig(Section):
 
     runtime: str = "onnxruntime"
     int8: bool = False
+    opset: Literal[18, 19, 20, 21] | None = Field(
+        None, exclude_if=lambda opset: opset is None, description="version of ONNX operators; 20 when absent"
+    )
     parity_windows: int = Field(64, ge=1, description="test windows compared against eager")
 
 

@@ -357,16 +357,20 @@ def put_together(text: str | bytes, arrays: Arrays) -> RunRecord:
     Raises:
         ValueError: when it is none of this schema (of pydantic, or of the JSON reader).
     """
-    values = json.loads(text)
-    for place, array in arrays.items():
-        *above, name = place.split("/")
-        holder = values
-        for part in above:
-            holder = holder[int(part)] if isinstance(holder, list) else holder.setdefault(part, {})
-        holder[name] = json.loads(array.tobytes()) if array.dtype == np.uint8 else array.tolist()
-    if "fit" in values:
-        columns = values["fit"]["epochs"]
-        values["fit"]["epochs"] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    try:
+        values = json.loads(text)
+        for place, array in arrays.items():
+            *above, name = place.split("/")
+            holder = values
+            for part in above:
+                holder = holder[int(part)] if isinstance(holder, list) else holder.setdefault(part, {})
+            holder[name] = json.loads(array.tobytes()) if array.dtype == np.uint8 else array.tolist()
+        if "fit" in values:
+            columns = values["fit"]["epochs"]
+            rows = zip(*columns.values(), strict=True)
+            values["fit"]["epochs"] = [dict(zip(columns, row, strict=True)) for row in rows]
+    except (LookupError, TypeError, AttributeError, RecursionError):  # another kind of value than a record has there
+        raise ValueError("its parts do not fit each other") from None
     return RunRecord.model_validate(values)
 
 

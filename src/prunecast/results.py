@@ -181,13 +181,20 @@ class Exported(Result):
     bytes: int
     max_deviation: float
     mse_change: float
+    needs: str
 
     @classmethod
-    def of(cls, path: Path, artefact: Artefact) -> Exported:
-        """Returns what is known of an artefact that was held against PyTorch."""
+    def of(cls, path: Path, artefact: Artefact, needs: str) -> Exported:
+        """Returns what is known of an artefact that was held against PyTorch; `needs` says what it runs on."""
         parity = artefact.parity
         assert parity is not None
-        return cls(path=path, bytes=artefact.bytes, max_deviation=parity.max_deviation, mse_change=parity.mse_change)
+        return cls(
+            path=path,
+            bytes=artefact.bytes,
+            max_deviation=parity.max_deviation,
+            mse_change=parity.mse_change,
+            needs=needs,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,27 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[Path]:
         (temporary / target.name).replace(target)
 
 
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Writes files, each in one step; where one cannot be written, all that were not there before go again.
+
+    Raises:
+        UserError: when one cannot be written.
+    """
+    fresh = [path for path in contents if not path.exists()]
+    folders = [folder for folder in {path.parent for path in fresh} if not folder.exists()]
+    try:
+        for target, content in contents.items():
+            with new_file(target, replace=True) as path:
+                path.write_bytes(content)
+    except BaseException:  # an interruption too
+        for path in fresh:
+            path.unlink(missing_ok=True)
+        for folder in folders:
+            with suppress(OSError):  # somebody else has put something there meanwhile
+                folder.rmdir()
+        raise
+
+
 @contextmanager
 def _beside(target: Path, *, refuse: bool) -> Iterator[Path]:
     """Gives a temporary folder beside a target; folders above it go again when the target does not come to be."""
@@ -80,6 +101,11 @@ def _beside(target: Path, *, refuse: bool) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             yield temporary
+        except UserError as error:  # it names what the user knows, not where that lies until it is whole
+            if str(temporary) not in str(error):
+                raise
+            told = str(error).replace(str(temporary / target.name), str(target)).replace(str(temporary), str(target))
+            raise UserError(told) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             if not target.exists():
@@ -182,9 +208,12 @@ def read_record(place: Path) -> RunRecord:
         return put_together(content, load_arrays(packed))
     except OSError as error:
         raise UserError(f"cannot read the record {directory / RECORD_FILE}: {error.strerror}") from None
-    except ValidationError as error:
+    except UserError:
+        raise
+    except (ValueError, SafetensorError) as error:
         _refuse_other_schemas(directory / RECORD_FILE)
-        raise Damaged(directory, f"{RECORD_FILE} is not a whole record: {error.errors()[0]['msg']}") from None
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise Damaged(directory, f"{RECORD_FILE} is not a whole record: {reason}") from None
 
 
 def condition(directory: Path, *, thorough: bool = False) -> Condition:
@@ -232,6 +261,19 @@ def condition(directory: Path, *, thorough: bool = False) -> Condition:
         return Condition(error.reason)
     bare = 0 < missing == len(sizes) == len(problems)
     return Condition(None if bare or not problems else problems[0], bare, hashed)
+
+
+def check_sums(directory: Path, names: Iterable[str]) -> None:
+    """Holds files against the sums beside them; a folder that has none is taken as it is.
+
+    Raises:
+        Damaged: when a file is not what was written.
+    """
+    if (directory / SUMS_FILE).exists():
+        _, sums = _read_scalars(directory)
+        for name in names:
+            if sums.get(name) != _sha256(directory / name):
+                raise Damaged(directory, f"{name} does not have the hash that {SUMS_FILE} names")
 
 
 def _files(directory: Path) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from tests.support.series_files import write_table
 
 import prunecast
 from prunecast.errors import UserError
@@ -87,3 +88,11 @@ def test_nothing_works_before_fit(table: pd.DataFrame) -> None:
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError):
         prunecast.nothing  # noqa: B018
+
+
+def test_a_file_that_was_rewritten_is_read_again(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "own.csv")
+    model = prunecast.Forecaster("repeat", horizon=6, lookback=24).fit(path)
+    write_table(path, first=0.5)
+    again = prunecast.Forecaster("repeat", horizon=6, lookback=24).fit(path)
+    assert model.fit(path).numbers == again.numbers

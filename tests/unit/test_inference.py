@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from tests.support.series_files import write_table
 
 from prunecast import api
 from prunecast.errors import UserError
+from prunecast.forecaster import Forecaster
 from prunecast.inference import open_artifact
 
 SMALL = ("train.max_steps=2", "train.threads=1")
@@ -42,3 +45,62 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         open_artifact(tmp_path / "notes.txt")
     with pytest.raises(UserError, match="does not exist"):
         open_artifact(tmp_path / "absent")
+
+
+def test_a_large_level_costs_no_digit_of_a_forecast(tmp_path: Path) -> None:
+    """A level of 1e9 with a deviation of one: what follows is what follows at level zero, and the level added."""
+    rows = np.arange(400)
+    wave = np.sin(rows / 4) + np.cos(rows / 9)
+    found = {}
+    for level in (0.0, 1e9):
+        times = pd.date_range("2024-01-01", periods=len(rows), freq="h")
+        data, model = tmp_path / f"{level}.csv", tmp_path / f"{level}"
+        pd.DataFrame({"date": times, "a": level + wave}).to_csv(data, index=False)
+        api.train("dlinear", str(data), horizon=6, lookback=24, settings=SMALL, out=model)
+        api.export(model, out=tmp_path / f"{level}.onnx", data=str(data))
+        for source in (model, tmp_path / f"{level}.onnx"):
+            out = tmp_path / f"{source.name}.forecast.csv"
+            api.forecast(source, data, out=out)
+            found[level, source.suffix == ".onnx"] = pd.read_csv(out)["a"].to_numpy()
+        found[level, "mse"] = api.evaluate(tmp_path / f"{level}.onnx", data=str(data)).mse
+    assert found[1e9, False] - 1e9 == pytest.approx(found[0.0, False], abs=1e-5)
+    assert found[1e9, True] == pytest.approx(found[1e9, False], abs=1e-5, rel=0)
+    assert np.ptp(found[1e9, True]) > 0.1, "no constant"
+    assert found[1e9, "mse"] == pytest.approx(found[0.0, "mse"], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["folder", "artefact"])
+def test_a_forecast_that_is_no_number_is_not_written(kind: str, model: Path, table: Path, tmp_path: Path) -> None:
+    source = model
+    if kind == "artefact":
+        source = tmp_path / "m.onnx"
+        api.export(model, out=source, data=str(table))
+    far = pd.read_csv(table)
+    far["a"] = 3e38 * (-1.0) ** np.arange(len(far))
+    far.to_csv(tmp_path / "far.csv", index=False)
+    with pytest.raises(UserError, match=r"far\.csv: .*finite"):
+        api.forecast(source, tmp_path / "far.csv", out=tmp_path / "f.csv")
+    assert not (tmp_path / "f.csv").exists()
+
+
+def test_a_flipped_bit_is_found_by_every_verb_that_loads(model: Path, table: Path, tmp_path: Path) -> None:
+    api.export(model, out=tmp_path / "m.onnx", data=str(table))
+    for path in (model / "model.safetensors", tmp_path / "m.onnx"):
+        content = bytearray(path.read_bytes())
+        content[-100 if path.suffix == ".safetensors" else content.index(b"mean_C") + 8] ^= 1
+        path.write_bytes(content)
+    out, given = tmp_path / "out", {"data": str(table)}
+    for use in (
+        lambda: api.prune(model, "magnitude", 0.5, out=out, **given),
+        lambda: api.evaluate(model, **given),
+        lambda: api.export(model, out=out, **given),
+        lambda: api.measure([model], **given),
+        lambda: api.forecast(model, table, out=out),
+        lambda: Forecaster.load(model),
+    ):
+        with pytest.raises(UserError, match=r"damaged: model\.safetensors"):
+            use()
+    for use in (api.evaluate, lambda path, data: api.forecast(path, table, out=tmp_path / "f.csv")):
+        with pytest.raises(UserError, match=r"m\.onnx (is damaged: |.*expected an ONNX file)"):
+            use(tmp_path / "m.onnx", data=str(table))
+    assert not out.exists()

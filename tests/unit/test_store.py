@@ -30,6 +30,7 @@ from prunecast.store import (
     new_file,
     read_record,
     sweep,
+    write_files,
     write_record,
     write_sums,
 )
@@ -37,6 +38,24 @@ from prunecast.store import (
 
 def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_files_that_cannot_all_be_written_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("before")
+    (tmp_path / "taken").mkdir()
+    files = {tmp_path / "new" / "one": b"1", tmp_path / "there": b"2", tmp_path / "taken": b"3"}
+    with pytest.raises(UserError, match=r"cannot write \S+/taken: "):
+        write_files(files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "there"]
+
+
+def test_errors_name_what_the_user_knows(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error, new_file(tmp_path / "model.onnx") as path, new_file(path, replace=True):
+        raise OSError(28, "No space left on device")
+    assert str(error.value).startswith(f"cannot write {tmp_path}/model.onnx: No space left")
+    with pytest.raises(UserError) as error, new_directory(tmp_path / "model") as folder:
+        raise UserError(f"cannot read {folder / 'x'}: it is odd")
+    assert str(error.value) == f"cannot read {tmp_path}/model/x: it is odd"
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

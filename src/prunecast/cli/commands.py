@@ -47,6 +47,7 @@ METAVARS = {
     "method": "NAME",
     "model": "NAME",
     "modes_seed": "N",
+    "opset": "N",
     "out": "PATH",
     "runtime": "NAME",
     "seed": "S",

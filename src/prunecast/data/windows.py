@@ -177,10 +177,10 @@ def prepare(
         Scaler.fit(series.raw_TC[: lengths.train]),
         Scaler.fit(series.raw_covariates_TK[: lengths.train]),
     )
-    x_TC = _to_tensor(scaler.transform(series.raw_TC))
+    x_TC = _to_tensor(scaler.transform(series.raw_TC), series.name)
     zone = series.reading.zone
     marks_TF = _to_tensor(
-        _marks(wall_times(series.times, zone), series.raw_covariates_TK, config.freq, covariate_scaler)
+        _marks(wall_times(series.times, zone), series.raw_covariates_TK, config.freq, covariate_scaler), series.name
     )
     parts = {
         name: Windows(x_TC[rows], marks_TF[rows], series.times[rows], shape, series.targets)
@@ -226,9 +226,9 @@ def window_to_forecast(
     covariates_SK = series.raw_covariates_TK[first : rows + shape.horizon]
     if not series.covariates:
         covariates_SK = np.empty((shape.steps, 0))
-    x_LC = _to_tensor(scaler.transform(series.raw_TC[first:]))
+    x_LC = _to_tensor(scaler.transform(series.raw_TC[first:]), series.name)
     unknown_HC = x_LC.new_full((shape.horizon, x_LC.shape[1]), torch.nan)
-    marks_SF = _to_tensor(_marks(wall_times(times, zone), covariates_SK, freq, covariate_scaler))
+    marks_SF = _to_tensor(_marks(wall_times(times, zone), covariates_SK, freq, covariate_scaler), series.name)
     return Windows(torch.cat([x_LC, unknown_HC]), marks_SF, times, shape, series.targets)
 
 
@@ -237,8 +237,14 @@ def _marks(times: Times, covariates_TK: Array, freq: str, scaler: Scaler) -> Arr
     return np.concatenate([calendar_features(times, freq), scaler.transform(covariates_TK)], axis=1)
 
 
-def _to_tensor(values: Array) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))
+def _to_tensor(values: Array, name: str) -> Tensor:
+    with np.errstate(over="ignore"):
+        tensor = torch.from_numpy(values.astype(np.float32))
+    if not torch.isfinite(tensor).all():
+        raise UserError(
+            f"{name}: a value is further from the mean of the training part than float32 can say: not finite"
+        )
+    return tensor
 
 
 def _borders(lengths: SplitLengths, shape: WindowShape, series: Series) -> dict[str, slice]:

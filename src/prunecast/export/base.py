@@ -1,11 +1,13 @@
 """What a runtime is: it says what it cannot run, writes a model, and gives back something to call.
 
 An artefact takes raw units: `history` (B, L, C), `x_mark` (B, L, F) and `y_mark` (B, T, F), and gives `forecast`
-(B, H, targets) in raw units; inputs that a model does not use are absent from its file and ignored here.
+(B, H, targets) in raw units; inputs that a model does not use are absent from its file and ignored here. Where the
+level of a channel is large, the file takes and gives values less an offset that it names; a predictor does that itself.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +23,68 @@ if TYPE_CHECKING:  # a process that only runs an artefact must not import torch
     from prunecast.models.base import ForecastModel
     from prunecast.models.io import SavedModel
 
-Inputs = Mapping[str, NDArray[np.float32]]
+Inputs = Mapping[str, NDArray[np.floating]]
 """history, x_mark, y_mark."""
 
-Predictor = Callable[[Inputs], NDArray[np.float32]]
+Predictor = Callable[[Inputs], NDArray[np.floating]]
 """Raw inputs -> raw forecast (B, H, targets)."""
+
+OFFSET_KEY = "prunecast_offset"
+"""Key of the offset in the metadata of an ONNX file; absent where there is none."""
+
+LESS_OFFSET = "_less_offset"
+"""What the names of its input and its output end in where there is one: whoever feeds raw values is told."""
+
+
+@dataclass(frozen=True, eq=False)
+class Offset:
+    """What is taken off raw values before float32 numbers hold them, and added again to the forecast.
+
+    A load of 1e9 with a deviation of 7 has, as a float32 number, one digit that tells anything. The model would hear
+    nothing of the rest.
+
+    Attributes:
+        history: (C,) raw units; 0 for a channel without.
+        forecast: (O,) raw units, the same of the targets.
+    """
+
+    history: NDArray[np.float64]
+    forecast: NDArray[np.float64]
+
+    def __bool__(self) -> bool:
+        return bool(self.history.any())
+
+    def text(self) -> str:
+        """Returns it as JSON."""
+        return json.dumps({"history": self.history.tolist(), "forecast": self.forecast.tolist()})
+
+    @classmethod
+    def of(cls, text: str | None, path: Path) -> Offset | None:
+        """Returns the offset in a text that `text` gave; None where there is none.
+
+        Raises:
+            UserError: when it is another text.
+        """
+        if text is None:
+            return None
+        try:
+            values = json.loads(text)
+            return cls(*(np.array(values[name], dtype=np.float64) for name in ("history", "forecast")))
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path}: expected numbers as its offset, found others; export it again") from None
+
+    def around(self, predict: Predictor) -> Predictor:
+        """Returns a callable from raw units to raw units, in float64, for one that takes and gives them less this."""
+
+        def predict_raw(inputs: Inputs) -> NDArray[np.floating]:
+            return predict(self.taken_off(inputs)).astype(np.float64) + self.forecast
+
+        return predict_raw
+
+    def taken_off(self, inputs: Inputs) -> Inputs:
+        """Returns raw inputs less this, in float32."""
+        history = inputs["history"].astype(np.float64) - self.history
+        return {**inputs, "history": history.astype(np.float32)}
 
 
 @dataclass(frozen=True)
@@ -111,6 +170,17 @@ class Int8Runtime(Runtime, Protocol):
         """
 
 
+OPSET = 20
+"""Version of ONNX operators that a file has unless asked otherwise."""
+
+OLDEST_RUNTIME: Mapping[int, tuple[int, str]] = {
+    18: (8, "1.14"),
+    19: (9, "1.15"),
+    20: (9, "1.17"),
+    21: (10, "1.18"),
+}
+"""Version of the operators -> version of the file format that has it, and the ONNX Runtime that first read both."""
+
 FILE_LIMIT_BYTES = 2**31 - 2**24
 """One protobuf message holds 2 GB; the graph itself and the metadata need a little of it."""
 
@@ -132,17 +202,20 @@ class OnnxFiles:
             return f"its weights take {needed / 1e9:.1f} GB, and one ONNX file holds 2 GB"
         return None
 
-    def export(self, saved: SavedModel, path: Path) -> Path:
-        """Writes the ONNX file, whole or not at all, and returns its path, see `Runtime`."""
+    def export(self, saved: SavedModel, path: Path, opset: int = OPSET) -> Path:
+        """Writes the ONNX file, whole or not at all, and returns its path, see `Runtime`.
+
+        `opset` is the version of the operators: a key of `OLDEST_RUNTIME`.
+        """
         from prunecast.export.onnx import onnx_bytes
 
-        return self._written(saved, path, onnx_bytes)
+        return self._written(saved, path, partial(onnx_bytes, opset=opset))
 
-    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
+    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs], opset: int = OPSET) -> Path:
         """Writes the ONNX file with matrix products in 8 bits, whole or not at all, see `Int8Runtime`."""
         from prunecast.export.int8 import int8_bytes
 
-        return self._written(saved, path, partial(int8_bytes, windows=windows))
+        return self._written(saved, path, partial(int8_bytes, windows=windows, opset=opset))
 
     def read(self, path: Path) -> SavedModel:
         """Returns the model inside a file that `export` or `export_int8` wrote, see `Runtime`."""

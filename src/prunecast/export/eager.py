@@ -53,18 +53,18 @@ def predictor_of(saved: SavedModel, threads: int) -> Predictor:
     """Returns a callable on a model in memory; it sets the number of torch's threads for the whole process."""
     import torch
 
-    from prunecast.export.raw import raw_forecaster
+    from prunecast.export.raw import offset_of, raw_forecaster
 
     torch.set_num_threads(threads)
-    module = raw_forecaster(saved)
+    module, offset = raw_forecaster(saved), offset_of(saved.metadata)
 
-    def predict(inputs: Inputs) -> NDArray[np.float32]:
+    def predict(inputs: Inputs) -> NDArray[np.floating]:
         tensors = [torch.from_numpy(inputs[name]) for name in ("history", "x_mark", "y_mark")]
         with torch.inference_mode():
-            forecast: NDArray[np.float32] = module(*tensors).numpy()
+            forecast: NDArray[np.floating] = module(*tensors).numpy()
         return forecast
 
-    return predict
+    return offset.around(predict) if offset else predict
 
 
 RUNTIME = Eager()

@@ -15,34 +15,37 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs
-from prunecast.export.onnx import MODEL, TRANSPOSED, onnx_bytes, quiet
+from prunecast.export.base import LESS_OFFSET, OPSET, Inputs
+from prunecast.export.onnx import MODEL, TRANSPOSED, onnx_model, quiet, sealed
+from prunecast.export.raw import offset_of
 from prunecast.models.io import SavedModel
 
 
-def int8_bytes(saved: SavedModel, windows: Iterable[Inputs]) -> bytes:
+def int8_bytes(saved: SavedModel, windows: Iterable[Inputs], opset: int = OPSET) -> bytes:
     """Returns the content of the ONNX file of a model in 8 bits: equal for equal models and windows.
 
     Args:
         saved: the model.
         windows: real inputs in batches, in raw units; they set the range of each product's input.
+        opset: version of the operators.
 
     Raises:
         UserError: when the model has no product that could be in 8 bits.
     """
-    model = onnx.ModelProto.FromString(onnx_bytes(saved))
+    model, offset = onnx_model(saved, opset), offset_of(saved.metadata)
     body = set(saved.model.prunable()) - set(saved.model.output_layer())
     products = _products(model.graph, {MODEL + name for name in body})
     if not products:
         raise UserError(f"{saved.model.config.name} has no weight that 8 bits could hold; leave out --int8")
-    names = [entry.name for entry in model.graph.input]
-    reader = _Reader({name: batch[name] for name in names} for batch in windows)
+    given = {entry.name: entry.name.removesuffix(LESS_OFFSET) for entry in model.graph.input}
+    taken = (offset.taken_off(batch) if offset else batch for batch in windows)
+    reader = _Reader({name: batch[ours] for name, ours in given.items()} for batch in taken)
     quantised = _quantised(model, reader, products)
     for entries in (quantised.graph.value_info, quantised.metadata_props):
         entries.clear()
     quantised.metadata_props.extend(model.metadata_props)
-    content: bytes = quantised.SerializeToString(deterministic=True)
-    return content
+    quantised.ir_version = model.ir_version
+    return sealed(quantised)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # from a package without types

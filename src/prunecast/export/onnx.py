@@ -7,6 +7,7 @@ nothing was folded, the file still has every weight under its name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import warnings
@@ -22,14 +23,15 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from prunecast.errors import UserError
-from prunecast.export.raw import RawForecaster, raw_forecaster
+from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, OLDEST_RUNTIME, OPSET
+from prunecast.export.raw import RawForecaster, offset_of, raw_forecaster
 from prunecast.models.base import ForecastModel, blank, config_from, example_inputs
 from prunecast.models.io import SavedModel, filled, metadata_from, parse_metadata
 
 INPUTS = ("history", "x_mark", "y_mark")
 OUTPUT = "forecast"
-METADATA_KEY = "prunecast"
-"""Key of the model metadata in the file's metadata."""
+METADATA_KEY, SEAL_KEY = "prunecast", "prunecast_sha256"
+"""Keys in the file's metadata: of the model metadata, and of the hash of all bytes before it."""
 
 MODEL = "model."
 """What stands before the names of the model's own tensors."""
@@ -44,9 +46,23 @@ def warm_up() -> None:
     _graph(config_from(smallest).model_dump_json())
 
 
-def onnx_bytes(saved: SavedModel) -> bytes:
+def onnx_bytes(saved: SavedModel, opset: int = OPSET) -> bytes:
     """Returns the content of the ONNX file of a model: equal for equal models, without a word about this machine."""
-    model = onnx.ModelProto.FromString(_graph(saved.model.config.model_dump_json()))
+    return sealed(onnx_model(saved, opset))
+
+
+def onnx_model(saved: SavedModel, opset: int = OPSET) -> onnx.ModelProto:
+    """Returns the graph of a model with its weights and metadata.
+
+    Args:
+        saved: the model.
+        opset: version of the operators: a key of `OLDEST_RUNTIME`, which says what file format goes with it.
+
+    Raises:
+        UserError: when the model cannot be written in this version.
+    """
+    model = onnx.ModelProto.FromString(_graph(saved.model.config.model_dump_json(), opset))
+    model.ir_version = OLDEST_RUNTIME[opset][0]
     weights = raw_forecaster(saved).state_dict()
     for name in sorted(weights.keys() & _read_by_nodes(model)):
         weight = weights[name].detach().cpu()
@@ -54,9 +70,34 @@ def onnx_bytes(saved: SavedModel) -> bytes:
             weight = weight.masked_fill(weight.abs() < torch.finfo(weight.dtype).tiny, 0.0)
         model.graph.initializer.append(onnx.numpy_helper.from_array(weight.numpy(), name))
     metadata = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
+    properties = {METADATA_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)}
+    if offset := offset_of(saved.metadata):
+        properties[OFFSET_KEY] = offset.text()
+        _rename(model.graph, {name: name + LESS_OFFSET for name in ("history", OUTPUT)})
+    onnx.helper.set_model_props(model, properties)
+    return model
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Gives values of a graph other names."""
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+    for entry in (*graph.input, *graph.output):
+        entry.name = names.get(entry.name, entry.name)
+
+
+def sealed(model: onnx.ModelProto) -> bytes:
+    """Returns the content of a file whose last bytes have the hash of all before them, as one more of its metadata."""
     content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return content + _seal(content)
+
+
+def _seal(content: bytes) -> bytes:
+    last = onnx.ModelProto()
+    last.metadata_props.add(key=SEAL_KEY, value=hashlib.sha256(content).hexdigest())
+    seal: bytes = last.SerializeToString(deterministic=True)
+    return seal
 
 
 def read_model(path: Path) -> SavedModel:
@@ -65,28 +106,44 @@ def read_model(path: Path) -> SavedModel:
     Raises:
         UserError: when it is not an ONNX file, none that Prunecast wrote, or one that was changed since.
     """
+    content = _content(path)
     try:
-        file = onnx.load(path, load_external_data=False)  # nobody else's path is followed
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except DecodeError:
+        file = onnx.ModelProto.FromString(content)
+        _check_texts(file)
+        texts = [entry.value for entry in file.metadata_props if entry.key == METADATA_KEY]
+        if not texts:
+            raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
+        source = f"{path}: its model metadata"
+        metadata = metadata_from(parse_metadata(texts[0], source), source)
+        weights, read = dict(_weights(file, path)), _read_by_nodes(file)
+    except (DecodeError, UnicodeDecodeError):  # the latter where a name is no text
         raise UserError(f"{path}: expected an ONNX file, found something else (or a part of one)") from None
-    texts = [entry.value for entry in file.metadata_props if entry.key == METADATA_KEY]
-    if not texts:
-        raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
-    source = f"{path}: its model metadata"
-    metadata = metadata_from(parse_metadata(texts[0], source), source)
-    weights, read = dict(_weights(file, path)), _read_by_nodes(file)
 
     def may_lack(model: ForecastModel) -> Collection[str]:
         return {*model.unused_parameters(), *(name for name, _ in model.named_buffers() if MODEL + name not in read)}
 
     model = filled(config_from(metadata.model), weights, path, "its model metadata", may_lack)
+    length = len(_seal(b""))
+    if SEAL_KEY in {entry.key for entry in file.metadata_props} and content[-length:] != _seal(content[:-length]):
+        raise UserError(f"{path} is damaged: it does not have the hash that it names; take an intact copy")
     return SavedModel(model.eval(), metadata)
 
 
 def _read_by_nodes(model: onnx.ModelProto) -> set[str]:
     return {name for node in model.graph.node for name in node.input}
+
+
+def _check_texts(file: onnx.ModelProto) -> None:
+    """Sees to it that names are texts: the parser lets bytes through that are none.
+
+    Raises:
+        DecodeError: where one is not.
+    """
+    names = [name for node in file.graph.node for name in (*node.input, *node.output, node.op_type)]
+    names += [entry.name for entry in (*file.graph.initializer, *file.graph.input, *file.graph.output)]
+    names += [text for entry in file.metadata_props for text in (entry.key, entry.value)]
+    if not all(isinstance(name, str) for name in names):
+        raise DecodeError("a name is no text")
 
 
 def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -118,8 +175,17 @@ def _tensor(entry: onnx.TensorProto, path: Path) -> Tensor:
         raise UserError(f"{path}: {entry.name}: {error}; export it again") from None
 
 
+def _content(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > 2**31:
+            raise UserError(f"{path}: expected an ONNX file, which has at most 2 GB")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
 @lru_cache(maxsize=32)
-def _graph(config_json: str) -> bytes:
+def _graph(config_json: str, opset: int = OPSET) -> bytes:
     """Returns the serialised graph of a config, without weights."""
     config = config_from(json.loads(config_json))
     ones = torch.ones(config.channels)
@@ -132,6 +198,7 @@ def _graph(config_json: str) -> bytes:
             input_names=[*weights, *INPUTS],
             output_names=[OUTPUT],
             dynamic_shapes=(dict.fromkeys(weights), *({0: "batch"} for _ in INPUTS)),
+            opset_version=opset,
             dynamo=True,
             verbose=False,
             optimize=False,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs, OnnxFiles, Predictor, Tolerance
+from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, Inputs, Offset, OnnxFiles, Predictor, Tolerance
 
 
 class OnnxRuntime(OnnxFiles):
@@ -54,15 +54,20 @@ class OnnxRuntime(OnnxFiles):
             ort.RuntimeException,
         ) as error:
             raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
-        if "prunecast" not in session.get_modelmeta().custom_metadata_map:
+        metadata = session.get_modelmeta().custom_metadata_map
+        if "prunecast" not in metadata:
             raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
-        names = [entry.name for entry in session.get_inputs()]
+        given = {entry.name: entry.name.removesuffix(LESS_OFFSET) for entry in session.get_inputs()}
+        [output] = (entry.name for entry in session.get_outputs())
 
-        def predict(inputs: Inputs) -> NDArray[np.float32]:
-            forecast: NDArray[np.float32] = session.run(["forecast"], {name: inputs[name] for name in names})[0]
+        def predict(inputs: Inputs) -> NDArray[np.floating]:
+            forecast: NDArray[np.float32] = session.run([output], {name: inputs[ours] for name, ours in given.items()})[
+                0
+            ]
             return forecast
 
-        return predict
+        offset = Offset.of(metadata.get(OFFSET_KEY), path)
+        return predict if offset is None else offset.around(predict)
 
 
 RUNTIME = OnnxRuntime()

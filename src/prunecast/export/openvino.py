@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.errors import MissingExtra, UserError
-from prunecast.export.base import Inputs, OnnxFiles, Predictor, Tolerance
+from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, Inputs, Offset, OnnxFiles, Predictor, Tolerance
 
 if TYPE_CHECKING:
     from prunecast.models.base import ForecastModel
@@ -70,14 +70,17 @@ class OpenVino(OnnxFiles):
             frontends.OpValidationFailure,
         ) as error:
             raise UserError(f"{path}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1]}") from None
-        names = [entry.any_name for entry in request.model_inputs]
+        given = {entry.any_name: entry.any_name.removesuffix(LESS_OFFSET) for entry in request.model_inputs}
+        [output] = (entry.any_name for entry in request.model_outputs)
 
-        def predict(inputs: Inputs) -> NDArray[np.float32]:
-            results = request.infer({name: inputs[name] for name in names}, share_inputs=True)
-            forecast: NDArray[np.float32] = results["forecast"]
+        def predict(inputs: Inputs) -> NDArray[np.floating]:
+            results = request.infer({name: inputs[ours] for name, ours in given.items()}, share_inputs=True)
+            forecast: NDArray[np.float32] = results[output]
             return forecast
 
-        return predict
+        key = ["framework", OFFSET_KEY]
+        offset = Offset.of(str(model.get_rt_info(key).value) if model.has_rt_info(key) else None, path)
+        return predict if offset is None else offset.around(predict)
 
 
 def _package() -> Any:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.export.base import Predictor, Runtime, Tolerance
-from prunecast.export.raw import artefact_scaler, raw_inputs
+from prunecast.export.raw import artefact_scaler, offset_of, raw_inputs
 from prunecast.models.io import SavedModel
 from prunecast.records import Parity
 from prunecast.registry import RUNTIMES
@@ -29,6 +30,12 @@ RAW_ROUNDING = Tolerance(
     "per unit of largest raw value / standard deviation: raw values are float32 before they are standardised, "
     "and a model may amplify that error",
 )
+
+MOST_BY_ROUNDING, MOST_MSE_CHANGE = 0.1, 0.01
+"""How far float32 may move a forecast (in training standard deviations) and the error (a share of it) at the most."""
+
+FLOAT64_ROUNDING = 2.0**-29
+"""That of float64 numbers, as raw values are before an offset is taken off, as a share of float32's."""
 
 LAST_DIGITS, TRIES = 1e-6, 16
 """How far inputs are moved (in deviations, per unit of largest raw value / standard deviation), and how often."""
@@ -53,7 +60,8 @@ def check_parity(
 
     Raises:
         RuntimeError: when a forecast is further off than the runtime's tolerance, or is not a number.
-        UserError: when an 8-bit one is further off than the tolerance for 8 bits: they do not suit the model.
+        UserError: when an 8-bit one is further off than the tolerance for 8 bits: they do not suit the model; when
+            float32 numbers do not suit the data.
     """
     kind: Runtime = RUNTIMES.load(runtime)
     predict = kind.load(path, 1)
@@ -69,6 +77,13 @@ def check_parity(
         mse_change=(export_error - eager_error) / max(eager_error, 1e-12),
         tolerance=tolerance.value + RAW_ROUNDING.value * largest,
     )
+    rounded = not int8 and tolerance.value < parity.max_deviation <= parity.tolerance
+    if rounded and (parity.max_deviation > MOST_BY_ROUNDING or abs(parity.mse_change) > MOST_MSE_CHANGE):
+        raise UserError(
+            f"an export for {runtime} takes float32 numbers, too few digits for this data: they move the forecast by "
+            f"{parity.max_deviation:.2g} training standard deviations, the MSE by {parity.mse_change:.2%}; forecast "
+            "from the model folder, or train on data that stays nearer to the level of its training part"
+        )
     off = f"is off by {parity.max_deviation:.3g} training standard deviations, tolerance {parity.tolerance:.3g}"
     if not parity.within and int8:
         raise UserError(f"8 bits are too few for this model on this data: its forecast {off}; export without int8")
@@ -87,7 +102,9 @@ def _compared(saved: SavedModel, predict: Predictor, batch: Batch, tolerance: fl
     eager_BHO = _eager(saved, batch)
     export_BHO = torch.from_numpy(scaler.select(saved.model.config.targets).transform(predict(inputs)))
     errors = [(forecast - batch.y_BHC).square().sum() for forecast in (export_BHO, eager_BHO)]
-    largest = torch.from_numpy(inputs["history"] / scaler.std).abs().max()
+    raw = inputs["history"] / scaler.std
+    held = (inputs["history"] - offset_of(saved.metadata).history) / scaler.std
+    largest = torch.tensor(max(np.abs(held).max(), FLOAT64_ROUNDING * np.abs(raw).max()))
     deviation_B = (export_BHO - eager_BHO).abs().amax((1, 2))
     off = ~(deviation_B <= tolerance + RAW_ROUNDING.value * largest)
     if off.any():

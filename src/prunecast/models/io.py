@@ -25,6 +25,7 @@ from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank, config_from, outline
 from prunecast.recipe import DataConfig, ReadOptions, checked
 from prunecast.records import Reading, Strict
+from prunecast.store import check_sums
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -144,6 +145,7 @@ def load_model(directory: Path) -> SavedModel:
     packed = {name.removeprefix(MASK_PREFIX): tensors[name] for name in tensors.keys() - weights.keys()}
     model = filled(config_from(metadata.model), weights, path, CONFIG_FILE)
     masks = {name: _mask(name, packed[name], model, path) for name in sorted(packed)}
+    check_sums(directory, (CONFIG_FILE, WEIGHTS_FILE))
     return SavedModel(model.eval(), metadata, masks)
 
 
@@ -255,6 +257,8 @@ def filled(
         says, found = _kind(expected[name]), _kind(weights[name])
         if says != found:
             raise UserError(f"{source}: {name}: {metadata} says {says}, found {found}; take an intact copy")
+        if weights[name].is_floating_point() and not torch.isfinite(weights[name]).all():
+            raise UserError(f"{source}: {name}: expected finite numbers, found others; take an intact copy")
     model = blank(config)
     model.load_state_dict(dict(weights), strict=False)
     return model

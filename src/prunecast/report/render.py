@@ -32,7 +32,7 @@ from prunecast.report.sheets import failure_table, to_texts
 from prunecast.report.style import CONFIG, Spec, beside, mark_svg, plural, runtime_name, size
 from prunecast.report.summary import EVERYWHERE, comparison_table
 from prunecast.report.tables import frame_to_csv
-from prunecast.store import RECORD_FILE, Store, new_file
+from prunecast.store import RECORD_FILE, Store, write_files
 from prunecast.study.frame import StudyFrame
 
 PNG_SCALE = 2
@@ -66,7 +66,7 @@ _WRITTEN = TypeAdapter(tuple[str, ReportFiles])
 def remember(files: ReportFiles, made_from: Iterable[str]) -> None:
     """Takes note, in a file beside the page, of a report that was written."""
     note = _WRITTEN.dump_json((files.stamp(made_from), files), indent=1)
-    _write(files.page.with_suffix(".json"), note + b"\n")
+    write_files({files.page.with_suffix(".json"): note + b"\n"})
 
 
 def remembered(page: Path, made_from: Iterable[str]) -> ReportFiles | None:
@@ -118,17 +118,17 @@ def write_report(
     data_files = list(texts)
     for table in (*first.tables, *run.tables, *(table for page in pages for table in page.tables)):
         texts |= table.files()
-    tables = [_write(folder / name, text.encode()) for name, text in texts.items()]
+    tables = {folder / name: text.encode() for name, text in texts.items()}
     specs = {"overview": beside(first.pictures)} if len(first.pictures) > 1 else {}
     specs |= {chart.name: chart.spec for chart in first.charts}
     pictures = {name: vl_convert.vegalite_to_svg(spec, config=CONFIG) for name, spec in specs.items()}
-    figures = []
+    figures = {}
     for name, svg in pictures.items():
-        figures.append(_write(folder / f"{name}.svg", svg.encode()))
-        figures.append(_write(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=PNG_SCALE)))
+        figures[folder / f"{name}.svg"] = svg.encode()
+        figures[folder / f"{name}.png"] = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
     files = {"data_files": data_files, "chart_files": [path.name for path in figures]}
     html = _html(context, first, pages, out=out, store=store, pictures=pictures, run=run, title=title, files=files)
-    _write(out, html.encode())
+    write_files({**tables, **figures, out: html.encode()})
     for path in {*folder.iterdir()} - {*tables, *figures}:
         if path.suffix in _OURS and path.is_file():
             path.unlink()
@@ -225,9 +225,3 @@ def _unbroken(value: Any) -> Any:
     if isinstance(value, str) and not hasattr(value, "__html__"):
         return value.replace(" %", "\u00a0%").replace(" ×", "\u00a0×")
     return value
-
-
-def _write(target: Path, content: bytes) -> Path:
-    with new_file(target, replace=True) as path:
-        path.write_bytes(content)
-    return target

@@ -9,7 +9,7 @@ import torch
 
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs, Int8Runtime, Runtime
+from prunecast.export.base import OLDEST_RUNTIME, OPSET, Inputs, Int8Runtime, OnnxFiles, Runtime
 from prunecast.export.parity import check_parity
 from prunecast.export.raw import raw_inputs
 from prunecast.inference import runtime_of
@@ -46,6 +46,8 @@ def refusal(model: ForecastModel, config: ExportConfig) -> str | None:
     runtime: Runtime = RUNTIMES.load(config.runtime)
     if config.int8 and not isinstance(runtime, Int8Runtime):
         return "8 bits were asked for, and it has no 8-bit export"
+    if config.opset is not None and not isinstance(runtime, OnnxFiles):
+        return "it takes no ONNX file, and so no version of ONNX operators; leave out --opset"
     return runtime.unsupported(model)
 
 
@@ -61,16 +63,27 @@ def export_one(saved: SavedModel, prepared: Prepared, config: ExportConfig, dire
 def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path: Path) -> Artefact:
     """Exports to a file and holds it against eager on real windows; what is out of tolerance is an error."""
     runtime = RUNTIMES.load(config.runtime)
+    version = {} if config.opset is None else {"opset": config.opset}
     if config.int8:
-        runtime.export_int8(saved, path, training_inputs(saved.metadata, prepared))
+        runtime.export_int8(saved, path, training_inputs(saved.metadata, prepared), **version)
     else:
-        runtime.export(saved, path)
+        runtime.export(saved, path, **version)
     compared = prepared.test.batch(spread(len(prepared.test), config.parity_windows))
     parity = check_parity(saved, config.runtime, path, [compared], int8=config.int8)
     content = path.read_bytes()
     return Artefact(
         runtime=config.runtime, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
     )
+
+
+def needs(config: ExportConfig) -> str:
+    """Returns what an export runs on, at the least."""
+    runtime: Runtime = RUNTIMES.load(config.runtime)
+    if not isinstance(runtime, OnnxFiles):
+        return runtime.title
+    opset = config.opset or OPSET
+    file_format, oldest = OLDEST_RUNTIME[opset]
+    return f"ONNX operators {opset} in file format {file_format}; ONNX Runtime {oldest} or later"
 
 
 def export_alone(saved: SavedModel, windows: Callable[[], Prepared], config: ExportConfig, out: Path) -> Artefact:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,14 +20,16 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import count_operations
 from prunecast.measure.size import measure_size
 from prunecast.models.base import ForecastModel, config_from
-from prunecast.models.convert.checkpoint import Checkpoint, read_checkpoint
+from prunecast.models.convert.checkpoint import Checkpoint, read_checkpoint, unwrapped
 from prunecast.models.convert.convert import (
     Claim,
     ModeChoice,
     Origins,
     agreed,
     drawn_buffers,
+    held_masks,
     imported_model,
+    is_known,
     published,
     shown,
     some,
@@ -131,7 +133,7 @@ def plan_import(
     """
     known = published(model, implementation)
     modes.check(known, model)
-    read = read_checkpoint(checkpoint)
+    read = unwrapped(read_checkpoint(checkpoint), partial(is_known, known))
     recipe, given = _asked(model, data, tuple(settings))
     with _about(checkpoint):
         seen = shown(known, read.tensors, f"{implementation} {model}")
@@ -162,10 +164,11 @@ def import_stage(job: ImportJob, inputs: StageInputs) -> ModelResult:
         config = config_from(job.recipe.model)
         model = imported_model(config, job.checkpoint.tensors, job.implementation, job.modes, job.recipe.seed)
     imported = _imported(job, model)
+    masks = held_masks(model, job.checkpoint.tensors, job.checkpoint.masks, job.implementation)
     if inputs.prepared is None:
-        saved = SavedModel(model.eval(), _unbound_metadata(model, job.recipe))
+        saved = SavedModel(model.eval(), _unbound_metadata(model, job.recipe), masks)
         return ModelResult(saved=saved, size=measure_size(saved), operations=count_operations(saved), imported=imported)
-    saved = new_model(model, inputs.prepared, job.recipe)
+    saved = replace(new_model(model, inputs.prepared, job.recipe), masks=masks)
     return assessed(saved, inputs.prepared, job.recipe.data, imported=imported)
 
 

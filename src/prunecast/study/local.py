@@ -78,7 +78,10 @@ class LocalExecutor:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Ends all processes, after the stages that they run."""
+        """Ends all processes: after the stages that they run, or at once where the run itself is to end."""
+        if isinstance(error[1], KeyboardInterrupt):
+            for child in multiprocessing.active_children():
+                child.terminate()
         for process in (*self._idle, *(process for _, process in self._running.values())):
             if process.pool is not None:
                 process.pool.shutdown(wait=True, cancel_futures=True)

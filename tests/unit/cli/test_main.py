@@ -120,6 +120,17 @@ def test_a_structured_model_is_smaller_and_goes_through_the_whole_chain(
     assert {type(row["machine_busy"]) for row in rows} == {bool}
 
 
+def test_an_export_says_what_it_runs_on(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for asked, runtime in ([], "1.17"), (["--opset", "19"], "1.15"), (["--opset", "18", "--int8"], "1.14"):
+        out = tmp_path / f"{runtime}.onnx"
+        assert (
+            f"ONNX Runtime {runtime} or later"
+            in facts(capsys, "export", str(model), *asked, "--out", str(out))["needs"]
+        )
+    line = complaint(capsys, "export", str(model), "--opset", "11", "--out", str(tmp_path / "x"))
+    assert "export.opset: input should be 18, 19, 20 or 21, found 11" in line
+
+
 def test_forecast_continues_the_file_in_its_own_units(
     table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,7 +324,8 @@ def test_a_full_disk_leaves_nothing(model: Path, tmp_path: Path, capsys: pytest.
             ["prune", str(model), "--method", "magnitude", "--sparsity", "0.5"],
             ["export", str(model)],
         ):
-            assert "No space left" in complaint(capsys, *verb, "--out", str(small / "out.onnx"))
+            line = complaint(capsys, *verb, "--out", str(small / "out.onnx"))
+            assert line.startswith(f"prunecast: error: cannot write {small}/out.onnx: No space left")
             assert list(small.iterdir()) == []
     finally:
         os.system(f"umount {small}")

@@ -16,7 +16,7 @@ from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.errors import UserError
 from prunecast.export import onnx as onnx_export
-from prunecast.export.base import FILE_LIMIT_BYTES
+from prunecast.export.base import FILE_LIMIT_BYTES, OLDEST_RUNTIME
 from prunecast.export.onnx import onnx_bytes
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.raw import raw_forecaster, raw_inputs
@@ -64,6 +64,28 @@ def test_inputs_and_output_have_their_names_and_a_free_batch(exported: tuple[Sav
         "forecast": ["batch", 12, 3],
     }
     onnx.checker.check_model(onnx.load(exported[1]), full_check=True)
+
+
+@pytest.mark.parametrize("opset", OLDEST_RUNTIME)
+def test_older_runtimes_get_an_older_file(opset: int, exported: tuple[SavedModel, Path], tmp_path: Path) -> None:
+    saved, path = exported
+    old = RUNTIME.export(saved, tmp_path / "old.onnx", opset)
+    model = onnx.load(old)
+    assert (model.opset_import[0].version, model.ir_version) == (opset, OLDEST_RUNTIME[opset][0])
+    lowest = next(entry[1] for entry in onnx.helper.VERSION_TABLE if entry[2] == opset)
+    assert model.ir_version == lowest, "the lowest file format that has these operators"
+    inputs = raw_inputs(saved.metadata, windows(saved))
+    np.testing.assert_allclose(RUNTIME.load(old, 1)(inputs), RUNTIME.load(path, 1)(inputs), rtol=1e-5, atol=1e-5)
+    assert RUNTIME.read(old).metadata == saved.metadata
+
+
+def test_bytes_that_are_no_text_are_refused(exported: tuple[SavedModel, Path], tmp_path: Path) -> None:
+    content = exported[1].read_bytes()
+    for name in (b"model.encoder", b"history", b"channels", b"MatMul"):
+        path = tmp_path / "bad.onnx"
+        path.write_bytes(content.replace(name, b"\xff\xfe" + name[2:], 1))
+        with pytest.raises(UserError, match=r"bad\.onnx"):
+            RUNTIME.read(path)
 
 
 def test_inputs_that_a_model_does_not_use_are_absent(tmp_path: Path) -> None:

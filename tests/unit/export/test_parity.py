@@ -10,10 +10,13 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from tests.support.saved_models import saved_model, windows
 
+from prunecast.batch import Batch
+from prunecast.errors import UserError
 from prunecast.export.base import Tolerance
 from prunecast.export.parity import RAW_ROUNDING, check_parity
 from prunecast.export.raw import raw_inputs
@@ -70,14 +73,50 @@ def test_deviation_and_change_are_those_computed_by_hand(saved: SavedModel, monk
     assert parity.mse_change == pytest.approx(change, rel=1e-6)
 
 
-def test_large_offsets_widen_the_tolerance_by_the_rounding_of_raw_values(saved: SavedModel, tmp_path: Path) -> None:
-    facts = ScalerFacts(mean=(1e5, 1e5, 1e5), std=(1.0, 1.0, 1.0))
-    far = replace(saved, metadata=saved.metadata.model_copy(update={"scaler": facts}))
-    path = RUNTIMES.load("onnxruntime").export(far, tmp_path / "model.onnx")
-    parity = check_parity(far, "onnxruntime", path, [windows(far)])
+def at_level(saved: SavedModel, level: float) -> SavedModel:
+    facts = ScalerFacts(mean=(level, -level, 0.5), std=(1.0, 7.0, 2.0))
+    return replace(saved, metadata=saved.metadata.model_copy(update={"scaler": facts}))
+
+
+def far_from_training(saved: SavedModel, deviations: float) -> Batch:
+    batch = windows(saved)
+    return batch._replace(x_BLC=batch.x_BLC + deviations, y_BHC=batch.y_BHC + deviations)
+
+
+def test_values_far_from_training_widen_the_tolerance_by_their_rounding(saved: SavedModel, tmp_path: Path) -> None:
+    near = at_level(saved, 0.0)
+    path = RUNTIMES.load("onnxruntime").export(near, tmp_path / "model.onnx")
+    parity = check_parity(near, "onnxruntime", path, [far_from_training(near, 2e4)])
     tolerance = RUNTIMES.load("onnxruntime").tolerance
     assert parity.max_deviation > tolerance.value
-    assert parity.tolerance == pytest.approx(tolerance.value + RAW_ROUNDING.value * 1e5, rel=1e-3)
+    assert parity.tolerance == pytest.approx(tolerance.value + RAW_ROUNDING.value * 2e4, rel=1e-3)
+
+
+def test_float32_may_move_a_forecast_by_a_tenth_of_a_deviation_and_no_further(
+    saved: SavedModel, tmp_path: Path
+) -> None:
+    near = at_level(saved, 0.0)
+    path = RUNTIMES.load("onnxruntime").export(near, tmp_path / "model.onnx")
+    with pytest.raises(UserError, match="too few digits for this data"):
+        check_parity(near, "onnxruntime", path, [far_from_training(near, 1e7)])
+
+
+@pytest.mark.parametrize("level", [0.0, 249.0, 1e4, 1e9])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "eager"])
+def test_no_level_costs_anything(runtime: str, level: float, saved: SavedModel, tmp_path: Path) -> None:
+    far = at_level(saved, level)
+    if runtime == "eager":
+        save_model(far, tmp_path)
+    path = tmp_path if runtime == "eager" else RUNTIMES.load(runtime).export(far, tmp_path / "model.onnx")
+    parity = check_parity(far, runtime, path, [windows(far)])
+    assert parity.max_deviation < 1e-4
+    assert parity.tolerance < 4e-4 if level == 249.0 else parity.tolerance < 1.2e-4
+
+
+def test_whoever_feeds_raw_values_to_a_file_with_an_offset_is_told(saved: SavedModel, tmp_path: Path) -> None:
+    path = RUNTIMES.load("onnxruntime").export(at_level(saved, 1e9), tmp_path / "model.onnx")
+    graph = onnx.load(path).graph
+    assert [entry.name for entry in (*graph.input, *graph.output)] == ["history_less_offset", "forecast_less_offset"]
 
 
 def test_every_tolerance_has_its_cause() -> None:

@@ -15,7 +15,7 @@ from tests.support.foreign_checkpoints import CHANNELS, HORIZON, LOOKBACK, dline
 import prunecast
 from prunecast.cli.main import main
 from prunecast.models.convert.convert import ModeChoice, published, read_modes, sources
-from prunecast.models.io import load_metadata
+from prunecast.models.io import load_metadata, load_model
 from prunecast.recipe import load_recipe, read_mapping
 from prunecast.registry import MODELS, PUBLISHED
 from prunecast.store import read_record
@@ -397,3 +397,73 @@ def test_every_implementation_is_described(name: str) -> None:
     assert not {*known.unseen} & {*known.constants} - {"stride"}
     assert (known.modes is None) == (known.drawn_modes is None)
     ModeChoice(seed=None if known.modes is None else 1).check(known, model)
+
+
+# What others did with the model before they saved it
+
+
+def test_masks_of_torch_are_held(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, masks = transformer(), {}
+    for name in [name for name in state if name.endswith(("query_projection.weight", "conv1.weight"))]:
+        masks[name] = (torch.arange(state[name].numel()) % 2).reshape(state[name].shape).float()
+        state |= {f"{name}_orig": state.pop(name), f"{name}_mask": masks[name]}
+    found = facts(
+        capsys, "import", saved(state, tmp_path / "p.pth"), *TRANSFORMER, "--data", table, "--out", tmp_path / "m"
+    )
+    assert "7 weights multiplied by the masks" in " ".join(found["notes"])
+    loaded = load_model(tmp_path / "m")
+    assert len(loaded.masks) == len(masks) == 7
+    name, theirs = "encoder.layers.0.feed_forward.up.weight", "encoder.attn_layers.0.conv1.weight"
+    assert torch.equal(loaded.masks[name], masks[theirs].squeeze(2) != 0)
+    whole = transformer()[theirs].squeeze(2)
+    assert torch.equal(loaded.model.get_parameter(name), whole * loaded.masks[name])
+    steps = ["--finetune-epochs", "1", "--set", "finetune.max_steps=2", "--set", "finetune.threads=1"]
+    request = ["prune", tmp_path / "m", "--method", "random", "--sparsity", "0.7", "--data", table, *steps]
+    facts(capsys, *request, "--out", tmp_path / "q")
+    tuned = load_model(tmp_path / "q")
+    assert not tuned.model.get_parameter(name)[~tuned.masks[name]].any()
+
+
+@pytest.mark.parametrize(
+    ("wrap", "note"),
+    [
+        (lambda state: {"state_dict": {f"model.{name}": t for name, t in state.items()}, "epoch": 3}, "'model.'"),
+        (lambda state: {f"net.backbone.{name}": t for name, t in state.items()}, "'net.backbone.'"),
+        (lambda state: {f"_forward_module.model.{n}": t for n, t in state.items()}, "'_forward_module.model.'"),
+        (
+            lambda state: {f"model.{n}": t for n, t in state.items()} | {"criterion.weight": torch.ones(2)},
+            "left out, beside the model: criterion.weight",
+        ),
+    ],
+)
+def test_prefixes_of_wrappers_are_taken_off(
+    wrap: Any, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = saved(transformer(), tmp_path / "plain.pth")
+    facts(capsys, "import", plain, *TRANSFORMER, "--out", tmp_path / "plain")
+    wrapped = saved(wrap(transformer()), tmp_path / "wrapped.ckpt")
+    found = facts(capsys, "import", wrapped, *TRANSFORMER, "--out", tmp_path / "wrapped")
+    assert note in " ".join(found["notes"])
+    one, other = (prunecast.load(tmp_path / name).state_dict() for name in ("plain", "wrapped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "hint"),
+    [
+        ("decoder.projection.weight_g", torch.ones(3, 1), "computed from others"),
+        ("encoder.attn_layers.0.conv1.parametrizations.weight.original0", torch.ones(3), "computed from others"),
+        ("enc_embedding.temporal_embedding.hour_embed.emb.weight", torch.ones(24, 8), "--embed timeF"),
+        ("decoder.projection.bias_orig", torch.ones(3), "expected a mask"),
+    ],
+)
+def test_what_cannot_be_taken_is_named(
+    name: str, tensor: torch.Tensor, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(transformer() | {name: tensor}, tmp_path / "t.pth")
+    assert hint in complaint(capsys, "import", path, *TRANSFORMER, "--out", tmp_path / "x")
+
+
+def test_fewer_outputs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved(transformer(outputs=1), tmp_path / "t.pth")
+    assert "--set data.targets=[NAME]" in complaint(capsys, "import", path, *TRANSFORMER, "--out", tmp_path / "x")

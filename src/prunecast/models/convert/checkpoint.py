@@ -8,8 +8,9 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 PREFIXES = ("module.", "_orig_mod.")
 """What `DataParallel` and `torch.compile` put before every name."""
+
+REBUILT = frozenset({"weight_g", "weight_v", "weight_u", "lora_A", "lora_B"})
+"""Names of what stands for a weight under weight and spectral norm, and in adapters."""
 
 EXPECTED = "expected a state dict saved with torch.save(model.state_dict(), path)"
 
@@ -48,12 +52,14 @@ class Checkpoint:
         sha256: of its content.
         tensors: by name.
         notes: what was around them and has been taken off, in words.
+        masks: of those that torch.nn.utils.prune held at zero: name -> boolean tensor, True where a weight stays.
     """
 
     path: Path
     sha256: str
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -76,9 +82,35 @@ def read_checkpoint(path: Path) -> Checkpoint:
         tensors, notes = _unwrapped(content)
         for name, tensor in tensors.items():
             _check_tensor(name, tensor)
+        tensors, masks = _unmasked(tensors)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return Checkpoint(path, sha256, {name: tensor.detach() for name, tensor in tensors.items()}, notes)
+    if masks:
+        notes = (*notes, f"{len(masks)} weights multiplied by the masks of torch.nn.utils.prune, which are held on")
+    return Checkpoint(path, sha256, {name: tensor.detach() for name, tensor in tensors.items()}, notes, masks)
+
+
+def _unmasked(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the tensors with what torch.nn.utils.prune keeps in two put together, and its masks.
+
+    Raises:
+        UserError: when something else stands for a weight that only its own code can put together.
+    """
+    other = next((name for name in tensors if ".parametr" in name or REBUILT.intersection(name.split("."))), None)
+    if other is not None:
+        raise UserError(
+            f"{other}: a weight that is computed from others in each forecast; have it computed for good before you "
+            "save (torch.nn.utils.parametrize.remove_parametrizations, remove_weight_norm, merge_and_unload)"
+        )
+    whole, masks = dict(tensors), {}
+    for original in [name for name in tensors if name.endswith("_orig")]:
+        name = original.removesuffix("_orig")
+        weight, mask = whole.pop(original), whole.pop(f"{name}_mask", None)
+        if mask is None or mask.shape != weight.shape or not ((mask == 0) | (mask == 1)).all():
+            raise UserError(f"{original}: expected a mask of zeros and ones of its shape, found none; save both")
+        masks[name] = mask != 0
+        whole[name] = weight * masks[name]
+    return whole, masks
 
 
 def _content(path: Path, start: bytes) -> Any:
@@ -138,9 +170,40 @@ def _unwrapped(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     tensors = {str(name): tensor for name, tensor in content.items()}
     for prefix in (prefix for _ in PREFIXES for prefix in PREFIXES):  # either may stand before the other
         if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            tensors = _without(prefix, tensors)
             notes.append(f"prefix {prefix!r} taken off every name")
     return tensors, tuple(notes)
+
+
+def unwrapped(checkpoint: Checkpoint, is_known: Callable[[Mapping[str, Tensor]], bool]) -> Checkpoint:
+    """Returns the checkpoint of the model itself, where other code had it as a part: Lightning as `model`, for one.
+
+    Args:
+        checkpoint: as it was read.
+        is_known: says of tensors whether they are the model's; the largest part of which it says so is taken. Where it
+            says so of none, the checkpoint comes back as it is.
+    """
+    parts = [("", checkpoint.tensors)]
+    while parts:
+        prefix, tensors = parts.pop(0)
+        if is_known(tensors):
+            break
+        inside = Counter(name.partition(".")[0] + "." for name in tensors if "." in name)
+        most = [(part, count) for part, count in inside.most_common(1) if 2 * count > len(checkpoint.tensors)]
+        parts += [(prefix + part, _without(part, tensors)) for part, _ in most]
+    else:
+        return checkpoint
+    if not prefix:
+        return checkpoint
+    note = f"prefix {prefix!r} taken off every name"
+    if left := sorted(name for name in checkpoint.tensors if not name.startswith(prefix)):
+        note += f"; left out, beside the model: {', '.join(left[:3])}{' and more' if len(left) > 3 else ''}"
+    masks = _without(prefix, checkpoint.masks)
+    return replace(checkpoint, tensors=tensors, masks=masks, notes=(*checkpoint.notes, note))
+
+
+def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _kind(value: Any) -> str:

@@ -81,6 +81,11 @@ def shown(known: Published, tensors: Tensors, implementation: str) -> dict[str, 
     Raises:
         UserError: when it is another model's checkpoint.
     """
+    if any(".temporal_embedding.hour_embed." in name for name in tensors):
+        raise UserError(
+            "trained with calendar embeddings of whole numbers (--embed fixed or learned), and only timeF can be "
+            "imported; train it again with --embed timeF"
+        )
     try:
         return known.sizes(tensors)
     except KeyError as error:
@@ -89,6 +94,33 @@ def shown(known: Published, tensors: Tensors, implementation: str) -> dict[str, 
         ) from None
     except _OTHER_TENSORS:
         raise UserError(f"not a checkpoint of {implementation}: its tensors have other shapes; see --model") from None
+
+
+def is_known(known: Published, tensors: Tensors) -> bool:
+    """Whether the sizes of a model can be told from these tensors."""
+    try:
+        known.sizes(tensors)
+    except _OTHER_TENSORS:
+        return False
+    return True
+
+
+def held_masks(model: ForecastModel, checkpoint: Tensors, masks: Tensors, source: str) -> dict[str, Tensor]:
+    """Returns the masks of a published state dict under our names: boolean, True where a weight stays.
+
+    Args:
+        model: with the weights of that state dict.
+        checkpoint: the published state dict.
+        masks: of some of its tensors, by name.
+        source: tslib or original.
+    """
+    if not masks:
+        return {}
+    numbers = {name: masks.get(name, torch.ones(1)).expand(tensor.shape) * 1.0 for name, tensor in checkpoint.items()}
+    ours = {name: mask != 0 for name, mask in published(model.config.name, source).tensors(numbers).items()}
+    weights = dict(model.named_parameters())
+    zeros = {name for name in ours.keys() & weights.keys() if not (weights[name][~ours[name]] != 0).any()}
+    return {name: ours[name].contiguous() for name in sorted(zeros) if not ours[name].all()}
 
 
 def agreed(claims: Iterable[Claim]) -> Origins:
@@ -257,13 +289,18 @@ def published_state(
     """
     known = published(model.config.name, source)
     given = _mapped(known, tensors, f"{source} {model.config.name}") | dict(buffers or {})
-    hint = f"no tensor shows {', '.join(known.unseen)}: give what the training had with --set"
+    hint = f"no tensor shows {', '.join(known.unseen)}: see --set"
     state = model.state_dict()
     missing, foreign = _learned(model) - given.keys(), given.keys() - state.keys()
     if missing or foreign:
-        raise UserError(f"checkpoint does not fit the model: {'; '.join(_misfits(missing, foreign))}; {hint}")
+        raise UserError(f"not the model's: {'; '.join(_misfits(missing, foreign))}; {hint}")
     for name, tensor in given.items():
         if tensor.shape != state[name].shape:
+            if name in model.output_layer() and tensor.shape[0] < state[name].shape[0]:
+                hint = (
+                    f"it forecasts {tensor.shape[0]} of the channels, or steps, that the config says: where they are "
+                    "channels, name them with --set data.targets=[NAME] (without data: model.targets=[NUMBER])"
+                )
             raise UserError(
                 f"{name}: expected shape {tuple(state[name].shape)} from the config, found {tuple(tensor.shape)}; "
                 f"{hint}"
