@@ -98,16 +98,16 @@ def _beside(target: Path, *, refuse: bool) -> Iterator[Path]:
             raise UserError(f"{target} exists; give another --out")
         made = [folder for folder in target.parents if not folder.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        above, prefix = target.parent, f".{target.name}."
         try:
-            yield temporary
+            with tempfile.TemporaryDirectory(dir=above, prefix=prefix, ignore_cleanup_errors=True) as temporary:
+                yield Path(temporary)
         except UserError as error:  # it names what the user knows, not where that lies until it is whole
-            if str(temporary) not in str(error):
+            if temporary not in str(error):
                 raise
-            told = str(error).replace(str(temporary / target.name), str(target)).replace(str(temporary), str(target))
+            told = str(error).replace(f"{temporary}/{target.name}", str(target)).replace(temporary, str(target))
             raise UserError(told) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
             if not target.exists():
                 for folder in made:
                     with suppress(OSError):  # somebody else has put something there meanwhile
@@ -191,16 +191,12 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def read_record(place: Path) -> RunRecord:
+def read_record(directory: Path) -> RunRecord:
     """Returns the record in a folder.
-
-    Args:
-        place: the folder, or the file record.json in it.
 
     Raises:
         UserError: when it is absent, damaged or of another schema.
     """
-    directory = place.parent if place.name == RECORD_FILE else place
     try:
         content, sums = _read_scalars(directory)
         packed = (directory / ARRAYS_FILE).read_bytes()

@@ -113,7 +113,7 @@ def test_the_record_says_what_was_imported(
     request = ["import", linear, *DLINEAR, "--data", table, "--set", "data.split=[0.6,0.2,0.2]"]
     facts(capsys, *request, "--out", tmp_path / "a")
     facts(capsys, *request, "--out", tmp_path / "b")
-    first, second = (read_record(tmp_path / name / "record.json") for name in "ab")
+    first, second = (read_record(tmp_path / name) for name in "ab")
     assert (first.stage, first.role, first.model) == ("import", "dense", "dlinear")
     assert first.imported is not None
     assert first.imported.checkpoint == "dlinear.pth"
@@ -121,7 +121,7 @@ def test_the_record_says_what_was_imported(
     assert str(tmp_path) not in first.model_dump_json()
     assert load_recipe(base=read_mapping(tmp_path / "a" / "recipe.yaml")).data.split == (0.6, 0.2, 0.2)
     facts(capsys, *request, "--set", "model.moving_avg=7", "--out", tmp_path / "c")
-    assert read_record(tmp_path / "c" / "record.json").fingerprint != first.fingerprint
+    assert read_record(tmp_path / "c").fingerprint != first.fingerprint
 
 
 def test_numbers_of_other_kinds_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +200,7 @@ def test_pruning_and_fine_tuning_teach_a_folder_its_data(
     metadata = [load_metadata(tmp_path / f"{name}-pruned") for name in found]
     assert metadata[0] == metadata[1]
     assert metadata[0].channels == ("a", "b", "c")
-    assert read_record(tmp_path / "unknown-pruned" / "record.json").recipe["data"]["name"] == "own.csv"
+    assert read_record(tmp_path / "unknown-pruned").recipe["data"]["name"] == "own.csv"
     assert "imported without data" in complaint(
         capsys, "prune", tmp_path / "unknown", "--method", "random", "--sparsity", "0.5", "--out", tmp_path / "x"
     )
