@@ -37,13 +37,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Resources:
-    """Processor threads, GPUs (shares of one count) and bytes of memory.
-
-    Attributes:
-        threads: processor threads; a stage's are in its recipe, for its numbers follow them.
-        gpus: as many as a stage takes, or a machine has.
-        memory_bytes: of the processor.
-    """
+    """What a machine has or a stage takes: processor threads, GPUs (shares of one count) and bytes of its memory."""
 
     threads: int
     gpus: float
@@ -65,7 +59,7 @@ NOTHING = Resources(0, 0.0, 0)
 
 
 def needed_by(job: Job, study: StudyConfig) -> Resources:
-    """Returns what a stage takes while it runs: threads as its recipe says, and the rest as its study does.
+    """Returns what a stage takes: threads as its recipe says, for its numbers follow them; the rest as its study does.
 
     It takes a GPU, or a share of one, where it trains on one.
     """
@@ -281,13 +275,7 @@ class Executor(Protocol):
 
 
 def run_plan(executor: Callable[[Workload], Executor], workload: Workload, outcome: Outcome) -> Outcome:
-    """Runs the stages of a workload; the caller holds the store for writing.
-
-    Args:
-        executor: runs them.
-        workload: what is to be run.
-        outcome: as it stands before.
-    """
+    """Runs the stages of a workload, and adds to the outcome before; the caller holds the store for writing."""
     if not workload.jobs:
         return outcome
     with executor(workload) as running:

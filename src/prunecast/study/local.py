@@ -26,31 +26,24 @@ class _Process:
     pool: ProcessPoolExecutor | None = None
 
     def submit(self, job: Job, root: str, machine_busy: bool) -> Future[None]:
-        try:
-            return self.living().submit(execute, job, root, machine_busy)
-        except BrokenProcessPool:  # it died with nothing to do
-            self.pool = None
-            return self.living().submit(execute, job, root, machine_busy)
-
-    def living(self) -> ProcessPoolExecutor:
-        if self.pool is None:
-            self.pool = ProcessPoolExecutor(
-                max_workers=1,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=start_worker,
-                initargs=(self.threads, self.visible_gpus, self.exports),
-            )
-        return self.pool
+        while True:
+            if self.pool is None:
+                self.pool = ProcessPoolExecutor(
+                    max_workers=1,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=start_worker,
+                    initargs=(self.threads, self.visible_gpus, self.exports),
+                )
+            try:
+                return self.pool.submit(execute, job, root, machine_busy)
+            except BrokenProcessPool:  # it died with nothing to do
+                self.pool = None
 
 
 class LocalExecutor:
     """Runs stages on this machine, in processes each of which sees one GPU where its stage wants one.
 
-    Args:
-        workload: what is to be run.
-
-    Raises:
-        UserError: when a stage wants a GPU and there is none.
+    A UserError says when there is none.
     """
 
     def __init__(self, workload: Workload) -> None:

@@ -42,11 +42,7 @@ Folder = dict[str, bytes]
 
 
 class RayExecutor:
-    """Runs stages on the cluster that RAY_ADDRESS names, or on a Ray of its own; Ray chooses where, by what they take.
-
-    Args:
-        workload: what is to be run.
-    """
+    """Runs stages on the cluster that RAY_ADDRESS names, or on a Ray of its own; Ray chooses where, by their needs."""
 
     def __init__(self, workload: Workload) -> None:
         self._workload, self._store, self._needed = workload, workload.store, workload.needed

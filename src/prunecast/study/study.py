@@ -72,7 +72,7 @@ class Study:
 
     def names(self) -> list[str]:
         """Returns the fingerprints of the results in the store that satisfy a planned stage, in the plan's order."""
-        return [name for results in results_of(self.stages, self.store).values() for name in results]
+        return [name for results in _results_of(self.stages, self.store).values() for name in results]
 
     def results(self) -> tuple[list[RunRecord], list[Failure]]:
         """Returns the records of the plan's finished stages, in its order, and its failures.
@@ -121,11 +121,7 @@ class Study:
 
 
 def open_study(directory: Path) -> Study:
-    """Opens a study's folder.
-
-    Raises:
-        UserError: when it is not one.
-    """
+    """Opens a study's folder; raises a UserError when it is not one."""
     published = _published(directory)
     try:
         stages = _PLAN.validate_json((directory / STAGES_FILE).read_bytes())
@@ -168,16 +164,10 @@ class Inventory:
     hashed: frozenset[str]
 
 
-def results_of(
+def _results_of(
     stages: Iterable[Job | PlannedStage], store: Store, *, own_timings: bool = False
 ) -> dict[str, list[str]]:
-    """Maps each planned stage to the fingerprints of the results in the store that satisfy it; looks at names alone.
-
-    Args:
-        stages: of a plan.
-        store: where they lie.
-        own_timings: only timings of the machine that the plan names count.
-    """
+    """Maps each planned stage to the results in the store that satisfy it, by names alone; see `take_inventory`."""
     names = store.finished()
     timings: defaultdict[str, list[str]] = defaultdict(list)
     for name in sorted(name for name in names if what_is_timed(name) != name):
@@ -197,13 +187,10 @@ def take_inventory(
 ) -> Inventory:
     """Looks at every result that satisfies a planned stage.
 
-    Args:
-        stages: of a plan.
-        store: where they lie.
-        own_timings: only timings of the machine that the plan names count.
-        thorough: hash all files; else those that are newer than their record.
+    With `own_timings` only timings of the machine that the plan names count. With `thorough` all files are hashed, else
+    those that are newer than their record.
     """
-    found = results_of(stages, store, own_timings=own_timings)
+    found = _results_of(stages, store, own_timings=own_timings)
     names = dict.fromkeys(name for results in found.values() for name in results)
     conditions = {name: store.condition(name, thorough=thorough) for name in names}
     damaged = {name: condition.damage for name, condition in conditions.items() if condition.damage is not None}
@@ -263,7 +250,7 @@ def run_study(
         raise UserError(f"{directory} exists and is not a study's folder; give another --out")
     executor.check()
     store = Store(directory / STORE_FOLDER, (stage.fingerprint for stage in published))
-    preflight(jobs, store, own_timings=own_timings)
+    _preflight(jobs, store, own_timings=own_timings)
     with store.writer():
         _write_plan(directory, recipe, jobs)
         inventory = take_inventory(jobs, store, own_timings=own_timings)
@@ -303,12 +290,10 @@ def _put_right(inventory: Inventory, store: Store, jobs: Sequence[Job], outcome:
         monitor.damaged(job, reason)
 
 
-def preflight(jobs: Sequence[Job], store: Store, *, own_timings: bool) -> None:
+def _preflight(jobs: Sequence[Job], store: Store, *, own_timings: bool) -> None:
     """Refuses a plan of which something that is still to be made cannot be: before anything runs, not after hours.
 
-    Raises:
-        MissingExtra: when a runtime's package is not installed; it names the package and what installs it.
-        UserError: when a model cannot lose as many units as is asked for.
+    Either a runtime's package is not installed, or a model cannot lose as many units as is asked for.
     """
     exports = [job for job in jobs if job.stage == "export"]
     if exports:
@@ -325,11 +310,7 @@ def preflight(jobs: Sequence[Job], store: Store, *, own_timings: bool) -> None:
 
 
 def check_budgets(jobs: Sequence[Job]) -> None:
-    """Asks each model whether it can lose the most that is asked of it; all seeds have one answer.
-
-    Raises:
-        UserError: when it cannot.
-    """
+    """Raises a UserError when a model cannot lose the most that is asked of it; all seeds have one answer."""
     most: dict[tuple[str, ...], Job] = {}
     for job in jobs:
         if job.stage == "prune" and job.recipe.prune is not None:
@@ -353,15 +334,7 @@ PLACES = ("done", "running", "waiting", "failed", "damaged")
 
 
 def status(directory: Path, *, thorough: bool = False) -> StudyStatus:
-    """Says how far a study is; reads only, so a running one may be asked.
-
-    Args:
-        directory: of the study.
-        thorough: hash every file; else sizes have to do for those that are older than their record.
-
-    Raises:
-        UserError: when the folder is not a study's.
-    """
+    """Says how far a study is; reads only, so a running one may be asked. See `open_study`, `take_inventory`."""
     study = open_study(directory)
     inventory = take_inventory(study.stages, study.store, thorough=thorough)
     failures = {failure.fingerprint: failure for failure in study.failures()}

@@ -58,11 +58,7 @@ def _end_with_parent() -> None:
 
 
 def execute(job: Job, root: str, machine_busy: bool = False) -> None:
-    """Runs one stage into its folder in the store's `work`.
-
-    Raises:
-        Damaged: when a stage that it needs is not whole.
-    """
+    """Runs one stage into its folder in the store's `work`; raises Damaged when one that it needs is not whole."""
     from prunecast.stages.base import StageInputs
     from prunecast.stages.run import prepared_for, run_stage
 
