@@ -105,8 +105,8 @@ def _beside(target: Path, *, refuse: bool) -> Iterator[Path]:
         except UserError as error:  # it names what the user knows, not where that lies until it is whole
             if temporary not in str(error):
                 raise
-            told = str(error).replace(f"{temporary}/{target.name}", str(target)).replace(temporary, str(target))
-            raise UserError(told) from error
+            inside = str(Path(temporary, target.name))
+            raise UserError(str(error).replace(inside, str(target)).replace(temporary, str(target))) from error
         finally:
             if not target.exists():
                 for folder in made:
