@@ -95,16 +95,13 @@ class FITS(ForecastModel):
         check_inputs(self.config, x_BLC)
         x_BLO, mean_B1O, std_B1O = standardised(self.select(x_BLC), correction=1)
         spectrum_BOR = x_BLO.transpose(1, 2) @ self.analysis.forth(self.read_bins).T
-        written_BOR = self._interpolated(spectrum_BOR.view(*spectrum_BOR.shape[:2], 2, -1))
-        y_BOH = written_BOR @ self.synthesis.back(self.written_bins)[:, self.config.lookback :]
-        return y_BOH.transpose(1, 2) * std_B1O + mean_B1O
-
-    def _interpolated(self, x_BOPI: Tensor) -> Tensor:
-        """Returns (B, O, 2W): the real parts of the bins, then their imaginary parts."""
+        x_BOPI = spectrum_BOR.view(*spectrum_BOR.shape[:2], 2, -1)
         by_real, by_imaginary = self._product(x_BOPI, self.real), self._product(x_BOPI, self.imaginary)
         real_BOW = by_real[:, :, 0] - by_imaginary[:, :, 1] + self.real_bias
         imaginary_BOW = by_real[:, :, 1] + by_imaginary[:, :, 0] + self.imaginary_bias
-        return torch.cat([real_BOW, imaginary_BOW], dim=2)
+        written_BOR = torch.cat([real_BOW, imaginary_BOW], dim=2)
+        y_BOH = written_BOR @ self.synthesis.back(self.written_bins)[:, self.config.lookback :]
+        return y_BOH.transpose(1, 2) * std_B1O + mean_B1O
 
     def _product(self, x_BOPI: Tensor, weight: Tensor) -> Tensor:
         """Returns (B, O, P, W)."""

@@ -76,18 +76,14 @@ class ITransformer(ForecastModel):
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns the forecast (B, H, O); the marks of the horizon are not used."""
         check_inputs(self.config, x_BLC, x_mark_BLF)
-        x_BLC, mean_B1C, std_B1C = standardised(self._targets_first(x_BLC))
+        if self.config.targets is not None:  # before the other channels: attention does not care for their order
+            targets, channels = self.config.targets, range(self.config.channels)
+            x_BLC = x_BLC[..., [*targets, *(channel for channel in channels if channel not in targets)]]
+        x_BLC, mean_B1C, std_B1C = standardised(x_BLC)
         series_BLN = x_BLC if x_mark_BLF is None else torch.cat([x_BLC, x_mark_BLF], dim=2)
         y_BOH = self.projection(self.encoder(series_BLN.transpose(1, 2)))
         mean_B1O, std_B1O = (part[..., : self.config.outputs] for part in (mean_B1C, std_B1C))
         return cast("Tensor", y_BOH.transpose(1, 2) * std_B1O + mean_B1O)
-
-    def _targets_first(self, x_BLC: Tensor) -> Tensor:
-        """Returns the channels with the targets before the others: attention does not care for their order."""
-        targets = self.config.targets
-        if targets is None:
-            return x_BLC
-        return x_BLC[..., [*targets, *(channel for channel in range(self.config.channels) if channel not in targets)]]
 
     def output_layer(self) -> tuple[str, ...]:
         """The map from tokens to the horizon."""

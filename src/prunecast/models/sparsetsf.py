@@ -72,15 +72,13 @@ class SparseTSF(ForecastModel):
         check_inputs(self.config, x_BLC)
         x_BLO = self.select(x_BLC)
         mean_B1O = x_BLO.mean(1, keepdim=True)
-        y_NH = self._ahead((x_BLO - mean_B1O).transpose(1, 2).flatten(0, 1))
-        return y_NH.view(-1, self.config.outputs, self.config.horizon).transpose(1, 2) + mean_B1O
-
-    def _ahead(self, x_NL: Tensor) -> Tensor:
-        period, horizon = self.config.period_len, self.config.horizon
+        x_NL = (x_BLO - mean_B1O).transpose(1, 2).flatten(0, 1)
         x_NL = self.aggregation(x_NL.unsqueeze(1)).squeeze(1) + x_NL
+        period, horizon = self.config.period_len, self.config.horizon
         whole_NSW = x_NL[:, x_NL.shape[1] - self.seen * period :].reshape(-1, self.seen, period)
         y_NWT = self.map(whole_NSW.transpose(1, 2))
-        return cast("Tensor", y_NWT.transpose(1, 2).flatten(1)[:, :horizon])
+        y_NH = y_NWT.transpose(1, 2).flatten(1)[:, :horizon]
+        return cast("Tensor", y_NH.view(-1, self.config.outputs, horizon).transpose(1, 2) + mean_B1O)
 
     def output_layer(self) -> tuple[str, ...]:
         """The perceptron's last layer; a linear map has no layer behind it, so all of it is body."""
