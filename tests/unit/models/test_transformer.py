@@ -13,7 +13,7 @@ from prunecast.errors import UserError
 from prunecast.kernels import Dropout, attention
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
-from prunecast.models.layers.blocks import TokenConvolution, sinusoids
+from prunecast.models.layers.blocks import DataEmbedding, sinusoids
 
 SMALL = {"channels": 3, "lookback": 12, "horizon": 5, "label_len": 4, "d_model": 8, "n_heads": 2, "d_ff": 6}
 
@@ -173,11 +173,11 @@ def test_prunable_names_are_weights_of_the_model() -> None:
 
 def test_token_convolution_is_the_circular_one() -> None:
     torch.manual_seed(1)
-    layer = TokenConvolution(3, 5)
+    layer = DataEmbedding(3, 0, 7, 5, position=False)
     circular = torch.nn.Conv1d(3, 5, 3, padding=1, padding_mode="circular", bias=False)
-    circular.load_state_dict({"weight": layer.weight.detach()})
+    circular.load_state_dict({"weight": layer.value.weight.detach()})
     x = torch.randn(2, 7, 3)
-    torch.testing.assert_close(layer(x), circular(x.mT).mT)
+    torch.testing.assert_close(layer(x, None), circular(x.mT).mT)
 
 
 def test_sinusoids_of_odd_width_are_those_of_the_next_without_a_column() -> None:

@@ -67,7 +67,7 @@ class DataEmbedding(Layer):
 
 
 class TokenConvolution(Layer):
-    """Convolution over three neighbouring steps, circular at the ends.
+    """Convolution over three neighbouring steps, circular at the ends: `unfold` times `matrix`.
 
     Written as a product with shifted copies: every runtime has cat and slice, not every one a circular pad.
     """
@@ -80,10 +80,6 @@ class TokenConvolution(Layer):
         nn.init.kaiming_normal_(self.weight, nonlinearity="leaky_relu")
         limit = (3 * channels) ** -0.5
         self.bias = nn.Parameter(torch.empty(width).uniform_(-limit, limit)) if bias else None
-
-    def forward(self, x_BLC: Tensor) -> Tensor:
-        """Returns (B, L, D)."""
-        return F.linear(self.unfold(x_BLC), self.matrix(), self.bias)
 
     def unfold(self, x_BLC: Tensor) -> Tensor:
         """Returns each step beside its neighbours, (B, L, 3C)."""
