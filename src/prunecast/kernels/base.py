@@ -50,32 +50,23 @@ def takes_fast_path(x: Tensor, *layers: nn.Module, training: bool = True, compil
 def is_plain(layer: nn.Module) -> bool:
     """Returns whether calling a layer does no more than its weights say: it is one of ours, and has no hooks."""
     kind = type(layer)
-    return (kind is nn.LayerNorm or kind.__module__.startswith("prunecast.kernels.")) and not has_hooks(layer)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Returns whether a module has hooks, or a forward of its own in the place of its class's."""
+    if "forward" in layer.__dict__ or not (kind is nn.LayerNorm or kind.__module__.startswith("prunecast.kernels.")):
+        return False
     # torch has no public way to ask for them
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in module.__dict__
+    return not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 def run(kernel: Callable[..., Any], *arguments: Tensor | Any) -> Any:
     """Calls a compiled kernel on contiguous tensors, with as many threads as torch has; returns what it returns."""
     arrays = [x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments]
+    parallel, count = getattr(kernel, "targetoptions", {}).get("parallel"), torch.get_num_threads()
     with _LOCK:
-        if getattr(kernel, "targetoptions", {}).get("parallel"):
-            _share_threads(torch.get_num_threads())
+        if parallel and getattr(_SHARED, "count", None) != count:  # numba is asked only then, which is slow
+            numba = import_module("numba")
+            numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+            # the first call starts threads, and tells OpenMP, which torch asks, of all of them
+            torch.set_num_threads(count)
+            _SHARED.count = count
+            if not _PROCESSES:
+                _PROCESSES.append(os.getpid())
         return kernel(*arrays)
-
-
-def _share_threads(count: int) -> None:
-    """Gives kernels as many threads as torch has; numba is asked only when that changes, which is slow."""
-    if getattr(_SHARED, "count", None) != count:
-        numba = import_module("numba")
-        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-        # the first call starts threads, and tells OpenMP, which torch asks, of all of them
-        torch.set_num_threads(count)
-        _SHARED.count = count
-        if not _PROCESSES:
-            _PROCESSES.append(os.getpid())
