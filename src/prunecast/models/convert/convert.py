@@ -293,7 +293,9 @@ def published_state(
     state = model.state_dict()
     missing, foreign = _learned(model) - given.keys(), given.keys() - state.keys()
     if missing or foreign:
-        raise UserError(f"not the model's: {'; '.join(_misfits(missing, foreign))}; {hint}")
+        misfits = [f"it lacks what the model calls {some(missing)}"] if missing else []
+        misfits += [f"the model has no place for {some(foreign)}"] if foreign else []
+        raise UserError(f"not the model's: {'; '.join(misfits)}; {hint}")
     for name, tensor in given.items():
         if tensor.shape != state[name].shape:
             if name in model.output_layer() and tensor.shape[0] < state[name].shape[0]:
@@ -335,13 +337,6 @@ def _learned(model: ForecastModel) -> set[str]:
     buffers = {name for name, tensor in model.named_buffers() if tensor.is_floating_point()}
     statistics = {name for name in buffers & model.state_dict().keys() if not name.endswith("position")}
     return statistics | dict(model.named_parameters()).keys()
-
-
-def _misfits(missing: Collection[str], foreign: Collection[str]) -> Iterable[str]:
-    if missing:
-        yield f"it lacks what the model calls {some(missing)}"
-    if foreign:
-        yield f"the model has no place for {some(foreign)}"
 
 
 def some(names: Collection[str]) -> str:
