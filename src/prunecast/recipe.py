@@ -53,6 +53,15 @@ Name = Annotated[str, BeforeValidator(_plain)]
 """The name of a column."""
 
 
+def _listed(value: object) -> object:
+    """Takes one name for the list of it, as in `--set data.drop=region`."""
+    return (value,) if isinstance(value, str) or _plain(value) is not value else value
+
+
+Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
+"""The names of columns."""
+
+
 def _not(default: object) -> Callable[[object], bool]:
     return lambda value: value == default
 
@@ -80,8 +89,8 @@ class ReadOptions(Section):
     delimiter: str | None = Field(
         None, min_length=1, max_length=1, exclude_if=_not(None), description="between the columns of a CSV file"
     )
-    drop: tuple[Name, ...] = Field((), exclude_if=_not(()), description="columns that are left out")
-    channels: tuple[Name, ...] | None = Field(
+    drop: Names = Field((), exclude_if=_not(()), description="columns that are left out")
+    channels: Names | None = Field(
         None, exclude_if=_not(None), description="columns that are channels, in this order; all others are left out"
     )
     series_column: Name | None = Field(
@@ -113,8 +122,8 @@ class DataConfig(ReadOptions):
     freq: Literal["s", "t", "h", "d", "w", "m"] = Field(
         "h", description="set of calendar features; published runs use h"
     )
-    targets: tuple[Name, ...] | None = Field(None, description="channels that are forecast; all when absent")
-    covariates: tuple[Name, ...] = Field((), description="columns known for the future; they ride in the marks")
+    targets: Names | None = Field(None, description="channels that are forecast; all when absent")
+    covariates: Names = Field((), description="columns known for the future; they ride in the marks")
     split: tuple[float, float, float] | None = Field(
         None, description="train, validation, test shares; else the published"
     )
@@ -383,11 +392,15 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def parse_setting(setting: str) -> dict[str, Any]:
-    """Returns {"a": {"b": value}} for "a.b=value"."""
+    """Returns {"a": {"b": value}} for "a.b=value"; the value is YAML, or a text that YAML has no value for.
+
+    Such are the form of a date, which begins with a percent sign, and a mark of one character: `,` or `|` or a tab.
+    """
     key, equals, value = setting.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {setting!r}: expected section.key=value")
-    nested: Any = parse_yaml(value, f"--set {key}")
+    is_text = value.startswith("%") or (len(value) == 1 and value != "~" and not value.isalnum())
+    nested: Any = value if is_text else parse_yaml(value, f"--set {key}")
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
     return cast("dict[str, Any]", nested)

@@ -77,6 +77,19 @@ def test_bad_settings_are_refused(setting: str) -> None:
 def test_settings_nest_and_carry_yaml_values() -> None:
     assert parse_setting("study.seeds=[1,2,3]") == {"study": {"seeds": [1, 2, 3]}}
     assert parse_setting("a.b.c=x=y") == {"a": {"b": {"c": "x=y"}}}
+    assert parse_setting("a.b=~") == {"a": {"b": None}}
+
+
+@pytest.mark.parametrize("text", ["%d/%m/%Y %H:%M", ",", ".", " ", "'", "|", ";", "\t"])
+def test_marks_and_forms_need_no_quotes(text: str) -> None:
+    assert parse_setting(f"a.b={text}") == {"a": {"b": text}}
+
+
+@pytest.mark.parametrize("key", ["drop", "channels", "targets", "covariates"])
+@pytest.mark.parametrize("value", ["load", "[load]"])
+def test_one_column_needs_no_list(key: str, value: str) -> None:
+    assert getattr(load_recipe(settings=[f"data.{key}={value}"]).data, key) == ("load",)
+    assert getattr(load_recipe(settings=[f"data.{key}={value.replace('load', '0')}"]).data, key) == ("0",)
 
 
 def test_merging_leaves_its_arguments_alone() -> None:
