@@ -255,7 +255,10 @@ def data_config(metadata: ModelMetadata, data: str | None) -> DataConfig:
     if data is None and metadata.data.name not in catalog.names():
         raise UserError(f"the model was trained on the file {metadata.data.name!r}; say where it is with --data FILE")
     name = metadata.data.name if data is None else data
-    reading = {} if name in catalog.names() else metadata.data.model_dump(include=_READING)
+    reading: dict[str, Any] = {} if name in catalog.names() else metadata.data.model_dump(include=_READING)
+    found = metadata.data.reading
+    if reading and found is not None and found.form is not None and "%" in found.form:
+        reading = {"date_format": found.form} | reading
     return DataConfig(
         **reading | {"name": name},
         freq=metadata.freq,

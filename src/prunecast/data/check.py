@@ -16,6 +16,8 @@ from prunecast.errors import UserError
 from prunecast.recipe import ReadOptions
 from prunecast.records import Record
 
+SHOWN_BREAKS = 10
+
 
 class ChannelCheck(Record):
     """One numeric column. `min` and `max` are absent where it holds no finite number."""
@@ -27,19 +29,20 @@ class ChannelCheck(Record):
 
 
 class DataCheck(Record):
-    """One file. `frequency` is the usual step; `breaks` says where the times leave it."""
+    """One file. `frequency` is the usual step; `breaks` are the first ten of `break_count` places that leave it."""
 
     rows: int
     start: str | None
     end: str | None
     frequency: str | None
     breaks: tuple[Break, ...]
+    break_count: int
     channels: tuple[ChannelCheck, ...]
     problems: tuple[str, ...]
 
 
 def check_file(path: Path, fill: str = REFUSE) -> DataCheck:
-    """Returns what is in a CSV or Parquet file, with one line for each thing that stands in the way.
+    """Returns what is in a CSV, Parquet or Feather file, with one line for each thing that stands in the way.
 
     Args:
         path: of the file.
@@ -54,13 +57,15 @@ def check_file(path: Path, fill: str = REFUSE) -> DataCheck:
     frame, zone = found.values_TN, found.reading.zone
     times = frame.index.dropna().to_numpy()
     distinct = np.unique(times)
+    breaks = breaks_of(times, zone)
     problems = found.problems + order_problems(frame, options, zone)
     return DataCheck(
         rows=len(frame),
         start=iso(times[0], zone) if times.size else None,
         end=iso(times[-1], zone) if times.size else None,
         frequency=usual_frequency(distinct, zone) if len(distinct) >= 2 else None,
-        breaks=breaks_of(times, zone),
+        breaks=breaks[:SHOWN_BREAKS],
+        break_count=len(breaks),
         channels=tuple(_channels(frame, found.missing)),
         problems=problems or _gaps(in_order(frame, options, zone), fill, zone),
     )

@@ -113,6 +113,8 @@ def _without_blank_rows(columns: pa.Table, options: ReadOptions) -> pa.Table:
     if any(column[-1].is_valid for column in columns.columns):
         return columns
     known = max((np.flatnonzero(pc.is_valid(column)).max(initial=-1) for column in columns.columns), default=-1) + 1
+    if known == 0:
+        raise UserError("every row is empty")
     if options.tail == "refuse":
         raise UserError(f"row {known + 1} and all after it are empty; set data.tail=cut, or cut them off")
     return columns.slice(0, known)
@@ -164,14 +166,14 @@ def _time_column(columns: pa.Table, options: ReadOptions) -> str | tuple[str, ..
         return named[0]
     found = next((name for name in names if looks_like_times(columns.column(name))), None)
     if found is None:
-        listed = ", ".join(repr(name) for name in names[:8])
+        listed = ", ".join(repr(name[:40]) for name in names[:6])
         raise UserError(
             f"has no time column: expected one called 'date' or 'time', or one of dates; found {listed}; "
             "data.time_column says which it is"
         )
     if looks_like_times(pa.chunked_array([[found]])):
         raise UserError(
-            f"has no header: {found!r} stands where the name of the times should; put a row of names on top"
+            f"has no header: {found[:40]!r} stands where the name of the times should; put a row of names on top"
         )
     return found
 
@@ -241,7 +243,7 @@ def _pivoted(
                 parts[name] = in_order(frame.iloc[rows.to_numpy()], options).rename(columns=names)
             except UserError as error:
                 raise UserError(f"series {name!r}: {error}") from None
-    wide = pd.concat(parts.values(), axis=1).sort_index() if parts else pd.DataFrame(index=frame.index[:0])
+    wide = pd.concat(parts.values(), axis=1, sort=True) if parts else pd.DataFrame(index=frame.index[:0])
     if wanted is None or isinstance(wanted, re.Pattern):
         return wide
     for column in wanted:

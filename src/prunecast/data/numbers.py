@@ -203,7 +203,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 def at(name: str, row: int, problem: str) -> str:
     """Returns a problem with the place of the cell that has it; rows count from 0."""
-    return f"column {name!r}, row {row + 1}: {problem}"
+    return f"column {shown(name)}, row {row + 1}: {problem}"
 
 
 def shown(value: object) -> str:

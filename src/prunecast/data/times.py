@@ -143,7 +143,9 @@ def _settled(name: str, texts: pd.Series[str], options: ReadOptions, known: Read
         UserError: when they read as different times by different forms, and nothing decides.
     """
     if options.date_format is not None:
-        return options.date_format, _read_as(texts, options.date_format)
+        times = _read_as(texts, options.date_format)
+        standard = _read_as(texts, "iso") if np.isnat(times)[texts.notna()].any() else times
+        return options.date_format, times if np.isnat(standard).any() else standard  # iso is the same to all
     if known is not None and known.form is not None:
         times = _read_as(texts, known.form)
         if not np.isnat(times)[texts.notna()].any():
@@ -187,6 +189,8 @@ def _forms(texts: pd.Series[str]) -> Iterator[str]:
         return
     yield "iso"
     known = texts.dropna()
+    if known.empty:
+        return
     # several, as not every text can be guessed from: 12:00 AM, for one
     some = dict.fromkeys(known.iloc[sorted({0, len(known) // 3, len(known) // 2, len(known) - 1} - {-1})])
     yield from dict.fromkeys(form for text in some for form in _guesses(text))
@@ -210,7 +214,7 @@ def _guesses(text: str) -> Iterator[str]:
         warnings.simplefilter("ignore", UserWarning)  # says that an order does not fit, which is what is found out here
         guesses = [pd.tseries.api.guess_datetime_format(plain, dayfirst=order) for order in orders]
     for guess in guesses:
-        if guess is not None and not re.search("%Y.%d", guess):
+        if guess is not None and not re.search("%Y.%d|%p", guess):
             yield guess if plain == text else guess.replace("%H", "%I") + re.sub("[^ ]", "", text[len(plain) :]) + "%p"
     for date, clock in product((*_MONTHS, *_SHORT_YEARS), _CLOCKS):
         if not pd.isna(pd.to_datetime(text, format=date + clock, errors="coerce")):
@@ -227,7 +231,7 @@ def _read_as(texts: pd.Series[str], form: str) -> Times:
         texts, form = parts["y"].fillna(parts["y2"]) + "-" + month.astype("Int64").astype("string"), "%Y-%m"
     try:
         read = pd.to_datetime(texts, format="ISO8601" if form == "iso" else form, utc=True, errors="coerce")
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise UserError(
             f"data.date_format: expected {', '.join(_WORDS)}, or a form as %d/%m/%Y %H:%M, found {form!r}: {error}"
         ) from None
