@@ -307,6 +307,7 @@ def forecast_table(
         options=source,
         known=source.reading,
         step=metadata.frequency,
+        lookback=window_shape(metadata.model).lookback,
         fill=fill,
     )
     _check_step(history, metadata)

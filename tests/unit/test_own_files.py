@@ -83,3 +83,18 @@ def test_a_zone_that_was_named_is_the_new_rows_too(tmp_path: Path) -> None:
     train = written(tmp_path / "a.csv", times, "%Y-%m-%d")
     found = forecast(tmp_path, train, train, "data.timezone=America/New_York")
     assert [row[0] for row in found[1:]] == ["2024-07-19 00:00:00-04:00", "2024-07-20 00:00:00-04:00"]
+
+
+def test_a_gap_that_the_look_back_does_not_touch_is_no_error(tmp_path: Path) -> None:
+    times = pd.date_range("2023-01-02", periods=120, freq="B")
+    train = written(tmp_path / "a.csv", times, "%Y-%m-%d")
+    early = written(tmp_path / "b.csv", times.delete([20, 21, 114]), "%Y-%m-%d")
+    assert forecast(tmp_path, train, early)[1][0] == "2023-06-19"
+    late = written(tmp_path / "c.csv", times.delete([20, 115]), "%Y-%m-%d")
+    with pytest.raises(
+        UserError, match=r"missing time steps: 2, the first after row 20 .* at the step B; set data\.fill"
+    ):
+        api.forecast(tmp_path / "model", late, out=tmp_path / "x")
+    lines = early.read_text().splitlines()
+    early.write_text("\n".join([lines[0], lines[1].partition(";")[0] + ";", *lines[2:]]))
+    api.forecast(tmp_path / "model", early, out=tmp_path / "y.csv")

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prunecast.data import catalog, synthetic
-from prunecast.data.calendar import Times, season_of
+from prunecast.data.calendar import Times, grid_of, season_of
 from prunecast.data.download import locate, verified
 from prunecast.data.files import Table, exists, parsed, read_content, read_table
 from prunecast.data.frames import Frame, frame_of
@@ -142,6 +142,7 @@ def history_of(
     options: ReadOptions | None = None,
     known: Reading | None = None,
     step: str | None = None,
+    lookback: int | None = None,
     fill: str = REFUSE,
 ) -> Series:
     """Returns the rows of a table that a forecast starts from, by column name; other columns are left out.
@@ -155,6 +156,7 @@ def history_of(
         options: how the model's own file was read.
         known: what was found out about that file.
         step: of the model, looked for first.
+        lookback: of the model; gaps before so many last steps do not matter.
         fill: what to do with gaps.
 
     Raises:
@@ -172,6 +174,8 @@ def history_of(
         frame, zone = found.values_TN, found.reading.zone
         if not covariates:
             frame = frame.iloc[: len(frame) - empty_tail(frame)]
+            if fill == REFUSE and lookback is not None:
+                frame = _last_steps(frame, max(lookback, 2), zone, step)
         frame, step = on_grid(frame, fill, zone, step)
         rows = len(frame) - (empty_tail(frame, covariates) if covariates else 0)
         past = replace(found, values_TN=filled(frame.iloc[:rows], fill))
@@ -179,6 +183,14 @@ def history_of(
         return replace(series, raw_covariates_TK=_raw(filled(frame[list(covariates)], fill)))
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from None
+
+
+def _last_steps(frame: pd.DataFrame, steps: int, zone: str | None, step: str | None) -> pd.DataFrame:
+    """Returns the last steps of a frame, or the whole one where some of them are not there."""
+    grid = grid_of(frame.index.to_numpy(), zone, step)
+    if grid is None or len(frame) < steps or grid.step != (step or grid.step):
+        return frame
+    return frame.iloc[-steps:] if grid.places[-steps] == grid.places[-1] + 1 - steps else frame
 
 
 # Catalogue sets: as they were published, found or downloaded, checked by hash and shape, and nothing else changed
