@@ -276,8 +276,12 @@ def prune(
     return pruned.summary(out)
 
 
-def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> results.Evaluation:
-    """Scores a model or an exported artefact on the test part, a model in every metric that its recipe names.
+def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full") -> results.DetailedEvaluation:
+    """Scores a model or an exported artefact on the test part, channel by channel and step by step.
+
+    Errors are standardised, those of channels also in the data's own units; MAPE is a share of the truth, MASE the
+    error in units of the seasonal naive forecast's on the training part. A metric without meaning on the data (MAPE
+    where a truth is 0) is empty.
 
     Args:
         source: a model folder or an exported file.
@@ -295,8 +299,13 @@ def evaluate(source: Path, *, data: str | None = None, scoring: Scoring = "full"
     opened = open_artifact(source).with_data(data, load)
     recipe = source / RECIPE_FILE  # beside a model that Prunecast trained, pruned or imported
     metrics = load_recipe(recipe).data.metrics if opened.is_folder and recipe.is_file() else ()
-    validation, test = opened.scores(windows_for(opened.metadata, data, load), scoring, metrics)
-    return results.Evaluation.of(test, validation, measure_size(opened.saved), opened.metadata.dense_parameters)
+    validation, test, errors = opened.scores(windows_for(opened.metadata, data, load), scoring, metrics)
+    known = results.Evaluation.of(test, validation, measure_size(opened.saved), opened.metadata.dense_parameters)
+    return results.DetailedEvaluation(
+        **vars(known),
+        channels=errors.channels(opened.metadata.targets),
+        steps=errors.steps(),
+    )
 
 
 def measure(

@@ -33,7 +33,7 @@ from prunecast.recipe import DataConfig, ReadOptions
 from prunecast.records import Accuracy, Scoring
 from prunecast.registry import RUNTIMES
 from prunecast.train.evaluate import score
-from prunecast.train.metrics import bound_metrics
+from prunecast.train.metrics import Errors, bound_metrics, metric_context
 
 EAGER = "eager"
 """The runtime that runs a model folder as it is."""
@@ -87,11 +87,13 @@ class Artifact:
         scaler = artefact_scaler(metadata).select([metadata.channels.index(target) for target in metadata.targets])
         return lambda batch: torch.from_numpy(scaler.transform(predict(raw_inputs(metadata, batch)))).float()
 
-    def scores(self, prepared: Prepared, scoring: Scoring, metrics: Sequence[str] = ()) -> tuple[Accuracy, Accuracy]:
-        """Returns the errors on the validation and the test part, the latter in further metrics too."""
-        predict = self.predictor()
-        test = score(predict, prepared.test, "test", scoring, bound_metrics(prepared, metrics))
-        return score(predict, prepared.validation, "validation", scoring), test
+    def scores(
+        self, prepared: Prepared, scoring: Scoring, metrics: Sequence[str] = ()
+    ) -> tuple[Accuracy, Accuracy, Errors]:
+        """Returns the errors on the validation and the test part, the latter in further metrics too, and in detail."""
+        predict, errors = self.predictor(), Errors(metric_context(prepared))
+        test = score(predict, prepared.test, "test", scoring, bound_metrics(prepared, metrics), errors=errors)
+        return score(predict, prepared.validation, "validation", scoring), test, errors
 
     def shipped(self, runtime: str, folder: Path) -> Path:
         """Returns what a runtime loads: this artefact, this folder, or an export of it into a new folder.

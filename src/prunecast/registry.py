@@ -138,7 +138,13 @@ GRANULARITIES = Registry(
 
 METRICS = Registry(
     "metric",
-    {"mse": "prunecast.train.metrics:squared_error", "mae": "prunecast.train.metrics:absolute_error"},
+    {
+        "mse": "prunecast.train.metrics:MSE",
+        "mae": "prunecast.train.metrics:MAE",
+        "rmse": "prunecast.train.metrics:RMSE",
+        "mape": "prunecast.train.metrics:MAPE",
+        "mase": "prunecast.train.metrics:MASE",
+    },
 )
 
 EXECUTORS = Registry(

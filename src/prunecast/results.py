@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from prunecast.records import Accuracy, Artefact, Imported, Pruning, Ratio, Scoring, Size
 
 
+ROWS_SHOWN = 8
+"""Rows of a table of errors on a terminal; the JSON has them all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What a verb gives back."""
@@ -20,7 +24,7 @@ class Result:
         return {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
 
     def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Returns rows for a terminal that are not in the JSON, by title."""
+        """Returns rows for a terminal that are not in the JSON, by title; where it has some, they stand for its own."""
         return {}
 
     @property
@@ -115,6 +119,39 @@ class Evaluation(Result):
         known = super().to_json()
         metrics: dict[str, float] = known.pop("metrics")
         return known | metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorRow(Result):
+    """Errors by metric, of a channel by its `name` or of a step of the horizon; None where one has no meaning.
+
+    `raw` has those that have a unit in the channel's own; MAPE is a share of the truth.
+    """
+
+    name: str | int
+    errors: Mapping[str, float | None]
+    raw: Mapping[str, float | None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the errors under the names of their metrics, those in raw units as `raw_NAME`."""
+        of = "step" if isinstance(self.name, int) else "name"
+        return {of: self.name} | dict(self.errors) | {f"raw_{name}": value for name, value in self.raw.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailedEvaluation(Evaluation):
+    """An evaluation with its test errors channel by channel, and step by step over all channels."""
+
+    channels: tuple[ErrorRow, ...]
+    steps: tuple[ErrorRow, ...]
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Returns the rows for a terminal: the first channels, and some of the steps."""
+        stride = -(-len(self.steps) // ROWS_SHOWN)
+        return {
+            "channels": [row.to_json() for row in self.channels[:ROWS_SHOWN]],
+            "steps": [row.to_json() for row in self.steps[stride - 1 :: stride]],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

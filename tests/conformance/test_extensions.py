@@ -84,17 +84,17 @@ RANDOM = Method(
 )
 '''
 
-MASE = '''
+SCALED = '''
 """Mean absolute scaled error (Hyndman and Koehler 2006): the seasonal naive forecast has 1 on the training part."""
 
 
-def mase(forecast_BHC, truth_BHC, context):
+def scaled(forecast_BHC, truth_BHC, context):
     """Returns the absolute error of each step over the channel's seasonal naive error."""
     return (forecast_BHC - truth_BHC).double().abs() / context.naive_mae_C
 '''
 
 STUDY: dict[str, Any] = {
-    "data": {"name": "synthetic-load", "metrics": ["mase"]},
+    "data": {"name": "synthetic-load", "metrics": ["scaled"]},
     "model": {"lookback": 24, "horizon": 6},
     "train": {"epochs": 1, "max_steps": 10, "learning_rate": 0.003, "threads": 1},
     "finetune": {"epochs": 1, "max_steps": 5, "learning_rate": 0.001, "threads": 1},
@@ -139,8 +139,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Extended:
     package.register("ALLOCATIONS", {"2of4": "prunecast.prune.two_of_four:two_of_four"})
     for name in ("MAGNITUDE", "RANDOM"):
         package.register("METHODS", {f"{name.lower()}-2of4": f"prunecast.prune.two_of_four:{name}"})
-    package.add("train/mase.py", MASE)
-    package.register("METRICS", {"mase": "prunecast.train.mase:mase"})
+    package.add("train/scaled.py", SCALED)
+    package.register("METRICS", {"scaled": "prunecast.train.scaled:scaled"})
     return package
 
 
@@ -194,13 +194,13 @@ def test_every_control_is_there(records: list[dict[str, Any]]) -> None:
 
 def test_a_metric_has_its_interval(records: list[dict[str, Any]], study: Path) -> None:
     scored = [record for record in records if record["stage"] not in ("export", "measure")]
-    assert all(record["test"]["metrics"]["mase"] > 0 for record in scored)
+    assert all(record["test"]["metrics"]["scaled"] > 0 for record in scored)
     found = pd.read_csv(study / "report_files" / "comparisons.csv")
-    mase = found[found["metric"] == "mase"]
-    assert set(mase["variant"]) == set(found[found["metric"] == "mse"]["variant"])
-    assert (mase["difference_low"] <= mase["difference"]).all()
-    assert (mase["difference"] <= mase["difference_high"]).all()
-    assert (mase["difference_low"] < mase["difference_high"]).any()
+    scaled = found[found["metric"] == "scaled"]
+    assert set(scaled["variant"]) == set(found[found["metric"] == "mse"]["variant"])
+    assert (scaled["difference_low"] <= scaled["difference"]).all()
+    assert (scaled["difference"] <= scaled["difference_high"]).all()
+    assert (scaled["difference_low"] < scaled["difference_high"]).any()
 
 
 def test_a_runtime_is_timed_and_its_files_are_read(records: list[dict[str, Any]], package: Extended) -> None:
@@ -219,15 +219,15 @@ def test_a_runtime_is_timed_and_its_files_are_read(records: list[dict[str, Any]]
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert found["mse"] == pytest.approx(trained["test"]["mse"], rel=1e-4)
-    assert found["mase"] == pytest.approx(trained["test"]["metrics"]["mase"], rel=1e-6)
+    assert found["scaled"] == pytest.approx(trained["test"]["metrics"]["scaled"], rel=1e-6)
 
 
 def test_the_report_shows_all_four(study: Path) -> None:
     page = (study / "report.html").read_text(encoding="utf-8")
     packed = re.findall(r'<script type="application/gzip" id="page-[^>]*>([^<]*)</script>', page)
     shown = page + "".join(gzip.decompress(base64.b64decode(text)).decode() for text in packed)
-    for name in ("taylor-element-row", "magnitude-2of4", "random-2of4", "MASE", "NumPy"):
+    for name in ("taylor-element-row", "magnitude-2of4", "random-2of4", "SCALED", "NumPy"):
         assert name in shown
     tables = "".join(path.read_text(encoding="utf-8") for path in (study / "report_files").glob("*.csv"))
-    for name in ("taylor-element-row", "magnitude-2of4", "random-2of4", "mase", "numpy"):
+    for name in ("taylor-element-row", "magnitude-2of4", "random-2of4", "scaled", "numpy"):
         assert name in tables

@@ -104,3 +104,19 @@ def test_a_flipped_bit_is_found_by_every_verb_that_loads(model: Path, table: Pat
         with pytest.raises(UserError, match=r"m\.onnx (is damaged: |.*expected an ONNX file)"):
             use(tmp_path / "m.onnx", data=str(table))
     assert not out.exists()
+
+
+def test_an_evaluation_has_errors_of_channels_and_steps(model: Path, table: Path, tmp_path: Path) -> None:
+    api.export(model, out=tmp_path / "m.onnx", data=str(table))
+    found, exported = (api.evaluate(path, data=str(table)) for path in (model, tmp_path / "m.onnx"))
+    facts = found.to_json()
+    assert [row["name"] for row in facts["channels"]] == ["a", "b"]
+    assert [row["step"] for row in facts["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert np.mean([row["mse"] for row in facts["channels"]]) == pytest.approx(found.mse)
+    assert np.mean([row["mae"] for row in facts["steps"]]) == pytest.approx(found.mae)
+    std = open_artifact(model).metadata.scaler.std
+    for row, deviation in zip(facts["channels"], std, strict=True):
+        assert row["raw_rmse"] == pytest.approx(row["rmse"] * deviation)
+        assert row["raw_mse"] == pytest.approx(row["rmse"] ** 2 * deviation**2)
+    assert exported.channels[0].errors["mase"] == pytest.approx(found.channels[0].errors["mase"], rel=1e-4)
+    assert facts.keys() >= {"mse", "mae", "val_mse", "windows", "scoring", "parameters", "nonzero", "sparsity"}

@@ -35,8 +35,10 @@ class Output:
         if self.as_json:
             print(json.dumps(facts, allow_nan=False))
             return
-        for title, rows in result.tables().items():
+        ready = result.tables()
+        for title, rows in ready.items():
             self._table(title, rows)
+        facts = {name: value for name, value in facts.items() if name not in ready}
         tables = {
             name: rows
             for name, rows in facts.items()

@@ -17,7 +17,7 @@ from prunecast.batch import Batch
 from prunecast.data.windows import Windows
 from prunecast.errors import UserError
 from prunecast.records import Accuracy, Blocks, Scoring, Split
-from prunecast.train.metrics import BoundMetrics, absolute_error, squared_error
+from prunecast.train.metrics import BoundMetrics, Errors, absolute_error, squared_error
 
 PAPER_BATCH = 32
 """Batch size of the published test loaders, which dropped the last incomplete batch."""
@@ -26,7 +26,7 @@ EVALUATION_BATCH = 32
 """Windows per forward pass; it changes no result beyond rounding. Larger ones leave the cache: 1.5 ms for a window of
 a small Transformer, 2.1 to 3.1 ms in batches of 128."""
 
-Errors = NDArray[np.float64]
+WindowErrors = NDArray[np.float64]
 """One number for each window."""
 
 Predict = Callable[[Batch], Tensor]
@@ -73,9 +73,15 @@ def in_eval_mode(model: nn.Module) -> Iterator[Predict]:
 
 
 def score(
-    predict: Predict, windows: Windows, split: Split, scoring: Scoring = "full", further: BoundMetrics | None = None
+    predict: Predict,
+    windows: Windows,
+    split: Split,
+    scoring: Scoring = "full",
+    further: BoundMetrics | None = None,
+    *,
+    errors: Errors | None = None,
 ) -> Accuracy:
-    """Scores whatever forecasts, an exported artefact too.
+    """Scores whatever forecasts, an exported artefact too; `errors` gathers those of each step and channel.
 
     Raises:
         UserError: when there is no window to score, or an error is not a finite number.
@@ -83,10 +89,10 @@ def score(
     count = scored_windows(len(windows), scoring)
     if count == 0:
         raise UserError(f"paper scoring needs {PAPER_BATCH} windows, the {split} part has {len(windows)}; use full")
-    return accuracy(window_errors(predict, windows, count, further), windows, split, scoring)
+    return accuracy(window_errors(predict, windows, count, further, errors), windows, split, scoring)
 
 
-def accuracy(errors: Mapping[str, Errors], windows: Windows, split: Split, scoring: Scoring) -> Accuracy:
+def accuracy(errors: Mapping[str, WindowErrors], windows: Windows, split: Split, scoring: Scoring) -> Accuracy:
     """Returns the result in the errors of single windows, by metric.
 
     Sums run in float64, so the order of batches does not show.
@@ -123,14 +129,23 @@ def accuracy(errors: Mapping[str, Errors], windows: Windows, split: Split, scori
 
 @torch.inference_mode()
 def window_errors(
-    predict: Predict, windows: Windows, count: int, further: BoundMetrics | None = None
-) -> dict[str, Errors]:
-    """Returns the mean error of each of the first `count` windows: MSE, MAE and further metrics, by name."""
+    predict: Predict,
+    windows: Windows,
+    count: int,
+    further: BoundMetrics | None = None,
+    details: Errors | None = None,
+) -> dict[str, WindowErrors]:
+    """Returns the mean error of each of the first `count` windows: MSE, MAE and further metrics, by name.
+
+    `details` gathers the errors of each step and channel.
+    """
     metrics: BoundMetrics = {"mse": squared_error, "mae": absolute_error} | dict(further or {})
-    errors: dict[str, list[Errors]] = {name: [] for name in metrics}
+    errors: dict[str, list[WindowErrors]] = {name: [] for name in metrics}
     for start in range(0, count, EVALUATION_BATCH):
         batch = windows.batch(torch.arange(start, min(start + EVALUATION_BATCH, count)))
         forecast_BHC = predict(batch)
+        if details is not None:
+            details.add(forecast_BHC, batch.y_BHC)
         for name, metric in metrics.items():
             errors[name].append(metric(forecast_BHC, batch.y_BHC).mean(dim=(1, 2)).cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in errors.items()}

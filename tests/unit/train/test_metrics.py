@@ -20,22 +20,9 @@ from prunecast.recipe import DataConfig
 from prunecast.records import Accuracy
 from prunecast.registry import METRICS
 from prunecast.train.evaluate import evaluate_both, score
-from prunecast.train.metrics import MetricContext, bound_metrics
+from prunecast.train.metrics import Errors, MetricContext, bound_metrics, metric_context
 
 SEASON = 24
-
-
-def mase(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
-    return (forecast_BHC - truth_BHC).double().abs() / context.naive_mae_C
-
-
-def mape(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
-    raw_forecast, raw_truth = (values.double() * context.std_C + context.mean_C for values in (forecast_BHC, truth_BHC))
-    return ((raw_forecast - raw_truth) / raw_truth).abs()
-
-
-def rmse(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
-    return (forecast_BHC - truth_BHC).double().square().mean(1, keepdim=True).sqrt()
 
 
 def infinite(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
@@ -45,9 +32,8 @@ def infinite(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) ->
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("own_metrics")
-    for metric in (mase, mape, rmse, infinite):
-        setattr(module, metric.__name__, metric)
-        monkeypatch.setitem(METRICS.entries, metric.__name__, f"own_metrics:{metric.__name__}")
+    vars(module)["infinite"] = infinite
+    monkeypatch.setitem(METRICS.entries, "infinite", "own_metrics:infinite")
     monkeypatch.setitem(sys.modules, "own_metrics", module)
 
 
@@ -76,6 +62,38 @@ def test_a_metric_knows_the_scored_channels_of_the_training_part(prepared: Prepa
     assert accuracy.metrics["mase"] == pytest.approx((np.abs(y_WHC) / naive).mean(), rel=1e-12)
     assert accuracy.metrics["mape"] == pytest.approx(np.abs(1 - prepared.scaler.mean[targets] / raw).mean(), rel=1e-9)
     assert accuracy.metrics["rmse"] == pytest.approx(np.sqrt((y_WHC**2).mean(1)).mean(), rel=1e-12)
+
+
+def test_errors_of_channels_and_steps_are_those_of_all_windows(prepared: Prepared) -> None:
+    errors = Errors(metric_context(prepared))
+    accuracy = score(zeros, prepared.test, "test", errors=errors)
+    targets = list(prepared.train.targets or ())
+    truth = (
+        torch.cat([prepared.test.batch(torch.tensor([i])).y_BHC for i in range(len(prepared.test))]).double().numpy()
+    )
+    std, mean = prepared.scaler.std[targets], prepared.scaler.mean[targets]
+    training = prepared.train.x_TC[:, targets].double().numpy()
+    naive = np.abs(training[SEASON:] - training[:-SEASON]).mean(0)
+    channels, steps = errors.channels(["retail", "office"]), errors.steps()
+    assert [row.name for row in channels] == ["retail", "office"]
+    assert [row.name for row in steps] == [1, 2, 3, 4, 5, 6]
+    for number, row in enumerate(channels):
+        of_channel = truth[..., number]
+        expected = {
+            "mse": (of_channel**2).mean(),
+            "mae": np.abs(of_channel).mean(),
+            "rmse": np.sqrt((of_channel**2).mean()),
+            "mape": np.abs(of_channel * std[number] / (of_channel * std[number] + mean[number])).mean(),
+            "mase": (np.abs(of_channel) / naive[number]).mean(),
+        }
+        assert row.errors["infinite"] is None, "it has no meaning on this data, and the others have"
+        assert {name: row.errors[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+        assert row.raw == pytest.approx(
+            {name: expected[name] * std[number] ** (2 if name == "mse" else 1) for name in ("mse", "mae", "rmse")}
+        )
+    assert np.mean([row.errors["mse"] for row in channels]) == pytest.approx(accuracy.mse, rel=1e-12)
+    assert steps[2].errors["rmse"] == pytest.approx(np.sqrt((truth[:, 2] ** 2).mean()), rel=1e-12)
+    assert np.mean([row.errors["mae"] for row in steps]) == pytest.approx(accuracy.mae, rel=1e-12)
 
 
 def test_blocks_of_every_metric_add_up(prepared: Prepared) -> None:
