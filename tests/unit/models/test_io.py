@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -151,6 +152,19 @@ def test_tensors_that_are_not_the_models(
     assert load_model(folder).masks
     change_tensors(folder, change)
     assert hint in complaint(load_model, folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(value: float, folder: Path, artefact: bytes, tmp_path: Path) -> None:
+    change_tensors(
+        folder, lambda tensors, _: tensors["decoder.projection.bias"].index_fill_(0, torch.tensor([1]), value)
+    )
+    assert "decoder.projection.bias: expected finite numbers" in complaint(load_model, folder)
+    model = onnx.ModelProto.FromString(artefact)
+    weight = next(entry for entry in model.graph.initializer if entry.name == "model.decoder.projection.bias")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(3, value, np.float32), weight.name))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert "decoder.projection.bias: expected finite numbers" in complaint(read_model, tmp_path / "m.onnx")
 
 
 def test_weights_that_cannot_be_read(folder: Path) -> None:
