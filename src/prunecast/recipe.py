@@ -108,10 +108,21 @@ class ReadOptions(Section):
         "refuse", exclude_if=_not("refuse"), description="what to do with empty rows at the end"
     )
 
+    @field_validator("time_column")
+    @classmethod
+    def _some_column(cls, columns: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if columns == ():
+            raise ValueError("expected at least one column")
+        return columns
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, zone: str | None) -> str | None:
-        if zone is not None and not re.fullmatch(r"[+-]\d\d:\d\d", zone) and zone not in available_timezones():
+        if (
+            zone is not None
+            and not re.fullmatch(r"[+-](0\d|1[0-4]):[0-5]\d", zone)
+            and zone not in available_timezones()
+        ):
             raise ValueError(f"no time zone {zone!r}; {near(zone, available_timezones())[:80]}")
         return zone
 

@@ -83,7 +83,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 path.write_bytes(content)
     except BaseException:  # an interruption too
         for path in fresh:
-            path.unlink(missing_ok=True)
+            _remove(path)
         for folder in folders:
             with suppress(OSError):  # somebody else has put something there meanwhile
                 folder.rmdir()

@@ -56,6 +56,8 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("seed: ! 1", "a tag"),
         ("? [a]\n: 1", "not valid YAML"),
         ("seed: 0x" + "f" * 5000, "thousands of digits"),
+        ("data: {time_column: []}", "data.time_column: expected at least one column"),
+        ("data: {timezone: '+99:99'}", "no time zone '+99:99'"),
         ("a" * 1000 + ": 1", "unknown key"),
     ],
 )

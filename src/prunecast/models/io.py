@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prunecast.errors import UserError
+from prunecast.errors import UserError, shown
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank, config_from, outline
 from prunecast.recipe import DataConfig, ReadOptions, checked
 from prunecast.records import Reading, Strict
@@ -107,9 +108,18 @@ class ModelMetadata(Strict):
             raise ValueError(f"targets: expected some of the channels, each once, found {list(self.targets)}")
         self.scaler.check_count(count, "scaler")
         self.covariate_scaler.check_count(len(self.covariates), "covariate_scaler")
+        if self.frequency is not None and not _is_step(self.frequency):
+            raise ValueError(f"frequency: expected a step as pandas writes it, found {shown(self.frequency)}")
         source = {} if self.data is None else self.data.model_dump(include={"name", "fill", "split"})
         checked(DataConfig, source | {"freq": self.freq}, "data")
         return self
+
+
+def _is_step(frequency: str) -> bool:
+    try:
+        return pd.tseries.frequencies.to_offset(frequency).n > 0
+    except (ValueError, OverflowError):
+        return False
 
 
 @dataclass(frozen=True)

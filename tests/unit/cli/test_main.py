@@ -325,7 +325,8 @@ def test_a_full_disk_leaves_nothing(model: Path, tmp_path: Path, capsys: pytest.
             ["export", str(model)],
         ):
             line = complaint(capsys, *verb, "--out", str(small / "out.onnx"))
-            assert line.startswith(f"prunecast: error: cannot write {small}/out.onnx: No space left")
+            assert line.startswith(f"prunecast: error: cannot write {small}/out.onnx: ")
+            assert "No space left" in line
             assert list(small.iterdir()) == []
     finally:
         os.system(f"umount {small}")

@@ -108,6 +108,8 @@ def test_widths_are_believed_only_when_the_weights_have_them(
         (lambda metadata: metadata["model"].update(channels=4), "as model.channels"),
         (lambda metadata: metadata.update(dense_parameters=-1), "dense_parameters"),
         (lambda metadata: metadata.update(freq="century"), "freq"),
+        (lambda metadata: metadata.update(frequency="x"), "frequency: expected a step"),
+        (lambda metadata: metadata.update(frequency="0h"), "frequency: expected a step"),
         (lambda metadata: metadata["data"].update(fill="guess"), "fill"),
         (lambda metadata: metadata["data"].update(split=[0.5, 0.5, 0.5]), "add up to 1"),
         (lambda metadata: metadata.update(schema_version=2), "schema version 1"),
