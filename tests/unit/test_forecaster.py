@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.support.series_files import write_table
 
 import prunecast
 from prunecast.errors import UserError
-from prunecast.store import read_record
+from prunecast.store import read_record, write_sums
 
 SETTINGS = ("train.max_steps=5", "train.threads=1")
 
@@ -96,3 +97,13 @@ def test_a_file_that_was_rewritten_is_read_again(tmp_path: Path) -> None:
     write_table(path, first=0.5)
     again = prunecast.Forecaster("repeat", horizon=6, lookback=24).fit(path)
     assert model.fit(path).numbers == again.numbers
+
+
+def test_a_record_that_is_no_models_is_damage(table: pd.DataFrame, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    prunecast.Forecaster("repeat", horizon=12, lookback=24).fit(table).save(folder)
+    text = (folder / "record.json").read_text()
+    (folder / "record.json").write_text(json.dumps(json.loads(text) | {"size": None}))
+    write_sums(folder)
+    with pytest.raises(UserError, match="damaged: its record is no model's"):
+        prunecast.Forecaster.load(folder)

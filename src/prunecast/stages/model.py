@@ -21,7 +21,7 @@ from prunecast.stages.base import ModelResult, Parent, StageInputs
 from prunecast.stages.import_checkpoint import ImportJob
 from prunecast.stages.job import Job
 from prunecast.stages.run import Chain, cut, run_stage, write
-from prunecast.store import read_record
+from prunecast.store import Damaged, read_record
 from prunecast.train.progress import Reporter
 
 
@@ -100,9 +100,10 @@ class TrainedModel:
             assert saved.metadata.data is not None
             named = recipe.data.model_copy(update={"name": saved.metadata.data.name})
             recipe = recipe.model_copy(update={"data": named})
-        return cls(
-            saved, recipe, read_record(folder), lambda: windows_for(with_data(saved, data, load).metadata, data, load)
-        )
+        record = read_record(folder)
+        if record.size is None:
+            raise Damaged(folder, "its record is no model's")
+        return cls(saved, recipe, record, lambda: windows_for(with_data(saved, data, load).metadata, data, load))
 
     @classmethod
     def _made(cls, job: Job | ImportJob, inputs: StageInputs) -> TrainedModel:
