@@ -75,11 +75,20 @@ def read_table(path: Path, delimiter: str | None = None) -> Table:
 def table_of(frame: pd.DataFrame, name: str = "table.parquet") -> Table:
     """Returns the columns of a data frame as its Parquet file would hold them; nothing is written.
 
+    An index of times or periods is a column of times (the begin of each period).
+
     Raises:
-        UserError: when it has no rows.
+        UserError: when it has no rows, or columns that no Parquet file can hold.
     """
+    if isinstance(frame.index, pd.PeriodIndex):
+        frame = frame.set_axis(frame.index.to_timestamp())
+    if isinstance(frame.index, pd.DatetimeIndex):
+        frame = frame.reset_index(names=str(frame.index.name or "date"), allow_duplicates=True)
     file = io.BytesIO()
-    frame.to_parquet(file, index=False)
+    try:
+        frame.rename(columns=str).to_parquet(file, index=False)
+    except (pa.ArrowException, ValueError) as error:  # mixed values; two columns of one name
+        raise UserError(f"{name}: expected columns of times and numbers: {_first_line(error)}") from None
     content = file.getvalue()
     return parsed(content, name, hashlib.sha256(content).hexdigest())
 

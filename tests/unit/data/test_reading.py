@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecast.data.calendar import wall_times
-from prunecast.data.files import read_table
-from prunecast.data.series import Series, history_of, load_series
+from prunecast.data.files import read_table, table_of
+from prunecast.data.series import Series, history_of, load_series, series_of
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig, load_recipe
 
@@ -385,6 +385,25 @@ def test_numbers_that_turn_from_whole_to_decimal_after_a_megabyte_are_read(tmp_p
     times = pd.date_range("2000-01-01", periods=100_000, freq="min").strftime("%Y-%m-%d %H:%M").tolist()
     rows = "".join(f"{time},{row if row < 99_999 else '1.5'}\n" for row, time in enumerate(times))
     assert load(tmp_path, "date,v\n" + rows).raw_TC[-1, 0] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("index", "frequency", "zone"),
+    [
+        (HOURS, "h", None),
+        (pd.date_range("2024-03-01", periods=48, freq="D", tz="Europe/Berlin", name="when"), "D", "Europe/Berlin"),
+        (pd.period_range("2020-01", periods=48, freq="M"), "MS", None),
+    ],
+    ids=["times", "times with a zone", "periods"],
+)
+def test_the_index_of_a_data_frame_is_its_times(index: pd.Index, frequency: str, zone: str | None) -> None:
+    series = series_of(table_of(pd.DataFrame({0: range(48), "b": 1.0}, index=index)), DataConfig(name="-"))
+    assert (series.channels, series.frequency, series.reading.zone) == (("0", "b"), frequency, zone)
+    assert series.time_name == (index.name or "date")
+    with pytest.raises(UserError, match="expected columns of times and numbers"):
+        table_of(pd.DataFrame({"a": ["x", 1.5]}))
+    with pytest.raises(UserError, match="Duplicate column names"):
+        table_of(pd.DataFrame({"date": 1.0}, index=HOURS))
 
 
 # What is read is what was written
