@@ -259,8 +259,10 @@ def data_config(metadata: ModelMetadata, data: str | None) -> DataConfig:
     name = metadata.data.name if data is None else data
     reading: dict[str, Any] = {} if name in catalog.names() else metadata.data.model_dump(include=_READING)
     found = metadata.data.reading
-    if reading and found is not None and found.form is not None and "%" in found.form:
-        reading = {"date_format": found.form} | reading
+    if reading and found is not None:
+        form = {"date_format": found.form} if found.form is not None and "%" in found.form else {}
+        zone = {"timezone": found.zone} if found.zone is not None and "/" in found.zone else {}
+        reading = form | zone | reading
     return DataConfig(
         **reading | {"name": name},
         freq=metadata.freq,

@@ -98,3 +98,18 @@ def test_a_gap_that_the_look_back_does_not_touch_is_no_error(tmp_path: Path) -> 
     lines = early.read_text().splitlines()
     early.write_text("\n".join([lines[0], lines[1].partition(";")[0] + ";", *lines[2:]]))
     api.forecast(tmp_path / "model", early, out=tmp_path / "y.csv")
+
+
+def test_new_rows_of_another_offset_are_told_by_the_models_clocks_or_refused(tmp_path: Path) -> None:
+    both = pd.date_range("2023-09-01", "2024-01-31", freq="h", tz="Europe/Berlin")
+    train = written(tmp_path / "a.csv", both, "%Y-%m-%dT%H:%M:%S%z")
+    new = written(tmp_path / "b.csv", both[-100:].tz_convert("UTC"), "%Y-%m-%dT%H:%M:%SZ")
+    assert [row[0] for row in forecast(tmp_path, train, new)][1] == "2024-01-31 01:00:00+01:00"
+    api.evaluate(tmp_path / "model", data=str(train))
+    other = tmp_path / "other"
+    other.mkdir()
+    winter = written(tmp_path / "c.csv", both[-1000:], "%Y-%m-%dT%H:%M:%S%z")
+    with pytest.raises(
+        UserError, match=r"expected times at \+01:00, as in training, found UTC; train with data.timezone"
+    ):
+        forecast(other, winter, new)

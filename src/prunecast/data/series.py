@@ -167,10 +167,8 @@ def history_of(
     config = DataConfig(name=table.name, covariates=tuple(covariates))
     try:
         found = _sound(frame_of(table, options, (*channels, *covariates), known), options)
-        if known is not None and known.zone is not None and found.reading.zone is None:
-            raise UserError(
-                f"times have no offset from UTC, and those the model was trained on have one ({known.zone})"
-            )
+        if known is not None and known.zone is not None:
+            found = replace(found, reading=_at_home(found.reading, known.zone))
         frame, zone = found.values_TN, found.reading.zone
         if not covariates:
             frame = frame.iloc[: len(frame) - empty_tail(frame)]
@@ -183,6 +181,21 @@ def history_of(
         return replace(series, raw_covariates_TK=_raw(filled(frame[list(covariates)], fill)))
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from None
+
+
+def _at_home(reading: Reading, zone: str) -> Reading:
+    """Returns how new rows were read, by the clocks of the zone that a model was trained in.
+
+    Raises:
+        UserError: when they have no zone, or another offset than one of which more is not known.
+    """
+    if reading.zone is None:
+        raise UserError(f"times have no offset from UTC, and those the model was trained on have one ({zone})")
+    if reading.zone != zone and zone.startswith(("+", "-")):
+        raise UserError(
+            f"expected times at {zone}, as in training, found {reading.zone}; train with data.timezone to name the zone"
+        )
+    return reading.model_copy(update={"zone": zone})
 
 
 def _last_steps(frame: pd.DataFrame, steps: int, zone: str | None, step: str | None) -> pd.DataFrame:
