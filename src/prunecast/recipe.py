@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 from zoneinfo import available_timezones
@@ -60,6 +61,10 @@ def _listed(value: object) -> object:
 
 Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
 """The names of columns."""
+
+
+Parts = tuple[float, float, float] | tuple[str, str]
+"""Train, validation and test: shares, or the dates on which the last two begin."""
 
 
 def _not(default: object) -> Callable[[object], bool]:
@@ -135,8 +140,8 @@ class DataConfig(ReadOptions):
     )
     targets: Names | None = Field(None, description="channels that are forecast; all when absent")
     covariates: Names = Field((), description="columns known for the future; they ride in the marks")
-    split: tuple[float, float, float] | None = Field(
-        None, description="train, validation, test shares; else the published"
+    split: Parts | None = Field(
+        None, description="train, validation, test shares, or the dates on which the last two begin; else the published"
     )
     scoring: Scoring = Field("full", description="full: every window; paper: whole batches of 32 only")
     metrics: tuple[str, ...] = Field(
@@ -152,12 +157,22 @@ class DataConfig(ReadOptions):
                 raise ValueError(f"{name!r} is given anyway; leave it out")
         return metrics
 
-    @field_validator("split")
+    @field_validator("split", mode="plain")
     @classmethod
-    def _shares(cls, split: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        if split is not None and (min(split) <= 0 or abs(sum(split) - 1) > 1e-9):
-            raise ValueError("expected three positive shares that add up to 1")
-        return split
+    def _parts(cls, split: Any) -> Parts | None:
+        parts = split if isinstance(split, list | tuple) else ()
+        try:
+            if len(parts) == 2:  # as they stand in YAML, where a date is a date, or in a text
+                first, second = (datetime.fromisoformat(str(part)) for part in parts)
+                if first.tzinfo is second.tzinfo is None and first < second:
+                    return first.isoformat(), second.isoformat()
+            train, validation, test = (float(part) for part in parts)
+            if min(train, validation, test) > 0 and abs(train + validation + test - 1) <= 1e-9:
+                return train, validation, test
+        except (TypeError, ValueError, OverflowError):
+            if split is None:
+                return None
+        raise ValueError("expected three positive shares that add up to 1, or the two dates of validation and test")
 
 
 class FitConfig(Section):

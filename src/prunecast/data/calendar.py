@@ -67,7 +67,8 @@ def wall_times(times: Times, zone: str | None) -> Times:
     return times if zone is None else np.asarray(local_times(times, zone).tz_localize(None).to_numpy())
 
 
-def _from_wall(wall: Times, zone: str | None) -> Times:
+def from_wall(wall: Times, zone: str | None) -> Times:
+    """Returns the times at which the clock on the wall says so; the reverse of `wall_times`."""
     index = pd.DatetimeIndex(wall)
     if zone is not None:  # a midnight that clocks skip begins the day an hour later; of a doubled one the first counts
         first = np.ones(len(index), dtype=bool)
@@ -217,7 +218,7 @@ def grid_times(times: Times, grid: Grid, zone: str | None = None) -> Times:
     if _is_short(grid.step):
         return np.asarray(times[0] + np.arange(rows) * _timedelta(grid.step), dtype="datetime64[ns]")
     wall = pd.date_range(wall_times(times[:1], zone)[0], periods=rows, freq=grid.step, unit="us")
-    whole = _from_wall(wall.to_numpy(), zone)
+    whole = from_wall(wall.to_numpy(), zone)
     whole[grid.places] = times
     return whole
 
@@ -238,7 +239,7 @@ def future_times(times: Times, steps: int, frequency: str | None = None, zone: s
     ahead = pd.date_range(last, periods=steps + 1, freq=step)
     # a last time off the calendar grid (a month that does not end) makes date_range begin after it
     begin = 1 if ahead[0] == pd.Timestamp(last) else 0
-    return _from_wall(ahead[begin : begin + steps].to_numpy(), zone)
+    return from_wall(ahead[begin : begin + steps].to_numpy(), zone)
 
 
 def _timedelta(step: str) -> np.timedelta64:

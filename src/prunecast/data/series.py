@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prunecast.data import catalog, synthetic
-from prunecast.data.calendar import Times, grid_of, season_of
+from prunecast.data.calendar import Times, from_wall, grid_of, season_of
 from prunecast.data.download import locate, verified
 from prunecast.data.files import Table, exists, parsed, read_content, read_table
 from prunecast.data.frames import Frame, frame_of
@@ -29,6 +29,7 @@ from prunecast.data.gaps import (
     filled,
     in_order,
     interpolated,
+    iso,
     on_grid,
     order_problems,
 )
@@ -230,7 +231,7 @@ def _from_catalog(config: DataConfig) -> Series:
         sha256 = verified(entry, content, path)
         frame = _published(entry, parsed(content, path.name, sha256), path)
     series = _series(entry.name, sha256, frame, config, entry.frequency)
-    return replace(series, season=entry.season, split=_split(config, entry.split))
+    return replace(series, season=entry.season, split=_split(config, entry.split, series.times, series.reading.zone))
 
 
 def _published(entry: catalog.Entry, table: Table, path: Path) -> Frame:
@@ -290,7 +291,7 @@ def _series(name: str, sha256: str, found: Frame, config: DataConfig, frequency:
         targets=None if config.targets is None else tuple(channels.index(target) for target in config.targets),
         frequency=frequency,
         season=season_of(frequency),
-        split=_split(config, SplitRule()),
+        split=_split(config, SplitRule(), times, found.reading.zone),
         breaks=breaks_of(times, found.reading.zone),
         sha256=sha256,
         reading=found.reading,
@@ -306,8 +307,19 @@ def _check_known(key: str, asked: Sequence[str], known: Sequence[str]) -> None:
         raise UserError(f"data.{key}: expected each column once, found {', '.join(asked)}")
 
 
-def _split(config: DataConfig, published: SplitRule) -> SplitRule:
-    return published if config.split is None else SplitRule(shares=config.split)
+def _split(config: DataConfig, published: SplitRule, times: Times, zone: str | None) -> SplitRule:
+    if config.split is None:
+        return published
+    if len(config.split) == 3:
+        return SplitRule(shares=config.split)
+    begins = from_wall(np.array(config.split, dtype="datetime64[ns]"), zone)
+    validation, test = (int(row) for row in np.searchsorted(times, begins))
+    if not 0 < validation < test < len(times):
+        span = f"{iso(times[0], zone)} to {iso(times[-1], zone)}"
+        raise UserError(
+            f"data.split: expected rows before, between and after {' and '.join(config.split)}, found {span}"
+        )
+    return SplitRule(rows=(validation, test - validation, len(times) - test))
 
 
 def _times(frame: pd.DataFrame) -> Times:

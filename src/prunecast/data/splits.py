@@ -18,14 +18,16 @@ class SplitLengths(NamedTuple):
 
 
 class SplitRule(Strict):
-    """Either months of 30 days each, or shares of the rows.
+    """Months of 30 days each, rows, or shares of the rows.
 
     Attributes:
         months: for train, validation and test (the ETT sets: 12, 4, 4).
-        shares: used when no months are given; validation gets what rounding leaves.
+        rows: for each, counted between dates.
+        shares: used when neither is given; validation gets what rounding leaves.
     """
 
     months: tuple[int, int, int] | None = None
+    rows: tuple[int, int, int] | None = None
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2)
 
     def lengths(self, rows: int, frequency: str) -> SplitLengths:
@@ -35,6 +37,8 @@ class SplitRule(Strict):
             rows: how many the series has.
             frequency: its step, as pandas writes it; only months need it.
         """
+        if self.rows is not None:
+            return SplitLengths(*self.rows)
         if self.months is not None:
             per_month = _steps_per_month(frequency)
             train, validation, test = (month * per_month for month in self.months)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from prunecast.errors import UserError, shown
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank, config_from, outline
-from prunecast.recipe import DataConfig, ReadOptions, checked
+from prunecast.recipe import DataConfig, Parts, ReadOptions, checked
 from prunecast.records import Reading, Strict
 from prunecast.store import check_sums
 
@@ -66,7 +66,7 @@ class DataSource(ReadOptions):
 
     name: str
     sha256: str
-    split: tuple[float, float, float] | None = None
+    split: Parts | None = None
     reading: Reading | None = Field(None, exclude_if=lambda reading: reading is None)
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunecast.data.series import Series, load_series
+from prunecast.data.windows import prepare
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig, Recipe, load_recipe, write_recipe
 from prunecast.resolve import resolved
@@ -272,3 +273,29 @@ def test_times_of_late_years_are_read_from_text(tmp_path: Path) -> None:
     late = "".join(f"{time},{row}\n" for row, time in enumerate(times))
     series = load(tmp_path, "date,x\n" + late)
     assert (series.frequency, series.times[-1]) == ("ME", np.datetime64("2261-12-31"))
+
+
+def test_parts_may_begin_on_dates(tmp_path: Path) -> None:
+    times = pd.date_range("2024-01-01", periods=400, freq="h")
+    for zone, train in (("", 240), ("+02:00", 240)):
+        path = tmp_path / "own.csv"
+        pd.DataFrame({"date": times.strftime(f"%Y-%m-%d %H:%M:%S{zone}"), "v": range(400)}).to_csv(path, index=False)
+        data = load_recipe(settings=[f"data.name={path}", "data.split=[2024-01-11, 2024-01-14T12:00]"]).data
+        assert data.split == ("2024-01-11T00:00:00", "2024-01-14T12:00:00")
+        series = load_series(data)
+        assert tuple(series.split.lengths(400, "h")) == (train, 84, 76)
+        prepared = prepare(series, data, lookback=24, horizon=6, label_len=12)
+        assert len(prepared.test) == 76 - 6 + 1
+        assert prepared.scaler.mean[0] == pytest.approx(np.arange(train).mean())
+    late = data.model_copy(update={"split": ("2024-01-11", "2025-01-01")})
+    with pytest.raises(UserError, match=r"data\.split: expected rows before, between and after 2024-01-11 and 2025"):
+        load_series(late)
+
+
+@pytest.mark.parametrize(
+    "split",
+    ["[2024-01-11, 2024-01-01]", "[2024-01-11]", "[0.5, 0.4]", "x", "[.nan, .1, .2]", "[0.5, 0.3, 0.3]", "[a,b]"],
+)
+def test_other_splits_are_one_clear_line(split: str) -> None:
+    with pytest.raises(UserError, match=r"data\.split: expected three positive shares that add up to 1, or the two"):
+        load_recipe(settings=[f"data.split={split}"])
