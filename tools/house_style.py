@@ -17,14 +17,14 @@ from pathlib import Path
 LONGEST_BODY, LONGEST_MODULE = 60, 800
 
 HOUSE = {
-    "lines": 24_700,
-    "modules": 135,
+    "modules": 125,
     "modules at the top": 12,
     "packages at the top": 12,
     "modules in report": 14,
     "modules in study": 9,
 }
-"""The most that there are, `__init__.py` and `__main__.py` not counted as modules."""
+"""The most that there are, `__init__.py` and `__main__.py` not counted as modules. Lines are told, not limited: a
+feature may need them, and a limit would reward dense code."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
