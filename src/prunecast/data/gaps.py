@@ -98,7 +98,18 @@ def _order_error(times: Times, wrong: NDArray[np.bool_], zone: str | None, optio
     what = "repeats" if times[row + 1] == times[row] else "goes back behind"
     found = f"row {row + 2} ({iso(times[row + 1], zone)}) {what} row {row + 1} ({iso(times[row], zone)})"
     more = f" and {int(wrong.sum()) - 1} more do so" if wrong.sum() > 1 else ""
-    return UserError(f"times must increase: {found}{more}; set data.{option}, or repair the file")
+    advice = f"set data.{option}, or repair the file"
+    if zone is None and _clocks_went_back(times, wrong):
+        advice = f"if clocks went back there, set data.timezone to theirs, as Europe/Berlin; else {advice}"
+    return UserError(f"times must increase: {found}{more}; {advice}")
+
+
+def _clocks_went_back(times: Times, wrong: NDArray[np.bool_]) -> bool:
+    """Whether all that is wrong looks like the end of summer time: on a Sunday, in an hour soon after midnight."""
+    rows = np.flatnonzero(wrong)
+    within_an_hour = np.diff(times)[rows] >= -np.timedelta64(1, "h")
+    moments = pd.DatetimeIndex(times[rows])
+    return bool((within_an_hour & (moments.day_of_week == 6) & (moments.hour > 0) & (moments.hour < 4)).all())
 
 
 def order_problems(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None) -> tuple[str, ...]:

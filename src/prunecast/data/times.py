@@ -303,10 +303,11 @@ def _localized(name: str, wall_T: Times, zone: str) -> Times:
     Raises:
         UserError: when they say an hour that is skipped there, or one that may be either of two.
     """
-    order = np.argsort(wall_T, kind="stable")
+    order = np.arange(len(wall_T))
     if len(wall_T) > 1 and (np.diff(wall_T) < np.timedelta64(0)).mean() > 0.5:  # the newest stands first
-        order = np.argsort(wall_T[::-1], kind="stable")
-        order = len(wall_T) - 1 - order
+        order = order[::-1]
+    if (np.diff(wall_T[order]) < -np.timedelta64(1, "h")).any():  # else they go back with the clocks alone
+        order = order[np.argsort(wall_T[order], kind="stable")]
     try:
         index = pd.DatetimeIndex(wall_T[order]).tz_localize(zone, ambiguous="infer", nonexistent="raise")
     except ValueError as error:

@@ -222,6 +222,14 @@ def test_times_that_stand_twice(tmp_path: Path) -> None:
         assert (len(series.times), series.raw_TC[5, 0]) == (48, value)
 
 
+@pytest.mark.parametrize("step", ["h", "15min"])
+def test_an_hour_that_clocks_double_asks_for_their_zone(tmp_path: Path, step: str) -> None:
+    times = pd.date_range("2024-10-20", "2024-11-05", freq=step, tz="Europe/Berlin")
+    content = table(times, "%Y-%m-%d %H:%M")
+    refused(tmp_path, content, "if clocks went back there, set data.timezone to theirs")
+    np.testing.assert_array_equal(load(tmp_path, content, timezone="Europe/Berlin").times, times.tz_convert(None))
+
+
 def test_a_row_that_repeats_all_of_the_one_before_says_nothing(tmp_path: Path) -> None:
     lines = table(HOURS, "%Y-%m-%d %H:%M").splitlines(keepends=True)
     assert len(load(tmp_path, "".join([*lines[:9], lines[8], *lines[9:]])).times) == 48
