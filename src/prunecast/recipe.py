@@ -20,7 +20,16 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 from zoneinfo import available_timezones
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+)
 
 from prunecast.errors import UserError, near, shown
 from prunecast.records import BudgetOf, Control, GroupKind, Scoring, Stage, Strict
@@ -63,7 +72,10 @@ Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
 """The names of columns."""
 
 
-Parts = tuple[float, float, float] | tuple[str, str]
+Parts = Annotated[
+    tuple[float, float, float] | tuple[str, str],
+    PlainSerializer(lambda parts: parts, return_type=Any),  # pydantic's own warns of the two kinds of tuple
+]
 """Train, validation and test: shares, or the dates on which the last two begin."""
 
 

@@ -82,6 +82,13 @@ def test_settings_nest_and_carry_yaml_values() -> None:
     assert parse_setting("a.b=~") == {"a": {"b": None}}
 
 
+@pytest.mark.parametrize("split", [["2024-01-05T00:00:00", "2024-02-07T12:00:00"], [0.5, 0.25, 0.25]])
+def test_either_kind_of_split_is_written_as_it_is_read(split: list[object]) -> None:
+    recipe = load_recipe(settings=[f"data.split={split}"])
+    assert recipe.model_dump(mode="json")["data"]["split"] == split
+    assert load_recipe(base=recipe.model_dump(mode="json")) == recipe
+
+
 @pytest.mark.parametrize("text", ["%d/%m/%Y %H:%M", ",", ".", " ", "'", "|", ";", "\t"])
 def test_marks_and_forms_need_no_quotes(text: str) -> None:
     assert parse_setting(f"a.b={text}") == {"a": {"b": text}}

@@ -263,6 +263,7 @@ def _borders(lengths: SplitLengths, shape: WindowShape, series: Series) -> dict[
         if part.start < 0 or found < shape.steps or part.stop > rows:
             raise UserError(
                 f"{series.name}: too short for look-back {shape.lookback} and horizon {shape.horizon}: the {name} part "
-                f"has {max(found, 0)} rows with its look-back, expected at least {shape.steps} ({rows} rows in all)"
+                f"has {max(found, 0)} rows with its look-back, expected at least {shape.steps} ({rows} rows in all); "
+                "set a smaller --lookback or --horizon, or data.split, or give more rows"
             )
     return borders

@@ -146,6 +146,7 @@ def test_too_short_is_one_clear_line(rows: int, changes: dict[str, int], message
     with pytest.raises(UserError, match="small: too short for look-back") as raised:
         prepared(small_series(rows), **changes)
     assert message in str(raised.value)
+    assert "set a smaller --lookback or --horizon" in str(raised.value)
 
 
 def test_months_need_enough_rows() -> None:
