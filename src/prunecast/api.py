@@ -405,14 +405,29 @@ def export(
     return results.Exported.of(out, artefact, needs(config))
 
 
-def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> results.ForecastFile:
-    """Forecasts what follows a file's last row, into a CSV file in the file's own units.
+def forecast(
+    source: Path,
+    data: Path,
+    *,
+    out: Path,
+    fill: str = "refuse",
+    origin: str | None = None,
+    origins: int | None = None,
+    plot: Path | None = None,
+) -> results.ForecastFile:
+    """Forecasts what follows a file's last row, an earlier one, or many, into a CSV file in the file's own units.
+
+    Times are written as the file itself has them. From earlier rows, the answer says how far off the forecasts are from
+    what the file holds, in its own units.
 
     Args:
         source: a model folder or an exported file.
         data: history; its last rows are used.
         out: CSV file of the result; must not exist.
-        fill: gaps: refuse, ffill or interpolate:N.
+        fill: gaps in the look-back: refuse, ffill or interpolate:N.
+        origin: the last time that the forecast knows, in the file's form or as 2024-01-31T12:00.
+        origins: forecasts to make, one horizon apart, of which the last ends where the file does.
+        plot: PNG file of a picture with history and forecast; must not exist.
     """
     from prunecast.data.files import read_table
     from prunecast.inference import forecast_table, open_artifact
@@ -425,10 +440,24 @@ def forecast(source: Path, data: Path, *, out: Path, fill: str = "refuse") -> re
             f"{source} was imported without data, so that its scaler is not known; "
             "import the checkpoint with --data NAME|FILE to forecast"
         )
-    table = forecast_table(opened.metadata, opened.predictor(), read_table(data, opened.metadata.data.delimiter), fill)
+    table = read_table(data, opened.metadata.data.delimiter)
+    found = forecast_table(opened.metadata, opened.predictor(), table, fill=fill, origin=origin, origins=origins)
+    written = found.written()
     with new_file(out) as path:
-        table.rename(columns=inert).to_csv(path, index=False)
-    return results.ForecastFile(path=out, rows=len(table), start=str(table.iloc[0, 0]), end=str(table.iloc[-1, 0]))
+        if plot is not None:
+            with new_file(plot) as picture:
+                found.draw(picture)
+        written.rename(columns=inert).map(inert).to_csv(path, index=False)
+    times = written[found.time_name]
+    return results.ForecastFile(
+        path=out,
+        rows=len(written),
+        start=str(times.iloc[0]),
+        end=str(times.iloc[-1]),
+        origins=origins,
+        errors=found.errors,
+        plot=plot,
+    )
 
 
 # Studies

@@ -1,4 +1,4 @@
-"""One object for a notebook: fit, predict, prune, export. It lives in memory; only `save` and `export` write files."""
+"""One object for a notebook, in memory: fit, predict, backtest, prune. Only `save` and `export` write files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from prunecast.data.files import read_table, table_of
 from prunecast.data.series import load_series, series_of
 from prunecast.errors import UserError
-from prunecast.inference import eager_predictor, forecast_table
+from prunecast.inference import Forecasts, eager_predictor, forecast_table
 from prunecast.models.base import ForecastModel
 from prunecast.recipe import ExportConfig
 from prunecast.registry import RUNTIMES
@@ -64,8 +64,19 @@ class Forecaster:
         self._known = TrainedModel.trained(recipe, series)
         return self
 
-    def predict(self, history: str | Path | pd.DataFrame, fill: str = "refuse") -> pd.DataFrame:
-        """Returns what follows the last row of a file or table, in its own units: a time column and the targets."""
+    def predict(
+        self, history: str | Path | pd.DataFrame, fill: str = "refuse", *, origin: str | None = None
+    ) -> pd.DataFrame:
+        """Returns what follows a file's or table's last row, or an `origin`: times and targets, in its own units."""
+        return self._forecasts(history, fill, origin, None).frame()
+
+    def backtest(self, history: str | Path | pd.DataFrame, origins: int, fill: str = "refuse") -> Forecasts:
+        """Returns forecasts one horizon apart, up to the last row: a `frame` of them, and the `errors` of channels."""
+        return self._forecasts(history, fill, None, origins)
+
+    def _forecasts(
+        self, history: str | Path | pd.DataFrame, fill: str, origin: str | None, origins: int | None
+    ) -> Forecasts:
         saved = self._fitted.saved
         if saved.metadata.data is None:
             raise UserError("the model was imported without data: load it with data=NAME|FILE to forecast")
@@ -74,7 +85,8 @@ class Forecaster:
             if isinstance(history, pd.DataFrame)
             else read_table(Path(history), saved.metadata.data.delimiter)
         )
-        return forecast_table(saved.metadata, eager_predictor(saved), table, fill)
+        predict = eager_predictor(saved)
+        return forecast_table(saved.metadata, predict, table, fill=fill, origin=origin, origins=origins)
 
     def prune(
         self,

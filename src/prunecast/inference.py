@@ -1,6 +1,6 @@
 """A model folder or an exported artefact, opened by its content: the same questions get the same answers from both.
 
-B batch, H horizon, O target channels.
+An origin of a forecast is the time of the last row that it knows. B batch, L look-back, H horizon, O target channels.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.data import catalog
-from prunecast.data.calendar import local_times
+from prunecast.data.calendar import Times, local_times, season_of, wall_times
 from prunecast.data.files import Table
+from prunecast.data.gaps import REFUSE
 from prunecast.data.scaler import Scaler
-from prunecast.data.series import Series, history_of, load_series
+from prunecast.data.series import KnownRows, Series, known_rows, load_series
 from prunecast.data.windows import Prepared, WindowShape, prepare, window_to_forecast
 from prunecast.errors import UserError, near
 from prunecast.export.base import Predictor, Runtime
@@ -32,8 +33,9 @@ from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFac
 from prunecast.recipe import DataConfig, ReadOptions
 from prunecast.records import Accuracy, Scoring
 from prunecast.registry import RUNTIMES
+from prunecast.results import ErrorRow
 from prunecast.train.evaluate import score
-from prunecast.train.metrics import Errors, bound_metrics, metric_context
+from prunecast.train.metrics import Errors, MetricContext, bound_metrics, metric_context
 
 EAGER = "eager"
 """The runtime that runs a model folder as it is."""
@@ -285,54 +287,168 @@ def _check_step(series: Series, metadata: ModelMetadata) -> None:
         raise UserError(f"{series.name}: expected the model's step {metadata.frequency!r}, found {series.frequency!r}")
 
 
-# Forecasts
+# Forecasts: from the end of a table, from an earlier origin, or from many. N origins
+
+
+ORIGIN = "origin"
+"""The column of origins, where there are several."""
+
+HISTORY_DRAWN, CHANNELS_DRAWN = 3, 12
+"""Horizons of history in a picture, and the most channels: more nobody would see."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forecasts:
+    """Forecasts from one or several origins.
+
+    Attributes:
+        rows: that they start from.
+        time_name: what the table calls its times.
+        targets: names of the forecast channels.
+        several: whether the origins have a column of their own.
+        origins: (N,) times.
+        times: (N, H).
+        raw_NHO: what is forecast, in raw units.
+        errors: of each channel against what the rows know of those times; empty where they know nothing.
+    """
+
+    rows: KnownRows
+    time_name: str
+    targets: tuple[str, ...]
+    several: bool
+    origins: Times
+    times: Times
+    raw_NHO: NDArray[np.float64]
+    errors: tuple[ErrorRow, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """Returns a row for each origin and step: the origin where there are several, the time, then the targets."""
+        zone = self.rows.found.reading.zone
+        return self._table(lambda times: local_times(times, zone))
+
+    def written(self) -> pd.DataFrame:
+        """Returns the rows of `frame`, their times in the form that the table itself has."""
+        return self._table(self.rows.texts_of)
+
+    def _table(self, times_as: Callable[[Times], Any]) -> pd.DataFrame:
+        horizon = self.times.shape[1]
+        columns: dict[str, Any] = {ORIGIN: times_as(np.repeat(self.origins, horizon))} if self.several else {}
+        columns[self.time_name] = times_as(self.times.reshape(-1))
+        values_TO = self.raw_NHO.reshape(-1, len(self.targets))
+        return pd.DataFrame(columns | {name: values_TO[:, n] for n, name in enumerate(self.targets)})
+
+    def draw(self, path: Path) -> None:
+        """Writes a picture as PNG: for each of the first channels its history, and what is forecast of it."""
+        import altair as alt
+        import vl_convert
+
+        frame, reading, shown = self.rows.found.values_TN, self.rows.found.reading, list(self.targets[:CHANNELS_DRAWN])
+        origin = int(frame.index.searchsorted(self.origins[0], side="right"))
+        known = frame[shown].iloc[max(0, origin - HISTORY_DRAWN * self.times.shape[1]) : self.rows.last + 1]
+        history = known.set_axis(wall_times(known.index.to_numpy(), reading.zone)).loc[: self.times[-1, -1]]
+        lines = [("history", history)] + [
+            (f"forecast {n}", pd.DataFrame(values_HO[:, : len(shown)], wall_times(times, reading.zone), shown))
+            for n, (times, values_HO) in enumerate(zip(self.times, self.raw_NHO, strict=True))
+        ]
+        points = [
+            {"line": line, "what": line.split()[0], "channel": name, "time": str(time), "value": value}
+            for line, part in lines
+            for time, values in part.iterrows()
+            for name, value in values.dropna().items()
+        ]
+        chart = alt.Chart(alt.Data(values=points)).mark_line().properties(width=700, height=120)
+        chart = chart.encode(
+            x=alt.X("time:T", title=None),
+            y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
+            color=alt.Color("what:N", title=None),
+            detail="line:N",
+        ).facet(row=alt.Row("channel:N", title=None, sort=shown))
+        path.write_bytes(vl_convert.vegalite_to_png(chart.resolve_scale(y="independent").to_dict(), scale=2))
 
 
 def forecast_table(
-    metadata: ModelMetadata, predict: Callable[[Batch], Tensor], table: Table, fill: str
-) -> pd.DataFrame:
-    """Returns what follows a table's last row: a time column and one column per target, in the table's units.
+    metadata: ModelMetadata,
+    predict: Callable[[Batch], Tensor],
+    table: Table,
+    *,
+    fill: str = REFUSE,
+    origin: str | None = None,
+    origins: int | None = None,
+) -> Forecasts:
+    """Returns what follows a table's last row, an earlier one, or many.
 
     Args:
         metadata: of a model that knows its data.
         predict: from a batch to a forecast, in standardised units.
         table: the known rows; with covariates those to come as well.
-        fill: what to do with gaps.
+        fill: what to do with gaps in the look-back.
+        origin: the last time to know.
+        origins: how many forecasts to make, one horizon apart, the last of which ends where the table does.
 
     Raises:
-        UserError: when the table does not fit the model, or the forecast is not a finite number.
+        UserError: when the table does not fit the model, or a forecast is not a finite number.
     """
     assert metadata.data is not None
-    source = metadata.data
-    history = history_of(
+    if origin is not None and origins is not None:
+        raise UserError("expected an origin or a number of origins, found both; leave one out")
+    if origins is not None and origins < 1:
+        raise UserError(f"origins: expected at least 1, found {origins}")
+    source, shape = metadata.data, window_shape(metadata.model)
+    rows = known_rows(
         table,
         metadata.channels,
         metadata.covariates,
         options=source,
         known=source.reading,
         step=metadata.frequency,
-        lookback=window_shape(metadata.model).lookback,
-        fill=fill,
     )
-    _check_step(history, metadata)
-    shape, scalers = window_shape(metadata.model), (_scaler(metadata.scaler), _scaler(metadata.covariate_scaler))
-    window = window_to_forecast(history, shape, metadata.freq, *scalers)
-    y_HO = _raw_forecast(predict(window.batch(torch.tensor([0])))[0], metadata)
-    if not np.isfinite(y_HO).all():
+    scalers = _scaler(metadata.scaler), _scaler(metadata.covariate_scaler)
+    scaler = scalers[0].select([metadata.channels.index(target) for target in metadata.targets])
+    known, times, raw = [], [], []
+    for history in rows.histories(shape.lookback, shape.horizon, fill, origin=origin, origins=origins):
+        _check_step(history, metadata)
+        window = window_to_forecast(history, shape, metadata.freq, *scalers)
+        known.append(history.times[-1])
+        times.append(window.times[shape.lookback :])
+        raw.append(_raw(predict(window.batch(torch.tensor([0])))[0], scaler, table.name))
+    names = [*([] if origins is None else [ORIGIN]), history.time_name]
+    for name in names:
+        if name in metadata.targets or names.count(name) > 1:
+            raise UserError(f"a column is called {name!r}, like one of the forecast's own; rename it in the file")
+    found = Forecasts(
+        rows, names[-1], metadata.targets, origins is not None, np.array(known), np.stack(times), np.stack(raw), ()
+    )
+    if origin is None and origins is None:
+        return found
+    return replace(found, errors=_errors(found, scaler, season_of(history.frequency)))
+
+
+def _raw(y_HO: Tensor, scaler: Scaler, source: str) -> NDArray[np.float64]:
+    """Returns a forecast in raw units, in as many digits as float32 gives around the mean.
+
+    Raises:
+        UserError: when it is not a finite number.
+    """
+    raw_HO = scaler.inverse(y_HO.numpy())
+    if not np.isfinite(raw_HO).all():
         raise UserError(
-            f"{table.name}: the forecast is not a finite number: expected the weights of a sound training, and a "
+            f"{source}: the forecast is not a finite number: expected the weights of a sound training, and a "
             "history not too far from the values that it saw"
         )
-    times, time_column = local_times(window.times[shape.lookback :], history.reading.zone), history.time_name
-    if time_column in metadata.targets:
-        raise UserError(f"a target is called {time_column!r}, like the column of times; rename it in the file")
-    columns: dict[str, Any] = {time_column: times}
-    return pd.DataFrame(columns | {name: y_HO[:, n] for n, name in enumerate(metadata.targets)})
-
-
-def _raw_forecast(y_HO: Tensor, metadata: ModelMetadata) -> NDArray[np.float64]:
-    """Returns a forecast in raw units, in as many digits as float32 gives around the mean."""
-    scaler = _scaler(metadata.scaler).select([metadata.channels.index(target) for target in metadata.targets])
-    raw_HO = scaler.inverse(y_HO.numpy())
     digits = 7 - np.floor(np.log10(scaler.std)).astype(int)
     return np.stack([column.round(count) for column, count in zip(raw_HO.T, digits, strict=True)], axis=1)
+
+
+def _errors(found: Forecasts, scaler: Scaler, season: int) -> tuple[ErrorRow, ...]:
+    """Returns the errors of each channel, MASE against the seasonal naive forecast before the first origin."""
+    channels, times = list(found.targets), pd.DatetimeIndex(found.times.reshape(-1))
+    truth_NHO = found.rows.found.values_TN[channels].reindex(times).to_numpy().reshape(found.raw_NHO.shape)
+    if np.isnan(truth_NHO).all():
+        return ()
+    before_TO = found.rows.before(found.origins[0])[channels].to_numpy()
+    training, forecast, truth = (
+        torch.from_numpy(scaler.transform(raw)) for raw in (before_TO, found.raw_NHO, truth_NHO)
+    )
+    errors = Errors(MetricContext(training, season, torch.from_numpy(scaler.mean), torch.from_numpy(scaler.std)))
+    errors.add(forecast, truth)
+    return errors.channels(channels)

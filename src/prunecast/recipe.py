@@ -169,7 +169,7 @@ class DataConfig(ReadOptions):
                 raise ValueError(f"{name!r} is given anyway; leave it out")
         return metrics
 
-    @field_validator("split", mode="plain")
+    @field_validator("split", mode="before")
     @classmethod
     def _parts(cls, split: Any) -> Parts | None:
         parts = split if isinstance(split, list | tuple) else ()

@@ -236,12 +236,32 @@ class Exported(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastFile(Result):
-    """A forecast that was written, from its first time to its last."""
+    """A forecast that was written, from its first time to its last, and its errors where the truth is known.
+
+    Errors are in the file's own units; `origins` is None for a single forecast.
+    """
 
     path: Path
     rows: int
     start: str
     end: str
+    origins: int | None = None
+    errors: tuple[ErrorRow, ...] = ()
+    plot: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what was written, and MAE, RMSE, MAPE and MASE of each channel where they are known."""
+        known = {name: value for name, value in super().to_json().items() if value not in (None, [])}
+        if self.errors:
+            known["errors"] = [
+                {"name": row.name} | {name: {**row.errors, **row.raw}[name] for name in ("mae", "rmse", "mape", "mase")}
+                for row in self.errors
+            ]
+        return known
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Returns the errors of the first channels."""
+        return {"errors": self.to_json()["errors"][:ROWS_SHOWN]} if self.errors else {}
 
 
 @dataclass(frozen=True, kw_only=True)

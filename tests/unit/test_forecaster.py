@@ -107,3 +107,26 @@ def test_a_record_that_is_no_models_is_damage(table: pd.DataFrame, tmp_path: Pat
     write_sums(folder)
     with pytest.raises(UserError, match="damaged: its record is no model's"):
         prunecast.Forecaster.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["column", "index", "periods", "zone"])
+def test_a_backtest_of_a_table_as_people_have_it(kind: str, table: pd.DataFrame) -> None:
+    table = table.rename(columns={"load": 1})
+    indexed = table.set_index("when")
+    given = {
+        "column": table,
+        "index": indexed,
+        "periods": indexed.set_axis(indexed.index.to_period("h").rename("when")),
+        "zone": indexed.tz_localize("UTC").tz_convert("Europe/Berlin"),
+    }[kind]
+    model = prunecast.Forecaster("dlinear", horizon=12, lookback=24, settings=SETTINGS).fit(given)
+    found = model.backtest(given, 3)
+    frame = found.frame()
+    assert list(frame.columns) == ["origin", "when", "1", "sun"]
+    assert (len(frame), frame["origin"].nunique()) == (36, 3)
+    last = given["when"].iloc[-1] if kind == "column" else given.index[-1]
+    assert str(frame["when"].iloc[-1]) == str(last if kind != "periods" else last.start_time)
+    mae = (frame["sun"] - table["sun"].iloc[-36:].to_numpy()).abs().mean()
+    assert found.errors[1].raw["mae"] == pytest.approx(mae)
+    single = model.predict(given, origin=str(frame["origin"].iloc[-1]))
+    pd.testing.assert_frame_equal(single, frame.iloc[-12:, 1:].reset_index(drop=True))

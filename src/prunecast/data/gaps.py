@@ -24,7 +24,7 @@ MIN_ROWS = 3
 _ZERO = np.timedelta64(0)
 REFUSE = "refuse"
 _FILL = re.compile(r"refuse|ffill|interpolate:[1-9]\d*")
-_ADVICE = "set data.fill (or --fill) to ffill or interpolate:N, or repair the file"
+ADVICE = "set data.fill (or --fill) to ffill or interpolate:N, or repair the file"
 
 
 def check_fill(fill: str) -> None:
@@ -134,7 +134,7 @@ def empty_tail(frame: pd.DataFrame, beside: Collection[str] = ()) -> int:
 
 
 def on_grid(
-    frame: pd.DataFrame, fill: str, zone: str | None = None, step: str | None = None
+    frame: pd.DataFrame, fill: str, zone: str | None = None, step: str | None = None, first: int = 0
 ) -> tuple[pd.DataFrame, str]:
     """Returns the frame with a row for every step, and the step; rows put in hold NaN.
 
@@ -143,6 +143,7 @@ def on_grid(
         fill: what may be done about missing steps.
         zone: of the times.
         step: the one to look for first, a trained model's.
+        first: row of the file where the frame begins, for messages.
 
     Raises:
         UserError: when steps are missing and `fill` refuses, or the times lie on no grid at all.
@@ -156,56 +157,57 @@ def on_grid(
     if grid is None or (off.size and grid.missing > len(times)):
         row = int(off[0]) if off.size else len(times) - 1
         raise UserError(
-            f"times are irregular: row {row + 1} ({iso(times[row], zone)}) is no whole number of steps of "
+            f"times are irregular: row {first + row + 1} ({iso(times[row], zone)}) is no whole number of steps of "
             f"{pd.Timedelta(usual)} from the first; resample the file"
         )
     row = int(np.flatnonzero(np.diff(grid.places) > 1)[0])
-    where = f"missing time steps: {grid.missing}, the first after row {row + 1} ({iso(times[row], zone)})"
+    where = f"missing time steps: {grid.missing}, the first after row {first + row + 1} ({iso(times[row], zone)})"
     if grid.missing > len(times):
         raise UserError(f"{where}; that is more than there are: resample the file")
     if fill == REFUSE:
-        raise UserError(f"{where}, at the step {grid.step}; {_ADVICE}")
+        raise UserError(f"{where}, at the step {grid.step}; {ADVICE}")
     return frame.reindex(pd.DatetimeIndex(grid_times(times, grid, zone))), grid.step
 
 
-def filled(frame: pd.DataFrame, fill: str) -> pd.DataFrame:
+def filled(frame: pd.DataFrame, fill: str, first: int = 0) -> pd.DataFrame:
     """Returns the frame without missing values.
 
     Args:
         frame: on a grid.
         fill: what may be done about missing values.
+        first: row of the file where the frame begins, for messages.
 
     Raises:
         UserError: when there are some and `fill` refuses, or cannot close a gap.
     """
-    problem = _missing(frame)
+    problem = _missing(frame, first)
     if problem is None:
         return frame
     if fill == REFUSE:
-        raise UserError(f"{problem}; {_ADVICE}")
-    whole = frame.ffill() if fill == "ffill" else _bridged(frame, int(fill.partition(":")[2]))
-    problem = _missing(whole)
+        raise UserError(f"{problem}; {ADVICE}")
+    whole = frame.ffill() if fill == "ffill" else _bridged(frame, int(fill.partition(":")[2]), first)
+    problem = _missing(whole, first)
     if problem is not None:
         raise UserError(f"{problem} which {fill} cannot fill; cut them off")
     return whole
 
 
-def _missing(frame: pd.DataFrame) -> str | None:
+def _missing(frame: pd.DataFrame, first: int) -> str | None:
     """Returns where the first column with missing values lacks them, None when none does."""
     empty_TN = frame.isna().to_numpy()
     if not empty_TN.any():
         return None
     column = int(empty_TN.any(axis=0).argmax())
     count, row = int(empty_TN[:, column].sum()), int(empty_TN[:, column].argmax())
-    return f"column {frame.columns[column]!r}: missing values (NaN): {count}, the first in row {row + 1}"
+    return f"column {frame.columns[column]!r}: missing values (NaN): {count}, the first in row {first + row + 1}"
 
 
-def _bridged(frame: pd.DataFrame, longest: int) -> pd.DataFrame:
+def _bridged(frame: pd.DataFrame, longest: int, first: int) -> pd.DataFrame:
     for name, column in frame.items():
         length, row = longest_run(column.isna().to_numpy())
         if length > longest:
             raise UserError(
-                f"column {name!r}: {length} values in a row are missing from row {row + 1} "
+                f"column {name!r}: {length} values in a row are missing from row {first + row + 1} "
                 f"({iso(frame.index[row])}); interpolate:{longest} fills at most {longest}"
             )
     return interpolated(frame, ends=False)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,8 @@ from prunecast.data.download import locate, verified
 from prunecast.data.files import Table, exists, parsed, read_content, read_table
 from prunecast.data.frames import Frame, frame_of
 from prunecast.data.gaps import (
+    ADVICE,
+    MIN_ROWS,
     REFUSE,
     Break,
     breaks_of,
@@ -34,6 +37,7 @@ from prunecast.data.gaps import (
     order_problems,
 )
 from prunecast.data.splits import SplitRule
+from prunecast.data.times import texts_of, time_of
 from prunecast.errors import UserError, near
 from prunecast.recipe import DataConfig, ReadOptions
 from prunecast.records import Reading
@@ -135,7 +139,97 @@ def series_of(table: Table, config: DataConfig) -> Series:
         raise UserError(f"{table.name}: {error}") from None
 
 
-def history_of(
+@dataclass(frozen=True, eq=False)
+class KnownRows:
+    """What a table knows of a model's channels and covariates: forecasts start from it, and are held against it.
+
+    Attributes:
+        table: of a file or a data frame.
+        found: its rows in order, gaps and all.
+        covariates: of the model, in its order.
+        step: of the model, looked for first.
+    """
+
+    table: Table
+    found: Frame
+    covariates: tuple[str, ...]
+    step: str | None
+
+    @property
+    def last(self) -> int:
+        """The last row in which something of the channels stands; those after it tell of the future at most."""
+        frame = self.found.values_TN
+        return len(frame) - empty_tail(frame, self.covariates) - 1
+
+    def histories(
+        self, lookback: int, horizon: int, fill: str, *, origin: str | None = None, origins: int | None = None
+    ) -> list[Series]:
+        """Returns the L rows before each forecast, with the covariates of the H steps after them. Only they are filled.
+
+        Args:
+            lookback: L.
+            horizon: H.
+            fill: what to do with gaps.
+            origin: the last known time of the only forecast; that of the table when absent.
+            origins: how many forecasts end where the table ends, H steps apart; one after it when absent.
+
+        Raises:
+            UserError: in one line, when rows are missing, or lack a value that `fill` does not give.
+        """
+        check_fill(fill)
+        frame, zone = self.found.values_TN, self.found.reading.zone
+        try:
+            time = frame.index[self.last] if origin is None else self._origin(origin)
+            end, needed = int(frame.index.searchsorted(time, side="right")), lookback + (origins or 0) * horizon
+            first = _whole_before(frame, max(0, end - max(needed, MIN_ROWS)), fill)
+            # the row after an origin shows a gap between them
+            after = max(end + (horizon if self.covariates else int(origin is not None)), first + MIN_ROWS)
+            known = frame.iloc[first : after if self.covariates else min(after, self.last + 1)]
+            regular, step = on_grid(known, "ffill", zone, self.step, first)
+            end = int(regular.index.searchsorted(time, side="right"))
+            if origins is not None and end < needed:
+                raise UserError(f"expected {needed} rows for {origins} origins (look-back and horizons), found {end}")
+            ends = [end] if origins is None else [end - number * horizon for number in range(origins, 0, -1)]
+            parts = [(max(0, end - lookback), end, end + horizon) for end in ends]
+            return [self._history(regular, step, part, fill, first) for part in parts]
+        except UserError as error:
+            raise UserError(f"{self.table.name}: {error}") from None
+
+    def _origin(self, text: str) -> np.datetime64:
+        times, zone, time = self.found.values_TN.index, self.found.reading.zone, time_of(text, self.found.reading)
+        if not times[0] <= time <= times[self.last]:
+            span = f"{iso(times[0], zone)} to {iso(times[self.last], zone)}"
+            raise UserError(f"--origin: expected a time from {span}, found {text!r}")
+        return time
+
+    def _history(self, regular: pd.DataFrame, step: str, part: tuple[int, int, int], fill: str, first: int) -> Series:
+        """Returns a part of a regular frame: history, and what comes. It begins at row `first` of the table."""
+        start, end, after = part
+        put_in = regular.index[start:end].difference(self.found.values_TN.index)
+        if fill == REFUSE and len(put_in):
+            where = f"{len(put_in)}, the first at {iso(put_in[0], self.found.reading.zone)}, at the step {step}"
+            raise UserError(f"missing time steps in the look-back: {where}; {ADVICE}")
+        whole = _whole_before(regular, start, fill)
+        past = filled(regular.iloc[whole:end], fill, first + whole).iloc[start - whole :]
+        config = DataConfig(name=self.table.name, covariates=self.covariates)
+        series = _series(self.table.name, self.table.sha256, replace(self.found, values_TN=past), config, step)
+        ahead = filled(regular[list(self.covariates)].iloc[start:after], fill, first + start)
+        return replace(series, raw_covariates_TK=_raw(ahead))
+
+    def texts_of(self, times: Times) -> pd.Index[Any]:
+        """Returns times as they would stand in the table, those of several columns joined by blanks."""
+        name = self.found.time_name
+        cells = [self.table.columns.column(one)[0].as_py() for one in ([name] if isinstance(name, str) else name)]
+        return texts_of(times, self.found.reading, " ".join(map(str, cells)).strip())
+
+    def before(self, time: np.datetime64) -> pd.DataFrame:
+        """Returns what is known up to a time, a row for each step as far as there is one; NaN where it is missing."""
+        frame = self.found.values_TN.loc[:time]
+        grid = grid_of(frame.index.to_numpy(), self.found.reading.zone, self.step)
+        return frame if grid is None else frame.set_axis(grid.places).reindex(range(int(grid.places[-1]) + 1))
+
+
+def known_rows(
     table: Table,
     channels: Sequence[str],
     covariates: Sequence[str] = (),
@@ -143,12 +237,8 @@ def history_of(
     options: ReadOptions | None = None,
     known: Reading | None = None,
     step: str | None = None,
-    lookback: int | None = None,
-    fill: str = REFUSE,
-) -> Series:
-    """Returns the rows of a table that a forecast starts from, by column name; other columns are left out.
-
-    Rows at the end in which all channels are empty are no history: with covariates they tell of the future.
+) -> KnownRows:
+    """Returns the rows of a table, by column name; other columns are left out.
 
     Args:
         table: of a file or a data frame.
@@ -157,31 +247,18 @@ def history_of(
         options: how the model's own file was read.
         known: what was found out about that file.
         step: of the model, looked for first.
-        lookback: of the model; gaps before so many last steps do not matter.
-        fill: what to do with gaps.
 
     Raises:
         UserError: in one line, whatever is wrong with the content, a missing column included.
     """
-    check_fill(fill)
     options = (options or ReadOptions()).model_copy(update={"tail": "cut"})
-    config = DataConfig(name=table.name, covariates=tuple(covariates))
     try:
         found = _sound(frame_of(table, options, (*channels, *covariates), known), options)
         if known is not None and known.zone is not None:
             found = replace(found, reading=_at_home(found.reading, known.zone))
-        frame, zone = found.values_TN, found.reading.zone
-        if not covariates:
-            frame = frame.iloc[: len(frame) - empty_tail(frame)]
-            if fill == REFUSE and lookback is not None:
-                frame = _last_steps(frame, max(lookback, 2), zone, step)
-        frame, step = on_grid(frame, fill, zone, step)
-        rows = len(frame) - (empty_tail(frame, covariates) if covariates else 0)
-        past = replace(found, values_TN=filled(frame.iloc[:rows], fill))
-        series = _series(table.name, table.sha256, past, config, step)
-        return replace(series, raw_covariates_TK=_raw(filled(frame[list(covariates)], fill)))
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from None
+    return KnownRows(table, found, tuple(covariates), step)
 
 
 def _at_home(reading: Reading, zone: str) -> Reading:
@@ -199,12 +276,10 @@ def _at_home(reading: Reading, zone: str) -> Reading:
     return reading.model_copy(update={"zone": zone})
 
 
-def _last_steps(frame: pd.DataFrame, steps: int, zone: str | None, step: str | None) -> pd.DataFrame:
-    """Returns the last steps of a frame, or the whole one where some of them are not there."""
-    grid = grid_of(frame.index.to_numpy(), zone, step)
-    if grid is None or len(frame) < steps or grid.step != (step or grid.step):
-        return frame
-    return frame.iloc[-steps:] if grid.places[-steps] == grid.places[-1] + 1 - steps else frame
+def _whole_before(frame: pd.DataFrame, row: int, fill: str) -> int:
+    """Returns the row from which gaps after `row` are filled: the last up to it that is whole."""
+    whole = np.flatnonzero(frame.iloc[: row + 1].notna().all(axis=1)) if fill != REFUSE else np.array([])
+    return int(whole[-1]) if whole.size else row
 
 
 # Catalogue sets: as they were published, found or downloaded, checked by hash and shape, and nothing else changed

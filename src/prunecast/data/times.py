@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prunecast.data.calendar import Times, grid_of, wall_times
+from prunecast.data.calendar import Times, grid_of, local_times, wall_times
 from prunecast.data.numbers import at, is_number, is_text, shown
 from prunecast.errors import UserError
 from prunecast.recipe import ReadOptions
@@ -104,7 +104,7 @@ def _read(name: str, column: pa.ChunkedArray, options: ReadOptions, known: Readi
         column = column.cast(pa.string())
     if not is_text(column.type):
         raise UserError(f"column {name!r}: expected dates or times, found {column.type}")
-    texts = column.to_pandas().str.strip().str.replace(r"\s*(UTC|GMT)$", "+00:00", regex=True)
+    texts = _without_names(column.to_pandas())
     form, times = _settled(name, texts, options, known)
     return ReadTimes(times, form, None, _unreadable(name, column, times, form, options.date_format))
 
@@ -356,3 +356,71 @@ def _minutes(offset: str) -> int:
         return 0
     digits = offset[1:].replace(":", "").ljust(4, "0")
     return (1 if offset[0] == "+" else -1) * (int(digits[:2]) * 60 + int(digits[2:]))
+
+
+# Times into texts
+
+
+_ISO_FORMS = tuple(
+    date + clock + offset
+    for date in ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%Y-%m")
+    for clock in ("", *(mark + clock for mark in " T" for clock in ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%H")))
+    for offset in ("", "%:z", "%z", "Z", " UTC")
+)
+
+
+def time_of(text: str, reading: Reading) -> np.datetime64:
+    """Returns a time that somebody wrote in a file's own form or as ISO 8601; in UTC where the file's have a zone.
+
+    Raises:
+        UserError: when it is neither.
+    """
+    texts = pd.Series([text.strip()], dtype="string")
+    times = [_read_as(texts, form)[0] for form in (reading.form or "iso", "iso")]
+    time: np.datetime64 = times[1] if np.isnat(times[0]) else times[0]
+    if np.isnat(time):
+        raise UserError(f"expected a time as the file has it, or as 2024-01-31T12:00, found {shown(text)}")
+    if reading.zone is None or re.search(_OFFSET, text.strip()):
+        return time
+    local = pd.Timestamp(time).tz_localize(reading.zone, ambiguous=True, nonexistent="shift_forward")
+    return np.datetime64(local.tz_convert(None), "ns")
+
+
+def texts_of(times: Times, reading: Reading, cell: str) -> pd.Index[Any]:
+    """Returns times as the cells of the file that they go on from.
+
+    Args:
+        times: as they are held.
+        reading: how the file was read.
+        cell: one of its cells.
+    """
+    form, local = reading.form, local_times(times, reading.zone)
+    wall = local.tz_localize(None)
+    if form is None:
+        return local
+    if form == "excel" or form in _EPOCH_UNITS:
+        start, unit = ("1899-12-30", "D") if form == "excel" else ("1970-01-01", form)
+        numbers = ((wall - pd.Timestamp(start)) / pd.Timedelta(1, cast("_Unit", unit))).to_numpy()
+        cells: pd.Index[Any] = pd.Index(numbers.astype(np.int64) if (numbers % 1 == 0).all() else numbers)
+        return cells
+    if form == "quarter":
+        between = re.sub(r"[\dQq]", "", cell)
+        form = f"%Y{between}Q%q" if cell[0].isdigit() else f"Q%q{between}%Y"
+    if form != "iso":
+        return pd.Index([_text(time, form) for time in local])
+    zone, held = (reading.zone, times) if re.search(_OFFSET, cell) else (None, wall.to_numpy())
+    [known] = local_times(_read_as(_without_names(pd.Series([cell])), "iso"), zone)
+    for form in (form for form in _ISO_FORMS if _text(known, form) == cell):
+        texts = pd.Series([_text(time, form) for time in local])
+        if (_read_as(_without_names(texts), "iso") == held).all():
+            return pd.Index(texts)
+    return pd.Index([time.isoformat() for time in local])
+
+
+def _text(time: pd.Timestamp, form: str) -> str:
+    ahead = time.strftime("%z")  # with a colon, it is Python 3.12's
+    return time.strftime(form.replace("%:z", f"{ahead[:3]}:{ahead[3:]}").replace("%q", str(time.quarter)))
+
+
+def _without_names(texts: pd.Series[str]) -> pd.Series[str]:
+    return texts.astype("string").str.strip().str.replace(r"\s*(UTC|GMT)$", "+00:00", regex=True)

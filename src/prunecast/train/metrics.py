@@ -24,6 +24,9 @@ from prunecast.data.windows import Prepared
 from prunecast.registry import METRICS
 from prunecast.results import ErrorRow
 
+ROUNDING = 1e-6
+"""What a series that repeats itself is off by as float32 numbers, in deviations."""
+
 
 @dataclass(frozen=True, eq=False)
 class MetricContext:
@@ -43,8 +46,12 @@ class MetricContext:
 
     @cached_property
     def naive_mae_C(self) -> Tensor:
-        """Mean absolute error of the seasonal naive forecast within the training part, standardised units."""
-        return (self.training_TC[self.season :] - self.training_TC[: -self.season]).abs().nanmean(0)
+        """Mean absolute error of the seasonal naive forecast within the training part, standardised units.
+
+        It is 0 where it is no more than rounding; steps that are not known (NaN) do not count.
+        """
+        naive_C = (self.training_TC[self.season :] - self.training_TC[: -self.season]).abs().nanmean(0)
+        return naive_C.where(naive_C > ROUNDING, 0)
 
 
 Error = Callable[[Tensor, Tensor, MetricContext], Tensor]

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.histories import history_of
 
 from prunecast.data.check import check_file
 from prunecast.data.files import read_table
 from prunecast.data.gaps import longest_run
-from prunecast.data.series import Series, history_of, load_series
+from prunecast.data.series import Series, load_series
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 

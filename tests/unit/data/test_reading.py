@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.histories import history_of
 
 from prunecast.data.calendar import wall_times
 from prunecast.data.files import read_table, table_of
-from prunecast.data.series import Series, history_of, load_series, series_of
+from prunecast.data.series import Series, load_series, series_of
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig, load_recipe
 
