@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 
@@ -49,9 +49,9 @@ class Forecaster:
     settings: Sequence[str] = ()
     _known: TrainedModel | None = field(default=None, init=False, repr=False)
 
-    def fit(self, data: str | Path | pd.DataFrame) -> Self:
+    def fit(self, data: str | Path | pd.DataFrame | pd.Series[Any]) -> Self:
         """Trains on a catalogue set, a file, or a table with one time column; scores on its last part."""
-        table = table_of(data) if isinstance(data, pd.DataFrame) else None
+        table = table_of(data) if isinstance(data, pd.DataFrame | pd.Series) else None
         recipe = training_recipe(
             self.model,
             str(data) if table is None else table.name,
@@ -65,24 +65,26 @@ class Forecaster:
         return self
 
     def predict(
-        self, history: str | Path | pd.DataFrame, fill: str = "refuse", *, origin: str | None = None
+        self, history: str | Path | pd.DataFrame | pd.Series[Any], fill: str = "refuse", *, origin: str | None = None
     ) -> pd.DataFrame:
         """Returns what follows a file's or table's last row, or an `origin`: times and targets, in its own units."""
         return self._forecasts(history, fill, origin, None).frame()
 
-    def backtest(self, history: str | Path | pd.DataFrame, origins: int, fill: str = "refuse") -> Forecasts:
+    def backtest(
+        self, history: str | Path | pd.DataFrame | pd.Series[Any], origins: int, fill: str = "refuse"
+    ) -> Forecasts:
         """Returns forecasts one horizon apart, up to the last row: a `frame` of them, and the `errors` of channels."""
         return self._forecasts(history, fill, None, origins)
 
     def _forecasts(
-        self, history: str | Path | pd.DataFrame, fill: str, origin: str | None, origins: int | None
+        self, history: str | Path | pd.DataFrame | pd.Series[Any], fill: str, origin: str | None, origins: int | None
     ) -> Forecasts:
         saved = self._fitted.saved
         if saved.metadata.data is None:
             raise UserError("the model was imported without data: load it with data=NAME|FILE to forecast")
         table = (
             table_of(history)
-            if isinstance(history, pd.DataFrame)
+            if isinstance(history, pd.DataFrame | pd.Series)
             else read_table(Path(history), saved.metadata.data.delimiter)
         )
         predict = eager_predictor(saved)

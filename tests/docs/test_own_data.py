@@ -61,7 +61,11 @@ FILES = {
     ],
     "a second column": [csv(HOURS, end=HOURS + pd.Timedelta("1h"), y=VALUES)],
     "offsets as": [csv(BERLIN)],
-    "without an offset": [csv(BERLIN, form="%Y-%m-%d %H:%M")],
+    "without an offset": [
+        csv(pd.date_range(start, periods=900, freq=step, tz="Europe/Berlin"), form="%Y-%m-%d %H:%M", y=np.arange(900.0))
+        for start in ("2024-03-25", "2024-10-21")
+        for step in ("h", "15min")
+    ],
     "words": [csv(HOURS, y=VALUES, region="north")],
     "some are wanted": [csv(HOURS, load=VALUES, wind=VALUES, sun=VALUES)],
     "one below the other": [csv([*HOURS, *HOURS], unique_id=["A"] * 240 + ["B"] * 240, y=[*VALUES, *VALUES])],
@@ -113,5 +117,5 @@ def test_the_values_are_the_right_ones(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(path, "").raw_TC[:, 0], TURNING)
     path.write_bytes(FILES["both readings"][0])
     np.testing.assert_array_equal(read(path, "data.date_format=%d/%m/%Y %H:%M").times, DAY.to_numpy())
-    path.write_bytes(FILES["without an offset"][0])
+    path.write_bytes(csv(BERLIN, form="%Y-%m-%d %H:%M"))
     np.testing.assert_array_equal(read(path, "data.timezone=Europe/Berlin").times, BERLIN.tz_convert(None).to_numpy())

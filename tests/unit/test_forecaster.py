@@ -130,3 +130,12 @@ def test_a_backtest_of_a_table_as_people_have_it(kind: str, table: pd.DataFrame)
     assert found.errors[1].raw["mae"] == pytest.approx(mae)
     single = model.predict(given, origin=str(frame["origin"].iloc[-1]))
     pd.testing.assert_frame_equal(single, frame.iloc[-12:, 1:].reset_index(drop=True))
+
+
+def test_a_series_is_a_frame_of_one_column(table: pd.DataFrame) -> None:
+    load = table.set_index("when")["load"]
+    model = prunecast.Forecaster("repeat", horizon=2, lookback=4, settings=SETTINGS).fit(load)
+    assert model.predict(load).equals(model.predict(load.to_frame()))
+    assert list(model.predict(load).columns) == ["when", "load"]
+    with pytest.raises(UserError, match="data frame: has no time column"):
+        model.fit(load.reset_index(drop=True))

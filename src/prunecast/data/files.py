@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -72,14 +73,16 @@ def read_table(path: Path, delimiter: str | None = None) -> Table:
     return parsed(content, path.name, hashlib.sha256(content).hexdigest(), delimiter)
 
 
-def table_of(frame: pd.DataFrame, name: str = "table.parquet") -> Table:
-    """Returns the columns of a data frame as its Parquet file would hold them; nothing is written.
+def table_of(frame: pd.DataFrame | pd.Series[Any], name: str = "data frame") -> Table:
+    """Returns the columns of a data frame, or a series, as its Parquet file would hold them; nothing is written.
 
     An index of times or periods is a column of times (the begin of each period).
 
     Raises:
         UserError: when it has no rows, or columns that no Parquet file can hold.
     """
+    if isinstance(frame, pd.Series):
+        frame = frame.to_frame()
     if isinstance(frame.index, pd.PeriodIndex):
         frame = frame.set_axis(frame.index.to_timestamp())
     if isinstance(frame.index, pd.DatetimeIndex):

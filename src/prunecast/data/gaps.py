@@ -99,17 +99,18 @@ def _order_error(times: Times, wrong: NDArray[np.bool_], zone: str | None, optio
     found = f"row {row + 2} ({iso(times[row + 1], zone)}) {what} row {row + 1} ({iso(times[row], zone)})"
     more = f" and {int(wrong.sum()) - 1} more do so" if wrong.sum() > 1 else ""
     advice = f"set data.{option}, or repair the file"
-    if zone is None and _clocks_went_back(times, wrong):
+    if zone is None and _clocks_change(times, wrong, earliest=1):
         advice = f"if clocks went back there, set data.timezone to theirs, as Europe/Berlin; else {advice}"
     return UserError(f"times must increase: {found}{more}; {advice}")
 
 
-def _clocks_went_back(times: Times, wrong: NDArray[np.bool_]) -> bool:
-    """Whether all that is wrong looks like the end of summer time: on a Sunday, in an hour soon after midnight."""
+def _clocks_change(times: Times, wrong: NDArray[np.bool_], earliest: int = 0) -> bool:
+    """Whether wrong steps look like the begin or end of summer time: an hour or so on a Sunday, in the small hours."""
     rows = np.flatnonzero(wrong)
-    within_an_hour = np.diff(times)[rows] >= -np.timedelta64(1, "h")
+    hour, steps = np.timedelta64(1, "h"), np.diff(times)[rows]
     moments = pd.DatetimeIndex(times[rows])
-    return bool((within_an_hour & (moments.day_of_week == 6) & (moments.hour > 0) & (moments.hour < 4)).all())
+    night = (moments.day_of_week == 6) & (moments.hour >= earliest) & (moments.hour < 4)
+    return bool((night & (steps >= -hour) & (steps <= 2 * hour)).all())
 
 
 def order_problems(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None) -> tuple[str, ...]:
@@ -165,7 +166,9 @@ def on_grid(
     if grid.missing > len(times):
         raise UserError(f"{where}; that is more than there are: resample the file")
     if fill == REFUSE:
-        raise UserError(f"{where}, at the step {grid.step}; {ADVICE}")
+        skipped = zone is None and _clocks_change(times, np.diff(grid.places) > 1)
+        clocks = "if clocks went on there, set data.timezone to theirs, as Europe/Berlin; else " if skipped else ""
+        raise UserError(f"{where}, at the step {grid.step}; {clocks}{ADVICE}")
     return frame.reindex(pd.DatetimeIndex(grid_times(times, grid, zone))), grid.step
 
 

@@ -224,10 +224,13 @@ def test_times_that_stand_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["h", "15min"])
-def test_an_hour_that_clocks_double_asks_for_their_zone(tmp_path: Path, step: str) -> None:
-    times = pd.date_range("2024-10-20", "2024-11-05", freq=step, tz="Europe/Berlin")
+@pytest.mark.parametrize(("start", "what"), [("10-20", "back"), ("03-24", "on")])
+def test_an_hour_that_clocks_double_or_skip_asks_for_their_zone(
+    tmp_path: Path, step: str, start: str, what: str
+) -> None:
+    times = pd.date_range(f"2024-{start}", periods=1500, freq=step, tz="Europe/Berlin")
     content = table(times, "%Y-%m-%d %H:%M")
-    refused(tmp_path, content, "if clocks went back there, set data.timezone to theirs")
+    refused(tmp_path, content, f"if clocks went {what} there, set data.timezone to theirs")
     np.testing.assert_array_equal(load(tmp_path, content, timezone="Europe/Berlin").times, times.tz_convert(None))
 
 
