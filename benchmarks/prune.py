@@ -17,7 +17,7 @@ import torch
 
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 
 MODELS = ("transformer", "informer", "autoformer", "fedformer", "crossformer", "patchtst", "itransformer")
@@ -51,7 +51,7 @@ def _elapsed_s(model: ForecastModel, sparsity: float) -> float:
     dense_macs.cache_clear()
     config = PruneConfig(method="structured-magnitude", sparsity=sparsity)
     started = time.perf_counter()
-    prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     return time.perf_counter() - started
 
 

@@ -3,15 +3,16 @@
     python tools/house_style.py src
 
 A function's body is counted without its signature and docstring: at most 60 lines. A module has at most 800 lines.
-Every public module, class and function has a docstring. No limit rewards cutting what belongs together: the house has
-few rooms and few modules in each. `HOUSE` holds how many; lower a number when there are fewer, do not raise it.
+Every public module, class and function has a docstring, and no two public things have one name. No limit
+rewards cutting what belongs together: the house has few rooms and few modules in each. `HOUSE` holds how many; lower a
+number when there are fewer, do not raise it.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 LONGEST_BODY, LONGEST_MODULE = 60, 800
@@ -25,6 +26,9 @@ HOUSE = {
 }
 """The most that there are, `__init__.py` and `__main__.py` not counted as modules. Lines are told, not limited: a
 feature may need them, and a limit would reward dense code."""
+
+SHARED = {"main", "RUNTIME", "ORIGINAL", "TSLIB"}
+"""Names that several modules may have: what is started, what a registry names in each."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -59,6 +63,25 @@ def public(node: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef]
                 yield from public(child)
 
 
+def named(tree: ast.Module) -> Iterator[str]:
+    """Yields the public names that a module defines: functions, classes, constants, types."""
+    for child in tree.body:
+        targets = child.targets if isinstance(child, ast.Assign) else [getattr(child, "target", None)]
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        if isinstance(child, Function | ast.ClassDef):
+            names = [child.name]
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def doubled(trees: Mapping[Path, ast.Module]) -> Iterator[str]:
+    """Yields the public names that two modules define."""
+    modules: dict[str, list[str]] = {}
+    for path, tree in trees.items():
+        for name in sorted({*named(tree)} - SHARED):
+            modules.setdefault(name, []).append(str(path))
+    yield from (f"{name} is defined in {' and in '.join(paths)}" for name, paths in modules.items() if len(paths) > 1)
+
+
 def counted(package: Path) -> dict[str, int]:
     """Returns what `HOUSE` limits, as it is in a package."""
     modules = [path for path in package.rglob("*.py") if not path.name.startswith("__")]
@@ -77,6 +100,7 @@ def main(folder: str) -> int:
     """Prints what breaks the limits; returns 1 if anything does."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).rglob("*.py"))}
     wrong = [line for path, tree in trees.items() for line in complaints(path, tree)]
+    wrong += doubled(trees)
     found = counted(Path(folder) / "prunecast")
     wrong += [f"{found[what]} {what}, at most {most}" for what, most in HOUSE.items() if found[what] > most]
     bodies = [body_lines(node) for tree in trees.values() for node in ast.walk(tree) if isinstance(node, Function)]

@@ -68,7 +68,7 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) or _plain(value) is not value else value
 
 
-Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
+ColumnNames = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
 """The names of columns."""
 
 
@@ -106,8 +106,8 @@ class ReadOptions(Section):
     delimiter: str | None = Field(
         None, min_length=1, max_length=1, exclude_if=_not(None), description="between the columns of a CSV file"
     )
-    drop: Names = Field((), exclude_if=_not(()), description="columns that are left out")
-    channels: Names | None = Field(
+    drop: ColumnNames = Field((), exclude_if=_not(()), description="columns that are left out")
+    channels: ColumnNames | None = Field(
         None, exclude_if=_not(None), description="columns that are channels, in this order; all others are left out"
     )
     series_column: Name | None = Field(
@@ -150,8 +150,8 @@ class DataConfig(ReadOptions):
     freq: Literal["s", "t", "h", "d", "w", "m"] = Field(
         "h", description="set of calendar features; published runs use h"
     )
-    targets: Names | None = Field(None, description="channels that are forecast; all when absent")
-    covariates: Names = Field((), description="columns known for the future; they ride in the marks")
+    targets: ColumnNames | None = Field(None, description="channels that are forecast; all when absent")
+    covariates: ColumnNames = Field((), description="columns known for the future; they ride in the marks")
     split: Parts | None = Field(
         None, description="train, validation, test shares, or the dates on which the last two begin; else the published"
     )
@@ -408,7 +408,8 @@ def load_recipe(
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Writes a resolved recipe, every default spelled out, so that it can be run again as it is.
 
-    A file of the user's own stands there by its name; it has to lie in the current folder or in `$PRUNECAST_DATA`.
+    A file of the user's own stands in a model's recipe by its name; it has to lie in the current folder or in
+    `$PRUNECAST_DATA`. In a study's it stands as the study was told it, with its folder.
     """
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 

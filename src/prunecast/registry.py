@@ -81,7 +81,7 @@ PUBLISHED = Registry(
         "itransformer/tslib": "prunecast.models.convert.published:ITRANSFORMER",
         "itransformer/original": "prunecast.models.convert.published:ITRANSFORMER",
         "dlinear/tslib": "prunecast.models.convert.published:DLINEAR_TSLIB",
-        "fits/original": "prunecast.models.convert.published:FITS",
+        "fits/original": "prunecast.models.convert.published:FITS_ORIGINAL",
         "sparsetsf/original": "prunecast.models.convert.published:SPARSETSF",
         "dlinear/original": "prunecast.models.convert.published:DLINEAR_ORIGINAL",
     },

@@ -28,7 +28,7 @@ from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
 from prunecast.models.base import ForecasterConfig, ForecastModel, Group, build, config_from
 from prunecast.models.io import SavedModel, load_model, save_model
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.prune.masks import HeldMasks
 from prunecast.prune.methods import Pruned
 from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe, load_recipe
@@ -92,7 +92,7 @@ class Chain:
         """Prunes anew."""
         config = PruneConfig(method=method, sparsity=SPARSITY)
         batches = list(self.prepared.train.batches(16))[:2]
-        return prune(
+        return prune_model(
             self.dense(name).model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight, batches=batches
         )
 

@@ -11,7 +11,7 @@ from prunecast.measure import operations
 from prunecast.measure.operations import count_operations, dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, example_inputs
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS
 
@@ -76,6 +76,6 @@ def test_a_budget_of_operations_is_what_is_counted_afterwards(name: str) -> None
     if not model.prunable():
         pytest.skip(f"{name} has nothing to prune")
     config = PruneConfig(method="magnitude", sparsity=0.3, of="operations", candidates="all")
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     counts = count_operations(saved(pruned.model))
     assert counts.dense_macs - counts.effective_macs == pytest.approx(pruned.outcome.realised, rel=1e-3)

@@ -17,7 +17,7 @@ from tests.support.coupled_model import ENTRY, coupled, macs, macs_per_weight
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 from prunecast.registry import ALLOCATIONS, GRANULARITIES, METHODS, MODELS, SCORES
 
@@ -57,12 +57,12 @@ def _batches(count: int) -> list[Batch]:
 def test_the_documented_score_and_allocation_make_a_method() -> None:
     model = coupled()
     config = PruneConfig(method="taylor-element-row", sparsity=0.5)
-    pruned = prune(model, config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=_batches(3))
+    pruned = prune_model(model, config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=_batches(3))
     assert pruned.outcome.realised == round(0.5 * pruned.outcome.total)
     for mask in pruned.masks.values():
         removed_per_row = (~mask).sum(1).double()
         assert (removed_per_row - mask.shape[1] / 2).abs().max() < 1
-    other = prune(model, config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=_batches(1))
+    other = prune_model(model, config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=_batches(1))
     assert not all(torch.equal(other.masks[name], mask) for name, mask in pruned.masks.items())
 
 
@@ -71,13 +71,13 @@ def test_the_documented_score_and_allocation_make_a_method() -> None:
 def test_a_method_that_looks_at_data_is_refused_without(batches: list[Batch] | None) -> None:
     config = PruneConfig(method="taylor-element-row", sparsity=0.5)
     with pytest.raises(UserError, match="looks at data, expected batches of the training part, found none"):
-        prune(coupled(), config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=batches)
+        prune_model(coupled(), config, seed=1, cost=macs, weight_cost=macs_per_weight, batches=batches)
 
 
 def test_a_method_that_looks_at_no_data_has_no_use_for_any() -> None:
     config = PruneConfig(method="magnitude", calibration_batches=2)
     with pytest.raises(UserError, match=r"no use for prune\.calibration_batches"):
-        prune(coupled(), config, seed=1, cost=macs, weight_cost=macs_per_weight)
+        prune_model(coupled(), config, seed=1, cost=macs, weight_cost=macs_per_weight)
 
 
 @pytest.mark.usefixtures("_documented")
@@ -88,7 +88,7 @@ def test_the_documented_recombination_prunes_the_weakest_units_of_the_model() ->
         model.blocks[1].up.bias[3:] *= 1e-3
         model.blocks[1].down.weight[:, 3:] *= 1e-3
     config = PruneConfig(method="magnitude-unit-global", sparsity=0.25)
-    pruned = prune(model, config, seed=1, cost=macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=macs, weight_cost=macs_per_weight)
     assert pruned.model.config.hidden[1] <= 3
     assert pruned.model.config.width == 12
 

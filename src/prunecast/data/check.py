@@ -10,7 +10,7 @@ import pandas as pd
 
 from prunecast.data.calendar import usual_frequency
 from prunecast.data.files import read_table
-from prunecast.data.frames import frame_of
+from prunecast.data.frames import frame_of_table
 from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, in_order, iso, on_grid, order_problems
 from prunecast.errors import UserError
 from prunecast.recipe import ReadOptions
@@ -53,7 +53,7 @@ def check_file(path: Path, fill: str = REFUSE) -> DataCheck:
     """
     check_fill(fill)
     options = ReadOptions(fill=fill)
-    found = frame_of(read_table(path), options)
+    found = frame_of_table(read_table(path), options)
     frame, zone = found.values_TN, found.reading.zone
     times = frame.index.dropna().to_numpy()
     distinct = np.unique(times)

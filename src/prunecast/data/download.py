@@ -273,7 +273,7 @@ def _assemble(entry: Entry, assembly: Assembly, path: Path) -> None:
     finally:
         with suppress(OSError):
             folder.rmdir()  # where no part came; with parts in it, it stays
-    content = put_together(assembly, contents)
+    content = assembled(assembly, contents)
     published_hash(entry, content, f"what the parts at {assembly.url.format(channel='...')} give")
     whole = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -300,7 +300,7 @@ def _part(entry: Entry, url: str, path: Path, sha256: str) -> bytes:
     return path.read_bytes()
 
 
-def put_together(assembly: Assembly, parts: Mapping[str, bytes]) -> bytes:
+def assembled(assembly: Assembly, parts: Mapping[str, bytes]) -> bytes:
     """Returns the CSV file that the parts of a set give: a row for every step, a column for every part.
 
     Args:

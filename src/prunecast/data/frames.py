@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from prunecast.data.calendar import grid_of
 from prunecast.data.files import Table
 from prunecast.data.gaps import in_order
-from prunecast.data.numbers import is_text, marks_of, numbers_of
+from prunecast.data.numbers import is_text, number_marks, numbers_of
 from prunecast.data.times import ReadTimes, looks_like_times, read_times
 from prunecast.errors import UserError, near
 from prunecast.recipe import ReadOptions
@@ -50,7 +50,7 @@ class Frame:
     problems: tuple[str, ...]
 
 
-def frame_of(
+def frame_of_table(
     table: Table,
     options: ReadOptions,
     wanted: Sequence[str] | re.Pattern[str] | None = None,
@@ -91,7 +91,7 @@ def _frame(
     others = [name for name in names if name not in (*_listed(time_name), long)]
     chosen, problems = _chosen(others, None if long else wanted, options.drop)
     numbers = columns.select(chosen)
-    marks = marks_of(dict(zip(chosen, numbers.columns, strict=True)), delimiter, options, known)
+    marks = number_marks(dict(zip(chosen, numbers.columns, strict=True)), delimiter, options, known)
     reads = [numbers_of(name, numbers.column(name), marks) for name in chosen]
     values_TN = np.stack([values for values, _ in reads], axis=1) if reads else np.empty((len(columns), 0))
     frame = pd.DataFrame(values_TN, pd.DatetimeIndex(read.times_T), pd.Index(chosen, dtype=object))

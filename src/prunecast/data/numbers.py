@@ -39,7 +39,7 @@ _CANDIDATES = (
 )
 
 
-def marks_of(
+def number_marks(
     columns: Mapping[str, pa.ChunkedArray], delimiter: str | None, options: ReadOptions, known: Reading | None
 ) -> Marks:
     """Returns the marks of a file's numbers.
@@ -183,7 +183,7 @@ def _from_text(name: str, column: pa.ChunkedArray, marks: Marks) -> tuple[NDArra
             advice += f", or set data.series_column={name} if it says whose row it is"
     else:
         advice = ""
-    return values, at(name, row, f"expected a number, found {shown(found)}{advice}")
+    return values, at(name, row, f"expected a number, found {excerpt(found)}{advice}")
 
 
 # Said of a column
@@ -203,9 +203,9 @@ def is_text(kind: pa.DataType) -> bool:
 
 def at(name: str, row: int, problem: str) -> str:
     """Returns a problem with the place of the cell that has it; rows count from 0."""
-    return f"column {shown(name)}, row {row + 1}: {problem}"
+    return f"column {excerpt(name)}, row {row + 1}: {problem}"
 
 
-def shown(value: object) -> str:
+def excerpt(value: object) -> str:
     """Returns what was found in a cell, in few characters."""
     return "nothing" if value is None else repr(value)[:60]

@@ -20,7 +20,7 @@ from prunecast.data import catalog, synthetic
 from prunecast.data.calendar import Times, from_wall, grid_of, season_of
 from prunecast.data.download import locate, verified
 from prunecast.data.files import Table, exists, parsed, read_content, read_table
-from prunecast.data.frames import Frame, frame_of
+from prunecast.data.frames import Frame, frame_of_table
 from prunecast.data.gaps import (
     ADVICE,
     MIN_ROWS,
@@ -124,7 +124,7 @@ def series_of(table: Table, config: DataConfig) -> Series:
     """
     wanted = None if config.channels is None else (*config.channels, *config.covariates)
     try:
-        found = _sound(frame_of(table, config, wanted), config)
+        found = _sound(frame_of_table(table, config, wanted), config)
         frame, zone = found.values_TN, found.reading.zone
         empty = empty_tail(frame, config.covariates)
         if empty and config.tail == REFUSE:
@@ -253,7 +253,7 @@ def known_rows(
     """
     options = (options or ReadOptions()).model_copy(update={"tail": "cut"})
     try:
-        found = _sound(frame_of(table, options, (*channels, *covariates), known), options)
+        found = _sound(frame_of_table(table, options, (*channels, *covariates), known), options)
         if known is not None and known.zone is not None:
             found = replace(found, reading=_at_home(found.reading, known.zone))
     except UserError as error:
@@ -316,7 +316,7 @@ def _published(entry: catalog.Entry, table: Table, path: Path) -> Frame:
         UserError: when they are not what was published.
     """
     wanted = None if entry.select is None else re.compile(entry.select.columns)
-    found = frame_of(table, ReadOptions(time_column=entry.time_column), wanted)
+    found = frame_of_table(table, ReadOptions(time_column=entry.time_column), wanted)
     frame, problems = found.values_TN, list(found.problems)
     if entry.select is not None:
         few = frame.isna().mean() <= entry.select.max_missing

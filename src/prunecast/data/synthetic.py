@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Hourly = NDArray[np.float64]
 
 DAYS = 548
 HOURS = 24 * DAYS
@@ -77,19 +77,19 @@ class _Source:
     def __init__(self, seed: int) -> None:
         self._bits = np.random.PCG64(seed)
 
-    def uniform(self, count: int) -> Array:
+    def uniform(self, count: int) -> Hourly:
         return np.asarray((self._bits.random_raw(count) >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
-    def noise(self, count: int) -> Array:
+    def noise(self, count: int) -> Hourly:
         """Sums of twelve uniforms: mean 0, variance 1, within 6 of 0 (no tails, and no logarithm that may differ)."""
         return np.asarray(self.uniform(12 * count).reshape(12, count).sum(axis=0) - 6.0)
 
-    def autoregressive(self, count: int, memory: float, scale: float) -> Array:
+    def autoregressive(self, count: int, memory: float, scale: float) -> Hourly:
         noise = (scale * self.noise(count)).tolist()
         return np.array(list(accumulate(noise, lambda last, new: memory * last + new)))
 
 
-def _weather(source: _Source, hour: NDArray[np.int64], yearday: NDArray[np.int64]) -> tuple[Array, Array]:
+def _weather(source: _Source, hour: NDArray[np.int64], yearday: NDArray[np.int64]) -> tuple[Hourly, Hourly]:
     season = -np.cos(2 * np.pi * (yearday + 10) / 365.25)
     cloud = np.clip(0.5 + source.autoregressive(HOURS, 0.95, 0.1), 0, 1)
     sun = np.maximum(0, -np.cos(2 * np.pi * hour / 24) - 0.1 + 0.4 * season)
@@ -99,13 +99,13 @@ def _weather(source: _Source, hour: NDArray[np.int64], yearday: NDArray[np.int64
     return solar, yearly + daily + 0.004 * solar + source.autoregressive(HOURS, 0.985, 0.45)
 
 
-def _follow(values: Array, hours: int) -> Array:
+def _follow(values: Hourly, hours: int) -> Hourly:
     return np.array(list(accumulate(values.tolist(), lambda last, new: last + (new - last) / hours)))
 
 
 def _loads(
-    source: _Source, hour: NDArray[np.int64], day: NDArray[np.int64], solar: Array, indoors: Array
-) -> tuple[Array, ...]:
+    source: _Source, hour: NDArray[np.int64], day: NDArray[np.int64], solar: Hourly, indoors: Hourly
+) -> tuple[Hourly, ...]:
     kinds, plant_kinds = _kinds_of_day(source)
     cooling, heating = np.maximum(0, indoors - 17), np.maximum(0, 15 - indoors)
     office, retail, household = (_TABLES[name][kinds[day], hour] for name in ("office", "retail", "household"))
@@ -131,7 +131,7 @@ def _kinds_of_day(source: _Source) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return kinds, plant
 
 
-def _orders(source: _Source) -> Array:
+def _orders(source: _Source) -> Hourly:
     """Returns the plant's level on each day: kept with 15 chances in 16, else drawn anew."""
     drawn = np.array([70.0, 85.0, 100.0])[(source.uniform(DAYS) * 3).astype(np.int64)]
     kept = source.uniform(DAYS) < 15 / 16
@@ -140,7 +140,7 @@ def _orders(source: _Source) -> Array:
     return np.array([level for level, _ in levels])
 
 
-def _table(work: Sequence[int], saturday: Sequence[int], sunday: Sequence[int]) -> Array:
+def _table(work: Sequence[int], saturday: Sequence[int], sunday: Sequence[int]) -> Hourly:
     return np.array([work, saturday, sunday]) / 100
 
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prunecast.data.calendar import Times, grid_of, local_times, wall_times
-from prunecast.data.numbers import at, is_number, is_text, shown
+from prunecast.data.numbers import at, excerpt, is_number, is_text
 from prunecast.errors import UserError
 from prunecast.recipe import ReadOptions
 from prunecast.records import Reading
@@ -119,7 +119,7 @@ def _unreadable(
     expected = f"a date or time of the form {form}" if asked else "a date or time"
     found = column[row].as_py()
     advice = "" if asked or found is None else "; data.date_format says of what form they are, as %d/%m/%Y %H:%M"
-    return at(name, row, f"expected {expected}, found {shown(found)}{advice}")
+    return at(name, row, f"expected {expected}, found {excerpt(found)}{advice}")
 
 
 def _from_arrow(column: pa.ChunkedArray) -> Times:
@@ -161,11 +161,11 @@ def _settled(name: str, texts: pd.Series[str], options: ReadOptions, known: Read
     best = [form for form in readings if ranks[form] == min(ranks.values())]
     form = best[0]
     if "%y" in form and not np.isnat(readings[form]).all():
-        raise UserError(at(name, 0, f"{shown(texts.iloc[0])} has a year of two digits; {_say(form)}"))
+        raise UserError(at(name, 0, f"{excerpt(texts.iloc[0])} has a year of two digits; {_say(form)}"))
     if len(best) > 1 and ranks[form][0] < len(texts):
         row = int(np.flatnonzero(readings[form] != readings[best[1]])[0])
         first, second = (str(readings[other][row].astype("datetime64[s]")) for other in best[:2])
-        raise UserError(at(name, row, f"{shown(texts.iloc[row])} may be {first} or {second}; {_say(*best[:2])}"))
+        raise UserError(at(name, row, f"{excerpt(texts.iloc[row])} may be {first} or {second}; {_say(*best[:2])}"))
     return form, readings[form]
 
 
@@ -379,7 +379,7 @@ def time_of(text: str, reading: Reading) -> np.datetime64:
     times = [_read_as(texts, form)[0] for form in (reading.form or "iso", "iso")]
     time: np.datetime64 = times[1] if np.isnat(times[0]) else times[0]
     if np.isnat(time):
-        raise UserError(f"expected a time as the file has it, or as 2024-01-31T12:00, found {shown(text)}")
+        raise UserError(f"expected a time as the file has it, or as 2024-01-31T12:00, found {excerpt(text)}")
     if reading.zone is None or re.search(_OFFSET, text.strip()):
         return time
     local = pd.Timestamp(time).tz_localize(reading.zone, ambiguous=True, nonexistent="shift_forward")

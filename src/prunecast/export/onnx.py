@@ -26,7 +26,7 @@ from prunecast.errors import UserError
 from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, OLDEST_RUNTIME, OPSET
 from prunecast.export.raw import RawForecaster, offset_of, raw_forecaster
 from prunecast.models.base import ForecastModel, blank, config_from, example_inputs
-from prunecast.models.io import SavedModel, filled, metadata_from, parse_metadata
+from prunecast.models.io import SavedModel, metadata_from, parse_metadata, with_tensors
 
 INPUTS = ("history", "x_mark", "y_mark")
 OUTPUT = "forecast"
@@ -122,7 +122,7 @@ def read_model(path: Path) -> SavedModel:
     def may_lack(model: ForecastModel) -> Collection[str]:
         return {*model.unused_parameters(), *(name for name, _ in model.named_buffers() if MODEL + name not in read)}
 
-    model = filled(config_from(metadata.model), weights, path, "its model metadata", may_lack)
+    model = with_tensors(config_from(metadata.model), weights, path, "its model metadata", may_lack)
     length = len(_seal(b""))
     if SEAL_KEY in {entry.key for entry in file.metadata_props} and content[-length:] != _seal(content[:-length]):
         raise UserError(f"{path} is damaged: it does not have the hash that it names; take an intact copy")

@@ -246,7 +246,7 @@ class _ProbSparse(torch.autograd.Function):
     def forward(  # noqa: PLR0917 - autograd functions take positions only
         ctx: Any, asked_BXEQ: Tensor, memory_BYES: Tensor | None, sampled_QU: Tensor, chosen: int, causal: bool
     ) -> Tensor:
-        from prunecast.kernels.compiled_attention import attend
+        from prunecast.kernels.compiled_attention import attend_batch
 
         memory = asked_BXEQ if memory_BYES is None else memory_BYES
         batch, heads, size, queries = asked_BXEQ.shape
@@ -254,7 +254,7 @@ class _ProbSparse(torch.autograd.Function):
         chosen_BHK = sampled_QU.new_empty(batch, heads, chosen)
         weights_BHKS = memory.new_empty(batch, heads, chosen, memory.shape[3])
         context_BHQE = memory.new_empty(batch, heads, queries, size)
-        run(attend, asked_BXEQ, memory, sampled_QU, causal, chosen_BHK, weights_BHKS, context_BHQE)
+        run(attend_batch, asked_BXEQ, memory, sampled_QU, causal, chosen_BHK, weights_BHKS, context_BHQE)
         ctx.causal = causal
         ctx.save_for_backward(asked_BXEQ, memory_BYES, chosen_BHK, weights_BHKS, context_BHQE)
         return context_BHQE

@@ -26,7 +26,7 @@ numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-Floats = NDArray[np.float32]
+Float32s = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 F = np.float32
@@ -118,7 +118,7 @@ LOGARITHM = _logarithm_coefficients()
 
 
 @compiled(nogil=True)
-def place(uniform: Floats, factor: float, count: int, positions: Integers) -> int:
+def place(uniform: Float32s, factor: float, count: int, positions: Integers) -> int:
     """Fills in ascending positions; the distance to each is 1 + the whole part of factor * log(1 - uniform number).
 
     Returns how many of them lie below `count`; -1 if all do, so that there may be more.
@@ -169,7 +169,7 @@ ROOT_HALF, DENSITY = F(math.sqrt(0.5)), F(1 / math.sqrt(2 * math.pi))
 
 @in_parallel
 def activate(  # noqa: PLR0917 - compiled functions take positions only
-    x_RF: Floats, bias_F: Floats, gelu: bool, dropped: Integers, y_RF: Floats, slope_RF: Floats
+    x_RF: Float32s, bias_F: Float32s, gelu: bool, dropped: Integers, y_RF: Float32s, slope_RF: Float32s
 ) -> None:
     """Fills in GELU or ReLU of x, to which the bias is added, and its derivative; zeros where dropped."""
     rows, features = x_RF.shape
@@ -185,7 +185,7 @@ def activate(  # noqa: PLR0917 - compiled functions take positions only
 
 
 @compiled()
-def _gelu(x: Floats, bias: Floats, y: Floats, slope: Floats) -> None:
+def _gelu(x: Float32s, bias: Float32s, y: Float32s, slope: Float32s) -> None:
     """Fills in x * P(normal <= x)."""
     for row in range(len(x)):
         for i in range(len(bias)):
@@ -199,7 +199,7 @@ def _gelu(x: Floats, bias: Floats, y: Floats, slope: Floats) -> None:
 
 
 @compiled()
-def _relu(x: Floats, bias: Floats, y: Floats, slope: Floats) -> None:
+def _relu(x: Float32s, bias: Float32s, y: Float32s, slope: Float32s) -> None:
     """Fills in max(x, 0)."""
     for row in range(len(x)):
         for i in range(len(bias)):
@@ -219,7 +219,7 @@ def _tail(z: np.float32) -> np.float32:
 
 
 @inlined
-def _drop(dropped: Integers, start: int, y: Floats, slope: Floats) -> None:
+def _drop(dropped: Integers, start: int, y: Float32s, slope: Float32s) -> None:
     """Zeroes what is dropped among these rows, the first of which is number `start`."""
     rows, features = y.shape
     first, end = np.searchsorted(dropped, start * features), np.searchsorted(dropped, (start + rows) * features)
@@ -235,17 +235,17 @@ def parts(rows: int, width: int) -> int:
 
 
 @in_parallel
-def add_norm(  # noqa: PLR0917 - compiled functions take positions only
-    x_RD: Floats,
-    y_RD: Floats,
+def add_norm_rows(  # noqa: PLR0917 - compiled functions take positions only
+    x_RD: Float32s,
+    y_RD: Float32s,
     dropped: Integers,
     scale: float,
-    weight_D: Floats,
-    bias_D: Floats,
+    weight_D: Float32s,
+    bias_D: Float32s,
     epsilon: float,
-    normal_RD: Floats,
-    deviation_R: Floats,
-    result_RD: Floats,
+    normal_RD: Float32s,
+    deviation_R: Float32s,
+    result_RD: Float32s,
 ) -> None:
     """Fills in the norm of x + scale * y, of x alone where y is dropped; and what the backward pass needs.
 
@@ -272,16 +272,16 @@ def add_norm(  # noqa: PLR0917 - compiled functions take positions only
 
 @in_parallel
 def add_norm_backward(  # noqa: PLR0917 - compiled functions take positions only
-    gradient_RD: Floats,
-    normal_RD: Floats,
-    deviation_R: Floats,
-    weight_D: Floats,
+    gradient_RD: Float32s,
+    normal_RD: Float32s,
+    deviation_R: Float32s,
+    weight_D: Float32s,
     dropped: Integers,
     scale: float,
-    d_x_RD: Floats,
-    d_y_RD: Floats,
-    d_weight_PD: Floats,
-    d_bias_PD: Floats,
+    d_x_RD: Float32s,
+    d_y_RD: Float32s,
+    d_weight_PD: Float32s,
+    d_bias_PD: Float32s,
 ) -> None:
     """Fills in the gradients; those of the weight and the bias are to be summed over the parts."""
     rows, width = gradient_RD.shape
@@ -304,7 +304,7 @@ def add_norm_backward(  # noqa: PLR0917 - compiled functions take positions only
 
 
 @inlined
-def _normalise(x: Floats, epsilon: np.float32) -> np.float32:
+def _normalise(x: Float32s, epsilon: np.float32) -> np.float32:
     """Takes the mean from all numbers and divides them by their deviation; returns that."""
     total, squares = F(0), F(0)
     for i in range(len(x)):
@@ -320,7 +320,9 @@ def _normalise(x: Floats, epsilon: np.float32) -> np.float32:
 
 
 @inlined
-def _normalise_backward(gradient: Floats, normal: Floats, weight: Floats, deviation: np.float32, d_x: Floats) -> None:
+def _normalise_backward(
+    gradient: Float32s, normal: Float32s, weight: Float32s, deviation: np.float32, d_x: Float32s
+) -> None:
     along_one, along_normal = F(0), F(0)
     for i in range(len(normal)):
         d_x[i] = gradient[i] * weight[i]

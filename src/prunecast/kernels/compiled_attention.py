@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import prange
 
-from prunecast.kernels.compiled import F, Floats, Integers, compiled, exponential, in_parallel, inlined
+from prunecast.kernels.compiled import F, Float32s, Integers, compiled, exponential, in_parallel, inlined
 
 ZERO, LOWEST = F(0), np.finfo(np.float32).min
 
@@ -24,14 +24,14 @@ _part = compiled()
 
 
 @in_parallel
-def attend(  # noqa: PLR0917 - compiled functions take positions only
-    asked_BXEQ: Floats,
-    memory_BYES: Floats,
+def attend_batch(  # noqa: PLR0917 - compiled functions take positions only
+    asked_BXEQ: Float32s,
+    memory_BYES: Float32s,
     sampled_QU: Integers,
     causal: bool,
     chosen_BHK: Integers,
-    weights_BHKS: Floats,
-    context_BHQE: Floats,
+    weights_BHKS: Float32s,
+    context_BHQE: Float32s,
 ) -> None:
     """Fills in what each query gets, which queries were chosen, and their weights: zeros where they may not look."""
     batch, heads, count, steps = weights_BHKS.shape
@@ -57,15 +57,15 @@ def attend(  # noqa: PLR0917 - compiled functions take positions only
 
 @in_parallel
 def attend_backward(  # noqa: PLR0917 - compiled functions take positions only
-    asked_BXEQ: Floats,
-    memory_BYES: Floats,
+    asked_BXEQ: Float32s,
+    memory_BYES: Float32s,
     chosen_BHK: Integers,
     causal: bool,
-    weights_BHKS: Floats,
-    context_BHQE: Floats,
-    gradient_BHQE: Floats,
-    d_asked_BXEQ: Floats,
-    d_memory_BYES: Floats,
+    weights_BHKS: Float32s,
+    context_BHQE: Float32s,
+    gradient_BHQE: Float32s,
+    d_asked_BXEQ: Float32s,
+    d_memory_BYES: Float32s,
 ) -> None:
     """Fills in the gradients of queries, keys and values from that of `attend`'s context."""
     batch, heads, count, steps = weights_BHKS.shape
@@ -101,7 +101,7 @@ def attend_backward(  # noqa: PLR0917 - compiled functions take positions only
 
 
 @_part
-def _choose(q_EQ: Floats, k_ES: Floats, sampled_QU: Integers, chosen_K: Integers) -> None:
+def _choose(q_EQ: Float32s, k_ES: Float32s, sampled_QU: Integers, chosen_K: Integers) -> None:
     """Fills in the queries that stand out most, of equal ones the first."""
     measure_Q = _measure(q_EQ, k_ES, sampled_QU)
     for j in range(len(chosen_K)):
@@ -110,7 +110,7 @@ def _choose(q_EQ: Floats, k_ES: Floats, sampled_QU: Integers, chosen_K: Integers
 
 
 @_part
-def _measure(q_EQ: Floats, k_ES: Floats, sampled_QU: Integers) -> Floats:
+def _measure(q_EQ: Float32s, k_ES: Float32s, sampled_QU: Integers) -> Float32s:
     """Returns by how much each query's largest score of its sampled keys exceeds their sum over S, (Q)."""
     (size, queries), steps, samples = q_EQ.shape, k_ES.shape[1], sampled_QU.shape[1]
     measure_Q, scores_S, asked_E = np.empty(queries, F), np.empty(steps, F), np.empty(size, F)
@@ -130,7 +130,7 @@ def _measure(q_EQ: Floats, k_ES: Floats, sampled_QU: Integers) -> Floats:
 
 
 @_part
-def _first_largest(x: Floats) -> int:
+def _first_largest(x: Float32s) -> int:
     """Returns the place of the largest number; the last place, if there are none but what is not a number."""
     largest, place = _largest(x, len(x)), 0
     while place < len(x) - 1 and x[place] != largest:
@@ -139,7 +139,7 @@ def _first_largest(x: Floats) -> int:
 
 
 @compiled(fastmath={"nnan", "nsz"})
-def _largest(x: Floats, count: int) -> np.float32:
+def _largest(x: Float32s, count: int) -> np.float32:
     """Returns the largest of the first numbers; the flags are those that make it vector instructions."""
     largest = LOWEST
     for i in range(count):
@@ -148,7 +148,7 @@ def _largest(x: Floats, count: int) -> np.float32:
 
 
 @inlined
-def _combine(factors_E: Floats, rows_ES: Floats, sum_S: Floats, count: int) -> None:
+def _combine(factors_E: Float32s, rows_ES: Float32s, sum_S: Float32s, count: int) -> None:
     """Fills in the first `count` numbers of factors @ rows: vectors of steps, several rows in registers at a time."""
     if len(factors_E) < 8:
         sum_S[:count] = ZERO
@@ -159,7 +159,7 @@ def _combine(factors_E: Floats, rows_ES: Floats, sum_S: Floats, count: int) -> N
 
 
 @inlined
-def _add(factors: Floats, rows: Floats, first: int, total: Floats, count: int) -> None:
+def _add(factors: Float32s, rows: Float32s, first: int, total: Float32s, count: int) -> None:
     """Adds the first `count` numbers of the rows from `first` on, each times its factor."""
     whole = first + (len(factors) - first) // 4 * 4
     for e in range(first, whole, 4):
@@ -174,7 +174,7 @@ def _add(factors: Floats, rows: Floats, first: int, total: Floats, count: int) -
 
 
 @inlined
-def _combine_eight(f: Floats, r: Floats, sum_S: Floats, count: int) -> None:
+def _combine_eight(f: Float32s, r: Float32s, sum_S: Float32s, count: int) -> None:
     """The first eight rows at once: nothing is read back."""
     f0, f1, f2, f3, f4, f5, f6, f7 = f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7]
     r0, r1, r2, r3, r4, r5, r6, r7 = r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7]
@@ -184,7 +184,7 @@ def _combine_eight(f: Floats, r: Floats, sum_S: Floats, count: int) -> None:
 
 
 @inlined
-def _dot(x: Floats, y: Floats, count: int) -> np.float32:
+def _dot(x: Float32s, y: Float32s, count: int) -> np.float32:
     total = ZERO
     for i in range(count):
         total += x[i] * y[i]
@@ -192,7 +192,7 @@ def _dot(x: Floats, y: Floats, count: int) -> np.float32:
 
 
 @_part
-def _softmax(x: Floats, count: int) -> None:
+def _softmax(x: Float32s, count: int) -> None:
     """Turns the first `count` scores into weights, the others into zeros."""
     largest, total = _largest(x, count), ZERO
     for i in range(count):
@@ -204,7 +204,7 @@ def _softmax(x: Floats, count: int) -> None:
 
 
 @_part
-def _sums(v_ES: Floats, context_QE: Floats) -> None:
+def _sums(v_ES: Float32s, context_QE: Float32s) -> None:
     """Fills in the sum of the values so far for each query."""
     sum_E = np.zeros(len(v_ES), F)
     for query in range(len(context_QE)):
@@ -214,7 +214,7 @@ def _sums(v_ES: Floats, context_QE: Floats) -> None:
 
 
 @_part
-def _means(v_ES: Floats, context_QE: Floats) -> None:
+def _means(v_ES: Float32s, context_QE: Float32s) -> None:
     """Fills in the mean of the values for each query."""
     mean_E, steps = np.empty(len(v_ES), F), v_ES.shape[1]
     for e in range(len(v_ES)):
@@ -228,7 +228,7 @@ def _means(v_ES: Floats, context_QE: Floats) -> None:
 
 
 @_part
-def _others_backward(gradient_QE: Floats, chosen_K: Integers, causal: bool, d_v_ES: Floats) -> None:
+def _others_backward(gradient_QE: Float32s, chosen_K: Integers, causal: bool, d_v_ES: Float32s) -> None:
     """Fills in the gradient of the values from the queries that were not chosen."""
     size, steps = d_v_ES.shape
     sum_E, counts_Q = np.zeros(size, F), np.ones(len(gradient_QE), F)

@@ -149,7 +149,7 @@ class _AddAndNorm(torch.autograd.Function):
         dropped, ctx.scale = dropped_positions(x.numel(), p), 1 / (1 - p)
         normal_RD, result_RD, deviation_R = torch.empty_like(x_RD), torch.empty_like(x_RD), x.new_empty(len(x_RD))
         known = (x_RD, y_RD, dropped, ctx.scale, weight_D, bias_D, epsilon)
-        run(compiled.add_norm, *known, normal_RD, deviation_R, result_RD)
+        run(compiled.add_norm_rows, *known, normal_RD, deviation_R, result_RD)
         ctx.save_for_backward(normal_RD, deviation_R, weight_D, dropped)
         return result_RD.view(x.shape)
 

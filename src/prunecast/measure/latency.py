@@ -22,12 +22,12 @@ from scipy.special import ndtri, stdtrit
 
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs
-from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, RESULT_FILE, TimingJob, TimingResult, Turns
+from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, RESULT_FILE, TimingResult, TimingTask, Turns
 from prunecast.recipe import MeasureConfig
 from prunecast.records import Latency, Ratio, Timing
 
 KEPT_SAMPLES = 2000
-RESAMPLES = 2000
+RATIO_RESAMPLES = 2000
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -47,7 +47,7 @@ def time_against(runtime: str, path: Path, reference: Path | None, inputs: Input
         RuntimeError: when the timed process fails.
     """
     paths = [path] if reference is None else [path, reference]
-    job = TimingJob(
+    job = TimingTask(
         runtime=runtime,
         paths=[str(path.absolute()) for path in paths],
         threads=config.threads,
@@ -117,12 +117,12 @@ def speedup(reference_ms: Samples, ours_ms: Samples, seed: int = 1) -> Ratio:
     """
     loads, turns, _ = ours_ms.shape
     generator, length = np.random.default_rng(seed), math.isqrt(turns)
-    load = generator.integers(loads, size=(RESAMPLES, loads, 1))
-    start = generator.integers(turns, size=(RESAMPLES, loads, math.ceil(turns / length), 1))
-    turn = ((start + np.arange(length)) % turns).reshape(RESAMPLES, loads, -1)[:, :, :turns]
-    drawn = (load * turns + turn).reshape(RESAMPLES, -1)  # positions of turns, load after load
+    load = generator.integers(loads, size=(RATIO_RESAMPLES, loads, 1))
+    start = generator.integers(turns, size=(RATIO_RESAMPLES, loads, math.ceil(turns / length), 1))
+    turn = ((start + np.arange(length)) % turns).reshape(RATIO_RESAMPLES, loads, -1)[:, :, :turns]
+    drawn = (load * turns + turn).reshape(RATIO_RESAMPLES, -1)  # positions of turns, load after load
     reference, ours = (
-        np.median(samples_ms.reshape(-1, samples_ms.shape[2])[drawn].reshape(RESAMPLES, -1), axis=1)
+        np.median(samples_ms.reshape(-1, samples_ms.shape[2])[drawn].reshape(RATIO_RESAMPLES, -1), axis=1)
         for samples_ms in (reference_ms, ours_ms)
     )
     ratio = float(np.median(reference_ms) / np.median(ours_ms))
@@ -132,7 +132,7 @@ def speedup(reference_ms: Samples, ours_ms: Samples, seed: int = 1) -> Ratio:
     return Ratio(ratio=ratio, low=float(low), high=float(high))
 
 
-def _in_child(job: TimingJob, inputs: Inputs) -> TimingResult:
+def _in_child(job: TimingTask, inputs: Inputs) -> TimingResult:
     with TemporaryDirectory(prefix="prunecast-") as name:
         folder = Path(name)
         (folder / JOB_FILE).write_text(json.dumps(asdict(job)))

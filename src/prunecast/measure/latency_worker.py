@@ -37,7 +37,7 @@ Turns = list[list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimingJob:
+class TimingTask:
     """What is to be timed: the first model, in turn with the second where there is one.
 
     `warmup` calls come before the clock; then at least `min_count` calls of each model for at least `min_time_s`.
@@ -63,7 +63,7 @@ class TimingResult:
 
 def main(folder: Path) -> None:
     """Runs the job of a folder; a mistake of the user's is a result too."""
-    job = TimingJob(**json.loads((folder / JOB_FILE).read_text()))
+    job = TimingTask(**json.loads((folder / JOB_FILE).read_text()))
     try:
         result = asdict(_measured(job, folder))
     except UserError as error:
@@ -71,7 +71,7 @@ def main(folder: Path) -> None:
     (folder / RESULT_FILE).write_text(json.dumps(result))
 
 
-def _measured(job: TimingJob, folder: Path) -> TimingResult:
+def _measured(job: TimingTask, folder: Path) -> TimingResult:
     """Loads the first model, and only when its memory is known the one that it is timed against."""
     if hasattr(os, "sched_setaffinity"):  # keep to the idlest processors, one per thread
         allowed, busy = os.sched_getaffinity(0), psutil.cpu_percent(interval=0.05, percpu=True)
@@ -96,7 +96,7 @@ def _measured(job: TimingJob, folder: Path) -> TimingResult:
     )
 
 
-def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: TimingJob) -> list[list[Turns]]:
+def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: TimingTask) -> list[list[Turns]]:
     """Returns times in ns per load and model.
 
     Where a load happens to put its weights and buffers in memory changes its time by some per cent until it is

@@ -327,7 +327,7 @@ class SegmentMerging(Layer):
         return {"norm": {"stream": finer}, "linear": reads(finer) | writes("coarser")}
 
 
-class Encoder(Layer):
+class CrossformerEncoder(Layer):
     """Relates the segments at each scale; from one scale to the next they are merged."""
 
     def __init__(self, config: CrossformerConfig) -> None:
@@ -373,7 +373,7 @@ class Encoder(Layer):
         return found
 
 
-class DecoderLayer(Layer):
+class CrossformerDecoderLayer(Layer):
     """Two-stage attention, attention along time to one of the encoder's memories, feed-forward, and a forecast."""
 
     def __init__(self, config: CrossformerConfig, widths: CrossformerDecoderLayerWidths) -> None:
@@ -402,14 +402,14 @@ class DecoderLayer(Layer):
         return {"cross_attention": {"memory": f"memory.{self.memory}"}, "projection": reads("stream")}
 
 
-class Decoder(Layer):
+class CrossformerDecoder(Layer):
     """Starts from a learned vector for each channel and segment ahead; every layer adds its share of the forecast."""
 
     def __init__(self, config: CrossformerConfig) -> None:
         super().__init__()
         widths = config.decoder_widths
         self.position = nn.Parameter(torch.randn(config.channels, config.segments_ahead, widths.width))
-        self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in widths.layers)
+        self.layers = nn.ModuleList(CrossformerDecoderLayer(config, layer) for layer in widths.layers)
 
     def forward(self, memories: list[Tensor]) -> Tensor:
         """Returns the forecast of whole segments (B, C, S * P)."""
@@ -434,8 +434,8 @@ class Crossformer(ForecastModel):
 
     def __init__(self, config: CrossformerConfig) -> None:
         super().__init__(config)
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = CrossformerEncoder(config)
+        self.decoder = CrossformerDecoder(config)
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns the forecast (B, H, outputs); the marks are not used."""
@@ -487,7 +487,7 @@ class Crossformer(ForecastModel):
 
     def _settled(self) -> Iterator[str]:
         """Yields prefixes of the names of what chooses among memory steps, for attentions to a single step."""
-        config, decoder = self.config, [cast("DecoderLayer", layer) for layer in self.decoder.layers]
+        config, decoder = self.config, [cast("CrossformerDecoderLayer", layer) for layer in self.decoder.layers]
         two_stages = [
             (f"encoder.layers.{i}", cast("TwoStageLayer", self.encoder.layers[i]), config.segments[scale])
             for i, scale in enumerate(self.encoder.scale_of)

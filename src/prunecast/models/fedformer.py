@@ -287,13 +287,13 @@ def complex_tanh(numbers_BHRY: Tensor) -> Tensor:
     return torch.stack([tanh / scale, sine * cosine * (1 - tanh.square()) / scale], dim=3).flatten(2, 3)
 
 
-Block = FourierBlock | FourierCrossBlock
+AnyFourierBlock = FourierBlock | FourierCrossBlock
 
 
 class FourierAttention(Layer):
     """What a layer has for itself: projections to and from a block that it shares with the other layers."""
 
-    def __init__(self, width: int, memory_width: int, block: Block, block_name: str = "block") -> None:
+    def __init__(self, width: int, memory_width: int, block: AnyFourierBlock, block_name: str = "block") -> None:
         """Builds the projections.
 
         Args:
@@ -310,7 +310,7 @@ class FourierAttention(Layer):
         self.block_name, self._shared = block_name, (block,)  # in a tuple, so that the block stays the model's own
 
     @property
-    def block(self) -> Block:
+    def block(self) -> AnyFourierBlock:
         """What it shares with the other layers of its stack."""
         return self._shared[0]
 
@@ -345,7 +345,7 @@ class FEDformer(DecompositionModel):
         encoder, decoder, fourier = config.encoder_widths, config.decoder_widths, config.fourier_widths
         known, steps, drawn = config.lookback, config.label_len + config.horizon, config.decoder_length
         cross_heads = decoder.layers[0].cross_heads
-        blocks: dict[str, Block] = {
+        blocks: dict[str, AnyFourierBlock] = {
             "encoder": FourierBlock(config, fourier.encoder, encoder.layers[0].heads, known, known),
             "decoder": FourierBlock(config, fourier.decoder, decoder.layers[0].heads, steps, drawn),
             "cross": FourierCrossBlock(config, fourier.cross, cross_heads, steps, drawn),

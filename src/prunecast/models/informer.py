@@ -439,7 +439,7 @@ class Distilling(Layer):
         return {"convolution": reads("before") | writes("after"), "norm": {"stream": "after"}}
 
 
-class Encoder(Layer):
+class InformerEncoder(Layer):
     """Embeds the look-back and refines it segment by segment, each with half the steps of the one before.
 
     The layers of all segments are one list, so that one can go without renaming the others; a segment may be left
@@ -517,13 +517,13 @@ class Informer(EncoderDecoder):
     """The published encoder-decoder and its variants; every width is in its config."""
 
     Config = InformerConfig
-    encoder: Encoder
+    encoder: InformerEncoder
 
     def __init__(self, config: InformerConfig) -> None:
         widths, steps = config.decoder_widths.layers, config.label_len + config.horizon
         read = [steps] * (len(widths) - 1) + [config.horizon]
         layers = (InformerDecoderLayer(config, *pair) for pair in zip(widths, read, strict=True))
-        super().__init__(config, Encoder(config), Decoder(config, layers, bias=config.embedding_bias))
+        super().__init__(config, InformerEncoder(config), Decoder(config, layers, bias=config.embedding_bias))
 
     def streams(self) -> Streams:
         """A residual stream for each segment of the encoder, of which the decoder looks at the last, and its own."""

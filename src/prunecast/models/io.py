@@ -28,7 +28,7 @@ from prunecast.recipe import DataConfig, Parts, ReadOptions, checked
 from prunecast.records import Reading, Strict
 from prunecast.store import check_sums
 
-SCHEMA_VERSION = 1
+CONFIG_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 MASK_PREFIX = "mask/"
@@ -86,7 +86,7 @@ class ModelMetadata(Strict):
         data: what it was trained on; None for a model imported without data, whose names and scaler mean nothing.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = CONFIG_VERSION
     model: dict[str, Any]
     channels: tuple[str, ...]
     targets: tuple[str, ...]
@@ -153,7 +153,7 @@ def load_model(directory: Path) -> SavedModel:
     tensors = _read_tensors(path)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(MASK_PREFIX)}
     packed = {name.removeprefix(MASK_PREFIX): tensors[name] for name in tensors.keys() - weights.keys()}
-    model = filled(config_from(metadata.model), weights, path, CONFIG_FILE)
+    model = with_tensors(config_from(metadata.model), weights, path, CONFIG_FILE)
     masks = {name: _mask(name, packed[name], model, path) for name in sorted(packed)}
     check_sums(directory, (CONFIG_FILE, WEIGHTS_FILE))
     return SavedModel(model.eval(), metadata, masks)
@@ -204,8 +204,8 @@ def metadata_from(values: object, source: str) -> ModelMetadata:
     Raises:
         UserError: when it is no metadata of this version, or one whose parts contradict each other.
     """
-    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{source}: expected Prunecast model metadata of schema version {SCHEMA_VERSION}")
+    if not isinstance(values, dict) or values.get("schema_version") != CONFIG_VERSION:
+        raise UserError(f"{source}: expected Prunecast model metadata of schema version {CONFIG_VERSION}")
     try:
         metadata = checked(ModelMetadata, values, "metadata")
         config = config_from(metadata.model)
@@ -230,7 +230,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: truncated or not a safetensors file: {error}") from None
 
 
-def filled(
+def with_tensors(
     config: ForecasterConfig,
     weights: Mapping[str, Tensor],
     source: Path,

@@ -20,7 +20,7 @@ from prunecast.recipe import PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS
 
 
-def prune(
+def prune_model(
     model: ForecastModel,
     config: PruneConfig,
     *,

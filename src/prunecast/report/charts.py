@@ -271,7 +271,7 @@ def _continued_ratio(compared: Compared, sweep: Sweep) -> float:
 # Error against cost.
 
 
-class Cost(NamedTuple):
+class CostAxis(NamedTuple):
     """What an error may be held against: a short name for files, a column of the summary, and titles."""
 
     name: str
@@ -280,11 +280,11 @@ class Cost(NamedTuple):
     axis: str
 
 
-def costs(timings: Timings) -> list[Cost]:
+def costs(timings: Timings) -> list[CostAxis]:
     """Returns the costs that a study may have measured, of its main runtime."""
     counted = [
-        Cost("zip", "zip_bytes", "Error against bytes, zipped", "bytes of the weights, zip-compressed"),
-        Cost("macs", "effective_macs", "Error against operations", "multiply-adds with a non-zero weight"),
+        CostAxis("zip", "zip_bytes", "Error against bytes, zipped", "bytes of the weights, zip-compressed"),
+        CostAxis("macs", "effective_macs", "Error against operations", "multiply-adds with a non-zero weight"),
     ]
     if timings.main is None:
         return counted
@@ -292,11 +292,11 @@ def costs(timings: Timings) -> list[Cost]:
     return [time, *counted, file]
 
 
-def _costs_of(label: str, number: str = "", of: str = "") -> tuple[Cost, Cost]:
+def _costs_of(label: str, number: str = "", of: str = "") -> tuple[CostAxis, CostAxis]:
     time, file = f"{runtime_name(label)}: median ms per forecast", f"{runtime_name(label)}: bytes of the file"
     return (
-        Cost(f"time{number}", f"{label}_latency_ms", f"Error against measured time{of}", time),
-        Cost(f"file{number}", f"{label}_bytes", f"Error against bytes, as deployed{of}", file),
+        CostAxis(f"time{number}", f"{label}_latency_ms", f"Error against measured time{of}", time),
+        CostAxis(f"file{number}", f"{label}_bytes", f"Error against bytes, as deployed{of}", file),
     )
 
 
@@ -311,7 +311,7 @@ def _cost_template(series: Legend, title: str, *, logarithmic: bool) -> Spec:
     return template_of(steps, marks_of("points", series).encode(x=x, y=y), left, right)
 
 
-def error_by_cost(name: str, rows: Rows, cost: Cost, looks: Mapping[str, Look]) -> Chart | None:
+def error_by_cost(name: str, rows: Rows, cost: CostAxis, looks: Mapping[str, Look]) -> Chart | None:
     """Returns the error of the variants of one data set and horizon against a cost, with the Pareto front.
 
     Variants whose cost is not known are left out; one alone makes no chart.

@@ -25,7 +25,7 @@ MEAN_TOLERANCE = 0.03
 _STEADY = {"autoformer", "fedformer", "patchtst", "itransformer", "dlinear"}
 _UNSTABLE = {(model, data) for model in ("informer", "transformer") for data in ("ETTh2", "ETTm2", "Exchange")}
 
-CHANNELS: Mapping[str, int] = {
+PUBLISHED_CHANNELS: Mapping[str, int] = {
     "ETTh1": 7,
     "ETTh2": 7,
     "ETTm1": 7,
@@ -151,7 +151,7 @@ def deviations(study: StudyRuns) -> list[Deviation]:
 def _place(row: StageRow) -> Place | None:
     """Returns which published cell a run repeats; None where it forecasts or learns from anything else."""
     data, model = row["recipe"]["data"], row["recipe"]["model"]
-    same_data = CHANNELS.get(row["dataset"]) == len(json.loads(row["channels"]))
+    same_data = PUBLISHED_CHANNELS.get(row["dataset"]) == len(json.loads(row["channels"]))
     if not same_data or data.get("targets") or data.get("split") or "lookback" not in model:
         return None
     return Place(row["dataset"], int(model["horizon"]), row["model"], int(model["lookback"]))

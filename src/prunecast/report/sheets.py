@@ -40,7 +40,7 @@ from prunecast.report.style import (
     three_digits,
     times,
 )
-from prunecast.report.summary import Rows, Speed, speedup
+from prunecast.report.summary import Rows, Speed, speedup_in
 from prunecast.report.tables import RECORDS, Cell, Head, Link, Mark, ReportTable, TableRow, linked, name_head
 from prunecast.report.thresholds import MARGIN, Level, Line, Sweep, Sweeps
 from prunecast.study.frame import StageRow
@@ -110,14 +110,14 @@ def _variants(rows: Rows, labels: Sequence[str], main: str | None) -> Iterator[t
             file, memory = (_number(row.get(f"{main}_{kind}"), size) for kind in ("bytes", "model_memory_bytes"))
             cells |= {
                 Head(runtime_name(main), "time"): _time(row, main),
-                Head(runtime_name(main), "speed-up"): speedup_cell(speedup(row, main)),
+                Head(runtime_name(main), "speed-up"): speedup_cell(speedup_in(row, main)),
                 Head(runtime_name(main), "file, RAM", paper=False): replace(
                     file, note=f"RAM {memory.text}" if memory.text else ""
                 ),
             }
         for label in labels:
             if label != main:
-                ratio = speedup_cell(speedup(row, label))
+                ratio = speedup_cell(speedup_in(row, label))
                 faster = f"{ratio.text} ({ratio.note})" if ratio.text else ""
                 cells[Head(runtime_name(label), "time, speed-up", paper=False)] = replace(
                     _time(row, label), note=faster

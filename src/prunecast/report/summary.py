@@ -256,7 +256,7 @@ def speeds(rows: Rows, labels: Sequence[str]) -> list[Speed]:
             groups.setdefault((key.model, key.method or "", round(key.sparsity_requested, 6)), []).append(key)
     found = []
     for (model, method, sparsity), members in groups.items():
-        timed = [key for key in members if any(speedup(rows[key], label) for label in labels)]
+        timed = [key for key in members if any(speedup_in(rows[key], label) for label in labels)]
         ratios = {label: mean_speedup([rows[key] for key in timed], label) for label in labels}
         measured = {label: ratio for label, ratio in ratios.items() if ratio is not None}
         if measured:
@@ -266,7 +266,7 @@ def speeds(rows: Rows, labels: Sequence[str]) -> list[Speed]:
     return found
 
 
-def speedup(row: StageRow, label: str) -> Interval | None:
+def speedup_in(row: StageRow, label: str) -> Interval | None:
     """Returns a variant's speed-up in a runtime, where it was timed in turn with its dense parent."""
     values = [row.get(f"{label}_speedup{end}") for end in ("", "_low", "_high")]
     return None if any(missing(value) for value in values) else Interval(*(float(value or 0) for value in values))
@@ -274,7 +274,7 @@ def speedup(row: StageRow, label: str) -> Interval | None:
 
 def mean_speedup(rows: Iterable[StageRow], label: str) -> Interval | None:
     """Returns the geometric mean of the speed-ups that were measured, with its interval."""
-    found = [ratio for row in rows if (ratio := speedup(row, label)) is not None]
+    found = [ratio for row in rows if (ratio := speedup_in(row, label)) is not None]
     return geometric_mean(found) if found else None
 
 

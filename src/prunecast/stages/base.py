@@ -23,7 +23,7 @@ from prunecast.recipe import DataConfig, Recipe
 from prunecast.records import Accuracy, Artefact, Example, Fit, Imported, Operations, Pruning, RunRecord, Size, Timing
 from prunecast.stages.job import Job
 from prunecast.store import read_record
-from prunecast.train.evaluate import evaluate, evaluate_both
+from prunecast.train.evaluate import evaluate_both, evaluate_model
 from prunecast.train.metrics import bound_metrics
 from prunecast.train.progress import Reporter
 
@@ -145,11 +145,11 @@ def assessed(
     validation = None if fit is None else fit.validation
     metrics = bound_metrics(prepared, data.metrics)
     if validation is None or data.scoring != "full" or metrics:
-        validation = evaluate(saved.model, prepared.validation, "validation", data.scoring, metrics)
+        validation = evaluate_model(saved.model, prepared.validation, "validation", data.scoring, metrics)
     if data.scoring == "full":
         test, test_paper = evaluate_both(saved.model, prepared.test, "test", metrics)
     else:
-        test, test_paper = evaluate(saved.model, prepared.test, "test", data.scoring, metrics), None
+        test, test_paper = evaluate_model(saved.model, prepared.test, "test", data.scoring, metrics), None
     return ModelResult(
         saved=saved,
         validation=validation,

@@ -31,7 +31,7 @@ from prunecast.models.convert.convert import (
     imported_model,
     is_known,
     published,
-    shown,
+    shown_values,
     some,
     unclaimed,
 )
@@ -136,7 +136,7 @@ def plan_import(
     read = unwrapped(read_checkpoint(checkpoint), partial(is_known, known))
     recipe, given = _asked(model, data, tuple(settings))
     with _about(checkpoint):
-        seen = shown(known, read.tensors, f"{implementation} {model}")
+        seen = shown_values(known, read.tensors, f"{implementation} {model}")
     recipe, series, of_data = _with_data(recipe, seen.get("marks"))
     origins = agreed(
         [

@@ -20,7 +20,7 @@ from prunecast.results import Evaluation, ModelSummary
 from prunecast.stages.base import ModelResult, Parent, StageInputs
 from prunecast.stages.import_checkpoint import ImportJob
 from prunecast.stages.job import Job
-from prunecast.stages.run import Chain, cut, run_stage, write
+from prunecast.stages.run import Chain, cut_windows, run_stage, write
 from prunecast.store import Damaged, read_record
 from prunecast.train.progress import Reporter
 
@@ -67,7 +67,7 @@ class TrainedModel:
         """
         whole = resolved(recipe, series)
         job = Chain(whole, series.sha256, recipe.data.name).train(f"train {whole.model['name']}")
-        prepared = cut(series, whole.data, window_shape(whole.model))
+        prepared = cut_windows(series, whole.data, window_shape(whole.model))
         with _checkpoints(beside, job) as work:
             return cls._made(job, StageInputs(prepared=prepared, work=work, reporter=reporter))
 
@@ -79,7 +79,7 @@ class TrainedModel:
             UserError: when the tensors do not fit the model, or the series is too short.
         """
         shape = window_shape(job.recipe.model)
-        prepared = None if job.series is None else cut(job.series, job.recipe.data, shape)
+        prepared = None if job.series is None else cut_windows(job.series, job.recipe.data, shape)
         return cls._made(job, StageInputs(prepared=prepared))
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prunecast.data.windows import DrawnBatches
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.io import SavedModel
-from prunecast.prune.apply import prune, zero_body
+from prunecast.prune.apply import prune_model, zero_body
 from prunecast.stages.base import ModelResult, StageInputs, assessed
 from prunecast.stages.job import Job
 
@@ -19,7 +19,7 @@ def prune_stage(job: Job, inputs: StageInputs) -> ModelResult:
     assert config is not None
     drawn_by = seed if config.calibration_seed is None else config.calibration_seed
     parent, prepared = inputs.parent(job).saved, inputs.windows()
-    pruned = prune(
+    pruned = prune_model(
         parent.model,
         config,
         seed=seed,

@@ -215,10 +215,10 @@ def _prepared(data: DataConfig, sha256: str, shape: WindowShape, load: Callable[
     series = load(data)
     if series.sha256 != sha256:
         raise UserError(f"{series.name} is not as it was when the stage was planned; run the study again")
-    return cut(series, data, shape)
+    return cut_windows(series, data, shape)
 
 
-def cut(series: Series, data: DataConfig, shape: WindowShape) -> Prepared:
+def cut_windows(series: Series, data: DataConfig, shape: WindowShape) -> Prepared:
     """Returns the windows of a series.
 
     Raises:

@@ -38,7 +38,7 @@ from prunecast.records import Accuracy, Blocks, Epoch, RunRecord
 from prunecast.registry import METHODS
 
 RECORDS_FILE = "records.parquet"
-ARRAYS_FILE = "arrays.parquet"
+ARRAYS_TABLE = "arrays.parquet"
 
 _Floats = NDArray[np.float64]
 
@@ -391,7 +391,7 @@ def write_frame(frame: StudyFrame, folder: Path) -> None:
     ordered = arrays.sort_values("kind", kind="stable")  # alike packs well beside alike
     pq.write_table(
         pa.Table.from_pandas(ordered, schema=_ARRAYS, preserve_index=False).replace_schema_metadata(None),
-        folder / ARRAYS_FILE,
+        folder / ARRAYS_TABLE,
         compression="zstd",
         compression_level=19,
         use_dictionary=["fingerprint", "kind", "key"],
@@ -433,7 +433,7 @@ def read_frame(folder: Path) -> StudyFrame:
     """
     stages = read_stages(folder / RECORDS_FILE, ["fingerprint"])
     plain = pa.schema([*((name, TEXT) for name in _ARRAYS.names[:3]), ("values", pa.list_(REAL))])
-    arrays = _read_table(folder / ARRAYS_FILE, ["values"]).cast(plain)
+    arrays = _read_table(folder / ARRAYS_TABLE, ["values"]).cast(plain)
     found: pd.DataFrame = arrays.to_pandas()
     return StudyFrame(stages, found.assign(values=_short_kinds(found, _whole)))
 

@@ -25,7 +25,7 @@ from prunecast.stages.job import Job
 from prunecast.stages.run import data_section, prepared_for, run_stage
 from prunecast.store import sync
 from prunecast.study.executor import GIB, Completed, Resources, WorkerLost, Workload, here
-from prunecast.study.worker import plain_errors, prepare
+from prunecast.study.worker import import_ahead, plain_errors
 
 ADDRESS = "RAY_ADDRESS"
 
@@ -154,7 +154,7 @@ def _run_stage(job: Job, folders: Mapping[str, Any], series: Series, machine_bus
 
     if replace(job).fingerprint != job.fingerprint:  # it came with its own; the copy counts anew
         raise UserError("the worker has another version of prunecast than the machine that runs the study")
-    prepare(job.stage == "export")
+    import_ahead(job.stage == "export")
     with TemporaryDirectory(prefix="prunecast-stage-") as name, plain_errors():
         root = Path(name)
         for fingerprint, reference in folders.items():

@@ -30,7 +30,7 @@ from prunecast.stages.job import Job, what_is_timed
 from prunecast.store import RECORD_FILE, Damaged, Store, new_file, sweep
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, drop_files, run_plan
 from prunecast.study.frame import (
-    ARRAYS_FILE,
+    ARRAYS_TABLE,
     RECORDS_FILE,
     StudyFrame,
     concat,
@@ -108,7 +108,7 @@ class Study:
     def stamps(self) -> list[str]:
         """Returns what changes with title, records and failures, from sizes and times of files: none is read."""
         names = sorted(self.names())
-        tables = (self.store.root.parent / name for name in (RECORDS_FILE, ARRAYS_FILE))
+        tables = (self.store.root.parent / name for name in (RECORDS_FILE, ARRAYS_TABLE))
         files = (*(self.store.directory(name) / RECORD_FILE for name in names), *tables)
         stats = [path.stat() for path in files if path.exists()]
         failures = [failure.model_dump_json() for failure in self.failures()]

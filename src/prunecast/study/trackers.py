@@ -18,7 +18,7 @@ from prunecast.store import new_file
 from prunecast.study.frame import DESCRIBES, JSON_COLUMNS, StageRow, StudyFrame, write_records
 
 FINGERPRINT_TAG = "prunecast.fingerprint"
-BATCH = 100
+PARAMETERS_A_CALL = 100
 """Parameters that MLflow takes in one call."""
 
 
@@ -102,8 +102,10 @@ def _log_to_mlflow(mlflow: Any, client: Any, experiment: str, row: StageRow, cur
         losses = (name for name in epoch if name.endswith("_loss"))
         metrics += [metric(name, epoch[name], started_ms, int(epoch["epoch"])) for name in losses]
     params = [param(name, str(value)) for name, value in _describes(row).items()]
-    for start in range(0, max(len(metrics), len(params)), BATCH):
-        client.log_batch(run.info.run_id, metrics[start : start + BATCH], params[start : start + BATCH])
+    for start in range(0, max(len(metrics), len(params)), PARAMETERS_A_CALL):
+        client.log_batch(
+            run.info.run_id, metrics[start : start + PARAMETERS_A_CALL], params[start : start + PARAMETERS_A_CALL]
+        )
     # the tag comes last: a run that was interrupted does not count as known
     client.set_tag(run.info.run_id, FINGERPRINT_TAG, row["fingerprint"])
     client.set_terminated(run.info.run_id, end_time=started_ms + round(1000 * row["elapsed_s"]))

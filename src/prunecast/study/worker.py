@@ -32,11 +32,11 @@ def start_worker(threads: int, visible_gpus: str, exports: bool) -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # without a word: the parent says what has to be said
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"CUDA_VISIBLE_DEVICES": visible_gpus}
-    prepare(exports)
+    import_ahead(exports)
 
 
 @cache
-def prepare(exports: bool) -> None:
+def import_ahead(exports: bool) -> None:
     """Imports what stages need, before the first one's clock runs; once in a process."""
     import torch
 

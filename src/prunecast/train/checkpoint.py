@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from prunecast.models.base import TrainingHook
 from prunecast.records import Epoch, Strict
 
-Tensors = dict[str, Tensor]
+NamedTensors = dict[str, Tensor]
 
 
 class Counters(Strict):
@@ -38,7 +38,7 @@ class RunState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     hooks: Sequence[TrainingHook]
-    best: Tensors
+    best: NamedTensors
     counters: Counters
 
     def save(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class RunState:
         for number, hook in enumerate(self.hooks):
             hook.restore(_under(f"hook/{number}/", tensors))
 
-    def optimizer_tensors(self) -> Tensors:
+    def optimizer_tensors(self) -> NamedTensors:
         """Returns the optimiser's tensors under "<parameter name>/<key>", for instance "head.weight/exp_avg"."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         return {
@@ -79,10 +79,10 @@ class RunState:
         }
 
 
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> NamedTensors:
     # Clones: safetensors refuses tensors that share memory, as best and current weights may.
     return {prefix + name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> NamedTensors:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

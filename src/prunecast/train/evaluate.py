@@ -38,7 +38,7 @@ def scored_windows(total: int, scoring: Scoring) -> int:
     return total if scoring == "full" else total // PAPER_BATCH * PAPER_BATCH
 
 
-def evaluate(
+def evaluate_model(
     model: nn.Module, windows: Windows, split: Split, scoring: Scoring = "full", further: BoundMetrics | None = None
 ) -> Accuracy:
     """Scores a forecaster in eval mode over a split's windows; the mode it was in comes back.

@@ -20,8 +20,8 @@ from prunecast.errors import UserError
 from prunecast.models.base import ForecastModel, TrainingHook
 from prunecast.recipe import FitConfig
 from prunecast.records import Accuracy, Epoch, Fit
-from prunecast.train.checkpoint import Counters, RunState, Tensors
-from prunecast.train.evaluate import evaluate
+from prunecast.train.checkpoint import Counters, NamedTensors, RunState
+from prunecast.train.evaluate import evaluate_model
 from prunecast.train.progress import Reporter
 
 CHECK_EVERY_STEPS = 50
@@ -166,7 +166,7 @@ def _compiled(model: nn.Module, device: torch.device) -> Callable[..., Tensor]:
     return compiled
 
 
-def _copy(model: nn.Module) -> Tensors:
+def _copy(model: nn.Module) -> NamedTensors:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
@@ -216,7 +216,7 @@ class _Run:
             group["lr"] = rate
         steps, train_loss = self.learn(number)
         with self.autocast():
-            validation = evaluate(self.state.model, self.validation, "validation")
+            validation = evaluate_model(self.state.model, self.validation, "validation")
         loss = validation.mse
         self.check(loss, number)
         epoch = Epoch(epoch=number, steps=steps, learning_rate=rate, train_loss=train_loss, validation_loss=loss)
@@ -285,7 +285,7 @@ class _Run:
         validation = None
         if self.device.type == "cpu" and self.config.precision == "no":  # scored as the saved model computes
             # the best epoch may have been before an interruption: it is scored again as it was then
-            validation = self.best or evaluate(self.state.model, self.validation, "validation")
+            validation = self.best or evaluate_model(self.state.model, self.validation, "validation")
         return Fit(
             epochs=self.state.counters.epochs,
             best_epoch=self.state.counters.best_epoch,

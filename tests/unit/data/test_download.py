@@ -22,13 +22,13 @@ from requests.adapters import HTTPAdapter
 from prunecast.data import catalog
 from prunecast.data.catalog import Assembly, Entry
 from prunecast.data.download import (
+    assembled,
     download,
     fetch_verified,
     find,
     git_blob_id,
     hash_file,
     locate,
-    put_together,
     verified,
 )
 from prunecast.data.series import load_series
@@ -273,7 +273,7 @@ def assembly(parts: Mapping[str, bytes], **changes: object) -> Assembly:
 
 
 def test_order_doubled_hours_and_gaps_are_mended() -> None:
-    assert put_together(assembly(PARTS), PARTS).decode() == TINY
+    assert assembled(assembly(PARTS), PARTS).decode() == TINY
 
 
 def published_parts(whole: bytes) -> dict[str, bytes]:
@@ -308,7 +308,7 @@ def test_parts_like_the_published_ones_give_the_known_file(data_dir: Path) -> No
     parts = published_parts(whole)
     assert list(parts) == list(entry.assembly.sha256)
     assert len(parts["AEP"].splitlines()) > 57_743
-    assert put_together(entry.assembly, parts) == whole
+    assert assembled(entry.assembly, parts) == whole
 
 
 @pytest.fixture

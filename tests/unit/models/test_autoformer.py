@@ -17,7 +17,7 @@ from prunecast.models.autoformer import AutoCorrelation
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
 from prunecast.models.layers.blocks import FeedForward
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 
 SMALL = {
@@ -209,7 +209,7 @@ def test_a_structured_pruning_at_paper_size_meets_its_budget(sparsity: float) ->
     with torch.random.fork_rng(devices=[]):
         model = build(config_from({"name": "autoformer", "channels": 7})).eval()
     config = PruneConfig(method="structured-magnitude", sparsity=sparsity)
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     dense = dense_macs(model.config)
     assert pruned.outcome.realised == dense - dense_macs(pruned.model.config)
     assert abs(pruned.outcome.realised - sparsity * dense) < 0.01 * dense

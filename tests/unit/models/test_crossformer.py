@@ -19,7 +19,7 @@ from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
 from prunecast.models.crossformer import Crossformer, CrossformerConfig, SegmentMerging, TwoStageLayer
 from prunecast.models.layers.blocks import Attention
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import PruneConfig
 
@@ -332,7 +332,7 @@ def test_prunable_are_the_weights_of_all_linear_layers() -> None:
 def test_a_structured_pruning_at_paper_size_meets_its_budget() -> None:
     model = build(config_from({"name": "crossformer", "channels": 7} | PAPER)).eval()
     config = PruneConfig(method="structured-magnitude", sparsity=0.5)
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     assert abs(pruned.outcome.realised / pruned.outcome.total - 0.5) < 0.001
 
 

@@ -20,7 +20,7 @@ from prunecast.measure.size import measure_size
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
 from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts, load_model, save_model
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Statistics
 from prunecast.prune.scores import unit_magnitude
 from prunecast.prune.shrink import shrink
@@ -191,7 +191,7 @@ def test_half_of_everything(tmp_path: Path, values: dict[str, Any]) -> None:
 def test_modes_can_be_removed_by_a_method() -> None:
     model = _model(d_model=16, lookback=24, horizon=16, modes=8)
     config = PruneConfig(method="structured-magnitude", sparsity=0.15, kinds=("mode",))
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     kept = pruned.outcome.kept_units
     assert kept.keys() == {
         f"fourier.{group}" for group in ("encoder.modes", "decoder.modes", "cross.modes", "cross.key_modes")

@@ -15,7 +15,7 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 
 SMALL = {"channels": 3, "lookback": 24, "horizon": 12, "label_len": 4, "cut_freq": 9}
@@ -168,5 +168,5 @@ def test_half_of_everything_is_saved_loaded_tuned_and_exported(tmp_path: Path) -
 def test_modes_are_pruned_when_they_are_asked_for() -> None:
     model = build(config_from({"name": "fits", "channels": 7}))
     config = PruneConfig(method="structured-magnitude", sparsity=0.5, kinds=("mode",))
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     assert pruned.outcome.realised / pruned.outcome.total == pytest.approx(0.5, abs=0.02)

@@ -23,7 +23,7 @@ from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, Group, build, config_from
 from prunecast.models.convert.convert import published, published_state
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import PruneConfig
 
@@ -350,7 +350,7 @@ def test_idle_heads_go_first(method: str) -> None:
         for part in ("query", "key", "value"):
             model.get_parameter(f"decoder.layers.1.cross_attention.{part}.weight")[:6] *= 100
     config = PruneConfig(method=method, sparsity=0.25, kinds=("head",))
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     kept = pruned.model.config.decoder_widths.layers[1].cross_places
     assert len(kept) < 4
     assert 0 not in kept
@@ -381,7 +381,7 @@ def test_a_structured_pruning_at_paper_size_meets_its_budget() -> None:
         model = build(config_from({"name": "informer", "channels": 7})).eval()
     kinds = ("head", "ffn", "width", "layer")
     config = PruneConfig(method="structured-magnitude", sparsity=0.75, kinds=kinds)
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     assert abs(pruned.outcome.realised - pruned.outcome.requested) < 0.05 * pruned.outcome.total
 
 

@@ -12,7 +12,7 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 
 SMALL = {"channels": 5, "lookback": 12, "horizon": 7, "label_len": 4, "d_model": 8, "n_heads": 2, "d_ff": 6}
@@ -158,7 +158,7 @@ def test_prunable_names_are_weights_of_the_model() -> None:
 def test_a_structured_pruning_at_paper_size_meets_its_budget() -> None:
     model = build(config_from({"name": "itransformer", "channels": 7}))
     config = PruneConfig(method="structured-magnitude", sparsity=0.75)
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     assert pruned.outcome.realised / pruned.outcome.total == pytest.approx(0.75, abs=0.01)
 
 

@@ -14,7 +14,7 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import count_operations, dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.lstm import LSTMLayer
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 
 SMALL = {"channels": 3, "lookback": 12, "horizon": 5, "label_len": 4, "d_model": 8}
@@ -204,5 +204,5 @@ def test_a_config_that_does_not_fit_is_one_line(values: dict[str, Any], message:
 def test_a_structured_pruning_meets_its_budget() -> None:
     model = build(config_from({"name": "lstm", "channels": 7, "encoder_layers": 2, "lookback": 336}))
     config = PruneConfig(method="structured-magnitude", sparsity=0.75)
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     assert pruned.outcome.realised / pruned.outcome.total == pytest.approx(0.75, abs=0.02)

@@ -14,7 +14,7 @@ from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published
 from prunecast.models.layers.blocks import sinusoids
 from prunecast.models.layers.transforms import BatchNorm
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 
 SMALL = {
@@ -182,7 +182,7 @@ def test_a_structured_pruning_at_paper_size_meets_its_budget() -> None:
     sizes = {"d_model": 512, "n_heads": 8, "d_ff": 2048, "encoder_layers": 2}
     model = build(config_from({"name": "patchtst", "channels": 7} | sizes))
     config = PruneConfig(method="structured-magnitude", sparsity=0.75)
-    pruned = prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    pruned = prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
     assert pruned.outcome.realised / pruned.outcome.total == pytest.approx(0.75, abs=0.01)
 
 

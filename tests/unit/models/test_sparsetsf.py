@@ -14,7 +14,7 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.convert.convert import published, published_state
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.recipe import PruneConfig
 
 SMALL = {"channels": 3, "lookback": 20, "horizon": 10, "label_len": 4, "period_len": 5}
@@ -112,7 +112,7 @@ def test_all_of_the_linear_map_is_body_and_it_has_no_units() -> None:
     assert model.prunable() == ("aggregation.weight", "map.weight")
     assert model.output_layer() == ()
     with pytest.raises(UserError, match="model 'sparsetsf' has no units of kinds head, ffn, width"):
-        prune(
+        prune_model(
             model,
             PruneConfig(method="structured-magnitude"),
             seed=1,
@@ -125,7 +125,7 @@ def test_hidden_units_of_the_perceptron_are_pruned() -> None:
     model = _model(model_type="mlp", d_model=16)
     assert model.prunable() == ("aggregation.weight", "map.0.weight", "map.2.weight")
     assert model.output_layer() == ("map.2.weight",)
-    pruned = prune(
+    pruned = prune_model(
         model,
         PruneConfig(method="structured-magnitude", sparsity=0.4),
         seed=1,

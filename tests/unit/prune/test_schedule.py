@@ -9,7 +9,7 @@ import torch
 from tests.support.coupled_model import ENTRY, Coupled, coupled, macs, macs_per_weight
 
 from prunecast.errors import UserError
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Pruned
 from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS
@@ -21,7 +21,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _prune(model: Coupled, **config: Any) -> Pruned:
-    return prune(model, PruneConfig(**config), seed=1, cost=macs, weight_cost=macs_per_weight)
+    return prune_model(model, PruneConfig(**config), seed=1, cost=macs, weight_cost=macs_per_weight)
 
 
 @pytest.mark.parametrize("step", [0.05, 0.3, 0.5])

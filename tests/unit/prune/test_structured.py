@@ -9,7 +9,7 @@ from tests.support.coupled_model import ENTRY, HEAD_SIZE, Coupled, CoupledConfig
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs
 from prunecast.models.base import ForecasterConfig, Keep, blank, build, config_from
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Masks, Pruned
 from prunecast.prune.shrink import cut, shrink
 from prunecast.recipe import PruneConfig
@@ -23,7 +23,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _prune(model: Coupled, masks: Masks | None = None, seed: int = 1, **prune_section: Any) -> Pruned:
     config = PruneConfig(**{"method": "structured-magnitude"} | prune_section)
-    return prune(model, config, seed=seed, cost=macs, weight_cost=macs_per_weight, masks=masks)
+    return prune_model(model, config, seed=seed, cost=macs, weight_cost=macs_per_weight, masks=masks)
 
 
 def _x(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -120,7 +120,7 @@ def test_few_questions_are_asked_about_the_cost() -> None:
         return dense_macs(config)
 
     model = build(config_from({"name": "transformer", "channels": 7}))
-    prune(
+    prune_model(
         model, PruneConfig(method="structured-magnitude", sparsity=0.5), seed=1, cost=cost, weight_cost=macs_per_weight
     )
     assert len(asked) <= 16, "each is a forecast: planning would take more than a second at paper size"
@@ -171,12 +171,12 @@ def test_shares_of_parameters_are_counted_on_the_shrunk_model(of: str) -> None:
 
 def test_masks_of_an_unstructured_pruning_are_cut_along() -> None:
     model = coupled()
-    sparse = prune(model, PruneConfig(sparsity=0.5), seed=1, cost=macs, weight_cost=macs_per_weight)
+    sparse = prune_model(model, PruneConfig(sparsity=0.5), seed=1, cost=macs, weight_cost=macs_per_weight)
     pruned = _prune(sparse.model, masks=sparse.masks, sparsity=0.5, kinds=("ffn", "width", "layer"))
     assert pruned.masks
     for name, mask in pruned.masks.items():
         assert torch.equal(pruned.model.get_parameter(name) != 0, mask)
-    again = prune(
+    again = prune_model(
         pruned.model,
         PruneConfig(sparsity=0.9),
         seed=1,

@@ -12,7 +12,7 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import count_operations, dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts, load_model, save_model
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Masks, Pruned
 from prunecast.recipe import PruneConfig
 
@@ -33,7 +33,7 @@ def transformer() -> ForecastModel:
 
 def _prune(model: ForecastModel, masks: Masks | None = None, **prune_section: Any) -> Pruned:
     config = PruneConfig(**prune_section)
-    return prune(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight, masks=masks)
+    return prune_model(model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight, masks=masks)
 
 
 def _forecast(model: ForecastModel) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from tests.support.coupled_model import Coupled, CoupledConfig, Rigid, coupled, macs, macs_per_weight
 
 from prunecast.errors import UserError
-from prunecast.prune.apply import prune
+from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Masks, Pruned
 from prunecast.recipe import PruneConfig
 
@@ -16,7 +16,7 @@ ELEMENT_METHODS = ("magnitude", "magnitude-layer", "random")
 
 def _prune(model: Coupled, masks: Masks | None = None, seed: int = 1, **prune_section: Any) -> Pruned:
     config = PruneConfig(**prune_section)
-    return prune(model, config, seed=seed, cost=macs, weight_cost=macs_per_weight, masks=masks)
+    return prune_model(model, config, seed=seed, cost=macs, weight_cost=macs_per_weight, masks=masks)
 
 
 def _body(model: Coupled) -> list[str]:
@@ -115,7 +115,7 @@ def test_a_share_of_the_operations_comes_within_one_weight(method: str) -> None:
     price = dict(zip(_body(model), (3.0, 1.0, 7.0, 2.0, 5.0, 4.0, 11.0, 6.0, 1.0), strict=True))
     total = round(sum(price[name] * model.get_parameter(name).numel() for name in price)) + 100
     config = PruneConfig(method=method, sparsity=0.7, of="operations")
-    pruned = prune(model, config, seed=1, cost=lambda config: total, weight_cost=lambda model: price)
+    pruned = prune_model(model, config, seed=1, cost=lambda config: total, weight_cost=lambda model: price)
     saved = sum(price[name] * int((~mask).sum()) for name, mask in pruned.masks.items())
     assert pruned.outcome.realised == saved
     assert abs(saved - pruned.outcome.requested) <= max(price.values()) / 2
@@ -136,7 +136,7 @@ def test_operations_that_no_weight_takes_part_in_cannot_be_removed() -> None:
     model = coupled()
     config = PruneConfig(sparsity=0.6, of="operations")
     with pytest.raises(UserError, match=r"removing .* MACs cannot be met: .* use a sparsity of at most 0\.4"):
-        prune(model, config, seed=1, cost=lambda config: 2 * macs(config), weight_cost=macs_per_weight)
+        prune_model(model, config, seed=1, cost=lambda config: 2 * macs(config), weight_cost=macs_per_weight)
 
 
 def test_a_model_that_diverged_is_refused() -> None:

@@ -13,7 +13,7 @@ from tests.support.study_records import study
 
 from prunecast.report import style
 from prunecast.report.charts import (
-    Cost,
+    CostAxis,
     costs,
     error_by_cost,
     error_by_sparsity,
@@ -39,7 +39,7 @@ from prunecast.report.style import (
 )
 from prunecast.study.frame import Forecast, frame_of
 
-ZIP = Cost("zip", "zip_bytes", "Error against bytes", "bytes")
+ZIP = CostAxis("zip", "zip_bytes", "Error against bytes", "bytes")
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,9 @@ def test_the_front_is_what_no_other_beats(context: Context) -> None:
 
 
 def test_a_cost_that_was_not_measured_has_no_chart(context: Context) -> None:
-    assert error_by_cost("name", context.rows, Cost("time", "openvino_latency_ms", "t", "ms"), context.looks) is None
+    assert (
+        error_by_cost("name", context.rows, CostAxis("time", "openvino_latency_ms", "t", "ms"), context.looks) is None
+    )
     one = dict([next(iter(context.rows.items()))])
     assert error_by_cost("name", one, ZIP, context.looks) is None
     assert [cost.name for cost in costs(context.timings)] == ["time", "zip", "macs", "file"]

@@ -5,7 +5,13 @@ from tests.support.study_records import Maker
 
 from prunecast.records import DataFacts, RunRecord
 from prunecast.report.compare import StudyRuns
-from prunecast.report.published_errors import CHANNELS, UNSTABLE_TOLERANCE, Deviation, deviations, published_errors
+from prunecast.report.published_errors import (
+    PUBLISHED_CHANNELS,
+    UNSTABLE_TOLERANCE,
+    Deviation,
+    deviations,
+    published_errors,
+)
 from prunecast.report.sheets import deviation_table
 from prunecast.report.tables import ReportTable
 from prunecast.study.frame import frame_of
@@ -36,7 +42,7 @@ def dense(
         update={
             "model": model,
             "recipe": recipe,
-            "data": facts(dataset, CHANNELS[dataset]),
+            "data": facts(dataset, PUBLISHED_CHANNELS[dataset]),
             "test": test,
             "test_paper": in_paper,
             "fingerprint": f"{model}{dataset}{horizon}{seed}",
@@ -56,7 +62,7 @@ def table(*records: RunRecord) -> ReportTable:
 def test_every_published_error_is_well_formed() -> None:
     known = published_errors()
     assert len(known) == 264
-    assert {place.dataset for place in known} == set(CHANNELS)
+    assert {place.dataset for place in known} == set(PUBLISHED_CHANNELS)
     assert {error.scoring for error in known.values()} == {"paper", "full", "unknown"}
     assert all(0 < error.mse < 10 and 0 < error.mae < 3 for error in known.values())
     some = {(p.dataset, p.horizon, p.model): (e.mse, e.mae, e.scoring) for p, e in known.items() if p.lookback == 96}

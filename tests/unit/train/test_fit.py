@@ -19,7 +19,7 @@ from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import DataConfig, FitConfig
 from prunecast.records import Epoch
 from prunecast.train import fit as fitting
-from prunecast.train.evaluate import evaluate, evaluate_both, scored_windows
+from prunecast.train.evaluate import evaluate_both, evaluate_model, scored_windows
 from prunecast.train.fit import DivergedError, fit, learning_rate
 from prunecast.train.progress import Reporter
 
@@ -92,7 +92,7 @@ def test_the_best_epoch_is_kept(prepared: Prepared) -> None:
     result = fit(model, prepared.train, prepared.validation, CONFIG, seed=1)
     losses = [epoch.validation_loss for epoch in result.epochs]
     assert result.best_epoch == losses.index(min(losses)) + 1
-    assert result.validation == evaluate(model, prepared.validation, "validation")
+    assert result.validation == evaluate_model(model, prepared.validation, "validation")
     assert result.validation.mse == min(losses)
     assert "validation" not in result.model_dump()
     assert not model.training
@@ -185,16 +185,16 @@ def test_a_machine_without_a_compiler_says_so(prepared: Prepared, monkeypatch: p
 
 def test_training_learns(prepared: Prepared) -> None:
     model = transformer(prepared)
-    before = evaluate(model, prepared.test, "test").mse
+    before = evaluate_model(model, prepared.test, "test").mse
     fit(model, prepared.train, prepared.validation, CONFIG.model_copy(update={"epochs": 12}), seed=1)
-    assert evaluate(model, prepared.test, "test").mse < 0.8 * before
+    assert evaluate_model(model, prepared.test, "test").mse < 0.8 * before
 
 
 def test_scores_do_not_depend_on_the_mode_and_blocks_add_up(prepared: Prepared) -> None:
     model = transformer(prepared).train()
-    accuracy = evaluate(model, prepared.test, "test")
+    accuracy = evaluate_model(model, prepared.test, "test")
     assert model.training
-    assert accuracy == evaluate(model.eval(), prepared.test, "test")
+    assert accuracy == evaluate_model(model.eval(), prepared.test, "test")
     blocks = accuracy.blocks
     assert blocks is not None
     assert sum(blocks.windows) == accuracy.windows == len(prepared.test)
@@ -209,7 +209,7 @@ def test_paper_scoring_leaves_out_the_last_incomplete_batch() -> None:
 def test_both_scorings_come_from_the_same_forecasts(prepared: Prepared) -> None:
     model = transformer(prepared)
     full, paper = evaluate_both(model, prepared.test, "test")
-    assert full == evaluate(model, prepared.test, "test")
-    assert paper == evaluate(model, prepared.test, "test", "paper").model_copy(update={"blocks": None})
+    assert full == evaluate_model(model, prepared.test, "test")
+    assert paper == evaluate_model(model, prepared.test, "test", "paper").model_copy(update={"blocks": None})
     assert paper is not None
     assert paper.windows < full.windows

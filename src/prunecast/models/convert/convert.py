@@ -70,7 +70,7 @@ class Origins:
         return {key: value for values in self.values.values() for key, value in values.items()}
 
 
-def shown(known: Published, tensors: Tensors, implementation: str) -> dict[str, Any]:
+def shown_values(known: Published, tensors: Tensors, implementation: str) -> dict[str, Any]:
     """Returns the values of our config that a checkpoint's tensors show.
 
     Args:

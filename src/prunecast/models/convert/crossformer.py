@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from prunecast.models.convert.published import SIZES, Names, Published, Tensors
+from prunecast.models.convert.published import SIZES, NamePairs, Published, Tensors
 
-NAMES: Names = (
+NAMES: NamePairs = (
     ("enc_value_embedding.value_embedding.", "encoder.embedding.value."),
     ("enc_value_embedding.linear.", "encoder.embedding.value."),
     ("enc_pos_embedding", "encoder.embedding.position"),

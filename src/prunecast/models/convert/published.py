@@ -16,7 +16,7 @@ from prunecast.models.base import ForecasterConfig
 
 Tensors = Mapping[str, Tensor]
 Modes = Mapping[str, Sequence[int]]
-Names = tuple[tuple[str, str], ...]
+NamePairs = tuple[tuple[str, str], ...]
 Shown = Mapping[str, tuple[str, int] | str]
 
 
@@ -40,7 +40,7 @@ class Published:
     """
 
     arguments: dict[str, str]
-    names: Names = ()
+    names: NamePairs = ()
     rearranged: Callable[[Tensors], Tensors] | None = None
     shown: Shown = field(default_factory=dict)
     more_shown: Callable[[Tensors], Mapping[str, Any]] | None = None
@@ -100,14 +100,14 @@ ENCODER = SIZES | {
 ENCODER_DECODER = ENCODER | {"decoder_layers": "d_layers"}
 """The same for models with an encoder and a decoder."""
 
-LAYER_NAMES: Names = (
+LAYER_NAMES: NamePairs = (
     ("attn_layers.", "layers."),
     ("_projection.", "."),
     ("conv1.", "feed_forward.up."),
     ("conv2.", "feed_forward.down."),
 )
 
-TRANSFORMER_NAMES: Names = (
+TRANSFORMER_NAMES: NamePairs = (
     ("enc_embedding.", "encoder.embedding."),
     ("dec_embedding.", "decoder.embedding."),
     ("value_embedding.tokenConv.", "value."),
@@ -274,7 +274,7 @@ def _stacked(published: Tensors, part: str) -> Tensor:
     return torch.stack([published[f"{FITS_LAYER}{channel}.{part}"] for channel in range(len(published) // 2)])
 
 
-FITS = Published(
+FITS_ORIGINAL = Published(
     arguments=SIZES | {"cut_freq": "cut_freq", "individual": "individual"},
     rearranged=_fits_tensors,
     more_shown=_fits_sizes,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from prunecast.kernels import (
     linear,
 )
 from prunecast.models.base import Layer, Streams, Units, reads, unit_index, writes
-from prunecast.models.layers.widths import EncoderConfig, EncoderDecoderConfig
+from prunecast.models.layers.widths import Activation, EncoderConfig, EncoderDecoderConfig
 
 
 class DataEmbedding(Layer):
@@ -174,9 +174,7 @@ class Attention(Projections):
 class FeedForward(Layer):
     """Linear, activation, dropout, linear: what the published models write as convolutions of width one."""
 
-    def __init__(
-        self, width: int, hidden: int, activation: Literal["gelu", "relu"], dropout: float, *, bias: bool = True
-    ) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation, dropout: float, *, bias: bool = True) -> None:
         super().__init__()
         self.up = Linear(width, hidden, bias=bias)
         self.down = Linear(hidden, width, bias=bias)

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from prunecast.models.base import ForecasterConfig, Keep
 from prunecast.records import Strict
 
+Activation = Literal["gelu", "relu"]
+"""Of feed-forward layers."""
+
 
 @dataclass(frozen=True)
 class Of:
@@ -98,7 +101,7 @@ class EncoderConfig(HeadsConfig):
     d_ff: int = Field(2048, ge=1)
     encoder_layers: int = Field(2, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
-    activation: Literal["gelu", "relu"] = "gelu"
+    activation: Activation = "gelu"
     encoder: EncoderWidths | None = Field(None, description="widths after pruning; from the keys above when absent")
 
     @model_validator(mode="after")
