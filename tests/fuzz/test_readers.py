@@ -30,7 +30,7 @@ from prunecast.data.files import read_table
 from prunecast.data.series import load_series
 from prunecast.data.windows import prepare
 from prunecast.errors import UserError, one_line
-from prunecast.inference import Artifact, forecast_table, open_artifact
+from prunecast.inference import Artifact, Forecasts, forecast_table, open_artifact
 from prunecast.models.convert.convert import ModeChoice
 from prunecast.models.io import load_model
 from prunecast.recipe import DataConfig, load_recipe
@@ -81,7 +81,10 @@ def data(name: str) -> Callable[[Path], Attempt]:
                     horizon=6,
                     label_len=12,
                 ),
-                lambda: finite(forecast_table(opened.metadata, opened.predictor(), read_table(path), fill)),
+                lambda: finite(forecast_table(opened.metadata, opened.predictor(), read_table(path), fill=fill)),
+                lambda: backtested(
+                    forecast_table(opened.metadata, opened.predictor(), read_table(path), fill=fill, origins=2)
+                ),
             ):
                 with suppress(UserError):
                     use()
@@ -91,13 +94,20 @@ def data(name: str) -> Callable[[Path], Attempt]:
     return of
 
 
-def finite(forecast: pd.DataFrame) -> None:
+def finite(forecasts: Forecasts) -> None:
+    forecast = forecasts.written()
     assert np.isfinite(forecast.drop(columns=forecast.columns[0]).to_numpy()).all()
     assert len(forecast) == 6
 
 
+def backtested(forecasts: Forecasts) -> None:
+    assert np.isfinite(forecasts.raw_NHO).all()
+    assert len(forecasts.written()) == 12
+    assert len(forecasts.errors) == len(forecasts.targets)
+
+
 def follow_up(opened: Artifact, sound: Path) -> None:
-    finite(forecast_table(opened.metadata, opened.predictor(), read_table(sound / "own.csv"), "refuse"))
+    finite(forecast_table(opened.metadata, opened.predictor(), read_table(sound / "own.csv")))
 
 
 def recipe_file(sound: Path) -> Attempt:
