@@ -146,3 +146,21 @@ def test_a_picture_is_drawn_on_request(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists"):
         forecast(model, data, plot=tmp_path / "0.png")
     assert not (tmp_path / "forecast.csv").exists()
+
+
+def test_covariates_of_the_future_come_from_the_file_itself(tmp_path: Path) -> None:
+    """An earlier origin takes them from the rows after it, whose channels it does not know."""
+    data = own(tmp_path / "own.csv", sun=np.arange(ROWS) % 24)
+    settings = (*SMALL, "data.covariates=[sun]", "model.d_model=16", "model.d_ff=32", "model.n_heads=2")
+    api.train("transformer", str(data), horizon=HORIZON, lookback=LOOKBACK, settings=settings, out=tmp_path / "m")
+    result, found = forecast(tmp_path / "m", data, origins=2)
+    assert [row["name"] for row in result.to_json()["errors"]] == ["a"]
+    single = [forecast(tmp_path / "m", data, origin=origin)[1]["a"] for origin in found["origin"].unique()]
+    assert found["a"].to_numpy() == pytest.approx(np.concatenate(single))
+    with pytest.raises(UserError, match="expected 6 rows after the last known one in which 'sun' stands"):
+        forecast(tmp_path / "m", data)
+    rows = pd.read_csv(data)
+    rows.loc[ROWS - HORIZON :, "a"] = np.nan
+    rows.to_csv(tmp_path / "future.csv", index=False)
+    _, last = forecast(tmp_path / "m", tmp_path / "future.csv")
+    assert last["a"].to_numpy() == pytest.approx(found["a"].iloc[-HORIZON:].to_numpy())
