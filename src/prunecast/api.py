@@ -41,6 +41,32 @@ class FileCheck(results.Result):
         """Returns the fields of the check."""
         return self.check.model_dump(mode="json")
 
+    def shown(self) -> dict[str, Any]:
+        """Returns one screen: facts, channels, windows, errors to beat, and every problem and hint."""
+        check, places = self.check, [f"{item.after} to {item.before}" for item in self.check.breaks]
+        seasons = [f"{season.steps} steps ({season.autocorrelation:.2f})" for season in check.seasons]
+        marked = sorted(check.channels, key=lambda channel: not channel.missing)[:30]
+        more = len(check.channels) - len(marked)
+        windows: dict[int, dict[str, Any]] = {}
+        for count in check.windows:
+            row = windows.setdefault(count.lookback, {"look-back": str(count.lookback)})
+            fits = min(count.train, count.validation, count.test) > 0
+            row[f"horizon {count.horizon}"] = f"{count.train} + {count.test}" if fits else "-"
+        return {
+            "rows": check.rows,
+            "span": f"{check.start} to {check.end}",
+            "step": check.frequency,
+            "breaks": f"{check.break_count}: {'; '.join(places)}" if places else "none",
+            "seasons (autocorrelation)": seasons,
+            "channels" + (f" ({more} more in --json)" if more else ""): [
+                {name: value for name, value in channel.model_dump().items() if name != "missing"} for channel in marked
+            ],
+            "windows (training + test)": list(windows.values()),
+            "to beat (MSE of standardised values)": [row.model_dump() for row in check.to_beat],
+            "problems": [{"to settle before use": problem} for problem in check.problems],
+            "hints": [{"to look at": hint} for hint in check.hints],
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRun(results.Result):
@@ -142,16 +168,22 @@ def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> resu
     )
 
 
-def data_check(file: Path, *, fill: str = "refuse") -> FileCheck:
+def data_check(
+    file: Path, *, fill: str = "refuse", settings: Sequence[str] = (), plot: Path | None = None
+) -> FileCheck:
     """Says what a file holds and what stands in the way of using it.
 
     Args:
-        file: CSV or Parquet.
+        file: CSV, Parquet or Feather.
         fill: gaps: refuse, ffill or interpolate:N.
+        settings: any key of the recipe's data section.
+        plot: file for a picture (PNG).
     """
     from prunecast.data.check import check_file
+    from prunecast.resolve import check_settings
 
-    return FileCheck(check=check_file(file, fill=fill))
+    check_settings(settings, frozenset({"data"}))
+    return FileCheck(check=check_file(file, fill, settings, plot))
 
 
 # One model

@@ -23,6 +23,10 @@ class Result:
         """Returns the result as the command line writes it."""
         return {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
 
+    def shown(self) -> dict[str, Any]:
+        """Returns what a terminal shows."""
+        return self.to_json()
+
     def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """Returns rows for a terminal that are not in the JSON, by title; where it has some, they stand for its own."""
         return {}

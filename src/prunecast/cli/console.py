@@ -31,10 +31,10 @@ class Output:
 
     def result(self, result: Result) -> None:
         """Shows what a verb gave back: name and value; lists of rows come as tables below."""
-        facts = result.to_json()
         if self.as_json:
-            print(json.dumps(facts, allow_nan=False))
+            print(json.dumps(result.to_json(), allow_nan=False))
             return
+        facts = result.shown()
         ready = result.tables()
         for title, rows in ready.items():
             self._table(title, rows)

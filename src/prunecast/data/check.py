@@ -2,34 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from prunecast.data.calendar import usual_frequency
+from prunecast.data import describe
+from prunecast.data.calendar import season_of, usual_frequency
 from prunecast.data.files import read_table
-from prunecast.data.frames import frame_of_table
-from prunecast.data.gaps import REFUSE, Break, breaks_of, check_fill, filled, in_order, iso, on_grid, order_problems
+from prunecast.data.frames import Frame, frame_of_table
+from prunecast.data.gaps import (
+    MIN_ROWS,
+    REFUSE,
+    Break,
+    breaks_of,
+    check_fill,
+    filled,
+    in_order,
+    interpolated,
+    iso,
+    on_grid,
+    without_empty_tail,
+)
+from prunecast.data.numbers import LARGEST, SMALLEST
+from prunecast.data.scaler import Array
+from prunecast.data.series import split_of
+from prunecast.data.splits import SplitLengths, SplitRule
 from prunecast.errors import UserError
-from prunecast.recipe import ReadOptions
+from prunecast.recipe import DataConfig, load_recipe
 from prunecast.records import Record
 
 SHOWN_BREAKS = 10
 
+_FAR, _WIDE = 1.0, 2.0
+"""A drift is said from so many deviations of the mean on, or so many times the deviation."""
+
 
 class ChannelCheck(Record):
-    """One numeric column. `min` and `max` are absent where it holds no finite number."""
+    """One numeric column; what cannot be told of it is absent.
+
+    Attributes:
+        name: of the column.
+        min: smallest finite value, raw units.
+        max: largest finite value, raw units.
+        missing: how many values there are not.
+        missing_share: of the rows.
+        season: steps after which it repeats itself, the shortest that shows.
+        shift: mean of the test part less that of the training part, in deviations of the training part.
+        spread: deviation of the test part over that of the training part.
+        last_value_mae: what the last value errs as a forecast, raw units.
+        seasonal_mae: what the last season errs, raw units.
+    """
 
     name: str
     min: float | None
     max: float | None
     missing: int
+    missing_share: float
+    season: int | None = None
+    shift: float | None = None
+    spread: float | None = None
+    last_value_mae: float | None = None
+    seasonal_mae: float | None = None
+
+
+class ToBeat(Record):
+    """What a model has to beat on the test part: the MSE, in standardised units, of repeating the last rows.
+
+    Attributes:
+        forecast: last value, or seasonal naive.
+        horizon: steps that are forecast.
+        period: rows that are repeated.
+        windows: that were forecast.
+        mse: over all channels.
+    """
+
+    forecast: str
+    horizon: int
+    period: int
+    windows: int
+    mse: float
 
 
 class DataCheck(Record):
-    """One file. `frequency` is the usual step; `breaks` are the first ten of `break_count` places that leave it."""
+    """One file.
+
+    Attributes:
+        rows: after the header.
+        start: first time.
+        end: last time.
+        frequency: the usual step.
+        breaks: the first ten of `break_count` places where the times leave it.
+        break_count: how many there are.
+        channels: the columns of numbers.
+        seasons: steps after which all channels together repeat themselves.
+        windows: that common look-backs and horizons leave.
+        to_beat: errors of forecasts that need no model.
+        problems: what has to be settled before the file can be used, one line each; verbs refuse it with the first.
+        hints: what can be used as it is and should be looked at, one line each.
+    """
 
     rows: int
     start: str | None
@@ -38,27 +110,49 @@ class DataCheck(Record):
     breaks: tuple[Break, ...]
     break_count: int
     channels: tuple[ChannelCheck, ...]
+    seasons: tuple[describe.Season, ...]
+    windows: tuple[describe.WindowCount, ...]
+    to_beat: tuple[ToBeat, ...]
     problems: tuple[str, ...]
+    hints: tuple[str, ...]
 
 
-def check_file(path: Path, fill: str = REFUSE) -> DataCheck:
+def check_file(path: Path, fill: str = REFUSE, settings: Sequence[str] = (), plot: Path | None = None) -> DataCheck:
     """Returns what is in a CSV, Parquet or Feather file, with one line for each thing that stands in the way.
 
     Args:
         path: of the file.
         fill: what is to be done with gaps; gaps that it closes are no problem.
+        settings: "data.key=value" texts; what they settle is no problem.
+        plot: file for a picture of the channels.
 
     Raises:
-        UserError: when the file cannot be read as a table at all, or `fill` is none that there is.
+        UserError: when the file cannot be read as a table at all, when `fill` or a setting does not fit, or when the
+            picture cannot be made.
     """
     check_fill(fill)
-    options = ReadOptions(fill=fill)
-    found = frame_of_table(read_table(path), options)
+    config = load_recipe(settings=settings, base={"data": {"name": str(path), "fill": fill}}).data
+    found = frame_of_table(
+        read_table(path, config.delimiter),
+        config,
+        None if config.channels is None else (*config.channels, *config.covariates),
+    )
     frame, zone = found.values_TN, found.reading.zone
     times = frame.index.dropna().to_numpy()
-    distinct = np.unique(times)
     breaks = breaks_of(times, zone)
-    problems = found.problems + order_problems(frame, options, zone)
+    whole, step, problems = _repaired(found, config)
+    split = SplitRule()
+    try:
+        split = split_of(config, split, whole.index.to_numpy(), zone)
+    except UserError as error:
+        problems = (*problems, str(error))
+    lengths = split.lengths(len(whole), step or "")
+    channels, described = _described(frame, found.missing, whole, step, lengths)
+    if plot is not None:
+        from prunecast.data.picture import write_picture
+
+        write_picture(plot, whole, lengths)
+    distinct = np.unique(times)
     return DataCheck(
         rows=len(frame),
         start=iso(times[0], zone) if times.size else None,
@@ -66,27 +160,163 @@ def check_file(path: Path, fill: str = REFUSE) -> DataCheck:
         frequency=usual_frequency(distinct, zone) if len(distinct) >= 2 else None,
         breaks=breaks[:SHOWN_BREAKS],
         break_count=len(breaks),
-        channels=tuple(_channels(frame, found.missing)),
-        problems=problems or _gaps(in_order(frame, options, zone), fill, zone),
+        channels=channels,
+        seasons=described.seasons,
+        windows=tuple(describe.window_counts(lengths)),
+        to_beat=described.to_beat,
+        problems=problems,
+        hints=tuple(_hints(frame, whole, channels, zone)),
     )
 
 
-def _channels(frame: pd.DataFrame, missing: tuple[int, ...]) -> Iterator[ChannelCheck]:
-    for (name, values), lacking in zip(frame.items(), missing, strict=True):
+# What stands in the way
+
+
+def _repaired(found: Frame, config: DataConfig) -> tuple[pd.DataFrame, str | None, tuple[str, ...]]:
+    """Returns the rows as far as they can be put right, their step, and all that has to be settled before.
+
+    The first problem is the one that verbs refuse the file with. What one problem hides is looked for as if it were
+    settled.
+    """
+    problems, zone = list(found.problems), found.reading.zone
+    frame = found.values_TN[found.values_TN.index.notna()]
+    known = len(frame) == len(found.values_TN)
+    settled = config
+    for option, value in (("order", config.order), ("order", "sort"), ("duplicates", "first")):
+        settled = settled.model_copy(update={option: value})
+        try:
+            frame = in_order(frame, settled, zone)
+            break
+        except UserError as error:
+            problems += [str(error)] if known else []
+    if known and len(frame) < MIN_ROWS:
+        problems.append(f"expected at least {MIN_ROWS} rows, found {len(frame)}")
+    try:
+        frame = without_empty_tail(frame, config)
+    except UserError as error:
+        problems.append(str(error))
+        frame = without_empty_tail(frame, config.model_copy(update={"tail": "cut"}))
+    step = None
+    if known and len(frame) >= MIN_ROWS:
+        try:
+            frame, step = on_grid(frame, config.fill, zone)
+        except UserError as error:
+            problems.append(str(error))
+    lacking = zip(found.values_TN.items(), found.missing, strict=True)
+    unreadable = [name for (name, values), count in lacking if count == 0 and values.isna().any()]
+    problems += _missing(frame.drop(columns=unreadable), config.fill)  # that they hold no number has been said
+    if step is None and len(frame) >= MIN_ROWS:
+        try:
+            frame, step = on_grid(frame, "ffill", zone)
+        except UserError:
+            step = None  # on no grid at all, which has been said
+    return frame, step, tuple(dict.fromkeys(problems))
+
+
+def _missing(frame: pd.DataFrame, fill: str) -> Iterator[str]:
+    """Yields what cannot be filled: first what all columns are refused with, then what each is."""
+    if not frame.shape[1] or not len(frame):
+        return
+    empty = [name for name, some in frame.isna().any().items() if some]
+    for names in (empty, *([name] for name in empty)) if empty else ():
+        try:
+            filled(frame[names], fill)
+        except UserError as error:
+            yield str(error)
+
+
+# What the numbers are like
+
+
+class _Described(Record):
+    seasons: tuple[describe.Season, ...] = ()
+    to_beat: tuple[ToBeat, ...] = ()
+
+
+def _described(
+    frame: pd.DataFrame, missing: Sequence[int], whole: pd.DataFrame, step: str | None, lengths: SplitLengths
+) -> tuple[tuple[ChannelCheck, ...], _Described]:
+    """Returns what is said of each column, and of all of them together; gaps are bridged for it."""
+    told: dict[str, dict[str, float | int | None]] = {str(name): {} for name in frame.columns}
+    names, values_TC = _usable(whole)
+    described = _Described()
+    if names and len(whole) >= MIN_ROWS and lengths.train and lengths.test:
+        seasons, each = describe.seasons_of(values_TC)
+        drift = describe.drift_of(values_TC, lengths)
+        horizon = next((steps for steps in (96, 48, 24, 12, 6, 3, 1) if 2 * steps <= lengths.test), 1)
+        period = max((season.steps for season in seasons[:1]), default=1 if step is None else season_of(step))
+        beaten = []
+        for forecast, rows in (("last value", 1), ("seasonal naive", period)):
+            error = describe.naive_error(values_TC, lengths, horizon, rows)
+            if error is None or (forecast == "seasonal naive" and period == 1):
+                continue
+            beaten.append(ToBeat(forecast=forecast, horizon=horizon, period=rows, windows=error.windows, mse=error.mse))
+            for name, mae in zip(names, error.mae, strict=True):
+                told[name]["last_value_mae" if forecast == "last value" else "seasonal_mae"] = float(mae)
+        for place, name in enumerate(names):
+            season = each[place]
+            told[name]["season"] = None if season is None else season.steps
+            if np.isfinite(drift.shift[place]):
+                told[name] |= {"shift": float(drift.shift[place]), "spread": float(drift.ratio[place])}
+        described = _Described(seasons=seasons, to_beat=tuple(beaten))
+    channels = []
+    for (column, values), lacking in zip(frame.items(), missing, strict=True):
         finite = values[np.isfinite(values)]
         low, high = (None, None) if finite.empty else (float(finite.min()), float(finite.max()))
-        yield ChannelCheck(name=str(name), min=low, max=high, missing=lacking)
+        facts = {"min": low, "max": high, "missing": lacking, "missing_share": lacking / max(len(frame), 1)}
+        channels.append(ChannelCheck.model_validate({"name": str(column), **facts, **told[str(column)]}))
+    return tuple(channels), described
 
 
-def _gaps(frame: pd.DataFrame, fill: str, zone: str | None) -> tuple[str, ...]:
-    """Returns what cannot be filled: missing steps, missing values."""
-    problems = []
-    try:
-        frame, _ = on_grid(frame, fill, zone)
-    except UserError as error:
-        problems.append(str(error))
-    try:
-        filled(frame, fill)
-    except UserError as error:
-        problems.append(str(error))
-    return tuple(problems)
+def _usable(whole: pd.DataFrame) -> tuple[list[str], Array]:
+    """Returns the columns that can be computed with, and their values (T, C) with gaps bridged."""
+    with np.errstate(invalid="ignore"):
+        size = np.abs(whole.to_numpy())
+        largest = np.fmax.reduce(size, axis=0, initial=0.0)
+    kept = (largest <= LARGEST) & ((largest >= SMALLEST) | (largest == 0)) & ~np.isnan(size).all(axis=0)
+    some = whole.loc[:, kept]
+    if some.isna().to_numpy().any():
+        some = interpolated(some, ends=True)
+    return [str(name) for name in some.columns], np.ascontiguousarray(some.to_numpy())
+
+
+def _hints(
+    frame: pd.DataFrame, whole: pd.DataFrame, channels: Sequence[ChannelCheck], zone: str | None
+) -> Iterator[str]:
+    """Yields what is no reason to refuse a file and should be known, with what to do about it."""
+    twice = (np.diff(frame.index.to_numpy()) == np.timedelta64(0)).nonzero()[0]
+    for row in twice[:1]:
+        yield (
+            f"times that stand twice: {len(twice)}, the first in row {row + 2} ({iso(frame.index[row], zone)}); a row "
+            "that repeats the one before in every value is left out, for others data.duplicates says which counts"
+        )
+    for channel in channels:
+        values_T = frame[channel.name].to_numpy()
+        if channel.min is None or channel.missing == len(frame) or np.isinf(values_T).any():
+            continue
+        drop = f"leave it out with data.drop=[{channel.name}]"
+        if channel.min == channel.max:
+            yield f"column {channel.name!r} is constant ({channel.min:g}): nothing can be learnt from it; {drop}"
+        elif describe.is_index(values_T):
+            yield f"column {channel.name!r} only counts, as an index does; {drop}"
+        elif (sentinel := describe.sentinel_of(values_T)) is not None:
+            value, count, row = sentinel
+            yield (
+                f"column {channel.name!r}: {value:g} stands in {count} rows, the first row {row + 1}, and far from all "
+                "else; where it means that nothing was measured, empty these cells and set data.fill"
+            )
+        elif channel.shift is None or channel.spread is None:
+            continue
+        elif abs(channel.shift) > _FAR or not 1 / _WIDE <= channel.spread <= _WIDE:
+            yield (
+                f"column {channel.name!r} drifts: in the test part its mean lies {channel.shift:+.2f} training "
+                f"deviations off and its deviation is {channel.spread:.2f} times that of training; another "
+                "data.split, or newer rows, may suit it better"
+            )
+    names, values_TC = _usable(whole)
+    for copy in describe.copies_of(values_TC):
+        when = f"{copy.lag} steps later" if copy.lag else "at the same time"
+        yield (
+            f"column {names[copy.later]!r} repeats {names[copy.earlier]!r} {when}, up to scale and level; "
+            f"leave one of them out with data.drop=[{names[copy.later]}]"
+        )

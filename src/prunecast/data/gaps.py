@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from prunecast.data.calendar import Times, grid_of, grid_times, usual_step
 from prunecast.errors import UserError
-from prunecast.recipe import ReadOptions
+from prunecast.recipe import DataConfig, ReadOptions
 from prunecast.records import Record
 
 MIN_ROWS = 3
@@ -132,6 +132,21 @@ def empty_tail(frame: pd.DataFrame, beside: Collection[str] = ()) -> int:
     frame = frame.drop(columns=[name for name in frame.columns if name in beside])
     some = np.flatnonzero(frame.notna().to_numpy().any(axis=1))
     return len(frame) - int(some[-1]) - 1 if some.size else 0
+
+
+def without_empty_tail(frame: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
+    """Returns the frame without the rows at its end that hold no value beside covariates.
+
+    Raises:
+        UserError: when there are some and `data.tail` refuses them.
+    """
+    empty = empty_tail(frame, config.covariates)
+    if empty and config.tail == REFUSE:
+        raise UserError(
+            f"rows {len(frame) - empty + 1} to {len(frame)}, the last, are empty in every channel; "
+            "set data.tail=cut, or cut them off"
+        )
+    return frame.iloc[: len(frame) - empty]
 
 
 def on_grid(

@@ -35,6 +35,7 @@ from prunecast.data.gaps import (
     iso,
     on_grid,
     order_problems,
+    without_empty_tail,
 )
 from prunecast.data.splits import SplitRule
 from prunecast.data.times import texts_of, time_of
@@ -126,13 +127,7 @@ def series_of(table: Table, config: DataConfig) -> Series:
     try:
         found = _sound(frame_of_table(table, config, wanted), config)
         frame, zone = found.values_TN, found.reading.zone
-        empty = empty_tail(frame, config.covariates)
-        if empty and config.tail == REFUSE:
-            raise UserError(
-                f"rows {len(frame) - empty + 1} to {len(frame)}, the last, are empty in every channel; "
-                "set data.tail=cut, or cut them off"
-            )
-        frame, step = on_grid(frame.iloc[: len(frame) - empty], config.fill, zone)
+        frame, step = on_grid(without_empty_tail(frame, config), config.fill, zone)
         whole = replace(found, values_TN=filled(frame, config.fill))
         return _series(table.name, table.sha256, whole, config, step)
     except UserError as error:
@@ -306,7 +301,7 @@ def _from_catalog(config: DataConfig) -> Series:
         sha256 = verified(entry, content, path)
         frame = _published(entry, parsed(content, path.name, sha256), path)
     series = _series(entry.name, sha256, frame, config, entry.frequency)
-    return replace(series, season=entry.season, split=_split(config, entry.split, series.times, series.reading.zone))
+    return replace(series, season=entry.season, split=split_of(config, entry.split, series.times, series.reading.zone))
 
 
 def _published(entry: catalog.Entry, table: Table, path: Path) -> Frame:
@@ -366,7 +361,7 @@ def _series(name: str, sha256: str, found: Frame, config: DataConfig, frequency:
         targets=None if config.targets is None else tuple(channels.index(target) for target in config.targets),
         frequency=frequency,
         season=season_of(frequency),
-        split=_split(config, SplitRule(), times, found.reading.zone),
+        split=split_of(config, SplitRule(), times, found.reading.zone),
         breaks=breaks_of(times, found.reading.zone),
         sha256=sha256,
         reading=found.reading,
@@ -382,7 +377,12 @@ def _check_known(key: str, asked: Sequence[str], known: Sequence[str]) -> None:
         raise UserError(f"data.{key}: expected each column once, found {', '.join(asked)}")
 
 
-def _split(config: DataConfig, published: SplitRule, times: Times, zone: str | None) -> SplitRule:
+def split_of(config: DataConfig, published: SplitRule, times: Times, zone: str | None) -> SplitRule:
+    """Returns how a series is split: as it was published, by shares, or by dates.
+
+    Raises:
+        UserError: when the dates leave a part without rows.
+    """
     if config.split is None:
         return published
     if len(config.split) == 3:

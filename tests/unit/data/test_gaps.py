@@ -89,11 +89,15 @@ def test_check_lists_what_is_there_and_what_is_wrong(gappy: Path) -> None:
         "2020-01-01T05:00:00",
         "h",
     )
-    assert [tuple(channel.model_dump().values()) for channel in check.channels] == [("a", 1, 6, 1), ("b", 10, 60, 1)]
+    assert [(channel.name, channel.min, channel.max, channel.missing) for channel in check.channels] == [
+        ("a", 1, 6, 1),
+        ("b", 10, 60, 1),
+    ]
     assert [(item.after, item.before) for item in check.breaks] == [("2020-01-01T02:00:00", "2020-01-01T04:00:00")]
     assert [problem.split(", ")[0] for problem in check.problems] == [
         "missing time steps: 1",
         "column 'a': missing values (NaN): 1",
+        "column 'b': missing values (NaN): 1",
     ]
     assert check_file(gappy, fill="ffill").problems == ()
 
@@ -108,7 +112,7 @@ def test_check_lists_what_is_there_and_what_is_wrong(gappy: Path) -> None:
         ),
         ("date,a,a\n2020-01-01,1,2\n", ["stands twice"]),
         ("date,a\nx,1\ny,2\n", ["'date', row 1"]),
-        ("date,a\n2020-01-03,1\n2020-01-02,\n2020-01-01,2\n", ["goes back behind"]),
+        ("date,a\n2020-01-03,1\n2020-01-02,\n2020-01-01,2\n", ["goes back behind", "column 'a': missing values"]),
     ],
 )
 def test_check_never_refuses_a_file_that_can_be_read(tmp_path: Path, content: str, problems: list[str]) -> None:

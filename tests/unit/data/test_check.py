@@ -1,0 +1,218 @@
+"""`data check`: what a file is like is found, every fault is named with its place and remedy, and repairs are taken."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prunecast import api
+from prunecast.data.check import DataCheck, check_file
+from prunecast.data.series import load_series
+from prunecast.data.windows import prepare
+from prunecast.errors import UserError
+from prunecast.recipe import DataConfig
+
+PUBLISHED = Path(os.environ.get("PRUNECAST_DATA", "not-there"))
+REAL = ("ETTh1", "ETTh2", "exchange_rate", "national_illness", "weather", "pjm_load")
+ROWS = 400
+
+
+def written(path: Path, **columns: np.ndarray) -> Path:
+    times = pd.date_range("2024-01-01", periods=ROWS, freq="h")
+    pd.DataFrame({"date": times, **columns}).to_csv(path, index=False)
+    return path
+
+
+def day(seed: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=ROWS)
+    return np.asarray(5 + 3 * np.sin(np.arange(ROWS) * 2 * np.pi / 24) + noise)
+
+
+def hint(check: DataCheck, column: str) -> str:
+    (found,) = [text for text in check.hints if text.startswith(f"column {column!r}")]
+    return found
+
+
+def test_what_a_file_is_like_is_found(tmp_path: Path) -> None:
+    first, shifted = day(), day(3)
+    shifted[-80:] += 100
+    marked = day(4)
+    marked[[7, 9]] = -9999
+    check = check_file(
+        written(
+            tmp_path / "own.csv",
+            a=first, later=np.append(day(9)[:5], 32 + 1.8 * first[:-5]), still=np.full(ROWS, 3.0),
+            counter=np.arange(ROWS), marked=marked, shifted=shifted,
+        )
+    )  # fmt: skip
+    assert check.problems == ()
+    assert check.seasons[0].steps == check.channels[0].season == 24
+    assert "constant" in hint(check, "still")
+    assert "data.drop=[counter]" in hint(check, "counter")
+    assert "-9999 stands in 2 rows, the first row 8" in hint(check, "marked")
+    assert "drifts" in hint(check, "shifted")
+    assert "repeats 'a' 5 steps later" in hint(check, "later")
+    assert len(check.hints) == 5, "nothing is said of a sound column"
+
+
+def test_windows_and_errors_are_those_of_the_models(tmp_path: Path) -> None:
+    path = written(tmp_path / "own.csv", a=day(1), b=10 * day(2))
+    check = check_file(path)
+    config = DataConfig(name=str(path))
+    counts = {(count.lookback, count.horizon): count for count in check.windows}
+    prepared = prepare(load_series(config), config, lookback=24, horizon=24, label_len=0)
+    assert counts[24, 24].model_dump() == {"lookback": 24, "horizon": 24, **prepared.facts.windows}
+    assert counts[96, 720].train == counts[96, 720].test == 0
+    errors = {item.forecast: item for item in check.to_beat}
+    for model, forecast in (("repeat", "last value"), ("seasonal_naive", "seasonal naive")):
+        horizon = errors[forecast].horizon
+        trained = api.train(model, str(path), lookback=24, horizon=horizon, out=tmp_path / model).to_json()
+        assert (errors[forecast].windows, errors[forecast].mse) == (
+            trained["windows"], pytest.approx(trained["mse"], rel=1e-5),
+        )  # fmt: skip
+    first, second = check.channels
+    assert first.last_value_mae is not None
+    assert second.last_value_mae == pytest.approx(10 * first.last_value_mae, rel=0.2), "in real units"
+
+
+def test_all_problems_are_said_with_their_remedies(tmp_path: Path) -> None:
+    frame = pd.read_csv(written(tmp_path / "own.csv", a=day(1), b=day(2), c=day(3)), dtype=object)
+    frame.loc[3, "a"] = frame.loc[5, "b"] = None
+    frame.loc[8, "c"] = "?"
+    frame = frame.drop(index=20)
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    found = check_file(tmp_path / "own.csv").problems
+    for place in ("column 'c', row 9", "missing time steps: 1, the first after row 20", "'a'", "'b'"):
+        assert any(place in problem for problem in found)
+    assert check_file(tmp_path / "own.csv", "ffill", ["data.drop=[c]"]).problems == ()
+    with pytest.raises(UserError, match="no effect here"):
+        api.data_check(tmp_path / "own.csv", settings=["train.epochs=2"])
+
+
+def test_the_picture_is_drawn_and_never_over_another_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "own.csv", a=day(1))
+    check_file(path, plot=tmp_path / "own.png")
+    assert (tmp_path / "own.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("own.png", "own.svg"):
+        with pytest.raises(UserError, match="png"):
+            check_file(path, plot=tmp_path / name)
+
+
+def test_a_terminal_shows_one_screen(tmp_path: Path) -> None:
+    shown = api.data_check(written(tmp_path / "own.csv", a=day(1))).shown()
+    assert {"rows", "span", "step", "breaks", "channels", "problems", "hints"} <= shown.keys()
+
+
+# The published files
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published files are not there")
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_are_checked_at_once(name: str) -> None:
+    started = time.process_time()
+    check = check_file(PUBLISHED / f"{name}.csv", "ffill")
+    assert time.process_time() - started < 2
+    assert check.problems == ()
+    assert len(check.to_beat) == 2
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published files are not there")
+def test_the_weather_file_under_its_own_path_needs_one_option(tmp_path: Path) -> None:
+    path = str(PUBLISHED / "weather.csv")
+    with pytest.raises(UserError, match=r"missing time steps: 9, .* set data.fill"):
+        load_series(DataConfig(name=path))
+    settings = ("data.fill=interpolate:9", "train.max_steps=2", "train.threads=1")
+    assert api.train("dlinear", path, settings=settings, out=tmp_path / "model").to_json()["mse"] > 0
+    check = check_file(Path(path), "ffill")
+    assert any("times that stand twice: 1" in text for text in check.hints)
+    assert sum("-9999" in text for text in check.hints) == 3
+
+
+# Damage: one fault alone, and each pair
+
+Cells = list[list[str]]
+
+
+def _cell(column: int, text: str) -> Callable[[Cells, random.Random], tuple[str, ...]]:
+    def fault(cells: Cells, draw: random.Random) -> tuple[str, ...]:
+        row = draw.randrange(50, 90)
+        cells[row][column] = text
+        return (cells[0][column], f"row {row}")
+
+    return fault
+
+
+def _bad_time(cells: Cells, draw: random.Random) -> tuple[str, ...]:
+    row = draw.randrange(100, 120)
+    cells[row][0] = "2016-13-45 00:00:00"
+    return ("'date'", f"row {row}")
+
+
+def _missing_rows(cells: Cells, draw: random.Random) -> tuple[str, ...]:
+    del cells[150 : 150 + draw.randrange(1, 4)]
+    return ("missing time steps", "row 149")
+
+
+def _row_twice(cells: Cells, draw: random.Random) -> tuple[str, ...]:
+    cells.insert(201, [cells[200][0], *(str(draw.random()) for _ in cells[0][1:])])
+    return ("repeats",)
+
+
+def _rows_swapped(cells: Cells, draw: random.Random) -> tuple[str, ...]:
+    row = draw.randrange(250, 260)
+    cells[row], cells[row + 1] = cells[row + 1], cells[row]
+    return ("goes back",)
+
+
+def _empty_end(cells: Cells, draw: random.Random) -> tuple[str, ...]:
+    for row in cells[-2:]:
+        row[1:] = [""] * (len(row) - 1)
+    return ("the last, are empty",)
+
+
+FAULTS: dict[str, Callable[[Cells, random.Random], tuple[str, ...]]] = {
+    "empty": _cell(1, ""), "word": _cell(2, "broken"), "infinite": _cell(3, "inf"), "too large": _cell(4, "1e60"),
+    "time": _bad_time, "gap": _missing_rows, "twice": _row_twice, "swapped": _rows_swapped, "end": _empty_end,
+}  # fmt: skip
+CURED = {"empty", "gap", "twice", "swapped", "end"}
+CURES = {"fill": "ffill", "order": "sort", "duplicates": "first", "tail": "cut"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("faults", [*((name,) for name in FAULTS), *combinations(FAULTS, 2)], ids="+".join)
+def test_damage_is_named_with_its_place_or_repaired_as_asked(
+    tmp_path: Path, faults: tuple[str, ...], seed: int
+) -> None:
+    """135 variants of ETTh1 (of a table like it, where it is not there)."""
+    path, draw = tmp_path / "ETTh1.csv", random.Random(f"{faults} {seed}")
+    if PUBLISHED.is_dir():
+        lines = (PUBLISHED / "ETTh1.csv").read_text().splitlines()[: ROWS + 1]
+    else:
+        names = ("HUFL", "HULL", "MUFL", "OT")
+        lines = written(path, **{name: day(n) for n, name in enumerate(names)}).read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    # later rows first: what puts rows in or takes them out must not move the place of another fault
+    expected = [FAULTS[name](cells, draw) for name in sorted(faults, key=list(FAULTS).index, reverse=True)]
+    path.write_text("\n".join(",".join(row) for row in cells) + "\n")
+    problems = check_file(path).problems
+    order_hides = {"time"} & set(faults)  # where a time is unknown, order and gaps cannot be told
+    for name, parts in zip(sorted(faults, key=list(FAULTS).index, reverse=True), expected, strict=True):
+        if order_hides and name in ("gap", "twice", "swapped"):
+            continue
+        assert any(all(part in problem for part in parts) for problem in problems), (name, parts, problems)
+    assert all("\n" not in problem for problem in problems)
+    with pytest.raises(UserError) as refused:
+        load_series(DataConfig(name=str(path)))
+    assert str(refused.value) == f"ETTh1.csv: {problems[0]}", "verbs refuse a file with the first problem"
+    if set(faults) <= CURED:
+        settings = [f"data.{key}={value}" for key, value in CURES.items() if key != "fill"]
+        assert check_file(path, "ffill", settings).problems == ()
+        assert np.isfinite(load_series(DataConfig.model_validate({"name": str(path), **CURES})).raw_TC).all()
