@@ -162,7 +162,7 @@ def check_file(path: Path, fill: str = REFUSE, settings: Sequence[str] = (), plo
         break_count=len(breaks),
         channels=channels,
         seasons=described.seasons,
-        windows=tuple(describe.window_counts(lengths)),
+        windows=tuple(describe.common_window_counts(lengths)),
         to_beat=described.to_beat,
         problems=problems,
         hints=tuple(_hints(frame, whole, channels, zone)),

@@ -133,7 +133,7 @@ class WindowCount(Record):
 LOOKBACKS, HORIZONS = (24, 96, 336, 720), (24, 96, 192, 336, 720)
 
 
-def window_counts(lengths: SplitLengths) -> Iterator[WindowCount]:
+def common_window_counts(lengths: SplitLengths) -> Iterator[WindowCount]:
     """Yields what the common look-backs and horizons leave."""
     for lookback in LOOKBACKS:
         for horizon in HORIZONS:
