@@ -70,6 +70,15 @@ def test_times_are_written_as_the_file_has_them(
     assert len(forecast(tmp_path / "m", tmp_path / "longer.csv")[1]) == HORIZON, "what is written goes on as a file"
 
 
+def test_times_of_several_columns_are_written_as_one(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"year": TIMES.year, "month": TIMES.month, "day": TIMES.day, "hour": TIMES.hour, "a": WAVE})
+    frame.to_csv(data := tmp_path / "own.csv", index=False)
+    settings = (*SMALL, "data.time_column=[year, month, day, hour]")
+    api.train("dlinear", str(data), horizon=HORIZON, lookback=LOOKBACK, settings=settings, out=tmp_path / "m")
+    _, table = forecast(tmp_path / "m", data)
+    assert table["year month day hour"].tolist()[:2] == ["2024-01-09 08:00", "2024-01-09 09:00"]
+
+
 def test_an_earlier_origin_knows_nothing_later(model: Path, tmp_path: Path) -> None:
     data = own(tmp_path / "own.csv")
     cut = tmp_path / "cut.csv"

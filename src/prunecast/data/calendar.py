@@ -113,14 +113,27 @@ def grid_of(times: Times, zone: str | None = None, step: str | None = None) -> G
     known = None if step is None else _known_grid(times, zone, step)
     if known is not None and known.missing <= len(times):
         return known
-    found = _grids(times, wall_times(times, zone))
+    found = _grids(times, _wall_of_steps(times, zone))
     return min(found, key=lambda grid: grid.missing, default=None)  # the first of equally good ones
+
+
+def _wall_of_steps(times: Times, zone: str | None) -> Times:
+    """Returns what the clock on the wall says, days apart; a day whose midnight clocks skip begins at midnight, too."""
+    wall = wall_times(times, zone)
+    if zone is None or np.diff(wall).min() < _DAY - np.timedelta64(1, "h"):
+        return wall
+    days = wall.astype("datetime64[D]")
+    clocks, counts = np.unique(wall - days, return_counts=True)
+    told = days + clocks[counts.argmax()]
+    return told if len(clocks) > 1 and (from_wall(told, zone) == times).all() else wall
 
 
 def _known_grid(times: Times, zone: str | None, step: str) -> Grid | None:
     if _is_short(step):
         return _even_grid(times, step, _timedelta(step))
-    index = pd.DatetimeIndex(wall_times(times, zone)).as_unit("us")  # nanoseconds end while the last step is looked for
+    index = pd.DatetimeIndex(_wall_of_steps(times, zone)).as_unit(
+        "us"
+    )  # nanoseconds end while the last step is looked for
     places = pd.date_range(index[0], index[-1], freq=step, unit="us").get_indexer(index)
     return Grid(step, places.astype(np.int64)) if (places >= 0).all() and places[0] == 0 else None
 

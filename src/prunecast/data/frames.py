@@ -87,7 +87,7 @@ def _frame(
     if long is not None and long not in names:
         raise UserError(f"data.series_column: no column {long!r}; {near(long, names)}")
     columns = _without_blank_rows(columns, options)
-    read = read_times(*_time_cells(columns, time_name), options, known)
+    read = read_times(*time_cells(columns, time_name), options, known)
     others = [name for name in names if name not in (*_listed(time_name), long)]
     chosen, problems = _chosen(others, None if long else wanted, options.drop)
     numbers = columns.select(chosen)
@@ -184,7 +184,7 @@ def _tells_hours(column: pa.ChunkedArray) -> bool:
     return bool(pc.all(pc.match_substring_regex(column.drop_null()[:20], r"^\s*\d{1,2}:\d\d(:\d\d)?\b")).as_py())
 
 
-def _time_cells(columns: pa.Table, time_name: str | tuple[str, ...]) -> tuple[str, pa.ChunkedArray]:
+def time_cells(columns: pa.Table, time_name: str | tuple[str, ...]) -> tuple[str, pa.ChunkedArray]:
     """Returns the name and the cells of the times; those of several columns are joined by blanks."""
     if isinstance(time_name, str):
         return time_name, columns.column(time_name)

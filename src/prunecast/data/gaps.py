@@ -76,7 +76,7 @@ def in_order(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None)
         return frame
     if (steps < _ZERO).any():
         if options.order == REFUSE:
-            raise _order_error(times, steps < _ZERO, zone, "order=sort")
+            raise _order_error(frame, steps < _ZERO, zone, "order=sort")
         newest_first = (steps < _ZERO).sum() > len(steps) / 2
         frame = (frame.iloc[::-1] if newest_first else frame).sort_index(kind="stable")
     values_TN, twice = frame.to_numpy(), np.append(False, np.diff(frame.index.to_numpy()) == _ZERO)
@@ -87,21 +87,37 @@ def in_order(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None)
     if not twice.any():
         return frame
     if options.duplicates == REFUSE:
-        raise _order_error(frame.index.to_numpy(), twice[1:], zone, "duplicates=mean, first or last")
+        raise _order_error(frame, twice[1:], zone, "duplicates=mean, first or last")
     if options.duplicates == "mean":
         return frame.groupby(level=0).mean()
     return frame[~frame.index.duplicated(keep="first" if options.duplicates == "first" else "last")]
 
 
-def _order_error(times: Times, wrong: NDArray[np.bool_], zone: str | None, option: str) -> UserError:
+def _order_error(frame: pd.DataFrame, wrong: NDArray[np.bool_], zone: str | None, option: str) -> UserError:
+    times, whose = frame.index.to_numpy(), _whose(frame)
     row = int(wrong.argmax())
     what = "repeats" if times[row + 1] == times[row] else "goes back behind"
     found = f"row {row + 2} ({iso(times[row + 1], zone)}) {what} row {row + 1} ({iso(times[row], zone)})"
     more = f" and {int(wrong.sum()) - 1} more do so" if wrong.sum() > 1 else ""
     advice = f"set data.{option}, or repair the file"
+    if whose is not None:
+        advice = f"if column {whose!r} says whose row it is, set data.series_column={whose}; else {advice}"
     if zone is None and _clocks_change(times, wrong, earliest=1):
         advice = f"if clocks went back there, set data.timezone to theirs, as Europe/Berlin; else {advice}"
     return UserError(f"times must increase: {found}{more}; {advice}")
+
+
+def _whose(frame: pd.DataFrame) -> str | None:
+    """Returns a column of numbers in a long table that may say whose row it is: for each of them the times increase."""
+    times = frame.index.to_numpy()
+    if len(np.unique(times)) > 0.9 * len(times):
+        return None
+    for name, column in frame.items():
+        if 1 < column.nunique() <= len(column) // 3:
+            series = [rows for rows in column.groupby(column, dropna=False).indices.values() if len(rows) > 1]
+            if all((np.diff(times[rows]) > _ZERO).all() for rows in series):
+                return str(name)
+    return None
 
 
 def _clocks_change(times: Times, wrong: NDArray[np.bool_], earliest: int = 0) -> bool:

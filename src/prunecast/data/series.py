@@ -20,7 +20,7 @@ from prunecast.data import catalog, synthetic
 from prunecast.data.calendar import Times, from_wall, grid_of, season_of
 from prunecast.data.download import locate, verified
 from prunecast.data.files import Table, exists, parsed, read_content, read_table
-from prunecast.data.frames import Frame, frame_of_table
+from prunecast.data.frames import Frame, frame_of_table, time_cells
 from prunecast.data.gaps import (
     ADVICE,
     MIN_ROWS,
@@ -213,9 +213,8 @@ class KnownRows:
 
     def texts_of(self, times: Times) -> pd.Index[Any]:
         """Returns times as they would stand in the table, those of several columns joined by blanks."""
-        name = self.found.time_name
-        cells = [self.table.columns.column(one)[0].as_py() for one in ([name] if isinstance(name, str) else name)]
-        return texts_of(times, self.found.reading, " ".join(map(str, cells)).strip())
+        _, cells = time_cells(self.table.columns.slice(0, 1), self.found.time_name)
+        return texts_of(times, self.found.reading, str(cells[0].as_py()).strip())
 
     def before(self, time: np.datetime64) -> pd.DataFrame:
         """Returns what is known up to a time, a row for each step as far as there is one; NaN where it is missing."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import warnings
+import zoneinfo
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -46,7 +47,7 @@ _ZONES = (
     "America/Santiago", "Asia/Jerusalem", "Asia/Beirut", "Africa/Cairo", "Australia/Sydney", "Australia/Adelaide",
     "Pacific/Auckland",
 )  # fmt: skip
-"""Zones whose clocks change today, one for each rule: a file that shows a change in its offsets is in one of them."""
+"""Zones whose clocks change today, one for each rule: looked for first where offsets in a file change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,12 @@ def _settled(name: str, texts: pd.Series[str], options: ReadOptions, known: Read
     readings: dict[str, Times] = {}
     for form in _forms(texts):
         times = _read_as(texts, form)
-        if form == "iso" and not np.isnat(times).any():  # leaves no choice
+        if form == "iso" and not np.isnat(times).any():  # leaves no choice, but for 2023/24
+            if _are_two_years(texts):
+                raise UserError(
+                    f"column {name!r}: {excerpt(texts.iloc[0])} to {excerpt(texts.iloc[-1])} look like years from one "
+                    "to the next; write the first day of each, or set data.date_format=iso if they are months"
+                )
             return form, times
         if not any(np.array_equal(times, other, equal_nan=True) for other in readings.values()):
             readings[form] = times
@@ -169,6 +175,12 @@ def _settled(name: str, texts: pd.Series[str], options: ReadOptions, known: Read
     return form, readings[form]
 
 
+def _are_two_years(texts: pd.Series[str]) -> bool:
+    """Whether texts look like 2009/10 in each row, where the second number is the year after the first."""
+    years = texts.str.extract(r"^(\d{4})[-/](\d{2})$").astype("Int64")
+    return len(texts) > 1 and bool(((years[0] + 1) % 100 == years[1]).fillna(value=False).all())
+
+
 def _say(*forms: str) -> str:
     return f"set data.date_format, for instance to {' or '.join(repr(form) for form in forms)}"
 
@@ -178,6 +190,9 @@ def _disorder(times: Times) -> tuple[int, int, bool]:
     known = times[~np.isnat(times)]
     grid = grid_of(np.unique(known))
     gaps = 2 if grid is None or grid.missing > len(known) // 10 + 1 else int(grid.missing > 0)
+    months = np.diff(np.unique(known.astype("datetime64[M]"))).astype(np.int64)
+    if len(months) == len(known) - 1 > 1 and (months == 1).all() and len(set(pd.DatetimeIndex(known).day)) == 1:
+        gaps = 0  # the fifth of each month is no step that is read, but a likely reading
     return len(times) - len(known), gaps, bool((np.diff(known) < np.timedelta64(0)).any())
 
 
@@ -338,10 +353,8 @@ def _zone_of_offsets(name: str, times: Times, column: pa.ChunkedArray, known: Re
     minutes = offsets.map({text: _minutes(text) for text in offsets.unique()}).to_numpy(dtype=np.int64)
     changes = np.flatnonzero(np.diff(minutes))
     rows = np.unique([0, len(minutes) - 1, *changes, *(changes + 1)])
-    candidates = list(_ZONES) if changes.size else []
-    if known is not None and known.zone is not None:
-        candidates.insert(0, known.zone)
-    for zone in candidates:
+    first = [] if known is None or known.zone is None else [known.zone]
+    for zone in chain(first, (*_ZONES, *sorted(zoneinfo.available_timezones())) if changes.size else ()):
         ahead = wall_times(times[rows], zone) - times[rows]
         if (ahead == minutes[rows] * np.timedelta64(1, "m")).all():
             return zone

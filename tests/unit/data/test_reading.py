@@ -112,6 +112,20 @@ def test_a_tie_between_day_and_month_is_named_and_settled(tmp_path: Path) -> Non
     )
 
 
+def test_the_same_day_of_each_month_is_as_likely_as_days_in_a_row(tmp_path: Path) -> None:
+    months = "date,v\n" + "".join(f"05/{month:02}/2024,{month}\n" for month in range(1, 8))
+    refused(tmp_path, months, "may be 2024-05-01T00:00:00 or 2024-01-05T00:00:00; set data.date_format")
+    assert load(tmp_path, months, date_format="%m/%d/%Y").frequency == "D"
+
+
+@pytest.mark.parametrize("mark", "/-")
+def test_years_from_one_to_the_next_are_no_months(tmp_path: Path, mark: str) -> None:
+    """2000/01 to 2011/12 would else be months, thirteen apart."""
+    years = "year,v\n" + "".join(f"{year}{mark}{(year + 1) % 100:02},{year}\n" for year in range(2000, 2012))
+    refused(tmp_path, years, "look like years from one to the next", "data.date_format=iso")
+    assert load(tmp_path, years, date_format="iso").frequency == "13MS"
+
+
 def test_what_training_settled_is_used_again(tmp_path: Path) -> None:
     trained = load(tmp_path, table(pd.date_range("2024-04-05", periods=1800, freq="h"), "%d/%m/%Y %H:%M"))
     (tmp_path / "new.csv").write_text(table(pd.date_range("2024-06-05", periods=24, freq="h"), "%d/%m/%Y %H:%M"))
@@ -151,6 +165,18 @@ def test_local_times_with_offsets_across_both_clock_changes(tmp_path: Path, zone
     assert (series.frequency, series.reading.zone) == (step, zone)
     np.testing.assert_array_equal(series.times, times.tz_convert(None).to_numpy())
     np.testing.assert_array_equal(wall_times(series.times, zone), times.tz_localize(None).to_numpy())
+
+
+@pytest.mark.parametrize("zone", ["America/Sao_Paulo", "Asia/Tehran", "Australia/Lord_Howe", "Africa/Casablanca"])
+def test_days_of_zones_with_rules_of_their_own(tmp_path: Path, zone: str) -> None:
+    days = pd.date_range("2017-02-01", periods=300, freq="D")
+    times = days.tz_localize(zone, nonexistent="shift_forward")
+    series = load(tmp_path, "date,v\n" + "".join(f"{time.isoformat()},1\n" for time in times))
+    assert series.frequency == "D"
+    np.testing.assert_array_equal(series.times, times.tz_convert(None).to_numpy())
+    np.testing.assert_array_equal(wall_times(series.times, series.reading.zone), times.tz_localize(None).to_numpy())
+    gaps = "date,v\n" + "".join(f"{time.isoformat()},1\n" for time in times.delete([20, 200]))
+    np.testing.assert_array_equal(load(tmp_path, gaps, fill="ffill").times, series.times)
 
 
 def test_an_offset_that_never_changes_is_a_zone(tmp_path: Path) -> None:
@@ -330,6 +356,17 @@ def test_a_long_table_becomes_a_column_for_each_series(tmp_path: Path) -> None:
     refused(tmp_path, content.replace("A,2024-01-01 01", "A,2024-01-01 00"), "series 'A'", series_column="unique_id")
     two = "\n".join(["id,ds,y,z", *(f"{row},1" for row in rows)])
     assert load(tmp_path, two, series_column="id").channels == ("A.y", "A.z", "B.y", "B.z")
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_a_long_table_whose_series_are_numbered_is_told(tmp_path: Path, below: bool) -> None:
+    """Sorted, with the mean of what stands twice, it would be the mean of all its series."""
+    rows = [(name, time) for name in (1, 2) for time in HOURS]
+    rows = rows if below else sorted(rows, key=lambda row: row[1])
+    content = "id,ds,y\n" + "".join(f"{name},{time},{100 * name + time.hour}\n" for name, time in rows)
+    refused(tmp_path, content, "if column 'id' says whose row it is, set data.series_column=id")
+    refused(tmp_path, content, "data.series_column=id", order="sort")
+    assert load(tmp_path, content, series_column="id").raw_TC[1].tolist() == [101, 201]
 
 
 def test_a_file_without_header_is_named(tmp_path: Path) -> None:
