@@ -523,7 +523,7 @@ def study_run(
     from prunecast.measure.machine_lock import seconds
     from prunecast.recipe import RECIPE_FILE, load_recipe
     from prunecast.study.executor import ConsoleMonitor
-    from prunecast.study.plan import decided, plan
+    from prunecast.study.plan import decided, located, plan
     from prunecast.study.study import run_study
 
     if measure not in ("any", "here"):
@@ -534,7 +534,7 @@ def study_run(
     executor = EXECUTORS.load(engine)
     executor.check()
     directory = out or Path("runs") / recipe.stem
-    whole = decided(load_recipe(recipe, settings), directory / RECIPE_FILE)
+    whole = decided(located(load_recipe(recipe, settings), recipe.parent), directory / RECIPE_FILE)
     jobs = plan(whole, load_series, environment.describe().machine)
     heard = monitor or ConsoleMonitor(quiet=True)
     outcome = run_study(

@@ -25,7 +25,7 @@ from prunecast.data.scaler import Scaler
 from prunecast.data.series import KnownRows, Series, known_rows, load_series
 from prunecast.data.windows import Prepared, WindowShape, prepare, window_to_forecast
 from prunecast.errors import UserError, near
-from prunecast.export.base import Predictor, Runtime
+from prunecast.export.base import AnotherRuntimes, Predictor, Runtime
 from prunecast.export.eager import predictor_of
 from prunecast.export.raw import artefact_scaler, raw_inputs
 from prunecast.models.base import ForecasterConfig
@@ -127,6 +127,8 @@ def eager_predictor(saved: SavedModel) -> Callable[[Batch], Tensor]:
 def open_artifact(path: Path) -> Artifact:
     """Opens a model folder or an exported artefact. Its content says what it is; an ending only says whom to ask first.
 
+    A file that names its runtime is that one's under any name.
+
     Raises:
         UserError: when the path is neither.
     """
@@ -141,8 +143,8 @@ def open_artifact(path: Path) -> Artifact:
         try:
             return Artifact(path, name, runtime.read(path))
         except UserError as error:
-            if name == ending:  # that is what it claims to be, so that is what is wrong with it
-                raise
+            if name == ending and not isinstance(error, AnotherRuntimes):
+                raise  # that is what it claims to be, so that is what is wrong with it
             refusals.append(f"{name}: {error}")
     raise UserError(f"{path} is no model: expected a model folder or an exported artefact ({'; '.join(refusals)})")
 

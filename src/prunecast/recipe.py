@@ -409,7 +409,7 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     """Writes a resolved recipe, every default spelled out, so that it can be run again as it is.
 
     A file of the user's own stands in a model's recipe by its name; it has to lie in the current folder or in
-    `$PRUNECAST_DATA`. In a study's it stands as the study was told it, with its folder.
+    `$PRUNECAST_DATA`. In a study's it stands by the path where it was found.
     """
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 

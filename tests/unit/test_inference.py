@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests.support.saved_models import saved_model, windows
 from tests.support.series_files import write_table
 
 from prunecast import api
 from prunecast.errors import UserError
+from prunecast.export.int8 import int8_bytes
+from prunecast.export.onnx import onnx_bytes
+from prunecast.export.raw import raw_inputs
 from prunecast.forecaster import Forecaster
 from prunecast.inference import open_artifact
+from prunecast.registry import RUNTIMES
 
 SMALL = ("train.max_steps=2", "train.threads=1")
 
@@ -37,6 +43,39 @@ def test_an_artefact_is_told_by_its_content(name: str, model: Path, table: Path,
     assert open_artifact(out).runtime == "onnxruntime"
     renamed = out.rename(out.with_name("model.openvino"))
     assert open_artifact(renamed).runtime == "openvino", "both run such a file, and the ending chooses"
+
+
+def test_an_artefact_that_names_its_runtime_is_that_ones_under_any_name(tmp_path: Path) -> None:
+    saved = saved_model(name="dlinear")
+    calibration = [raw_inputs(saved.metadata, windows(saved, batch)) for batch in (2, 3)]
+    path = tmp_path / "model.foo"
+    for content in (onnx_bytes(saved, runtime="openvino"), int8_bytes(saved, calibration, runtime="openvino")):
+        path.write_bytes(content)
+        for name in ("other.foo", "model", "model.openvino", "model.onnx", "model.foo"):
+            path = path.rename(tmp_path / name)
+            assert open_artifact(path).runtime == "openvino", name
+    with pytest.raises(UserError, match="is for the runtime 'openvino', and 'onnxruntime' was asked for"):
+        open_artifact(path).shipped("onnxruntime", tmp_path / "new")
+    flipped = bytearray(path.read_bytes())
+    flipped[flipped.rindex(b"prunecast_runtime")] ^= 1  # the file names no runtime then
+    path.write_bytes(flipped)
+    with pytest.raises(UserError, match="is damaged"):
+        open_artifact(path)
+    path.write_bytes(onnx_bytes(saved, runtime="unheard-of"))
+    with pytest.raises(UserError, match="is for the runtime 'unheard-of'"):
+        open_artifact(path)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_runs_what_was_exported_for_it_under_any_name(model: Path, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.foo"
+    api.export(model, runtime="openvino", out=out, data=str(table))
+    assert open_artifact(out).runtime == "openvino"
+    found, plain = (api.evaluate(path, data=str(table)) for path in (out, model))
+    assert found.mse == pytest.approx(plain.mse, rel=1e-5)
+    saved = open_artifact(out).saved
+    assert RUNTIMES.load("onnxruntime").export(saved, tmp_path / "model.onnx").read_bytes() == onnx_bytes(saved)
+    assert b"prunecast_runtime" not in onnx_bytes(saved), "any runtime's, as they were before"
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

@@ -117,6 +117,21 @@ def _own_file(name: str) -> Path:
     return path
 
 
+def find_beside(name: str, folder: Path) -> str:
+    """Returns what a recipe in `folder` means by the name of its data: the path of the file, or the name as it is.
+
+    A relative path is taken as given, then from the recipe's folder, then for a file of that name beside the recipe.
+    Else the name without its folders is left to `load_series`, where that finds it.
+    """
+    path = Path(name)
+    if name in catalog.names() or path.is_absolute() or exists(path):
+        return name
+    for place in (folder / path, folder / path.name):
+        if exists(place):
+            return str(place)
+    return path.name if exists(_own_file(path.name)) else name
+
+
 def series_of(table: Table, config: DataConfig) -> Series:
     """Returns the series in a table that is no catalogue set.
 

@@ -32,6 +32,9 @@ Predictor = Callable[[Inputs], NDArray[np.floating]]
 OFFSET_KEY = "prunecast_offset"
 """Key of the offset in the metadata of an ONNX file; absent where there is none."""
 
+RUNTIME_KEY, UNNAMED = "prunecast_runtime", "onnxruntime"
+"""Key of the runtime's name in the metadata of an ONNX file, and the runtime whose files go without: they are any's."""
+
 LESS_OFFSET = "_less_offset"
 """What the names of its input and its output end in where there is one: whoever feeds raw values is told."""
 
@@ -85,6 +88,10 @@ class Offset:
         """Returns raw inputs less this, in float32."""
         history = inputs["history"].astype(np.float64) - self.history
         return {**inputs, "history": history.astype(np.float32)}
+
+
+class AnotherRuntimes(UserError):
+    """Raised where an artefact is whole, and names another runtime as the one that it was written for."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ class Runtime(Protocol):
         """Returns the model inside an artefact.
 
         Raises:
+            AnotherRuntimes: when the file names another runtime.
             UserError: when the file is not an artefact of this runtime.
         """
 
@@ -209,19 +217,19 @@ class OnnxFiles:
         """
         from prunecast.export.onnx import onnx_bytes
 
-        return self._written(saved, path, partial(onnx_bytes, opset=opset))
+        return self._written(saved, path, partial(onnx_bytes, opset=opset, runtime=self.name))
 
     def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs], opset: int = OPSET) -> Path:
         """Writes the ONNX file with matrix products in 8 bits, whole or not at all, see `Int8Runtime`."""
         from prunecast.export.int8 import int8_bytes
 
-        return self._written(saved, path, partial(int8_bytes, windows=windows, opset=opset))
+        return self._written(saved, path, partial(int8_bytes, windows=windows, opset=opset, runtime=self.name))
 
     def read(self, path: Path) -> SavedModel:
         """Returns the model inside a file that `export` or `export_int8` wrote, see `Runtime`."""
         from prunecast.export.onnx import read_model
 
-        return read_model(path)
+        return read_model(path, self.name)
 
     def _written(self, saved: SavedModel, path: Path, content: Callable[[SavedModel], bytes]) -> Path:
         from prunecast.store import new_file

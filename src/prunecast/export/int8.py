@@ -15,19 +15,20 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from prunecast.errors import UserError
-from prunecast.export.base import LESS_OFFSET, OPSET, Inputs
+from prunecast.export.base import LESS_OFFSET, OPSET, UNNAMED, Inputs
 from prunecast.export.onnx import MODEL, TRANSPOSED, onnx_model, quiet, sealed
 from prunecast.export.raw import offset_of
 from prunecast.models.io import SavedModel
 
 
-def int8_bytes(saved: SavedModel, windows: Iterable[Inputs], opset: int = OPSET) -> bytes:
+def int8_bytes(saved: SavedModel, windows: Iterable[Inputs], opset: int = OPSET, runtime: str = UNNAMED) -> bytes:
     """Returns the content of the ONNX file of a model in 8 bits: equal for equal models and windows.
 
     Args:
         saved: the model.
         windows: real inputs in batches, in raw units; they set the range of each product's input.
         opset: version of the operators.
+        runtime: that the file is written for.
 
     Raises:
         UserError: when the model has no product that could be in 8 bits.
@@ -45,7 +46,7 @@ def int8_bytes(saved: SavedModel, windows: Iterable[Inputs], opset: int = OPSET)
         entries.clear()
     quantised.metadata_props.extend(model.metadata_props)
     quantised.ir_version = model.ir_version
-    return sealed(quantised)
+    return sealed(quantised, runtime)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # from a package without types

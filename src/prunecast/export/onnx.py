@@ -23,7 +23,7 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from prunecast.errors import UserError
-from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, OLDEST_RUNTIME, OPSET
+from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, OLDEST_RUNTIME, OPSET, RUNTIME_KEY, UNNAMED, AnotherRuntimes
 from prunecast.export.raw import RawForecaster, offset_of, raw_forecaster
 from prunecast.models.base import ForecastModel, blank, config_from, example_inputs
 from prunecast.models.io import SavedModel, metadata_from, parse_metadata, with_tensors
@@ -46,9 +46,9 @@ def warm_up() -> None:
     _graph(config_from(smallest).model_dump_json())
 
 
-def onnx_bytes(saved: SavedModel, opset: int = OPSET) -> bytes:
+def onnx_bytes(saved: SavedModel, opset: int = OPSET, runtime: str = UNNAMED) -> bytes:
     """Returns the content of the ONNX file of a model: equal for equal models, without a word about this machine."""
-    return sealed(onnx_model(saved, opset))
+    return sealed(onnx_model(saved, opset), runtime)
 
 
 def onnx_model(saved: SavedModel, opset: int = OPSET) -> onnx.ModelProto:
@@ -87,8 +87,15 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         entry.name = names.get(entry.name, entry.name)
 
 
-def sealed(model: onnx.ModelProto) -> bytes:
-    """Returns the content of a file whose last bytes have the hash of all before them, as one more of its metadata."""
+def sealed(model: onnx.ModelProto, runtime: str) -> bytes:
+    """Returns the content of a file whose last bytes have the hash of all before them, as one more of its metadata.
+
+    Args:
+        model: its graph; takes the name of the runtime into its metadata.
+        runtime: that the file is written for; `UNNAMED` is not named.
+    """
+    if runtime != UNNAMED:
+        model.metadata_props.add(key=RUNTIME_KEY, value=runtime)
     content: bytes = model.SerializeToString(deterministic=True)
     return content + _seal(content)
 
@@ -100,21 +107,29 @@ def _seal(content: bytes) -> bytes:
     return seal
 
 
-def read_model(path: Path) -> SavedModel:
+def read_model(path: Path, runtime: str | None = None) -> SavedModel:
     """Returns the model inside an ONNX file.
 
+    Args:
+        path: of the file.
+        runtime: that is to run it; any when None.
+
     Raises:
+        AnotherRuntimes: when the file names another runtime.
         UserError: when it is not an ONNX file, none that Prunecast wrote, or one that was changed since.
     """
     content = _content(path)
     try:
         file = onnx.ModelProto.FromString(content)
         _check_texts(file)
-        texts = [entry.value for entry in file.metadata_props if entry.key == METADATA_KEY]
-        if not texts:
+        texts = {entry.key: entry.value for entry in reversed(file.metadata_props)}  # of equal keys the first counts
+        if METADATA_KEY not in texts:
             raise UserError(f"{path}: expected an ONNX file that prunecast wrote, found no model metadata in it")
+        named = texts.get(RUNTIME_KEY, runtime)
+        if runtime is not None and named != runtime:
+            raise AnotherRuntimes(f"{path} is for the runtime {named!r}, and {runtime!r} was asked for")
         source = f"{path}: its model metadata"
-        metadata = metadata_from(parse_metadata(texts[0], source), source)
+        metadata = metadata_from(parse_metadata(texts[METADATA_KEY], source), source)
         weights, read = dict(_weights(file, path)), _read_by_nodes(file)
     except (DecodeError, UnicodeDecodeError):  # the latter where a name is no text
         raise UserError(f"{path}: expected an ONNX file, found something else (or a part of one)") from None
@@ -124,7 +139,7 @@ def read_model(path: Path) -> SavedModel:
 
     model = with_tensors(config_from(metadata.model), weights, path, "its model metadata", may_lack)
     length = len(_seal(b""))
-    if SEAL_KEY in {entry.key for entry in file.metadata_props} and content[-length:] != _seal(content[:-length]):
+    if SEAL_KEY in texts and content[-length:] != _seal(content[:-length]):
         raise UserError(f"{path} is damaged: it does not have the hash that it names; take an intact copy")
     return SavedModel(model.eval(), metadata)
 

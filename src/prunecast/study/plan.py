@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from prunecast.data.series import Series
+from prunecast.data.series import Series, find_beside
 from prunecast.errors import UserError, near
 from prunecast.models.base import ForecasterConfig
 from prunecast.prune.methods import Granularity, Method
@@ -60,6 +60,19 @@ def plan(recipe: Recipe, describe: Describe, machine: str) -> list[Job]:
         for job in cell.jobs():
             jobs.setdefault(job.fingerprint, job)
     return list(jobs.values())
+
+
+def located(recipe: Recipe, folder: Path) -> Recipe:
+    """Returns a study's recipe, which lies in `folder`, with its files by the paths where they are; see `find_beside`.
+
+    A path finds a file and names nothing: results go by the file's name and content.
+    """
+    values = recipe.model_dump()
+    study = values["study"] or {"datasets": ()}
+    for section in (values["data"], *(entry["data"] for entry in study["datasets"])):
+        if isinstance(section.get("name"), str):  # what is no text is named when the data is read
+            section["name"] = find_beside(section["name"], folder)
+    return checked(Recipe, values, "recipe")
 
 
 def decided(recipe: Recipe, earlier: Path | None = None) -> Recipe:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -258,6 +259,8 @@ def run_study(
         outcome = Outcome(present=len(jobs) - len(waiting))
         monitor.start(len(jobs), outcome.present)
         try:
+            for line in changed_data(jobs, store):
+                monitor.note(line)
             _put_right(inventory, store, jobs, outcome, monitor)
             study = recipe.study or StudyConfig()
             if not study.keep_files:  # what a killed run had no time to drop, or was kept before
@@ -288,6 +291,25 @@ def _put_right(inventory: Inventory, store: Store, jobs: Sequence[Job], outcome:
         job = by_name[what_is_timed(name)]
         outcome.damaged[job.label] = reason
         monitor.damaged(job, reason)
+
+
+def changed_data(jobs: Sequence[Job], store: Store) -> list[str]:
+    """Returns a line for each data set of a plan of which a store has results, all of them from another content."""
+    finished = store.finished()
+    present = {job.data_sha256 for job in jobs if job.fingerprint in finished}
+    new = {job.data_sha256: job.recipe.data.name for job in jobs if job.data_sha256 not in present}
+    if not new:  # as a rule: no record is read
+        return []
+    known: defaultdict[str, set[str]] = defaultdict(set)
+    for fingerprint in finished:
+        with suppress(UserError):  # damaged, published as a row of a table, or of another version
+            data = store.record(fingerprint).data
+            known[data.name].add(data.sha256)
+    return [
+        f"{name}: not the file that results in {store.root} were made of; what rests on it is computed anew"
+        for sha256, name in new.items()
+        if known[name] and sha256 not in known[name]
+    ]
 
 
 def _preflight(jobs: Sequence[Job], store: Store, *, own_timings: bool) -> None:

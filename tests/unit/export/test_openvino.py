@@ -34,7 +34,7 @@ needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason=HINT)
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> tuple[SavedModel, Path]:
     """What `export` writes, also where OpenVINO is not installed."""
     saved, path = saved_model(**TRANSFORMER), tmp_path_factory.mktemp("openvino") / "model.openvino"
-    path.write_bytes(onnx_bytes(saved))
+    path.write_bytes(onnx_bytes(saved, runtime="openvino"))
     return saved, path
 
 

@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from tests.support.in_process import InProcess
+from tests.support.series_files import write_table
 from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
 
@@ -24,8 +26,8 @@ from prunecast.records import Failure
 from prunecast.stages.job import Job
 from prunecast.store import OF_THE_RECORD, SUMS_FILE, Store
 from prunecast.study.frame import selected, write_frame
-from prunecast.study.plan import decided
-from prunecast.study.study import Study, open_study, run_study, status, take_inventory, to_run
+from prunecast.study.plan import decided, located
+from prunecast.study.study import Study, changed_data, open_study, run_study, status, take_inventory, to_run
 
 ELSEWHERE = "0123456789ab"
 
@@ -109,6 +111,58 @@ def test_a_new_title_is_in_the_report_and_nothing_ran(micro: Micro, tmp_path: Pa
     result = api.study_run(micro.file, monitor=Watch(), out=out, settings=["study.title=Quite another"])
     assert (result.outcome.ran, result.outcome.present) == (0, len(micro.jobs))
     assert "Quite another" in result.files.page.read_text(encoding="utf-8")
+
+
+# The data's file
+
+PLACES_OF_A_FILE = ("here/given/own.csv", "out/given/own.csv", "out/own.csv", "data/own.csv")
+"""Where a recipe's `given/own.csv` is looked for, in this order: from here, from the recipe, beside it, by its name."""
+
+
+@pytest.mark.parametrize("place", PLACES_OF_A_FILE)
+def test_a_written_recipe_finds_its_file_again(
+    place: str, micro: Micro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of another content lie wherever is looked later."""
+    out = micro.copied(tmp_path / "out")
+    write_recipe(load_recipe(micro.file, ["data.name=given/own.csv"]), out / "recipe.yaml")
+    for later in PLACES_OF_A_FILE[PLACES_OF_A_FILE.index(place) + 1 :]:
+        write_table(tmp_path / later, first=9.0)
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(micro.file.parent / "own.csv", tmp_path / place)
+    (tmp_path / "here").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PRUNECAST_DATA", str(tmp_path / "data"))
+    for _ in range(2):  # then by the recipe that the first run wrote
+        watch = Watch()
+        outcome = api.study_run(Path("../out/recipe.yaml"), monitor=watch, out=Path("../out")).outcome
+        assert (outcome.ran, outcome.present) == (0, len(micro.jobs))
+        assert not [line for line in watch.heard if line.startswith("note")]
+
+
+def test_each_data_set_of_a_study_is_looked_for(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.csv")
+    sets: list[Any] = [{"data": {"name": name}} for name in ("far/a.csv", "ETTh1", "absent.csv")]
+    recipe = load_recipe(base={"study": {"datasets": [*sets, {"data": {"freq": "t"}}]}})
+    study = located(recipe, tmp_path).study
+    assert study is not None
+    assert [entry.data.get("name") for entry in study.datasets] == [
+        str(tmp_path / "a.csv"),
+        "ETTh1",
+        "absent.csv",
+        None,
+    ]
+
+
+def test_another_file_of_the_name_is_told_and_computed_anew(micro: Micro, tmp_path: Path) -> None:
+    out, other = micro.copied(tmp_path / "out"), write_table(tmp_path / "own.csv", rows=400, first=9.0)
+    new = next(job for job in micro.planned(f"data.name={other}")[1] if job.recipe.model["name"] == "repeat")
+    watch = Watch()
+    assert micro.run(out, watch, [new]).ran == 1
+    told = f"own.csv: not the file that results in {out / 'store'} were made of; what rests on it is computed anew"
+    assert [line for line in watch.heard if line.startswith("note")] == [f"note {told}"]
+    longer = [job for job in micro.planned("train.epochs=4")[1] if job.stage == "train"]
+    assert changed_data(longer, Store(out / "store")) == [], "other stages of the same file"
 
 
 # Damage
