@@ -11,8 +11,9 @@ A marker names a study, a block and its arguments; names with blanks stand in qu
 
     the error is <!-- numbers: etth1-small value test_mse Transformer "magnitude 80 %" -->1.059<!-- /numbers -->
 
-Blocks are the functions in `BLOCKS`. A star: worse than the dense model trained on for as long as fine-tuning took (the
-95 % interval of the difference leaves out 0).
+Blocks are the functions in `BLOCKS`; `published` alone is of the literature, and its study is called so. A star:
+worse than the dense model trained on for as long as fine-tuning took (the 95 % interval of the difference leaves out
+0); what is called shown has such an interval too.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from math import isclose
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from prunecast.report.context import Context
+from prunecast.report.published_errors import Place, published_errors
+from prunecast.report.thresholds import Level, Sweep
 from prunecast.study.frame import StudyFrame
 from prunecast.study.study import open_study
 
@@ -219,13 +223,105 @@ def speedups(study: str) -> str:
 
 def no_loss(study: str, method: str, finetuned: str) -> str:
     """A phrase: up to which amount no loss shows over all data sets, for which models; `finetuned` or `bare`."""
+    return reach(study, method, finetuned, lambda sweep: sweep.no_loss)
+
+
+def small_loss(study: str, method: str, finetuned: str) -> str:
+    """A phrase: up to which amount a loss of 5 % is ruled out over all data sets; 0 % where at none."""
+    return reach(study, method, finetuned, lambda sweep: sweep.small_loss)
+
+
+def reach(study: str, method: str, finetuned: str, level_of: Callable[[Sweep], Level | None]) -> str:
+    """Returns up to which amount models go, those of one amount together."""
     found: dict[float, list[str]] = {}
-    for model, name in context(study).sweeps.methods:
-        sweep = context(study).sweeps.fair(model, method, finetuned == "finetuned") if name == method else None
-        if sweep is not None:
-            level = sweep.no_loss
-            found.setdefault(0.0 if level is None else level.sparsity, []).append(model)
+    for model, sweep in fair_sweeps(study, method, finetuned):
+        level = level_of(sweep)
+        found.setdefault(0.0 if level is None else level.sparsity, []).append(model)
     return ", ".join(f"{percent(share)} ({', '.join(found[share])})" for share in sorted(found))
+
+
+def fair_sweeps(study: str, method: str, finetuned: str) -> list[tuple[str, Sweep]]:
+    """Returns the models that were pruned by a method, each with its sweep over all data sets."""
+    sweeps = context(study).sweeps
+    found = [
+        (model, sweeps.fair(model, method, finetuned == "finetuned")) for model, of in sweeps.methods if of == method
+    ]
+    return [(model, sweep) for model, sweep in found if sweep is not None]
+
+
+def rise(study: str, method: str, share: str, finetuned: str) -> str:
+    """A phrase: from least to most of all models, by how much errors change at one amount, and whose rise is shown."""
+    sweeps = fair_sweeps(study, method, finetuned)
+    levels = [(model, level) for model, sweep in sweeps for level in sweep.levels if same_share(level.sparsity, share)]
+    changes = [100 * (level.ratio.value - 1) for _, level in levels]
+    return f"{min(changes):+.1f} to {max(changes):+.1f} %, {shown_for(model for model, level in levels if level.loses)}"
+
+
+def times(study: str, method: str, share: str) -> str:
+    """A phrase: from least to most of all models, the speed-up over all data sets, and for which models it is shown.
+
+    At one amount in percent, or as far as no loss shows: `reached`.
+    """
+    known, label = context(study), context(study).timings.main
+    if share == "reached":
+        reached = {model: known.reached_speedup(model, method) for model in known.methods[method]}
+        found = {model: ratio for model, ratio in reached.items() if ratio is not None}
+    else:
+        found = {
+            speed.model: speed.measured[label]
+            for speed in known.speeds
+            if label in speed.measured and speed.method == method and same_share(speed.sparsity_requested, share)
+        }
+    values = [ratio.value for ratio in found.values()]
+    shown = shown_for(model for model, ratio in found.items() if ratio.low > 1)
+    return f"{min(values):.2f} to {max(values):.2f} times, {shown}"
+
+
+def single_times(study: str, method: str, share: str) -> str:
+    """A phrase: the speed-ups on single data sets whose interval leaves out 1, fine-tuned; "none" without any."""
+    label, found = context(study).timings.main, []
+    for row in finetuned_rows(study, method, share):
+        if row[f"{label}_speedup_low"] > 1 or row[f"{label}_speedup_high"] < 1:
+            found.append(f"{row['model']} {row[f'{label}_speedup']:.2f} on {row['dataset']}")
+    return ", ".join(found) or "none"
+
+
+def small_dense(study: str, method: str, share: str) -> str:
+    """A phrase: how often a dense model of the pruned one's size has the lower error, and how often either is shown."""
+    held = [row for row in finetuned_rows(study, method, share) if not pd.isna(row["vs_small_dense"])]
+    lower = sum(row["vs_small_dense"] > 0 for row in held)
+    verdicts = [row["vs_small_dense_verdict"] for row in held]
+    shown = f"shown: {verdicts.count('worse')}; the other way shown: {verdicts.count('better')}"
+    return f"{lower} of {len(held)} pairs ({shown})"
+
+
+def against(study: str, other: str, model: str, variant: str, *case: str) -> str:
+    """A phrase: how far the error lies from `dense_continued`'s or `small_dense`'s, and whether that is shown."""
+    column = f"vs_{other}"
+    row = row_of(study, column, model, variant, *case)
+    change, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    share = abs(change) / (row["test_mse"] - change)
+    shown = "not shown" if row[f"{column}_verdict"] == "not told apart" else "shown"
+    side = "lower" if change < 0 else "higher"
+    return f"{percent(share)} {side} ({change:+.3f}, interval {low:+.3f} ... {high:+.3f}: {shown})"
+
+
+def finetuned_rows(study: str, method: str, share: str) -> list[Row]:
+    """Returns the fine-tuned variants of a method at one amount, of all models and data sets."""
+    found = context(study).summary
+    found = found[(found["role"] == "pruned+finetuned") & (found["method"] == method)]
+    rows = ({str(key): value for key, value in row.items()} for row in found.to_dict("records"))
+    return [row for row in rows if same_share(row["sparsity_requested"], share)]
+
+
+def same_share(found: float, asked: str) -> bool:
+    """Whether an amount is the one that was asked for, in percent."""
+    return isclose(found, float(asked) / 100, abs_tol=1e-6)
+
+
+def shown_for(models: Iterable[str]) -> str:
+    """Returns for which models something is shown."""
+    return f"shown for {', '.join(models) or 'none'}"
 
 
 def thresholds(study: str) -> str:
@@ -245,18 +341,52 @@ def thresholds(study: str) -> str:
 
 def value(study: str, column: str, model: str, variant: str, *case: str) -> str:
     """One number of one variant; data set and horizon may be left out where the study has one of them."""
+    return written(column, row_of(study, column, model, variant, *case)[column])
+
+
+def across(study: str, column: str, variant: str) -> str:
+    """One number of one variant, from least to most of all data sets and of all models that are cut structurally."""
+    summary = context(study).summary
+    cut = summary.loc[summary["method"] == "structured-magnitude", "model"]
+    found = summary.loc[(summary["variant"] == variant) & summary["model"].isin(cut), column].dropna()
+    return f"{written(column, found.min())} to {written(column, found.max())}"
+
+
+def row_of(study: str, column: str, model: str, variant: str, *case: str) -> Row:
+    """Returns a variant that has a column.
+
+    Raises:
+        ValueError: without such.
+    """
     case = case or tuple(map(str, context(study).study.cases[0][:2]))
     row = one(rows(study, *case), model=model, variant=variant)
     if row is None or column not in row:
         raise ValueError(f"{study} has no {column} of {model}, {variant}, on {' at '.join(case)}")
-    found = row[column]
+    return row
+
+
+def written(column: str, found: float) -> str:
+    """Returns a number of a column as texts give it."""
     if column.endswith("_speedup"):
         return f"{found:.2f}"
+    if column.endswith("_ms"):
+        return f"{found:.2f} ms"
     if column.endswith("_bytes"):
         return kilobytes(found)
     if column.endswith(("sparsity_realised", "sparsity_requested")):
         return percent(found)
     return f"{found:,.0f}" if float(found).is_integer() else f"{found:.3f}"
+
+
+def hours(study: str) -> str:
+    """How long its stages took, together."""
+    return f"{tables(study).stages['elapsed_s'].sum() / 3600:.1f} hours"
+
+
+def published(_literature: str, model: str, dataset: str, horizon: str) -> str:
+    """The published MSE and MAE of a model at look-back 96, from `prunecast/report/published.csv`."""
+    found = published_errors()[Place(dataset, int(horizon), model, 96)]
+    return f"{found.mse:.3f} / {found.mae:.3f}"
 
 
 def stages(study: str) -> str:
@@ -265,7 +395,11 @@ def stages(study: str) -> str:
 
 
 BLOCKS: Mapping[str, Callable[..., str]] = {
-    block.__name__: block for block in (errors, floors, variants, speedups, no_loss, thresholds, value, stages)
+    block.__name__: block
+    for block in [
+        *(errors, floors, variants, speedups, thresholds, no_loss, small_loss, rise, times, single_times, small_dense),
+        *(against, value, across, hours, stages, published),
+    ]
 }
 
 

@@ -12,14 +12,28 @@ def test_the_texts_have_the_numbers_of_the_records() -> None:
 
 
 def test_a_wrong_number_is_put_right_and_what_stands_around_it_stays() -> None:
-    marker = '<!-- numbers: etth1-small value test_mse Transformer "magnitude 80 %, fine-tuned" -->'
+    marker = '<!-- numbers: paper-small value test_mse Transformer "magnitude 79 %, fine-tuned" ILI 24 -->'
     text = f"The error is {marker}0.1<!-- /numbers -->, *no less*.\n"
-    assert quoted.renewed(text) == f"The error is {marker}0.826<!-- /numbers -->, *no less*.\n"
-    table = quoted.renewed("<!-- numbers: etth1-small errors ETTh1 96 -->\nold\n<!-- /numbers -->\n")
-    assert "| Transformer | 0.962 | 0.936 |" in table
+    assert quoted.renewed(text) == f"The error is {marker}4.477<!-- /numbers -->, *no less*.\n"
+    table = quoted.renewed("<!-- numbers: paper-small errors ETTh1 96 -->\nold\n<!-- /numbers -->\n")
+    assert "| Transformer | 0.909 | 0.883 |" in table
     assert quoted.renewed(table) == table
     phrase = quoted.renewed("<!-- numbers: paper-small no_loss structured-magnitude bare -->x<!-- /numbers -->")
     assert ">0 % (Crossformer, " in phrase, "where the lowest amount already loses, none is named"
+
+
+def test_phrases_say_which_way_a_number_points_and_whether_that_is_shown() -> None:
+    pruned = "Transformer", "magnitude 79 %, fine-tuned", "ILI", "24"
+    row = quoted.row_of("paper-small", "test_mse", *pruned)
+    dense = quoted.row_of("paper-small", "test_mse", "Transformer", "dense-continued", "ILI", "24")
+    change = row["test_mse"] / dense["test_mse"] - 1
+    assert change < 0
+    assert quoted.against("paper-small", "dense_continued", *pruned).startswith(f"{-100 * change:.0f} % lower (-")
+    assert quoted.small_dense("paper-small", "structured-magnitude", "75").startswith("13 of 15 pairs (shown: 4;")
+    assert quoted.rise("paper-small", "structured-magnitude", "25", "finetuned") == "-1.5 to +3.6 %, shown for none"
+    assert quoted.times("paper-small", "structured-magnitude", "50").endswith("for FEDformer, Transformer, Autoformer")
+    assert quoted.single_times("paper-small", "structured-magnitude", "25").endswith("FEDformer 0.92 on ILI")
+    assert quoted.published("literature", "dlinear", "ETTh1", "96") == "0.386 / 0.400"
 
 
 @pytest.mark.parametrize(
