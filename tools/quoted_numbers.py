@@ -30,6 +30,7 @@ from typing import Any
 
 import pandas as pd
 
+from prunecast.report.compare import Case
 from prunecast.report.context import Context
 from prunecast.report.published_errors import Place, published_errors
 from prunecast.report.thresholds import Level, Sweep
@@ -182,6 +183,13 @@ def floors(study: str, dataset: str, horizon: str) -> str:
     named = [(row["model"], row) for row in found if row["role"] == "naive"]
     linear = one(found, model="DLinear", role="dense")
     return ", ".join(f"{name} {error(row, digits)}" for name, row in [*named, ("DLinear", linear)] if row is not None)
+
+
+def beats_naive(study: str, dataset: str, horizon: str) -> str:
+    """A phrase: which dense models are shown to be better than every naive forecast; "none" without any."""
+    mse = context(study).mse
+    dense = [one for one in context(study).study.of_case(Case(dataset, int(horizon))) if one.role == "dense"]
+    return ", ".join(variant.model for variant in dense if not mse.saturated(variant)) or "none"
 
 
 def variants(study: str, dataset: str, horizon: str, model: str) -> str:
@@ -397,7 +405,20 @@ def stages(study: str) -> str:
 BLOCKS: Mapping[str, Callable[..., str]] = {
     block.__name__: block
     for block in [
-        *(errors, floors, variants, speedups, thresholds, no_loss, small_loss, rise, times, single_times, small_dense),
+        *(
+            errors,
+            floors,
+            beats_naive,
+            variants,
+            speedups,
+            thresholds,
+            no_loss,
+            small_loss,
+            rise,
+            times,
+            single_times,
+            small_dense,
+        ),
         *(against, value, across, hours, stages, published),
     ]
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tools import quoted_numbers as quoted
 
@@ -20,6 +22,15 @@ def test_a_wrong_number_is_put_right_and_what_stands_around_it_stays() -> None:
     assert quoted.renewed(table) == table
     phrase = quoted.renewed("<!-- numbers: paper-small no_loss structured-magnitude bare -->x<!-- /numbers -->")
     assert ">0 % (Crossformer, " in phrase, "where the lowest amount already loses, none is named"
+
+
+def test_what_is_said_of_studies_has_no_error_or_time_that_was_typed_in() -> None:
+    """Amounts and settings, which a recipe sets, may be; so may what is not in `results/`, in the last two chapters."""
+    results = (quoted.ROOT / "docs" / "results.md").read_text(encoding="utf-8").split("## Published errors reached")[0]
+    found = (quoted.ROOT / "README.md").read_text(encoding="utf-8").split("## What we find")[1].split("\n## ")[0]
+    for text in (results, found):
+        typed = quoted.MARKER.sub("", text).replace("arXiv 2412.12883", "")
+        assert re.findall(r"\d+\.\d+", typed) == [], "expected a marker of tools/quoted_numbers.py around it"
 
 
 def test_phrases_say_which_way_a_number_points_and_whether_that_is_shown() -> None:
