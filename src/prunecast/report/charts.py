@@ -6,6 +6,7 @@ first page's charts are drawn by vl-convert; the others are drawn by the browser
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -607,32 +608,38 @@ def fronts_chart(context: Context, pages: Mapping[Case | str, str]) -> Chart:
     rows = context.rows.values()
     known = [cost for cost in offered if any(not missing(row.get(cost.column)) for row in rows)]
     points = front_points(context.rows, [cost.column for cost in known], pages)
-    models = [{"model": model} for model in dict.fromkeys(point["model"] for point in points)]
+    models = list(dict.fromkeys(point["model"] for point in points))
     cases = list(dict.fromkeys(point["where"] for point in points))
-    titles = [cost.title.removeprefix("Error against ") for cost in known]
+    titles = {cost.title.removeprefix("Error against "): cost.axis for cost in known}
     caption = (
         "Lower left is better; the line is the front of what no other shown variant beats in both. Open: not "
-        "fine-tuned. Triangles at the upper edge: further up. A click picks a model, or a series in the legend; shift "
+        "fine-tuned. Triangles at the upper edge: further up. A click in a legend picks a series or a model; shift "
         "adds another."
     )
     label = f"Error against cost: {', '.join(titles)}; the table below has what is on the front."
-    template = _fronts_template(legend_of((one["series"] for one in points), context.looks), cases, titles, len(models))
-    return Chart("front", "Error against cost", caption, label, template, {"points": points, "models": models})
+    template = _fronts_template(legend_of((one["series"] for one in points), context.looks), cases, titles, models)
+    return Chart("front", "Error against cost", caption, label, template, {"points": points})
 
 
-def _fronts_template(series: Legend, cases: list[str], titles: list[str], models: int) -> Spec:
-    """Returns the live chart: two menus and a filter, a legend and a list of models to pick from, and the front."""
-    shown = cases[0] if len(cases) == 2 else EVERYWHERE
+def _fronts_template(series: Legend, cases: list[str], costs_: Mapping[str, str], models: list[str]) -> Spec:
+    """Returns the live chart, as wide as its page: three menus, legends of series and models to pick from, the front.
+
+    `costs_`: the costs in the menu, each with the title of its axis on a single data set.
+    """
+    shown, titles = cases[0] if len(cases) == 2 else EVERYWHERE, list(costs_)
+    everywhere = f"place == {json.dumps(EVERYWHERE)}"
+    relative = "relative to the dense model (×)"
     menus = [
         alt.param("place", value=shown, bind=alt.binding_select(options=cases, name="Data set ")),
         alt.param("cost", value=titles[0], bind=alt.binding_select(options=titles, name="Cost ")),
         alt.param("tuning", value="both", bind=alt.binding_select(options=["both", PLAIN, TUNED], name="Fine-tuning ")),
         alt.param("titles", value=titles),
+        alt.param("units", value=list(costs_.values())),
+        alt.param("cost_title", expr=f"{everywhere} ? cost + ', {relative}' : units[indexof(titles, cost)]"),
+        alt.param("error_title", expr=f"'test MSE' + ({everywhere} ? ', {relative}' : '')"),
     ]
-    picked_models = alt.selection_point(name="models", fields=["model"])
-    scale, axis = alt.Scale(type="log", nice=False, padding=12), {"labelExpr": SHORT_NUMBER, "tickCount": 6}
-    x = alt.X("cost:Q", scale=scale, axis=alt.Axis(title="cost", **axis))
-    y = alt.Y("shown:Q", scale=scale, axis=alt.Axis(title="test MSE", **axis))
+    picked_models = alt.selection_point(name="models", fields=["model"], bind="legend")
+    x, y = _front_axis("x", "cost"), _front_axis("y", "shown")
     base = (
         rows_of("points")
         .transform_filter("datum.where == place")
@@ -645,7 +652,8 @@ def _fronts_template(series: Legend, cases: list[str], titles: list[str], models
         .transform_calculate(
             shown="min(datum.error, 4 * datum.best)",
             above="datum.error > 4 * datum.best",
-            words="datum.label + '\\nerror ' + format(datum.error, '.4~g') + '\\ncost ' + format(datum.cost, '.3~s')",
+            words="datum.label + '\\n' + error_title + ' ' + format(datum.error, '.4~g')"
+            " + '\\n' + cost_title + ' ' + format(datum.cost, '.3~s')",
         )
     )
     order = [alt.SortField("cost"), alt.SortField("error")]
@@ -656,26 +664,31 @@ def _fronts_template(series: Legend, cases: list[str], titles: list[str], models
         .transform_filter("!isValid(datum.before) || datum.error < datum.before")
     )
     steps = front.mark_line(interpolate="step-after", color=INK, strokeWidth=1).encode(x=x, y=y)
-    marks = marks_of("points", series).encode(x=x, y=y)  # the legend's selection lies here, and filters all layers
+    # The legends' selections lie in this layer and filter all of them.
+    marks = marks_of("points", series).encode(x=x, y=y, strokeWidth=_named_models(models)).add_params(picked_models)
     marks.transform = [*base.transform, *marks.transform]
     arrows = base.transform_filter("datum.above").mark_point(shape="triangle-up", size=40, filled=True)
     further = arrows.encode(x=x, y=alt.value(0), color=colour_of(series), tooltip="words:N")
     layers = (steps.properties(name="front"), marks.transform_filter("!datum.above"), further)
-    names = (
-        rows_of("models")
-        .mark_text(align="left", fontSize=11, cursor="pointer")
-        .encode(
-            y=alt.Y("model:N", sort=None, axis=None),
-            x=alt.value(0),
-            text="model:N",
-            color=alt.value(INK),
-            opacity=alt.when(picked_models).then(alt.value(1)).otherwise(alt.value(0.35)),
-        )
-        .properties(width=140, height=15 * models, title=alt.Title("Models", fontSize=11, fontWeight="normal"))
-        .add_params(picked_models)
-    )
-    plot = alt.layer(*layers).properties(width=WIDTH + 40, height=320)
-    spec = spec_of(alt.vconcat(plot, names).add_params(*menus))
-    views = [spec["vconcat"][0]["layer"][1]["name"]]
-    spec["params"] = [one | {"views": views} if one["name"] == PICK.name else one for one in spec["params"]]
-    return spec
+    spec = spec_of(alt.layer(*layers).properties(width="container", height=380).add_params(*menus))
+    views = [spec["layer"][1]["name"]]
+    picks = (PICK.name, picked_models.name)
+    spec["params"] = [one | {"views": views} if one["name"] in picks else one for one in spec["params"]]
+    columns = {"columns": {"expr": "max(2, floor(width / 125))"}, "layout": {"top": {"direction": "vertical"}}}
+    return spec | {"autosize": {"type": "fit-x", "contains": "padding"}, "config": {"legend": columns}}
+
+
+def _front_axis(name: str, column: str) -> alt.X | alt.Y:
+    """Returns a logarithmic axis whose title says what is shown now, and in which unit."""
+    axis = alt.Axis(labelExpr=SHORT_NUMBER, tickCount=6, labelOverlap="greedy", labelSeparation=8)
+    axis["title"] = {"expr": "cost_title" if name == "x" else "error_title"}  # Altair's check knows constants alone
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    return (alt.X if name == "x" else alt.Y)(f"{column}:Q", scale=scale, axis=axis)
+
+
+def _named_models(models: list[str]) -> alt.StrokeWidth:
+    """Returns a channel that draws all models alike: what it adds is the legend of their names to pick from."""
+    scale = alt.Scale(domain=models, range=[1.6] * len(models))
+    look = {"titleFontSize": 11, "titleFontWeight": "normal", "titleColor": MUTED}
+    legend = alt.Legend(title="Models", symbolType="stroke", symbolStrokeColor=PALE, **look)
+    return alt.StrokeWidth("model:O", scale=scale, legend=legend)

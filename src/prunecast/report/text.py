@@ -105,33 +105,52 @@ def _speedups(context: Context, method: str) -> dict[str, Interval]:
 
 def sentences(context: Context) -> list[str]:
     """Returns the study's answer in a few plain sentences."""
-    said = [*_threshold_sentences(context), *_control_sentences(context)]
-    return [*said, *_time_sentences(context), *_floor_sentences(context.rows)]
+    said = [*_threshold_sentences(context), *_time_sentences(context)]
+    return [*said, *_control_sentences(context), *_floor_sentences(context.rows)]
+
+
+def _reach(context: Context, method: str, finetuned: bool) -> Sweep | None:
+    """Returns the sweep of the middle one of the models, by how far it goes; None where no interval judges."""
+    found = (context.sweeps.fair(model, method, finetuned) for model in context.methods[method])
+    known = [sweep for sweep in found if sweep is not None and sweep.levels[0].known]
+    known.sort(key=lambda sweep: (_share(sweep, sweep.no_loss) or 0.0, not sweep.levels[0].loses))
+    return known[(len(known) - 1) // 2] if known else None
+
+
+def reach_text(sweep: Sweep, of: str = "") -> str:
+    """Returns "shows no loss with up to 90 % of its weights removed", or what shows at the smallest amount tried."""
+    if sweep.no_loss is not None:
+        return f"shows no loss with up to {percent(sweep.no_loss.sparsity)}{of} removed"
+    first = sweep.levels[0]
+    loss = "a loss" if first.loses else f"an error that is {percent(MARGIN)} higher or more"
+    return f"shows {loss} with {percent(first.sparsity)}{of} removed, the smallest amount tried"
 
 
 def _threshold_sentences(context: Context) -> Iterator[str]:
     for method, models in context.judged_methods().items():
-        plain, tuned = (_middle(_no_loss(context, method, finetuned)) for finetuned in (False, True))
+        plain, tuned = (_reach(context, method, finetuned) for finetuned in (False, True))
         reached = plain if tuned is None else tuned
-        if reached is not None:
-            whom = models[0] if len(models) == 1 else f"the middle one of {len(models)} models"
-            how, of = " and fine-tuned" if tuned is not None else "", context.budgets.get(method, "budget")
-            text = f"Pruned by {method}{how}, {whom} shows no loss up to {percent(reached)} of its {of}"
-            if tuned is not None and plain is not None:
-                same = plain == tuned
-                text += ", with or without fine-tuning" if same else f"; not fine-tuned, up to {percent(plain)}"
-            yield f"{text}."
+        if reached is None:
+            continue
+        whom = models[0] if len(models) == 1 else f"the middle one of {len(models)} models"
+        how = " and fine-tuned" if tuned is not None else ""
+        of = f" of its {context.budgets.get(method, 'budget')}"
+        text = f"Pruned by {method}{how}, {whom} {reach_text(reached, of)}"
+        if tuned is not None and plain is not None:
+            same = reach_text(plain) == reach_text(tuned)
+            text += ", with or without fine-tuning" if same else f"; not fine-tuned, it {reach_text(plain)}"
+        yield f"{text}."
 
 
 def _control_sentences(context: Context) -> Iterator[str]:
     """Yields how far the controls get, which remove at random: what a method has to beat."""
     reached = []
     for method in context.judged_methods(controls=True):
-        tuned = _middle(_no_loss(context, method, True))
-        share = _middle(_no_loss(context, method, False)) if tuned is None else tuned
-        reached += [] if share is None else [f"{method} up to {percent(share)}"]
+        found = _reach(context, method, True) or _reach(context, method, False)
+        of = f" of the {context.budgets.get(method, 'budget')}"
+        reached += [] if found is None else [f"{method} {reach_text(found, of)}"]
     if reached:
-        yield f"Removing at random instead, fine-tuned where that was run, shows no loss by {' and by '.join(reached)}."
+        yield f"Removing at random instead, fine-tuned where that was run: {'; '.join(reached)}."
 
 
 def _time_sentences(context: Context) -> Iterator[str]:
@@ -143,11 +162,11 @@ def _time_sentences(context: Context) -> Iterator[str]:
         if found and 2 * len(faster) <= len(found):
             none.append(method)
         elif found:
-            whom = found.popitem()[0] if len(found) == 1 else f"{len(faster)} of {len(found)} models"
-            typical = "" if len(faster) == 1 else ", the middle one of them"
-            yield f"At that sparsity {method} makes {whom} faster{where}{typical} {times(median_low(faster))}."
+            whom = f"{next(iter(found))} is" if len(found) == 1 else f"{len(faster)} of {len(found)} models are"
+            typical = "" if len(faster) == 1 else "the middle one of them "
+            yield f"Pruned that far by {method}, {whom} faster{where}: {typical}{times(median_low(faster))}."
     if none:
-        yield f"For most models pruned by {' or by '.join(none)} no speed-up shows there{where}."
+        yield f"Pruned that far by {' or by '.join(none)}, most models show no speed-up{where}."
 
 
 def _floor_sentences(rows: Rows) -> Iterator[str]:

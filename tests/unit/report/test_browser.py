@@ -60,6 +60,32 @@ def test_a_page_that_lies_packed_is_unpacked_and_the_front_is_drawn(page: Path, 
     assert "<svg" in text.partition('data-chart="front"')[2]
     table = text.partition('id="front-table"')[2].partition("</table>")[0]
     assert table.count('<a href="#') >= 1
+    plot = text.partition('data-chart="front"')[2].partition("</figure>")[0]
+    width = re.search(r'<svg[^>]* width="(\d+)', plot)
+    assert width is not None
+    assert int(width[1]) > 600  # of a window of 800 pixels
+    assert "median ms per forecast" in plot
+    assert 'data-unit="test MSE"' in table
+
+
+PICK_A_MODEL = """<script>
+addEventListener("load", async () => {
+  const texts = () => [...document.querySelectorAll('[data-chart="front"] text')];
+  while (!document.querySelector("#front-table a")) await new Promise((resolve) => setTimeout(resolve, 50));
+  for (const kind of ["pointerdown", "mousedown", "mouseup", "click"]) {
+    texts().find((text) => text.textContent === "DLinear").dispatchEvent(new MouseEvent(kind, { bubbles: true }));
+  }
+});
+</script>"""
+
+
+def test_a_click_in_the_legend_leaves_the_front_of_one_model(page: Path, tmp_path: Path) -> None:
+    clicked = tmp_path / "clicked.html"
+    clicked.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{PICK_A_MODEL}</body>"), encoding="utf-8")
+    table = shown(clicked, "fronts", tmp_path / "profile").partition('id="front-table"')[2].partition("</table>")[0]
+    names = re.findall(r'<a href="#[^>]*>([^<]*)<', table)
+    assert names
+    assert all(name.startswith("DLinear") for name in names)
 
 
 def test_all_pages_can_be_opened_at_once(page: Path, tmp_path: Path) -> None:
@@ -98,7 +124,10 @@ frame.addEventListener("load", async () => {{
       const box = text.getBoundingClientRect();
       return box.left < -1 || box.right > inner.documentElement.clientWidth + 1;
     }});
-    found[place] = [open, shown, inner.documentElement.scrollWidth - inner.documentElement.clientWidth, cut.length];
+    const boxes = [...inner.querySelectorAll(".view:not([hidden]) .scroll:has(.stacked)")];
+    const sideways = boxes.map((box) => box.scrollWidth - box.clientWidth);
+    const wide = inner.documentElement.scrollWidth - inner.documentElement.clientWidth;
+    found[place] = [open, shown, wide, cut.length, sideways];
   }}
   document.querySelector("pre").textContent = JSON.stringify(found);
 }});
@@ -112,7 +141,8 @@ def test_no_page_is_wider_than_a_phone(page: Path, tmp_path: Path) -> None:
     said = shown(framed, "", tmp_path / "profile").partition("<pre>")[2].partition("</pre>")[0]
     found = json.loads(html.unescape(said))
     assert len(found) == 8
-    for place, (opened, at, too_wide, cut) in found.items():
+    assert found["overview"][-1] == [0]  # the answer fits without scrolling
+    for place, (opened, at, too_wide, cut, _) in found.items():
         assert (opened, at) == (1, f"#{place}")
         assert too_wide <= 0, place
         assert cut == 0, place

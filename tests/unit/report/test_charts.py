@@ -189,6 +189,18 @@ def test_the_fronts_offer_every_variant_and_every_runtime_that_was_timed() -> No
     dense = next(p for p in points if (p["label"], p["where"]) == ("Transformer dense", "all, relative to dense"))
     assert {value for name, value in dense.items() if name == "error" or name.startswith("c0")} == {1.0}
     assert "front" in json.dumps(chart.template)
+    said = texts(chart)
+    assert "test MSE" in said  # one data set: as measured
+    assert any(line.endswith(": median ms per forecast") for line in said)
+    assert {"Models", "Transformer", "DLinear"} <= {*said}
+
+
+def test_the_front_over_all_data_sets_names_its_relative_units() -> None:
+    small = {"seeds": (1,), "unstructured": (0.5,), "structured": ()}
+    found = Context(frame_of([*study("ETTh1", **small), *study("ETTh2", **small)]))
+    said = texts(fronts_chart(found, dict.fromkeys(found.study.cases, "page")))
+    assert "test MSE, relative to the dense model (×)" in said
+    assert "measured time, relative to the dense model (×)" in said
 
 
 def test_error_ratios_have_a_line_for_each_method_with_and_without_tuning(context: Context) -> None:

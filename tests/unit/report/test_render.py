@@ -278,7 +278,7 @@ def test_names_from_data_stay_text(tmp_path: Path) -> None:
         assert not {"img", "iframe", "object", "embed"} & {tag for tag, _ in part.tags}
         assert not [attrs for _, attrs in part.tags if any(key.startswith("on") for key in attrs)]
         assert sum(tag == "script" for tag, _ in part.tags) <= (5 + len(page.views) if part is page else 1)
-    assert HOSTILE in {model["model"] for model in page.views["fronts"].charts["front"]["data"]["models"]}
+    assert HOSTILE in {point["model"] for point in page.views["fronts"].charts["front"]["data"]["points"]}
     for path in files.figures:
         if path.suffix == ".svg":
             tags = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}

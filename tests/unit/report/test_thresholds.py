@@ -9,9 +9,9 @@ from tests.support.study_records import study
 from prunecast.report.compare import Case, Compared, Comparison, Variant
 from prunecast.report.context import Context
 from prunecast.report.sheets import headline_table, sweep_table, thresholds_table
-from prunecast.report.statistics import difference
-from prunecast.report.text import answer_table, sentences
-from prunecast.report.thresholds import MARGIN, Line, Sweep, Sweeps
+from prunecast.report.statistics import Interval, difference
+from prunecast.report.text import answer_table, reach_text, sentences
+from prunecast.report.thresholds import MARGIN, Level, Line, Sweep, Sweeps
 from prunecast.study.frame import frame_of
 
 CASE = Case("ETTh1", 96)
@@ -158,12 +158,30 @@ def test_the_answer_says_how_far_what_tuning_buys_and_what_time_is_saved(context
     assert units["speed-up there, ONNX Runtime"].text.startswith("2.")
     said = sentences(context)
     assert said[0] == (
-        "Pruned by magnitude and fine-tuned, the middle one of 2 models shows no loss up to 90 % of its weights; not "
-        "fine-tuned, up to 0 %."
+        "Pruned by magnitude and fine-tuned, the middle one of 2 models shows no loss with up to 90 % of its weights "
+        "removed; not fine-tuned, it shows a loss with 50 % removed, the smallest amount tried."
     )
-    assert any(one.startswith("Removing at random instead") for one in said)
-    assert any("structured-magnitude makes Transformer faster in ONNX Runtime 2." in one for one in said)
-    assert "For most models pruned by magnitude no speed-up shows there in ONNX Runtime." in said
+    assert any("by structured-magnitude, Transformer is faster in ONNX Runtime: 2." in one for one in said)
+    assert "Pruned that far by magnitude, most models show no speed-up in ONNX Runtime." in said
+    (controls,) = (one for one in said if one.startswith("Removing at random instead, fine-tuned where that was run: "))
+    assert controls.split(": ")[1].startswith("random shows a loss with 50 % of the weights removed, ")
+    assert not any(" 0 %" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (Interval(1.0, 0.9, 1.1), "shows no loss with up to 25 % of its weights removed"),
+        (Interval(1.1, 1.05, 1.2), "shows a loss with 25 % of its weights removed, the smallest amount tried"),
+        (
+            Interval(1.1, 0.8, 1.4),
+            "shows an error that is 5 % higher or more with 25 % of its weights removed, the smallest amount tried",
+        ),
+    ],
+)
+def test_where_the_smallest_amount_is_too_much_the_words_name_it(ratio: Interval, said: str) -> None:
+    sweep = Sweep(Line("m", "magnitude", False, "dense"), (), (Level(0.25, ratio, (), 0),))
+    assert reach_text(sweep, " of its weights") == said
 
 
 def test_dense_models_that_learned_nothing_are_named() -> None:

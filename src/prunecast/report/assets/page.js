@@ -43,6 +43,7 @@ async function route(event) {
   const shown = [];
   for (const name of wanted.names) shown.push(await reveal(name));
   for (const view of opened.values()) view.hidden = !shown.includes(view);
+  dispatchEvent(new Event("resize")); // the window may have changed while a chart as wide as its page was hidden
   const [first] = wanted.names;
   if (first === "record") await showRecord(shown[0].firstChild, wanted.anchor);
   const name = packed.get(first)?.dataset.title;
@@ -123,6 +124,8 @@ document.addEventListener("click", (event) => {
 
 let charting = null;
 
+const SAVED_WIDTH = 720; // of a chart that is as wide as its page, where it is drawn for a file
+
 function chartsOf(part) {
   return JSON.parse(part.closest(".view").querySelector("script.specs").textContent);
 }
@@ -139,6 +142,7 @@ async function draw(element, chart, titled) {
   const template = templates[chart.template];
   const params = [...Object.entries(chart.params).map(([name, value]) => ({ name, value })), ...(template.params ?? [])];
   const spec = { ...template, params, datasets: chart.data, ...(titled ? { title: chart.title } : {}) };
+  if (spec.width === "container" && !element.isConnected) spec.width = SAVED_WIDTH;
   const inner = document.createElement("div"); // Vega gives what it draws in a name of its own
   element.replaceChildren(inner);
   return vegaEmbed(inner, spec, { ast: true, renderer: "svg", actions: false, logLevel: 1, config });
@@ -178,6 +182,8 @@ function followFront({ view, vgSpec }, table) {
   const find = (marks) => marks.flatMap((mark) => (mark.name?.startsWith("front") && mark.from ? [mark.from.facet?.data ?? mark.from.data] : find(mark.marks ?? [])));
   const [source] = find(vgSpec.marks);
   const fill = () => {
+    const heads = table.tHead.rows[0].cells;
+    [heads[1].dataset.unit, heads[2].dataset.unit] = [view.signal("error_title"), view.signal("cost_title")];
     const unit = view.signal("place") === table.dataset.everywhere ? " ×" : "";
     table.tBodies[0].replaceChildren(...view.data(source).toSorted((a, b) => a.cost - b.cost).map((point) => {
       const row = document.createElement("tr");
