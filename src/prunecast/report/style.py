@@ -340,7 +340,7 @@ def error_axis(errors: Iterable[float], ceiling: float = math.inf) -> Axis:
     low, high = min(every), min(max(every), ceiling)
     if high > 2.5 * low:
         return log_axis((low, high))
-    margin = 0.07 * (high - low) or 0.05 * high
+    margin = 0.07 * (high - low) if high - low > 1e-9 * high else 0.05 * high  # equal but for rounding
     return Axis(low - margin, high + margin, False)
 
 

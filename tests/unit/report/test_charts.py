@@ -287,6 +287,7 @@ def test_every_series_is_told_apart_in_black_and_white() -> None:
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=20))
+@example([0.001, 0.0010000000000000002])
 def test_an_axis_of_errors_holds_all_of_them(errors: list[float]) -> None:
     axis = error_axis(errors)
     assert axis.low < min(errors) <= max(errors) < axis.high
