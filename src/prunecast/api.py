@@ -461,11 +461,13 @@ def forecast(
         origins: forecasts to make, one horizon apart, of which the last ends where the file does.
         plot: PNG file of a picture with history and forecast; must not exist.
     """
-    from prunecast.data.files import read_table
+    from prunecast.data.files import exists, read_table
     from prunecast.inference import forecast_table, open_artifact
     from prunecast.report.tables import inert
     from prunecast.store import new_file
 
+    if plot is not None and exists(plot):
+        raise UserError(f"{plot} exists; give another --plot")
     opened = open_artifact(source)
     if opened.metadata.data is None:
         raise UserError(

@@ -173,3 +173,21 @@ def test_covariates_of_the_future_come_from_the_file_itself(tmp_path: Path) -> N
     rows.to_csv(tmp_path / "future.csv", index=False)
     _, last = forecast(tmp_path / "m", tmp_path / "future.csv")
     assert last["a"].to_numpy() == pytest.approx(found["a"].iloc[-HORIZON:].to_numpy())
+
+
+def test_a_picture_that_is_there_stays(model: Path, tmp_path: Path) -> None:
+    data, picture = own(tmp_path / "own.csv"), tmp_path / "own.png"
+    picture.write_text("mine")
+    with pytest.raises(UserError, match=r"own\.png exists; give another --plot"):
+        forecast(model, data, plot=picture)
+    assert picture.read_text() == "mine"
+    assert not (tmp_path / "forecast.csv").exists()
+
+
+def test_pruning_by_what_is_gone_already_is_refused(model: Path, tmp_path: Path) -> None:
+    data = str(own(tmp_path / "own.csv"))
+    api.prune(model, "magnitude", 0.5, data=data, out=tmp_path / "half")
+    with pytest.raises(UserError, match="removes nothing: the model is pruned by as much already"):
+        api.prune(tmp_path / "half", "magnitude", 0.5, data=data, out=tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    assert api.prune(tmp_path / "half", "magnitude", 0.75, data=data, out=tmp_path / "more").sparsity > 0.7

@@ -76,7 +76,7 @@ def read_table(path: Path, delimiter: str | None = None) -> Table:
 def table_of(frame: pd.DataFrame | pd.Series[Any], name: str = "data frame") -> Table:
     """Returns the columns of a data frame, or a series, as its Parquet file would hold them; nothing is written.
 
-    An index of times or periods is a column of times (the begin of each period).
+    An index of times or periods is a column of times; of periods, in a column too, it is the begin.
 
     Raises:
         UserError: when it has no rows, or columns that no Parquet file can hold.
@@ -87,6 +87,10 @@ def table_of(frame: pd.DataFrame | pd.Series[Any], name: str = "data frame") -> 
         frame = frame.set_axis(frame.index.to_timestamp())
     if isinstance(frame.index, pd.DatetimeIndex):
         frame = frame.reset_index(names=str(frame.index.name or "date"), allow_duplicates=True)
+    frame = frame.copy(deep=False)
+    for position, kind in enumerate(frame.dtypes):
+        if isinstance(kind, pd.PeriodDtype):
+            frame.isetitem(position, frame.iloc[:, position].dt.to_timestamp())
     file = io.BytesIO()
     try:
         frame.rename(columns=str).to_parquet(file, index=False)

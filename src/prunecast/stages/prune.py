@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from prunecast.data.windows import DrawnBatches
+from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.io import SavedModel
 from prunecast.prune.apply import prune_model, zero_body
+from prunecast.prune.methods import Masks
 from prunecast.stages.base import ModelResult, StageInputs, assessed
 from prunecast.stages.job import Job
 
@@ -14,7 +18,11 @@ CALIBRATION_BATCH = 32
 
 
 def prune_stage(job: Job, inputs: StageInputs) -> ModelResult:
-    """Removes what the method of the recipe chooses; weights stay masked through a later fine-tuning."""
+    """Removes what the method of the recipe chooses; weights stay masked through a later fine-tuning.
+
+    Raises:
+        UserError: when the method cannot, or nothing more goes than is gone already.
+    """
     config, seed = job.recipe.prune, job.recipe.seed
     assert config is not None
     drawn_by = seed if config.calibration_seed is None else config.calibration_seed
@@ -28,8 +36,17 @@ def prune_stage(job: Job, inputs: StageInputs) -> ModelResult:
         cost=dense_macs,
         weight_cost=macs_per_weight,
     )
+    if parent.masks and _same(parent.masks, pruned.masks):
+        raise UserError(
+            f"{config.method} {config.sparsity:g} removes nothing: the model is pruned by as much already; "
+            "a sparsity counts what is gone, so give a larger one"
+        )
     saved = SavedModel(pruned.model, parent.metadata, pruned.masks)
     return assessed(saved, prepared, job.recipe.data, pruning=pruned.outcome)
+
+
+def _same(masks: Masks, others: Masks) -> bool:
+    return masks.keys() == others.keys() and all(torch.equal(masks[name], others[name]) for name in masks)
 
 
 def zero_stage(job: Job, inputs: StageInputs) -> ModelResult:

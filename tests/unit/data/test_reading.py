@@ -492,3 +492,10 @@ def test_what_is_read_is_what_was_written(
     np.testing.assert_array_equal(wall_times(series.times, series.reading.zone), times.tz_localize(None).to_numpy())
     np.testing.assert_array_equal(series.raw_TC[:, 0], np.round(values, 4))
     assert series.frequency == step
+
+
+def test_a_column_of_periods_is_its_times() -> None:
+    frame = pd.DataFrame({"when": pd.period_range("2020-01", periods=30, freq="M"), 7: np.arange(30.0)})
+    series = series_of(table_of(frame), DataConfig(name="table"))
+    assert (series.frequency, series.channels, str(series.times[1])[:10]) == ("MS", ("7",), "2020-02-01")
+    assert isinstance(frame["when"].dtype, pd.PeriodDtype), "the caller's frame stays as it is"
