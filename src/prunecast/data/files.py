@@ -271,8 +271,19 @@ def _parse_csv(text: str, name: str, delimiter: str | None) -> tuple[pa.Table, s
             ),
         )
     except pa.ArrowException as error:
-        raise UserError(f"{name}: not a well-formed CSV file: {_first_line(error)}") from None
+        uneven = _uneven(text, delimiter, len(names))
+        raise UserError(f"{name}: {uneven or f'not a well-formed CSV file: {_first_line(error)}'}") from None
     return columns, delimiter
+
+
+def _uneven(text: str, delimiter: str, expected: int) -> str | None:
+    """Returns which row has other than the expected number of cells; None where none has."""
+    try:
+        rows = filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        row, found = next((row, len(cells)) for row, cells in enumerate(rows) if len(cells) != expected)
+    except (csv.Error, StopIteration):
+        return None
+    return f"row {row} has {found} cells, expected {expected} as in the header; the delimiter is {delimiter!r}"
 
 
 def _delimiter(text: str) -> str:
