@@ -133,7 +133,7 @@ def check_file(path: Path, fill: str = REFUSE, settings: Sequence[str] = (), plo
     check_fill(fill)
     config = load_recipe(settings=settings, base={"data": {"name": str(path), "fill": fill}}).data
     found = frame_of_table(
-        read_table(path, config.delimiter),
+        read_table(path, config),
         config,
         None if config.channels is None else (*config.channels, *config.covariates),
     )

@@ -15,7 +15,7 @@ import stat
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from prunecast.data.large import HEAD_BYTES, HEAD_ROWS, plain_types, read_blocks
 from prunecast.errors import UserError
+from prunecast.recipe import ReadOptions
 
 MAX_CELLS = 500_000_000
 """A file that unfolds into more values is refused, and one that is small and holds many of them: see `_check_cells`."""
@@ -34,6 +36,12 @@ MAX_CELLS = 500_000_000
 MAX_COLUMNS = 20_000
 MAX_BYTES = 2 << 30
 """The most that a packed file may unfold into."""
+
+LARGE_BYTES = 32 << 20
+"""From this size on, a CSV file is read block by block where it can be."""
+
+TIME_NAMES = frozenset({"date", "datetime", "date_time", "time", "timestamp", "time_stamp", "utc_timestamp", "ds"})
+"""Column names that mean time, whatever their case."""
 
 MAX_TEXT = 1000
 """Characters of the longest text in a Parquet or Feather file: a few bytes can stand for a million of them."""
@@ -59,18 +67,25 @@ class Table:
     delimiter: str | None = None
 
 
-def read_table(path: Path, delimiter: str | None = None) -> Table:
+def read_table(path: Path, options: ReadOptions | None = None) -> Table:
     """Reads a CSV, Parquet or Feather file, also one packed by gzip; the content decides which it is.
+
+    A large CSV file of plain numbers is read block by block, its numbers as such.
 
     Args:
         path: of the file.
-        delimiter: between the columns of a CSV file; found by itself when absent.
+        options: how it will be read; the delimiter of a CSV file is found by itself where they name none.
 
     Raises:
         UserError: when it cannot be read or is none of these.
     """
+    options = options or ReadOptions()
+    if exists(path) and path.is_file() and path.stat().st_size >= LARGE_BYTES:
+        table = _read_large(path, options)
+        if table is not None:
+            return table
     content = read_content(path)
-    return parsed(content, path.name, hashlib.sha256(content).hexdigest(), delimiter)
+    return parsed(content, path.name, hashlib.sha256(content).hexdigest(), options.delimiter)
 
 
 def table_of(frame: pd.DataFrame | pd.Series[Any], name: str = "data frame") -> Table:
@@ -284,6 +299,39 @@ def _uneven(text: str, delimiter: str, expected: int) -> str | None:
     except (csv.Error, StopIteration):
         return None
     return f"row {row} has {found} cells, expected {expected} as in the header; the delimiter is {delimiter!r}"
+
+
+def _read_large(path: Path, options: ReadOptions) -> Table | None:
+    """Returns a CSV file that is read block by block; None where its head, or an option, leaves any doubt about it.
+
+    One column, the times, is kept as text, and those that are dropped; all others must hold plain numbers, each of
+    which reads as one number alone, so that what is found out about the marks is what their texts would say.
+    """
+    if options.series_column is not None or options.decimal == "," or options.thousands is not None:
+        return None
+    try:
+        with path.open("rb") as file:
+            text = file.read(HEAD_BYTES).rpartition(b"\n")[0].decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if text.startswith(("\ufeff", "\r", "\n", "PAR1", "ARROW1", "PK")) or text[:4].lower() == "sep=" or "\0" in text:
+        return None
+    delimiter = options.delimiter or _delimiter(text)
+    rows = _cells(text, delimiter, HEAD_ROWS + 1)
+    types = plain_types(rows) if len(rows) > 20 else None  # as many as the delimiter is found from
+    names = [name.strip() for name in rows[0]] if rows else []
+    if types is None or len(set(names) - {""}) < len(names) or len(names) > MAX_COLUMNS:
+        return None
+    kept = [name for name, kind in zip(names, types, strict=True) if kind is None and name not in options.drop]
+    time = options.time_column or next((name for name in names if name.casefold() in TIME_NAMES), None)
+    if len(kept) != 1 or time not in (None, kept[0]) or len(delimiter.encode()) > 1:
+        return None
+    kinds = {name: kind or pa.string() for name, kind in zip(rows[0], types, strict=True)}
+    length = sum(map(len, chain.from_iterable(rows))) / len(rows) + len(names)
+    read = read_blocks(path, delimiter, kinds, int(1.1 * path.stat().st_size / length))
+    if read is None or read[0].num_rows == 0:
+        return None
+    return Table(path.name, read[1], read[0].rename_columns(names), delimiter)
 
 
 def _delimiter(text: str) -> str:

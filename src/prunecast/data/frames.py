@@ -16,16 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunecast.data.calendar import grid_of
-from prunecast.data.files import Table
+from prunecast.data.files import TIME_NAMES, Table
 from prunecast.data.gaps import in_order
 from prunecast.data.numbers import is_text, number_marks, numbers_of
 from prunecast.data.times import ReadTimes, looks_like_times, read_times
 from prunecast.errors import UserError, near
 from prunecast.recipe import ReadOptions
 from prunecast.records import Reading
-
-TIME_NAMES = frozenset({"date", "datetime", "date_time", "time", "timestamp", "time_stamp", "utc_timestamp", "ds"})
-"""Column names that mean time, whatever their case."""
 
 _PARTS = ("year", "month", "day", "hour", "minute", "second")
 
@@ -92,11 +89,14 @@ def _frame(
     chosen, problems = _chosen(others, None if long else wanted, options.drop)
     numbers = columns.select(chosen)
     marks = number_marks(dict(zip(chosen, numbers.columns, strict=True)), delimiter, options, known)
-    reads = [numbers_of(name, numbers.column(name), marks) for name in chosen]
-    values_TN = np.stack([values for values, _ in reads], axis=1) if reads else np.empty((len(columns), 0))
-    frame = pd.DataFrame(values_TN, pd.DatetimeIndex(read.times_T), pd.Index(chosen, dtype=object))
+    values_TN = np.empty((len(columns), len(chosen)), order="F")  # as pandas keeps it: it makes no copy
+    unreadable = []
+    for position, name in enumerate(chosen):
+        values_TN[:, position], problem = numbers_of(name, numbers.column(name), marks)
+        unreadable.append(problem)
+    frame = pd.DataFrame(values_TN, pd.DatetimeIndex(read.times_T), pd.Index(chosen, dtype=object), copy=False)
     missing = tuple(column.null_count for column in numbers.columns)
-    problems = [*filter(None, [read.problem]), *problems, *(problem for _, problem in reads if problem)]
+    problems = [*filter(None, [read.problem]), *problems, *filter(None, unreadable)]
     if long is not None and not problems:
         frame = _pivoted(frame, columns.column(long), wanted, options)
         missing = tuple(frame.isna().sum())
@@ -122,8 +122,10 @@ def _without_blank_rows(columns: pa.Table, options: ReadOptions) -> pa.Table:
 
 def _zone(read: ReadTimes, frame: pd.DataFrame, options: ReadOptions) -> str | None:
     """Returns the zone of times; UTC where they are days apart there, and not by the file's clocks."""
+    if read.zone is None or options.timezone is not None:
+        return read.zone
     times = np.unique(frame.index.to_numpy())
-    if read.zone is None or options.timezone is not None or np.isnat(times).any() or grid_of(times, read.zone):
+    if np.isnat(times).any() or grid_of(times, read.zone):
         return read.zone
     return "UTC" if grid_of(times, "UTC") else read.zone
 

@@ -106,7 +106,7 @@ def load_series(config: DataConfig) -> Series:
     path = _own_file(config.name)
     if not exists(path) and not path.suffix and path.name == config.name:
         catalog.entry(config.name)  # says which name is near
-    return series_of(read_table(path, config.delimiter), config)
+    return series_of(read_table(path, config), config)
 
 
 def _own_file(name: str) -> Path:
@@ -139,14 +139,16 @@ def series_of(table: Table, config: DataConfig) -> Series:
         UserError: in one line, whatever is wrong with its content.
     """
     wanted = None if config.channels is None else (*config.channels, *config.covariates)
+    name, sha256 = table.name, table.sha256
     try:
         found = _sound(frame_of_table(table, config, wanted), config)
+        del table  # as much as the frame, where nobody else holds it
         frame, zone = found.values_TN, found.reading.zone
         frame, step = on_grid(without_empty_tail(frame, config), config.fill, zone)
         whole = replace(found, values_TN=filled(frame, config.fill))
-        return _series(table.name, table.sha256, whole, config, step)
+        return _series(name, sha256, whole, config, step)
     except UserError as error:
-        raise UserError(f"{table.name}: {error}") from None
+        raise UserError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +226,7 @@ class KnownRows:
         config = DataConfig(name=self.table.name, covariates=self.covariates)
         series = _series(self.table.name, self.table.sha256, replace(self.found, values_TN=past), config, step)
         ahead = filled(regular[list(self.covariates)].iloc[start:after], fill, first + start)
-        return replace(series, raw_covariates_TK=_raw(ahead))
+        return replace(series, raw_covariates_TK=_raw(ahead, self.covariates))
 
     def texts_of(self, times: Times) -> pd.Index[Any]:
         """Returns times as they would stand in the table, those of several columns joined by blanks."""
@@ -365,18 +367,19 @@ def _series(name: str, sha256: str, found: Frame, config: DataConfig, frequency:
         raise UserError("data.targets: expected at least one channel, found none")
     _check_known("targets", config.targets or (), channels)
     times = _times(frame)
+    breaks = breaks_of(times, found.reading.zone)  # before the values are copied: it takes much memory for a while
     return Series(
         name=name,
         times=times,
-        raw_TC=_raw(frame[list(channels)]),
+        raw_TC=_raw(frame, channels),
         channels=channels,
-        raw_covariates_TK=_raw(frame[list(config.covariates)]),
+        raw_covariates_TK=_raw(frame, config.covariates),
         covariates=config.covariates,
         targets=None if config.targets is None else tuple(channels.index(target) for target in config.targets),
         frequency=frequency,
         season=season_of(frequency),
         split=split_of(config, SplitRule(), times, found.reading.zone),
-        breaks=breaks_of(times, found.reading.zone),
+        breaks=breaks,
         sha256=sha256,
         reading=found.reading,
         time_name=found.time_name if isinstance(found.time_name, str) else " ".join(found.time_name),
@@ -415,6 +418,9 @@ def _times(frame: pd.DataFrame) -> Times:
     return np.array(frame.index.to_numpy(), dtype="datetime64[ns]")
 
 
-def _raw(frame: pd.DataFrame) -> NDArray[np.float64]:
+def _raw(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
     # row after row in memory, whatever order pandas keeps: the last digit of a mean over rows depends on it
-    return np.array(frame.to_numpy(), dtype=np.float64, order="C")
+    raw_TN = np.empty((len(frame), len(names)))
+    for position, name in enumerate(names):
+        raw_TN[:, position] = frame[name]
+    return raw_TN

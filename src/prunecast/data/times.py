@@ -27,6 +27,8 @@ from prunecast.recipe import ReadOptions
 from prunecast.records import Reading
 
 NO_TIME = np.datetime64("NaT", "ns")
+BLOCK_ROWS = 1 << 18
+"""Texts of more rows are read block by block where nothing but one form is in question."""
 
 _FIRST_DAY, _LAST_DAY = np.datetime64("1677-09-22"), np.datetime64("2262-04-11")  # whole days within nanoseconds
 
@@ -39,6 +41,7 @@ _DIGIT_FORMS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M
 _WORDS = ("iso", "quarter", "excel", *_EPOCH_UNITS)
 
 _OFFSET = r":\d\d(?:[.,]\d+)?\s*(?P<offset>Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
+_NUMBER = r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
 _QUARTER = r"^(?:(?P<y>\d{4})[-/ ]?Q(?P<q>[1-4])|Q(?P<q2>[1-4])[-/ ]?(?P<y2>\d{4}))$"
 
 _ZONES = (
@@ -105,9 +108,29 @@ def _read(name: str, column: pa.ChunkedArray, options: ReadOptions, known: Readi
         column = column.cast(pa.string())
     if not is_text(column.type):
         raise UserError(f"column {name!r}: expected dates or times, found {column.type}")
+    read = _read_blocks(column, options, known) if len(column) > BLOCK_ROWS else None
+    if read is not None:
+        return read
     texts = _without_names(column.to_pandas())
     form, times = _settled(name, texts, options, known)
     return ReadTimes(times, form, None, _unreadable(name, column, times, form, options.date_format))
+
+
+def _read_blocks(column: pa.ChunkedArray, options: ReadOptions, known: Reading | None) -> ReadTimes | None:
+    """Returns what `_settled` settles on where the first form that it tries fits all, without a copy of all texts."""
+    first = (column[0].as_py() or "").strip()
+    form = options.date_format or (None if known is None else known.form)
+    if form is None and not re.match(rf"{_NUMBER}$|\d{{4}}[-/]\d\d$", first):  # numbers and years leave a choice
+        form = "iso"
+    if form is None:
+        return None
+    times = np.empty(len(column), dtype="datetime64[ns]")
+    for start in range(0, len(column), BLOCK_ROWS):
+        block = column.slice(start, BLOCK_ROWS).to_pandas()
+        times[start : start + BLOCK_ROWS] = _read_as(_without_names(block), form)
+        if np.isnat(times[start : start + BLOCK_ROWS]).any():
+            return None
+    return ReadTimes(times, form)
 
 
 def _unreadable(
@@ -259,7 +282,7 @@ def _read_as(texts: pd.Series[str], form: str) -> Times:
 def _as_numbers(texts: pd.Series[str]) -> NDArray[np.float64] | None:
     """Returns texts as numbers, None when one of them is none."""
     known = texts.dropna()
-    if known.empty or not re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", known.iloc[0]):
+    if known.empty or not re.fullmatch(_NUMBER, known.iloc[0]):
         return None
     values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     return None if np.isnan(values[texts.notna()]).any() else values
