@@ -181,10 +181,7 @@ def rows(*values: str) -> str:
         ("", "is empty, expected a CSV, Parquet or Feather file"),
         (" \n\n", "is empty, expected a CSV, Parquet or Feather file"),
         ("date,a\n", "has no rows"),
-        (
-            "date,a\n2020-01-01,1\n2020-01-02\n",
-            "not a well-formed CSV file: CSV parse error: Expected 2 columns, got 1",
-        ),
+        ("date,a\n2020-01-01,1\n2020-01-02\n", "row 2 has 1 cells, expected 2 as in the header"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither CSV nor Parquet: it holds binary data"),
         ("date,\xb5\n2020-01-01,1\n".encode("latin-1"), "found byte 0xb5 at position 5; save it as UTF-8"),
         (b"PAR1 and no more", "not a whole Parquet file"),
