@@ -41,8 +41,8 @@ def test_day_before_month_and_marks_are_those_of_training(tmp_path: Path) -> Non
     header, *rows = forecast(tmp_path, train, new)
     assert header == ["Date", "y"]
     assert [(time, round(float(value), 3)) for time, value in rows] == [
-        ("2024-06-06 00:00:00", 1250.5),
-        ("2024-06-06 01:00:00", 1250.5),
+        ("06/06/2024 00:00", 1250.5),
+        ("06/06/2024 01:00", 1250.5),
     ]
     source = json.loads((tmp_path / "model" / "config.json").read_text())["data"]
     assert source["reading"] == {"form": "%d/%m/%Y %H:%M", "zone": None, "decimal": ",", "thousands": "."}
@@ -59,9 +59,9 @@ def test_a_forecast_from_friday_is_for_monday(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "start", "end", "expected"),
     [
-        ("D", "2024-02-01", "2024-03-30", ["2024-03-31 00:00:00+01:00", "2024-04-01 00:00:00+02:00"]),
-        ("h", "2024-03-20", "2024-03-31 01:00", ["2024-03-31 03:00:00+02:00", "2024-03-31 04:00:00+02:00"]),
-        ("h", "2024-10-20", "2024-10-27 02:00", ["2024-10-27 02:00:00+01:00", "2024-10-27 03:00:00+01:00"]),
+        ("D", "2024-02-01", "2024-03-30", ["2024-03-31T00:00:00+0100", "2024-04-01T00:00:00+0200"]),
+        ("h", "2024-03-20", "2024-03-31 01:00", ["2024-03-31T03:00:00+0200", "2024-03-31T04:00:00+0200"]),
+        ("h", "2024-10-20", "2024-10-27 02:00", ["2024-10-27T02:00:00+0100", "2024-10-27T03:00:00+0100"]),
     ],
 )
 def test_forecasts_have_the_offset_of_their_own_time(
@@ -82,7 +82,7 @@ def test_a_zone_that_was_named_is_the_new_rows_too(tmp_path: Path) -> None:
     times = pd.date_range("2024-01-01", periods=200, freq="D")
     train = written(tmp_path / "a.csv", times, "%Y-%m-%d")
     found = forecast(tmp_path, train, train, "data.timezone=America/New_York")
-    assert [row[0] for row in found[1:]] == ["2024-07-19 00:00:00-04:00", "2024-07-20 00:00:00-04:00"]
+    assert [row[0] for row in found[1:]] == ["2024-07-19", "2024-07-20"]
 
 
 def test_a_gap_that_the_look_back_does_not_touch_is_no_error(tmp_path: Path) -> None:
@@ -92,7 +92,8 @@ def test_a_gap_that_the_look_back_does_not_touch_is_no_error(tmp_path: Path) -> 
     assert forecast(tmp_path, train, early)[1][0] == "2023-06-19"
     late = written(tmp_path / "c.csv", times.delete([20, 115]), "%Y-%m-%d")
     with pytest.raises(
-        UserError, match=r"missing time steps: 2, the first after row 20 .* at the step B; set data\.fill"
+        UserError,
+        match=r"missing time steps in the look-back: 1, the first at 2023-06-12.* at the step B; set data\.fill",
     ):
         api.forecast(tmp_path / "model", late, out=tmp_path / "x")
     lines = early.read_text().splitlines()
@@ -104,7 +105,7 @@ def test_new_rows_of_another_offset_are_told_by_the_models_clocks_or_refused(tmp
     both = pd.date_range("2023-09-01", "2024-01-31", freq="h", tz="Europe/Berlin")
     train = written(tmp_path / "a.csv", both, "%Y-%m-%dT%H:%M:%S%z")
     new = written(tmp_path / "b.csv", both[-100:].tz_convert("UTC"), "%Y-%m-%dT%H:%M:%SZ")
-    assert [row[0] for row in forecast(tmp_path, train, new)][1] == "2024-01-31 01:00:00+01:00"
+    assert [row[0] for row in forecast(tmp_path, train, new)][1] == "2024-01-31T01:00:00+01:00"
     api.evaluate(tmp_path / "model", data=str(train))
     other = tmp_path / "other"
     other.mkdir()

@@ -19,10 +19,12 @@ TRAIN = ["--quiet", "train", "--model", "repeat", "--data", "synthetic-load"]
 
 @pytest.fixture
 def _heard() -> Iterator[None]:
-    """Ctrl-C is heard, also where the tests run as a shell's background job."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C and a closed terminal are heard, also where the tests run in the background or under nohup."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hangup)
 
 
 @pytest.mark.usefixtures("_heard")
