@@ -27,7 +27,7 @@ from prunecast.api import study_run
 from prunecast.data.series import load_series
 from prunecast.recipe import Recipe, load_recipe, write_recipe
 from prunecast.records import Accuracy, Blocks, DataFacts, Latency, Pruning, RunRecord, Size, StageTiming, Timing
-from prunecast.stages.job import Job
+from prunecast.stages.job import Job, TimingJob
 from prunecast.store import Store, write_record
 from prunecast.study.executor import ConsoleMonitor
 from prunecast.study.plan import plan
@@ -92,7 +92,7 @@ def made_up(job: Job) -> RunRecord:
         label=job.label,
         fingerprint=job.fingerprint,
         parent=job.parent,
-        reference=job.reference,
+        reference=job.reference if isinstance(job, TimingJob) else None,
         compared_with=job.compared_with,
         seed=job.recipe.seed,
         model=str(job.recipe.model["name"]),
