@@ -9,7 +9,7 @@ B batch, L look-back, H horizon, C channels, F calendar features and known covar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol, Self, cast
@@ -145,6 +145,39 @@ def unit_index(size: int, positions: int = 1) -> Tensor:
     return torch.arange(size * positions).view(size, positions)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LinearMap:
+    """How a layer is a linear map of what it is called with, or several side by side: what a regression needs.
+
+    G maps side by side, N tokens (windows times steps), I inputs and O outputs of each. The result is
+    features @ matrix.mT + bias.
+
+    Attributes:
+        parameters: names from the layer of what makes up the matrix.
+        bias: name from the layer; None where there is none, or where it is a column of the matrix.
+        features: the positional arguments of the layer's call -> (G, N, I).
+        matrix: tensors of the parameters' shapes, by their names from the layer -> (G, O, I).
+        tensors: the way back, from (G, O, I).
+    """
+
+    parameters: tuple[str, ...]
+    bias: str | None
+    features: Callable[..., Tensor]
+    matrix: Callable[[Mapping[str, Tensor]], Tensor]
+    tensors: Callable[[Tensor], dict[str, Tensor]]
+
+
+def linear_map(layer: nn.Linear) -> LinearMap:
+    """Returns the one map that a linear layer is."""
+    return LinearMap(
+        parameters=("weight",),
+        bias=None if layer.bias is None else "bias",
+        features=lambda x: x.reshape(1, -1, x.shape[-1]),
+        matrix=lambda tensors: tensors["weight"].unsqueeze(0),
+        tensors=lambda matrix_GOI: {"weight": matrix_GOI[0]},
+    )
+
+
 class Layer(nn.Module):
     """A part of a model that says which units its tensors belong to.
 
@@ -174,6 +207,13 @@ class Layer(nn.Module):
     def unused(self) -> tuple[str, ...]:
         """Returns the names, from here, of the parameters that never reach the forecast."""
         return ()
+
+    side_by_side: ClassVar[tuple[str, ...]] = ()
+    """Names of parts, or of own maps, none of which reads another's result."""
+
+    def linear_maps(self) -> Mapping[str, LinearMap]:
+        """Returns the linear maps that this layer computes itself: name -> map; its linear layers below are known."""
+        return {}
 
 
 _OF_TORCH: Mapping[type[nn.Module], Streams] = {
