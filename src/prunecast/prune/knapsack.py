@@ -12,7 +12,7 @@ from prunecast.errors import UserError
 
 
 @dataclass(frozen=True)
-class Level:
+class Choice:
     """A state that a group may be left in.
 
     Attributes:
@@ -24,7 +24,7 @@ class Level:
     cost: int
 
 
-def choose_levels(groups: Sequence[Sequence[Level]], budget: int) -> tuple[int, ...]:
+def choose(groups: Sequence[Sequence[Choice]], budget: int) -> tuple[int, ...]:
     """Returns the place of each group's level, so that damage is least among all choices that cost at most the budget.
 
     Solved exactly, as an integer programme (HiGHS, by `scipy.optimize.milp`).

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from prunecast.errors import UserError
-from prunecast.prune.knapsack import Level, choose_levels
+from prunecast.prune.knapsack import Choice, choose
 
 
-def _least_damage(groups: list[list[Level]], budget: int) -> float:
+def _least_damage(groups: list[list[Choice]], budget: int) -> float:
     """The oracle: for each number of units spent, the least damage of the groups so far."""
     best = {0: 0.0}
     for levels in groups:
@@ -30,31 +30,31 @@ def test_it_equals_a_dynamic_programme(seed: int, unit: int) -> None:
     draw = random.Random(seed)
     groups = [
         [
-            Level(draw.random() * 10.0 ** draw.randint(-6, 0), unit * draw.randint(0, 30))
+            Choice(draw.random() * 10.0 ** draw.randint(-6, 0), unit * draw.randint(0, 30))
             for _ in range(draw.randint(1, 9))
         ]
         for _ in range(draw.randint(1, 12))
     ]
     cheapest, dearest = (sum(pick(level.cost for level in levels) for levels in groups) for pick in (min, max))
     budget = cheapest + (dearest - cheapest) * draw.randint(0, 4) // 4
-    chosen = [levels[place] for levels, place in zip(groups, choose_levels(groups, budget), strict=True)]
+    chosen = [levels[place] for levels, place in zip(groups, choose(groups, budget), strict=True)]
     assert sum(level.cost for level in chosen) <= budget
     assert sum(level.damage for level in chosen) == pytest.approx(_least_damage(groups, budget), rel=1e-5, abs=1e-9)
 
 
 def test_the_cheapest_levels_are_within_reach_and_nothing_below() -> None:
-    groups = [[Level(0.0, 9), Level(1.0, 4)], [Level(0.0, 7), Level(2.0, 3), Level(1.0, 3)]]
-    assert choose_levels(groups, 7) == (1, 2)
-    assert choose_levels(groups, 16) == (0, 0)
+    groups = [[Choice(0.0, 9), Choice(1.0, 4)], [Choice(0.0, 7), Choice(2.0, 3), Choice(1.0, 3)]]
+    assert choose(groups, 7) == (1, 2)
+    assert choose(groups, 16) == (0, 0)
     with pytest.raises(UserError, match="expected a budget of at least 7, what the smallest levels cost, found 6"):
-        choose_levels(groups, 6)
+        choose(groups, 6)
 
 
 def test_a_budget_is_not_overdrawn_by_less_than_the_solver_sees() -> None:
-    groups = [[Level(0.0, 1_000_000_001), Level(1.0, 1_000_000_000)] for _ in range(3)]
-    assert sum(choose_levels(groups, 3_000_000_001)) == 2
+    groups = [[Choice(0.0, 1_000_000_001), Choice(1.0, 1_000_000_000)] for _ in range(3)]
+    assert sum(choose(groups, 3_000_000_001)) == 2
 
 
 def test_any_cost_that_comes_in_whole_numbers() -> None:
     """Microseconds, say; a level may do good, as the one of a model that overfits."""
-    assert choose_levels([[Level(0.0, 250), Level(-0.1, 200)], [Level(0.0, 80), Level(0.5, 10)]], 280) == (1, 0)
+    assert choose([[Choice(0.0, 250), Choice(-0.1, 200)], [Choice(0.0, 80), Choice(0.5, 10)]], 280) == (1, 0)
