@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ from prunecast.errors import UserError, near
 from prunecast.registry import EXECUTORS, METHODS, MODELS, PUBLISHED, RUNTIMES, TRACKERS
 
 if TYPE_CHECKING:
-    from prunecast.data.check import DataCheck
+    from prunecast.data.check import ChannelCheck, DataCheck
     from prunecast.records import Scoring
     from prunecast.report.render import ReportFiles
     from prunecast.study.executor import Monitor, Outcome
@@ -27,13 +28,19 @@ if TYPE_CHECKING:
 
 KINDS = ("models", "methods", "runtimes", "datasets")
 
+CHANNELS_SHOWN, PROBLEMS_SHOWN, HINTS_SHOWN = 10, 600, 350
+"""What one screen has room for: rows of channels, characters of problems and of hints."""
+
+NAME_SHOWN = 18
+"""Characters of a channel's name on that screen."""
+
 TimedWhere = Literal["any", "here"]
 """Whose timings count as done: those of any machine, or this machine's alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileCheck(results.Result):
-    """What a file holds."""
+    """What a file or a set of the catalogue holds."""
 
     check: DataCheck
 
@@ -42,30 +49,57 @@ class FileCheck(results.Result):
         return self.check.model_dump(mode="json")
 
     def shown(self) -> dict[str, Any]:
-        """Returns one screen: facts, channels, windows, errors to beat, and every problem and hint."""
-        check, places = self.check, [f"{item.after} to {item.before}" for item in self.check.breaks]
-        seasons = [f"{season.steps} steps ({season.autocorrelation:.2f})" for season in check.seasons]
-        marked = sorted(check.channels, key=lambda channel: not channel.missing)[:30]
-        more = len(check.channels) - len(marked)
+        """Returns one screen: facts, problems and hints, channels, and windows; the JSON has what is cut."""
+        check, parts = self.check, self.check.parts
+        places = "; ".join(f"{item.after} to {item.before}" for item in check.breaks)
+        naive = [f"{row.forecast}{f' ({row.period} steps)' * (row.period > 1)} {row.mse:.4g}" for row in check.to_beat]
+        ahead = [
+            f"(standardised test MSE, {row.horizon} step{'s' * (row.horizon > 1)} ahead)" for row in check.to_beat[:1]
+        ]
+        shown = sorted(check.channels, key=lambda channel: not channel.missing)[:CHANNELS_SHOWN]
+        more = f" ({len(shown)} of {len(check.channels)}; --json has all)" if len(shown) < len(check.channels) else ""
         windows: dict[int, dict[str, Any]] = {}
         for count in check.windows:
             row = windows.setdefault(count.lookback, {"look-back": str(count.lookback)})
             fits = min(count.train, count.validation, count.test) > 0
             row[f"horizon {count.horizon}"] = f"{count.train} + {count.test}" if fits else "-"
+        some_fit = any(" + " in cell for row in windows.values() for cell in row.values())
         return {
-            "rows": check.rows,
+            "rows": f"{check.rows:,} (training {parts.train:,}, validation {parts.validation:,}, test {parts.test:,})",
             "span": f"{check.start} to {check.end}",
             "step": check.frequency,
-            "breaks": f"{check.break_count}: {'; '.join(places)}" if places else "none",
-            "seasons (autocorrelation)": seasons,
-            "channels" + (f" ({more} more in --json)" if more else ""): [
-                {name: value for name, value in channel.model_dump().items() if name != "missing"} for channel in marked
+            "breaks": f"{check.break_count}: {places}" if places else "none",
+            "seasons": [
+                f"{season.steps} steps (autocorrelation {season.autocorrelation:.2f})" for season in check.seasons
             ],
-            "windows (training + test)": list(windows.values()),
-            "to beat (MSE of standardised values)": [row.model_dump() for row in check.to_beat],
-            "problems": [{"to settle before use": problem} for problem in check.problems],
-            "hints": [{"to look at": hint} for hint in check.hints],
-        }
+            "to beat": " ".join([", ".join(naive), *ahead]) or None,
+            "problems": _first(check.problems, PROBLEMS_SHOWN),
+            "hints": _first(check.hints, HINTS_SHOWN),
+            f"channels{more}": [_channel_row(channel) for channel in shown],
+        } | ({"windows (training + test)": list(windows.values())} if some_fit else {"windows": "none"})
+
+
+def _first(lines: Sequence[str], characters: int) -> list[str]:
+    """Returns the first lines, of so many characters together, and how many more there are."""
+    ends = accumulate(map(len, lines))
+    shown = [line for line, end in zip(lines, ends, strict=True) if end <= characters] or [*lines[:1]]
+    more = len(lines) - len(shown)
+    return [*shown, *([f"and {more} more; --json has all"] if more else [])]
+
+
+def _channel_row(channel: ChannelCheck) -> dict[str, Any]:
+    name, half = channel.name, NAME_SHOWN // 2
+    return {  # long names often differ at their ends alone
+        "name": name if len(name) <= NAME_SHOWN else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[1 - half :]}",
+        "min": channel.min,
+        "max": channel.max,
+        "missing %": float(f"{100 * channel.missing_share:.2g}"),
+        "season": channel.season,
+        "shift": None if channel.shift is None else round(channel.shift, 2) + 0.0,  # no -0
+        "spread": None if channel.spread is None else round(channel.spread, 2),
+        "MAE last": channel.last_value_mae,
+        "MAE seasonal": channel.seasonal_mae,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,21 +203,21 @@ def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> resu
 
 
 def data_check(
-    file: Path, *, fill: str = "refuse", settings: Sequence[str] = (), plot: Path | None = None
+    data: str | Path, *, fill: str = "refuse", settings: Sequence[str] = (), plot: Path | None = None
 ) -> FileCheck:
-    """Says what a file holds and what stands in the way of using it.
+    """Says what data is like and what stands in the way of using it.
 
     Args:
-        file: CSV, Parquet or Feather.
+        data: catalogue name, or a CSV, Parquet or Feather file.
         fill: gaps: refuse, ffill or interpolate:N.
         settings: any key of the recipe's data section.
         plot: file for a picture (PNG).
     """
-    from prunecast.data.check import check_file
+    from prunecast.data.check import check_data
     from prunecast.resolve import check_settings
 
     check_settings(settings, frozenset({"data"}))
-    return FileCheck(check=check_file(file, fill, settings, plot))
+    return FileCheck(check=check_data(data, fill, settings, plot))
 
 
 # One model

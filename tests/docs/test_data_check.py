@@ -28,6 +28,7 @@ def test_the_screen_of_data_check_is_the_one_shown(
     table.loc[30, "load"] = None
     table.drop(index=[700, 701]).to_csv(tmp_path / "load.csv", index=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
     assert main(["data", "check", "load.csv"]) == 0
     said = "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
     page = PAGE.read_text(encoding="utf-8")

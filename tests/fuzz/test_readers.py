@@ -25,7 +25,7 @@ from tests.support.mutations import altered_json, altered_yaml, damaged, setting
 from tests.support.series_files import write_table
 
 from prunecast import api
-from prunecast.data.check import check_file
+from prunecast.data.check import check_data
 from prunecast.data.files import read_table
 from prunecast.data.series import load_series
 from prunecast.data.windows import prepare
@@ -71,7 +71,7 @@ def data(name: str) -> Callable[[Path], Attempt]:
         def attempt(random: Random, folder: Path) -> None:
             path = folder / name
             path.write_bytes(damaged(content, random))
-            check_file(path)
+            check_data(path)
             fill = random.choice(("refuse", "ffill", "interpolate:3"))
             for use in (
                 lambda: prepare(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 PLAIN_WIDTH = 140
-"""Columns of a table in a file or a pipe, where nobody says how wide the screen is."""
+"""Columns of a table in a file or a pipe, unless COLUMNS says how wide the screen is."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Output:
             if isinstance(rows, list) and rows and isinstance(rows[0], Mapping)
         }
         plain = Table(show_header=False, box=None)
+        plain.add_column(no_wrap=True)
         for name in (name for name in facts if name not in tables):
-            plain.add_row(Text(name), Text(_plain(facts[name])))
+            plain.add_row(Text(name), _cell(facts[name]))
         if plain.row_count:
             _console().print(plain)
         for name, rows in tables.items():
@@ -55,9 +58,12 @@ class Output:
     def _table(self, title: str, rows: Sequence[Row]) -> None:
         if not rows:
             return
-        table = Table(title=Text(title), title_justify="left")
-        for column, value in rows[0].items():
-            table.add_column(Text(column), justify="right" if isinstance(value, int | float) else "left")
+        table = Table(
+            title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+        )
+        for column in rows[0]:
+            numbers = all(isinstance(row[column], int | float | None) for row in rows)
+            table.add_column(Text(column), justify="right" if numbers else "left")
         for row in rows:
             table.add_row(*(Text(_plain(value)) for value in row.values()))
         _console().print(table)
@@ -77,12 +83,22 @@ class Output:
 
 def _console() -> Console:
     console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    return console if console.is_terminal or os.environ.get("COLUMNS") else Console(width=PLAIN_WIDTH)
+
+
+def _cell(value: Any) -> Text | Table:
+    """Returns a value for people; several texts stand one below the other."""
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(item, str) for item in value):
+        return Text(_plain(value))
+    lines = Table.grid(padding=(0, 1))
+    for item in value:
+        lines.add_row("-", Text(item))
+    return lines
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e10 else f"{value:,.4g}"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int):

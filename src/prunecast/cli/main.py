@@ -40,7 +40,7 @@ FOLDER, MODEL = {"directory": "DIR"}, {"source": "DIR|ARTIFACT"}
 app.add_typer(data, name="data")
 add(data, api.data_list, "list")
 add(data, api.data_fetch, "fetch", {"names": "NAME..."})
-add(data, api.data_check, "check", {"file": "FILE"})
+add(data, api.data_check, "check", {"data": "NAME|FILE"})
 app.add_typer(study, name="study")
 add(study, api.study_run, "run", {"recipe": "RECIPE.yaml"})
 add(study, api.study_status, "status", FOLDER)

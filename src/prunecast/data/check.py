@@ -1,14 +1,15 @@
-"""What is in a file and what stands in the way of using it: everything that can be said without refusing."""
+"""What is in a file or a published set, and what stands in the way of using it: all that can be said of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from prunecast.data import describe
+from prunecast.data import catalog, describe
 from prunecast.data.calendar import season_of, usual_frequency
 from prunecast.data.files import read_table
 from prunecast.data.frames import Frame, frame_of_table
@@ -27,7 +28,7 @@ from prunecast.data.gaps import (
 )
 from prunecast.data.numbers import LARGEST, SMALLEST
 from prunecast.data.scaler import Array
-from prunecast.data.series import split_of
+from prunecast.data.series import own_file, published_rows, split_of
 from prunecast.data.splits import SplitLengths, SplitRule
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig, load_recipe
@@ -85,8 +86,16 @@ class ToBeat(Record):
     mse: float
 
 
+class PartRows(Record):
+    """Rows of each part, as training would split the series."""
+
+    train: int
+    validation: int
+    test: int
+
+
 class DataCheck(Record):
-    """One file.
+    """One file, or one set of the catalogue.
 
     Attributes:
         rows: after the header.
@@ -97,6 +106,7 @@ class DataCheck(Record):
         break_count: how many there are.
         channels: the columns of numbers.
         seasons: steps after which all channels together repeat themselves.
+        parts: rows of training, validation and test.
         windows: that common look-backs and horizons leave.
         to_beat: errors of forecasts that need no model.
         problems: what has to be settled before the file can be used, one line each; verbs refuse it with the first.
@@ -111,48 +121,54 @@ class DataCheck(Record):
     break_count: int
     channels: tuple[ChannelCheck, ...]
     seasons: tuple[describe.Season, ...]
+    parts: PartRows
     windows: tuple[describe.WindowCount, ...]
     to_beat: tuple[ToBeat, ...]
     problems: tuple[str, ...]
     hints: tuple[str, ...]
 
 
-def check_file(path: Path, fill: str = REFUSE, settings: Sequence[str] = (), plot: Path | None = None) -> DataCheck:
-    """Returns what is in a CSV, Parquet or Feather file, with one line for each thing that stands in the way.
+def check_data(
+    source: str | Path, fill: str = REFUSE, settings: Sequence[str] = (), plot: Path | None = None
+) -> DataCheck:
+    """Returns what is in a series, with one line for each thing that stands in the way.
 
     Args:
-        path: of the file.
+        source: a catalogue name, or a CSV, Parquet or Feather file, which is looked for as `load_series` does.
         fill: what is to be done with gaps; gaps that it closes are no problem.
         settings: "data.key=value" texts; what they settle is no problem.
         plot: file for a picture of the channels.
 
     Raises:
-        UserError: when the file cannot be read as a table at all, when `fill` or a setting does not fit, or when the
-            picture cannot be made.
+        UserError: when the file cannot be read as a table at all, when `fill` or a setting does not fit, when a set of
+            the catalogue is not what was published, or when the picture cannot be made.
     """
     check_fill(fill)
-    config = load_recipe(settings=settings, base={"data": {"name": str(path), "fill": fill}}).data
-    found = frame_of_table(
-        read_table(path, config),
-        config,
-        None if config.channels is None else (*config.channels, *config.covariates),
-    )
+    config = load_recipe(settings=settings, base={"data": {"name": str(source), "fill": fill}}).data
+    entry, split = None, SplitRule()
+    if config.name in catalog.names():
+        entry, found, _ = published_rows(config)
+        split, sound = entry.split, _Sound(found.values_TN, entry.frequency, ())
+    else:
+        wanted = None if config.channels is None else (*config.channels, *config.covariates)
+        found = frame_of_table(read_table(own_file(config.name), config), config, wanted)
+        sound = _repaired(found, config)
+    whole, step, problems = sound
     frame, zone = found.values_TN, found.reading.zone
     times = frame.index.dropna().to_numpy()
     breaks = breaks_of(times, zone)
-    whole, step, problems = _repaired(found, config)
-    split = SplitRule()
     try:
         split = split_of(config, split, whole.index.to_numpy(), zone)
     except UserError as error:
         problems = (*problems, str(error))
     lengths = split.lengths(len(whole), step or "")
-    channels, described = _described(frame, found.missing, whole, step, lengths)
+    season = None if entry is None else entry.season
+    channels, described = _described(found, whole, step, lengths, season)
     if plot is not None:
         from prunecast.data.picture import write_picture
 
         write_picture(plot, whole, lengths)
-    distinct = np.unique(times)
+    distinct, windows = np.unique(times), tuple(describe.common_window_counts(lengths))
     return DataCheck(
         rows=len(frame),
         start=iso(times[0], zone) if times.size else None,
@@ -162,18 +178,27 @@ def check_file(path: Path, fill: str = REFUSE, settings: Sequence[str] = (), plo
         break_count=len(breaks),
         channels=channels,
         seasons=described.seasons,
-        windows=tuple(describe.common_window_counts(lengths)),
+        parts=PartRows(train=lengths.train, validation=lengths.validation, test=lengths.test),
+        windows=windows,
         to_beat=described.to_beat,
         problems=problems,
-        hints=tuple(_hints(frame, whole, channels, zone)),
+        hints=_hints(found, whole, channels, lengths if step and not any(map(_fits, windows)) else None, entry),
     )
 
 
 # What stands in the way
 
 
-def _repaired(found: Frame, config: DataConfig) -> tuple[pd.DataFrame, str | None, tuple[str, ...]]:
-    """Returns the rows as far as they can be put right, their step, and all that has to be settled before.
+class _Sound(NamedTuple):
+    """The rows as far as they can be put right, their step, and all that has to be settled before."""
+
+    rows: pd.DataFrame
+    step: str | None
+    problems: tuple[str, ...]
+
+
+def _repaired(found: Frame, config: DataConfig) -> _Sound:
+    """Returns what can be put right, and what cannot.
 
     The first problem is the one that verbs refuse the file with. What one problem hides is looked for as if it were
     settled.
@@ -210,7 +235,7 @@ def _repaired(found: Frame, config: DataConfig) -> tuple[pd.DataFrame, str | Non
             frame, step = on_grid(frame, "ffill", zone)
         except UserError:
             step = None  # on no grid at all, which has been said
-    return frame, step, tuple(dict.fromkeys(problems))
+    return _Sound(frame, step, tuple(dict.fromkeys(problems)))
 
 
 def _missing(frame: pd.DataFrame, fill: str) -> Iterator[str]:
@@ -234,9 +259,17 @@ class _Described(Record):
 
 
 def _described(
-    frame: pd.DataFrame, missing: Sequence[int], whole: pd.DataFrame, step: str | None, lengths: SplitLengths
+    found: Frame,
+    whole: pd.DataFrame,
+    step: str | None,
+    lengths: SplitLengths,
+    season: int | None,
 ) -> tuple[tuple[ChannelCheck, ...], _Described]:
-    """Returns what is said of each column, and of all of them together; gaps are bridged for it."""
+    """Returns what is said of each column, and of all of them together; gaps are bridged for it.
+
+    `season` is what the seasonal naive forecast repeats; what is found when absent.
+    """
+    frame = found.values_TN
     told: dict[str, dict[str, float | int | None]] = {str(name): {} for name in frame.columns}
     names, values_TC = _usable(whole)
     described = _Described()
@@ -244,7 +277,8 @@ def _described(
         seasons, each = describe.seasons_of(values_TC)
         drift = describe.drift_of(values_TC, lengths)
         horizon = next((steps for steps in (96, 48, 24, 12, 6, 3, 1) if 2 * steps <= lengths.test), 1)
-        period = max((season.steps for season in seasons[:1]), default=1 if step is None else season_of(step))
+        usual = 1 if step is None else season_of(step)
+        period = season or next((shortest.steps for shortest in seasons), usual)
         beaten = []
         for forecast, rows in (("last value", 1), ("seasonal naive", period)):
             error = describe.naive_error(values_TC, lengths, horizon, rows)
@@ -254,13 +288,13 @@ def _described(
             for name, mae in zip(names, error.mae, strict=True):
                 told[name]["last_value_mae" if forecast == "last value" else "seasonal_mae"] = float(mae)
         for place, name in enumerate(names):
-            season = each[place]
-            told[name]["season"] = None if season is None else season.steps
+            own = each[place]
+            told[name]["season"] = None if own is None else own.steps
             if np.isfinite(drift.shift[place]):
                 told[name] |= {"shift": float(drift.shift[place]), "spread": float(drift.ratio[place])}
         described = _Described(seasons=seasons, to_beat=tuple(beaten))
     channels = []
-    for (column, values), lacking in zip(frame.items(), missing, strict=True):
+    for (column, values), lacking in zip(frame.items(), found.missing, strict=True):
         finite = values[np.isfinite(values)]
         low, high = (None, None) if finite.empty else (float(finite.min()), float(finite.max()))
         facts = {"min": low, "max": high, "missing": lacking, "missing_share": lacking / max(len(frame), 1)}
@@ -281,42 +315,100 @@ def _usable(whole: pd.DataFrame) -> tuple[list[str], Array]:
 
 
 def _hints(
-    frame: pd.DataFrame, whole: pd.DataFrame, channels: Sequence[ChannelCheck], zone: str | None
-) -> Iterator[str]:
-    """Yields what is no reason to refuse a file and should be known, with what to do about it."""
-    twice = (np.diff(frame.index.to_numpy()) == np.timedelta64(0)).nonzero()[0]
+    found: Frame,
+    whole: pd.DataFrame,
+    channels: Sequence[ChannelCheck],
+    too_short: SplitLengths | None,
+    entry: catalog.Entry | None,
+) -> tuple[str, ...]:
+    """Returns what is no reason to refuse a series and should be known, with what to do about it.
+
+    Nothing can be done about a set of the catalogue, which is used as published: what is known of it stands there.
+
+    Args:
+        found: the rows as they were read.
+        whole: the rows as far as they can be put right.
+        channels: what is known of each.
+        too_short: the parts of a series that leaves no common windows; None for others.
+        entry: of a set of the catalogue; None for a file.
+    """
+    hints = [f"{size}; {remedy}" for size, remedy in ([] if too_short is None else [_longest(too_short)])]
+    seen = [*_twice(found), *_odd(found.values_TN, channels), *_copies(whole)]
+    if entry is None:
+        return (*hints, *(f"{what}; {remedy}" for what, remedy in seen))
+    known = [
+        f"known of {entry.name}: {' '.join(map(repr, item.columns))}{': ' * bool(item.columns)}{item.note}"
+        f"{'' if item.count is None else f' ({item.count})'}"
+        for item in entry.irregularities
+    ]
+    return (*known, *hints, *(what for what, _ in seen))
+
+
+def _fits(count: describe.WindowCount) -> bool:
+    return min(count.train, count.validation, count.test) > 0
+
+
+def _longest(lengths: SplitLengths) -> tuple[str, str]:
+    """Returns that no common windows fit, and the longest that do."""
+    train, validation, test = lengths
+    rows = f"{sum(lengths)} rows (training {train}, validation {validation}, test {test})"
+    least = f"a look-back of {min(describe.LOOKBACKS)} and a horizon of {min(describe.HORIZONS)}"
+    horizon = min(validation, test, train - 1)
+    if horizon < 1:
+        return f"{rows} are too few for any look-back and horizon", "more rows, or another data.split, are needed"
+    return (
+        f"{rows} are too few for {least}",
+        f"the longest that fit are --horizon {horizon} --lookback {train - horizon}",
+    )
+
+
+def _twice(found: Frame) -> Iterator[tuple[str, str]]:
+    times = found.values_TN.index
+    twice = (np.diff(times.to_numpy()) == np.timedelta64(0)).nonzero()[0]
     for row in twice[:1]:
         yield (
-            f"times that stand twice: {len(twice)}, the first in row {row + 2} ({iso(frame.index[row], zone)}); a row "
-            "that repeats the one before in every value is left out, for others data.duplicates says which counts"
+            f"times that stand twice: {len(twice)}, the first in row {row + 2} ({iso(times[row], found.reading.zone)})",
+            "a row that repeats all of the one before is left out, for others data.duplicates says which counts",
         )
+
+
+def _odd(frame: pd.DataFrame, channels: Sequence[ChannelCheck]) -> Iterator[tuple[str, str]]:
+    """Yields columns from which nothing can be learnt, numbers that stand for missing ones, and last drift."""
+    drifts = []
     for channel in channels:
         values_T = frame[channel.name].to_numpy()
         if channel.min is None or channel.missing == len(frame) or np.isinf(values_T).any():
             continue
         drop = f"leave it out with data.drop=[{channel.name}]"
         if channel.min == channel.max:
-            yield f"column {channel.name!r} is constant ({channel.min:g}): nothing can be learnt from it; {drop}"
+            yield f"column {channel.name!r} is constant ({channel.min:g}): nothing can be learnt from it", drop
         elif describe.is_index(values_T):
-            yield f"column {channel.name!r} only counts, as an index does; {drop}"
+            yield f"column {channel.name!r} only counts, as an index does", drop
         elif (sentinel := describe.sentinel_of(values_T)) is not None:
             value, count, row = sentinel
             yield (
-                f"column {channel.name!r}: {value:g} stands in {count} rows, the first row {row + 1}, and far from all "
-                "else; where it means that nothing was measured, empty these cells and set data.fill"
+                f"column {channel.name!r}: {value:g} stands in {count} row{'s' * (count > 1)}, the first row "
+                f"{row + 1}, and far from all else",
+                "where it means that nothing was measured, empty these cells and set data.fill",
             )
         elif channel.shift is None or channel.spread is None:
             continue
         elif abs(channel.shift) > _FAR or not 1 / _WIDE <= channel.spread <= _WIDE:
-            yield (
-                f"column {channel.name!r} drifts: in the test part its mean lies {channel.shift:+.2f} training "
-                f"deviations off and its deviation is {channel.spread:.2f} times that of training; another "
-                "data.split, or newer rows, may suit it better"
+            drifts.append(
+                (
+                    f"column {channel.name!r} drifts: in the test part its mean lies {channel.shift:+.2f} training "
+                    f"deviations off and its deviation is {channel.spread:.2f} times that of training",
+                    "another data.split, or newer rows, may suit it better",
+                )
             )
+    yield from drifts
+
+
+def _copies(whole: pd.DataFrame) -> Iterator[tuple[str, str]]:
     names, values_TC = _usable(whole)
     for copy in describe.copies_of(values_TC):
         when = f"{copy.lag} steps later" if copy.lag else "at the same time"
         yield (
-            f"column {names[copy.later]!r} repeats {names[copy.earlier]!r} {when}, up to scale and level; "
-            f"leave one of them out with data.drop=[{names[copy.later]}]"
+            f"column {names[copy.later]!r} repeats {names[copy.earlier]!r} {when}, up to scale and level",
+            f"leave one of them out with data.drop=[{names[copy.later]}]",
         )

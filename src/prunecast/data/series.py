@@ -103,14 +103,22 @@ def load_series(config: DataConfig) -> Series:
     """
     if config.name in catalog.names():
         return _from_catalog(config)
-    path = _own_file(config.name)
-    if not exists(path) and not path.suffix and path.name == config.name:
-        catalog.entry(config.name)  # says which name is near
-    return series_of(read_table(path, config), config)
+    return series_of(read_table(own_file(config.name), config), config)
 
 
-def _own_file(name: str) -> Path:
-    """Returns where a file lies: as named, else in `$PRUNECAST_DATA`: written recipes name no folder."""
+def own_file(name: str) -> Path:
+    """Returns where a file lies: as named, else in `$PRUNECAST_DATA`: written recipes name no folder.
+
+    Raises:
+        UserError: when there is none, and the name looks like one of the catalogue.
+    """
+    path = _looked_up(name)
+    if not path.suffix and path.name == name and not exists(path):
+        catalog.entry(name)  # says which name is near
+    return path
+
+
+def _looked_up(name: str) -> Path:
     path, given = Path(name), os.environ.get("PRUNECAST_DATA")
     if given and path.name == name and not exists(path) and exists(Path(given) / name):
         return Path(given) / name
@@ -129,7 +137,7 @@ def find_beside(name: str, folder: Path) -> str:
     for place in (folder / path, folder / path.name):
         if exists(place):
             return str(place)
-    return path.name if exists(_own_file(path.name)) else name
+    return path.name if exists(_looked_up(path.name)) else name
 
 
 def series_of(table: Table, config: DataConfig) -> Series:
@@ -297,6 +305,17 @@ def _whole_before(frame: pd.DataFrame, row: int, fill: str) -> int:
 
 
 def _from_catalog(config: DataConfig) -> Series:
+    entry, frame, sha256 = published_rows(config)
+    series = _series(entry.name, sha256, frame, config, entry.frequency)
+    return replace(series, season=entry.season, split=split_of(config, entry.split, series.times, series.reading.zone))
+
+
+def published_rows(config: DataConfig) -> tuple[catalog.Entry, Frame, str]:
+    """Returns what the catalogue says of a set, its rows, and the SHA-256 of the content that they came from.
+
+    Raises:
+        UserError: when a setting would change the set, or it cannot be found, or is not what was published.
+    """
     entry = catalog.entry(config.name)
     usual = DataConfig()
     for key in ReadOptions.model_fields.keys() - {"name", "time_column"}:
@@ -309,18 +328,15 @@ def _from_catalog(config: DataConfig) -> Series:
         )
     if entry.file is None:
         generated = synthetic.generate()
-        sha256 = synthetic.sha256_of(generated)
-        frame = Frame(generated, Reading(), entry.time_column, (), ())
-    else:
-        path = locate(entry)
-        content = read_content(path)
-        sha256 = verified(entry, content, path)
-        frame = _published(entry, parsed(content, path.name, sha256), path)
-    series = _series(entry.name, sha256, frame, config, entry.frequency)
-    return replace(series, season=entry.season, split=split_of(config, entry.split, series.times, series.reading.zone))
+        missing = (0,) * generated.shape[1]
+        return entry, Frame(generated, Reading(), entry.time_column, missing, ()), synthetic.sha256_of(generated)
+    path = locate(entry)
+    content = read_content(path)
+    sha256 = verified(entry, content, path)
+    return entry, _as_published(entry, parsed(content, path.name, sha256), path), sha256
 
 
-def _published(entry: catalog.Entry, table: Table, path: Path) -> Frame:
+def _as_published(entry: catalog.Entry, table: Table, path: Path) -> Frame:
     """Returns the rows of a set's file.
 
     Raises:
@@ -331,7 +347,8 @@ def _published(entry: catalog.Entry, table: Table, path: Path) -> Frame:
     frame, problems = found.values_TN, list(found.problems)
     if entry.select is not None:
         few = frame.isna().mean() <= entry.select.max_missing
-        frame = interpolated(frame.loc[:, few], ends=True)
+        missing = tuple(count for count, some in zip(found.missing, few, strict=True) if some)
+        found, frame = replace(found, missing=missing), interpolated(frame.loc[:, few], ends=True)
     rows, channels = frame.shape
     if entry.rows not in (None, rows) or entry.channels not in (None, channels):
         expected = f"expected {entry.rows} rows of {entry.channels} channels"

@@ -15,7 +15,7 @@ HEAVY = ("torch", "pandas", "onnxruntime", "onnx", "altair")
 VERBS = {
     "data list": "",
     "data fetch": "NAME... --accept-unverified",
-    "data check": "FILE --fill --set --plot",
+    "data check": "NAME|FILE --fill --set --plot",
     "train": "--model --data --horizon --lookback --seed --set --out",
     "import": "CHECKPOINT --from --model --modes --modes-seed --data --set --out",
     "prune": "DIR --method --sparsity --of --finetune-epochs --data --set --out",

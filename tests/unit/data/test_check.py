@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from itertools import combinations
@@ -14,7 +15,8 @@ import pandas as pd
 import pytest
 
 from prunecast import api
-from prunecast.data.check import DataCheck, check_file
+from prunecast.cli.main import main
+from prunecast.data.check import DataCheck, check_data
 from prunecast.data.series import load_series
 from prunecast.data.windows import prepare
 from prunecast.errors import UserError
@@ -46,7 +48,7 @@ def test_what_a_file_is_like_is_found(tmp_path: Path) -> None:
     shifted[-80:] += 100
     marked = day(4)
     marked[[7, 9]] = -9999
-    check = check_file(
+    check = check_data(
         written(
             tmp_path / "own.csv",
             a=first, later=np.append(day(9)[:5], 32 + 1.8 * first[:-5]), still=np.full(ROWS, 3.0),
@@ -65,7 +67,7 @@ def test_what_a_file_is_like_is_found(tmp_path: Path) -> None:
 
 def test_windows_and_errors_are_those_of_the_models(tmp_path: Path) -> None:
     path = written(tmp_path / "own.csv", a=day(1), b=10 * day(2))
-    check = check_file(path)
+    check = check_data(path)
     config = DataConfig(name=str(path))
     counts = {(count.lookback, count.horizon): count for count in check.windows}
     prepared = prepare(load_series(config), config, lookback=24, horizon=24, label_len=0)
@@ -89,26 +91,85 @@ def test_all_problems_are_said_with_their_remedies(tmp_path: Path) -> None:
     frame.loc[8, "c"] = "?"
     frame = frame.drop(index=20)
     frame.to_csv(tmp_path / "own.csv", index=False)
-    found = check_file(tmp_path / "own.csv").problems
+    found = check_data(tmp_path / "own.csv").problems
     for place in ("column 'c', row 9", "missing time steps: 1, the first after row 20", "'a'", "'b'"):
         assert any(place in problem for problem in found)
-    assert check_file(tmp_path / "own.csv", "ffill", ["data.drop=[c]"]).problems == ()
+    assert check_data(tmp_path / "own.csv", "ffill", ["data.drop=[c]"]).problems == ()
     with pytest.raises(UserError, match="no effect here"):
         api.data_check(tmp_path / "own.csv", settings=["train.epochs=2"])
 
 
 def test_the_picture_is_drawn_and_never_over_another_file(tmp_path: Path) -> None:
     path = written(tmp_path / "own.csv", a=day(1))
-    check_file(path, plot=tmp_path / "own.png")
+    check_data(path, plot=tmp_path / "own.png")
     assert (tmp_path / "own.png").read_bytes().startswith(b"\x89PNG")
     for name in ("own.png", "own.svg"):
         with pytest.raises(UserError, match="png"):
-            check_file(path, plot=tmp_path / name)
+            check_data(path, plot=tmp_path / name)
 
 
-def test_a_terminal_shows_one_screen(tmp_path: Path) -> None:
-    shown = api.data_check(written(tmp_path / "own.csv", a=day(1))).shown()
-    assert {"rows", "span", "step", "breaks", "channels", "problems", "hints"} <= shown.keys()
+def screen(
+    source: str | Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str
+) -> list[str]:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["data", "check", str(source), *options]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_terminal_shows_one_screen_and_counts_what_is_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {f"a meter with a rather long name {number}": day(number) for number in range(60)}
+    for values in columns.values():
+        values[5] = np.nan
+    values[9] = np.nan
+    lines = screen(written(tmp_path / "wide.csv", **columns), capsys, monkeypatch)
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    assert any("channels (10 of 60; --json has all)" in line for line in lines)
+    assert any("a meter w\N{HORIZONTAL ELLIPSIS}g name 9" in line for line in lines), "its end tells it from others"
+    more = [re.search(r"and (\d+) more; --json has all", line) for line in lines]
+    assert [60 - int(found[1]) for found in more if found] == [3], "problems"
+
+
+def test_a_short_file_says_what_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "own.csv", a=day(1))
+    pd.read_csv(path).iloc[:60].to_csv(path, index=False)
+    hints = check_data(path).hints
+    assert hints[0] == (
+        "60 rows (training 42, validation 6, test 12) are too few for a look-back of 24 and a horizon of 24; "
+        "the longest that fit are --horizon 6 --lookback 36"
+    )
+    assert any(line.split() == ["windows", "none"] for line in screen(path, capsys, monkeypatch))
+    for lookback in (36, 37):
+        arguments = {"lookback": lookback, "horizon": 6, "out": tmp_path / str(lookback)}
+        if lookback == 36:
+            assert api.train("repeat", str(path), **arguments).windows == 7
+        else:
+            with pytest.raises(UserError, match="too short for look-back 37 and horizon 6"):
+                api.train("repeat", str(path), **arguments)
+    pd.read_csv(path).iloc[:4].to_csv(path, index=False)
+    assert "too few for any look-back and horizon" in check_data(path).hints[0]
+
+
+def test_a_set_of_the_catalogue_is_checked_by_its_name_as_it_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, series = check_data("synthetic-load"), load_series(DataConfig(name="synthetic-load"))
+    assert (check.rows, check.problems) == (len(series.times), ())
+    assert [channel.name for channel in check.channels] == list(series.channels)
+    assert tuple(check.parts.model_dump().values()) == series.split.lengths(check.rows, series.frequency)
+    assert check.to_beat[1].period == series.season
+    assert len(screen("synthetic-load", capsys, monkeypatch)) <= 40
+    with pytest.raises(UserError, match="did you mean 'synthetic-load'"):
+        check_data("synthetic-laod")
+    with pytest.raises(UserError, match=r"data.fill: synthetic-load is used as published"):
+        check_data("synthetic-load", "ffill")
+    written(tmp_path / "own.csv", a=day(1))
+    monkeypatch.setenv("PRUNECAST_DATA", str(tmp_path))
+    assert check_data("own.csv").rows == ROWS, "a bare name is looked for where the other verbs look"
 
 
 # The published files
@@ -118,10 +179,22 @@ def test_a_terminal_shows_one_screen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_are_checked_at_once(name: str) -> None:
     started = time.process_time()
-    check = check_file(PUBLISHED / f"{name}.csv", "ffill")
+    check = check_data(PUBLISHED / f"{name}.csv", "ffill")
     assert time.process_time() - started < 2
     assert check.problems == ()
     assert len(check.to_beat) == 2
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published files are not there")
+@pytest.mark.parametrize(("name", "hint"), [("ETTh1", "rows equal to the row before"), ("PJM", "hours of each zone")])
+def test_published_sets_have_one_screen_with_what_is_known_of_them(
+    name: str, hint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert any(hint in line for line in check_data(name).hints)
+    assert not any("data." in line for line in check_data(name).hints), "no remedy: it is used as published"
+    lines = screen(name, capsys, monkeypatch)
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published files are not there")
@@ -131,7 +204,7 @@ def test_the_weather_file_under_its_own_path_needs_one_option(tmp_path: Path) ->
         load_series(DataConfig(name=path))
     settings = ("data.fill=interpolate:9", "train.max_steps=2", "train.threads=1")
     assert api.train("dlinear", path, settings=settings, out=tmp_path / "model").to_json()["mse"] > 0
-    check = check_file(Path(path), "ffill")
+    check = check_data(Path(path), "ffill")
     assert any("times that stand twice: 1" in text for text in check.hints)
     assert sum("-9999" in text for text in check.hints) == 3
 
@@ -202,7 +275,7 @@ def test_damage_is_named_with_its_place_or_repaired_as_asked(
     # later rows first: what puts rows in or takes them out must not move the place of another fault
     expected = [FAULTS[name](cells, draw) for name in sorted(faults, key=list(FAULTS).index, reverse=True)]
     path.write_text("\n".join(",".join(row) for row in cells) + "\n")
-    problems = check_file(path).problems
+    problems = check_data(path).problems
     order_hides = {"time"} & set(faults)  # where a time is unknown, order and gaps cannot be told
     for name, parts in zip(sorted(faults, key=list(FAULTS).index, reverse=True), expected, strict=True):
         if order_hides and name in ("gap", "twice", "swapped"):
@@ -214,5 +287,5 @@ def test_damage_is_named_with_its_place_or_repaired_as_asked(
     assert str(refused.value) == f"ETTh1.csv: {problems[0]}", "verbs refuse a file with the first problem"
     if set(faults) <= CURED:
         settings = [f"data.{key}={value}" for key, value in CURES.items() if key != "fill"]
-        assert check_file(path, "ffill", settings).problems == ()
+        assert check_data(path, "ffill", settings).problems == ()
         assert np.isfinite(load_series(DataConfig.model_validate({"name": str(path), **CURES})).raw_TC).all()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunecast.data.check import check_file
+from prunecast.data.check import check_data
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
@@ -99,4 +99,4 @@ def test_of_two_faults_one_is_named_and_the_check_names_both(first: str, second:
     later = 311 + {"removed": -1, "doubled": 1}.get(first, 0)
     assert any(part in str(raised.value) for part in (said(first, 113), said(second, later)))
     if "longer" not in (first, second):
-        assert check_file(path).problems
+        assert check_data(path).problems

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prunecast.data.check import check_file
+from prunecast.data.check import check_data
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
@@ -89,7 +89,7 @@ def test_reading_ends_in_a_series_or_in_one_line(tmp_path: Path, seed: int) -> N
                 assert raw_TC.size
                 assert np.abs(raw_TC).max() < 3.5e38
             try:
-                said.extend(check_file(path).problems)
+                said.extend(check_data(path).problems)
             except UserError as error:
                 said.append(str(error))
     assert all("\n" not in line and len(line) < 600 for line in said)

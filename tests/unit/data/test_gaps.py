@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.histories import history_of
 
-from prunecast.data.check import check_file
+from prunecast.data.check import check_data
 from prunecast.data.files import read_table
 from prunecast.data.gaps import longest_run
 from prunecast.data.series import Series, load_series
@@ -82,7 +82,7 @@ def test_longest_run_is_the_longest(flags: list[bool]) -> None:
 
 
 def test_check_lists_what_is_there_and_what_is_wrong(gappy: Path) -> None:
-    check = check_file(gappy)
+    check = check_data(gappy)
     assert (check.rows, check.start, check.end, check.frequency) == (
         5,
         "2020-01-01T00:00:00",
@@ -99,7 +99,7 @@ def test_check_lists_what_is_there_and_what_is_wrong(gappy: Path) -> None:
         "column 'a': missing values (NaN): 1",
         "column 'b': missing values (NaN): 1",
     ]
-    assert check_file(gappy, fill="ffill").problems == ()
+    assert check_data(gappy, fill="ffill").problems == ()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_check_lists_what_is_there_and_what_is_wrong(gappy: Path) -> None:
 def test_check_never_refuses_a_file_that_can_be_read(tmp_path: Path, content: str, problems: list[str]) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(content)
-    check = check_file(path)
+    check = check_data(path)
     assert len(check.problems) == len(problems)
     assert all(expected in found for expected, found in zip(problems, check.problems, strict=True))
     json.dumps(check.model_dump(mode="json"), allow_nan=False)
@@ -127,7 +127,7 @@ def test_check_never_refuses_a_file_that_can_be_read(tmp_path: Path, content: st
 @pytest.mark.parametrize("fill", ["mean", "interpolate", "interpolate:0", "ffill "])
 def test_unknown_fill_is_refused(gappy: Path, fill: str) -> None:
     with pytest.raises(UserError, match="fill: expected refuse, ffill or interpolate:N, found"):
-        check_file(gappy, fill=fill)
+        check_data(gappy, fill=fill)
     with pytest.raises(UserError, match="fill: expected refuse, ffill or interpolate:N, found"):
         history_of(read_table(gappy), ("a",), fill=fill)
 
@@ -135,7 +135,7 @@ def test_unknown_fill_is_refused(gappy: Path, fill: str) -> None:
 def test_check_refuses_what_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\0\1\2")
     with pytest.raises(UserError, match="binary"):
-        check_file(tmp_path / "x.csv")
+        check_data(tmp_path / "x.csv")
 
 
 def history(path: Path, channels: tuple[str, ...], covariates: tuple[str, ...] = ()) -> Series:
