@@ -87,7 +87,8 @@ class _State:
         """Returns what each unit would cost if it went alone: the trace of W_E (H^-1_EE)^-1 W_E^T, (U,)."""
         inverse_UEE = self.inverse_II[self.index_UE.unsqueeze(2), self.index_UE.unsqueeze(1)]
         weight_UEO = self.weight_OI.T[self.index_UE]
-        return (torch.linalg.solve(inverse_UEE, weight_UEO) * weight_UEO).sum((1, 2))
+        losses_U: Tensor = (torch.linalg.solve(inverse_UEE, weight_UEO) * weight_UEO).sum((1, 2))
+        return losses_U
 
     def remove(self, units: Tensor) -> float:
         """Takes units out, adjusts the rest, and returns what that costs."""
