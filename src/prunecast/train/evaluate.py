@@ -144,7 +144,7 @@ def window_errors(
 ) -> dict[str, WindowErrors]:
     """Returns the mean error of each of the first `count` windows: MSE, MAE and further metrics, by name.
 
-    Of metrics with a root, it is taken of the mean over windows only. `details` gathers the errors of each step and channel.
+    Roots are taken of the mean over windows only. `details` gathers the errors of each step and channel.
     """
     metrics: BoundMetrics = {"mse": squared_error, "mae": absolute_error} | dict(further or {})
     errors: dict[str, list[WindowErrors]] = {name: [] for name in metrics}
