@@ -182,10 +182,7 @@ def check_data(
         windows=windows,
         to_beat=described.to_beat,
         problems=problems,
-        hints=(
-            *found.notes,
-            *_hints(found, whole, channels, lengths if step and not any(map(_fits, windows)) else None, entry),
-        ),
+        hints=_hints(found, whole, channels, lengths if step and not any(map(_fits, windows)) else None, entry),
     )
 
 

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecast.prune.allocate import (
+    erk_masks,
     global_masks,
     global_priorities,
+    lamp,
+    lamp_masks,
     largest_remainder,
     layer_masks,
     lowest,
+    owl_masks,
     removal_order,
+    row_masks,
     shares_of,
     uniform_priorities,
 )
@@ -138,3 +144,86 @@ def test_an_order_nests_keeps_the_strongest_and_respects_the_minimum(layers, pri
     for name, score in scores.items():
         strongest = score.argsort(stable=True)[-least:].tolist() if least else []
         assert before[name] == set(strongest if score.numel() > least else range(score.numel()))
+
+
+ALLOCATIONS = [global_masks, layer_masks, row_masks, lamp_masks, erk_masks, owl_masks]
+SHAPES = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("allocate", ALLOCATIONS)
+@settings(deadline=None, max_examples=60)
+@given(shapes=SHAPES, seed=st.integers(0, 1000), share=st.floats(0, 1), held=st.floats(0, 1))
+def test_an_allocation_meets_any_budget_to_one_weight_and_takes_what_is_gone_first(
+    allocate, shapes, seed, share, held
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = {
+        f"layer{place}": torch.rand(shape, generator=generator).masked_fill(
+            torch.rand(shape, generator=generator) < held / 2, -torch.inf
+        )
+        for place, shape in enumerate(shapes)
+    }
+    size, gone = _flat(scores).numel(), int(_flat(scores).isneginf().sum())
+    count = gone + round(share * (size - gone))
+    masks = allocate(scores, count)
+    assert int((~_flat(masks)).sum()) == count
+    assert not _flat(masks)[_flat(scores).isneginf()].any()
+
+
+def _kept(masks) -> list[int]:
+    return [int(mask.sum()) for mask in masks.values()]
+
+
+def test_lamp_by_hand() -> None:
+    """Lee et al. 2021, equation 4; of the two weights of magnitude 2 the first counts as the smaller."""
+    score = torch.tensor([[1.0, 3.0], [2.0, 2.0]])
+    expected = torch.tensor([[1 / 18, 9 / 9], [4 / 17, 4 / 13]], dtype=torch.double)
+    torch.testing.assert_close(lamp(score), expected)
+    masks = lamp_masks({"small": 0.01 * score, "large": 100 * score}, 6)  # no layer's scale matters
+    assert masks["small"].tolist() == masks["large"].tolist() == [[False, True], [False, False]]
+
+
+def test_lamp_of_zeros_and_of_what_is_gone() -> None:
+    lowest_float = torch.finfo(torch.float32).min
+    assert lamp(torch.tensor([-torch.inf, lowest_float, 2.0])).tolist() == [-torch.inf, 0.0, 1.0]
+    assert lamp(torch.zeros(2)).tolist() == [0.0, 0.0]
+
+
+def test_erk_densities_by_hand() -> None:
+    """(in + out) / (in x out): 1/2 of (4, 4), 1/8 of (16, 16), 3/16 of (8, 16); of a kernel (4, 4, 2) 10/32."""
+    scores = {name: torch.rand(shape) for name, shape in (("a", (16, 16)), ("b", (8, 16)), ("c", (4, 4, 2)))}
+    # One factor for all: 256 x 1/8 + 128 x 3/16 + 32 x 10/32 = 66 weights at factor 1.
+    assert _kept(erk_masks(scores, 416 - 66)) == [32, 24, 10]
+    assert _kept(erk_masks(scores, 416 - 132)) == [64, 48, 20]
+
+
+def test_erk_keeps_a_layer_whole_that_would_be_more_than_dense() -> None:
+    scores = {"small": torch.rand(4, 4), "a": torch.rand(16, 16), "b": torch.rand(8, 16)}
+    # With small's 16 dense, 32 + 24 = 56 weights at factor 1 are left to the others: twice that is asked for.
+    assert _kept(erk_masks(scores, 400 - 16 - 112)) == [16, 64, 48]
+
+
+def test_owl_densities_by_hand() -> None:
+    """Outlier shares 2 % and 0 %: densities 0.08 above and below the common one."""
+    spiky = torch.ones(10, 10)
+    spiky[0, :2] = 1000.0
+    spiky[1:, 0] = 0.5
+    even = torch.linspace(1, 2, 100).view(10, 10)
+    masks = owl_masks({"spiky": spiky, "even": even}, 100)
+    assert _kept(masks) == [58, 42]
+    assert masks["spiky"][0, :2].all()
+    assert _kept(owl_masks({"spiky": spiky, "even": even}, 100, spread=0.2)) == [70, 30]
+    assert _kept(owl_masks({"even": even, "also": even}, 100)) == [50, 50]
+
+
+def test_owl_meets_the_budget_over_layers_of_unlike_size() -> None:
+    spiky, even = torch.ones(20, 10), torch.linspace(1, 2, 100).view(10, 10)
+    spiky[0, :2] = 1000.0
+    kept = _kept(owl_masks({"spiky": spiky, "even": even}, 150))
+    assert sum(kept) == 150
+    assert kept[0] / 200 - kept[1] / 100 == pytest.approx(0.16, abs=0.01)
+
+
+def test_row_masks_take_the_same_share_of_each_row() -> None:
+    masks = row_masks({"layer": torch.tensor([[1.0, 2, 3, 4], [40, 30, 20, 10]])}, 4)
+    assert masks["layer"].tolist() == [[False, False, True, True], [True, True, False, False]]
