@@ -455,20 +455,20 @@ def export(
         runtime: see prunecast list runtimes.
         out: the file; must not exist.
         int8: store and multiply weights in 8 bits, scaled by windows of the training part.
-        opset: version of ONNX operators, 18 to 21; the answer says which ONNX Runtime reads it [default: 20].
+        opset: version of ONNX operators, 18 to 21; the answer says what reads it [default: 20].
         data: where the data is, when the model was trained on a file or imported without data.
     """
     from prunecast.data.series import load_series
     from prunecast.inference import windows_for, with_data
     from prunecast.models.io import load_model
     from prunecast.recipe import ExportConfig, checked
-    from prunecast.stages.export import export_alone, needs
+    from prunecast.stages.export import export_alone
 
     config = checked(ExportConfig, {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset}, "export")
     load = cache(load_series)
     saved = with_data(load_model(directory), data, load)
     artefact = export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out)
-    return results.Exported.of(out, artefact, needs(config))
+    return results.Exported.of(out, artefact, RUNTIMES.load(runtime).needs(opset))
 
 
 def forecast(

@@ -18,7 +18,7 @@ from prunecast.recipe import ExportConfig
 from prunecast.registry import RUNTIMES
 from prunecast.resolve import training_recipe
 from prunecast.results import Exported, ModelSummary
-from prunecast.stages.export import export_alone, needs
+from prunecast.stages.export import export_alone
 from prunecast.stages.model import TrainedModel
 from prunecast.store import new_directory
 
@@ -107,7 +107,8 @@ class Forecaster:
     def export(self, runtime: str, out: str | Path, *, int8: bool = False) -> Exported:
         """Writes an artefact for a runtime; returns its path, size and deviation from PyTorch."""
         config, path, fitted = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8), Path(out), self._fitted
-        return Exported.of(path, export_alone(fitted.saved, lambda: fitted.windows, config, path), needs(config))
+        artefact = export_alone(fitted.saved, lambda: fitted.windows, config, path)
+        return Exported.of(path, artefact, RUNTIMES.load(runtime).needs(config.opset))
 
     def save(self, out: str | Path) -> None:
         """Writes the model folder."""

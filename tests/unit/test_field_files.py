@@ -11,6 +11,7 @@ import yaml
 from prunecast import api
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
+from prunecast.inference import open_artifact
 from prunecast.models.io import load_model
 from prunecast.recipe import DataConfig, load_recipe
 
@@ -155,6 +156,11 @@ def test_damaged_artefacts_are_one_line(name: str, tmp_path: Path) -> None:
             act()
         assert "\n" not in str(raised.value)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_an_artefact_whose_scaler_is_no_number_is_refused_on_load() -> None:
+    with pytest.raises(UserError, match=r"nan-init.onnx: mean_C: expected finite numbers"):
+        open_artifact(ATTACK / "nan-init.onnx")
 
 
 def test_tags_of_yaml_are_refused() -> None:

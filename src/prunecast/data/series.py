@@ -110,34 +110,48 @@ def own_file(name: str) -> Path:
     """Returns where a file lies: as named, else in `$PRUNECAST_DATA`: written recipes name no folder.
 
     Raises:
-        UserError: when there is none, and the name looks like one of the catalogue.
+        UserError: when there is none.
     """
-    path = _looked_up(name)
-    if not path.suffix and path.name == name and not exists(path):
+    path = Path(name)
+    return _first_there(name, [path, *_given(path.name)] if path.name == name else [path])
+
+
+def _given(name: str) -> list[Path]:
+    folder = os.environ.get("PRUNECAST_DATA")
+    return [Path(folder) / name] if folder else []
+
+
+def _first_there(name: str, places: Sequence[Path]) -> Path:
+    """Returns the first place where a file lies.
+
+    Raises:
+        UserError: when there is none; it names the places, or the set of the catalogue that was meant.
+    """
+    found = next((place for place in places if exists(place)), None)
+    if found is not None:
+        return found
+    if not Path(name).suffix and Path(name).name == name:
         catalog.entry(name)  # says which name is near
-    return path
-
-
-def _looked_up(name: str) -> Path:
-    path, given = Path(name), os.environ.get("PRUNECAST_DATA")
-    if given and path.name == name and not exists(path) and exists(Path(given) / name):
-        return Path(given) / name
-    return path
+    looked = [str(folder) for folder in dict.fromkeys(place.parent for place in places)]
+    looked = ["the current folder" if folder == "." else folder for folder in looked]
+    where = f" in {', '.join(looked[:-1])} or {looked[-1]}" if len(looked) > 1 else ""
+    raise UserError(f"{name[:300]}: no such file{where}")
 
 
 def find_beside(name: str, folder: Path) -> str:
     """Returns what a recipe in `folder` means by the name of its data: the path of the file, or the name as it is.
 
-    A relative path is taken as given, then from the recipe's folder, then for a file of that name beside the recipe.
-    Else the name without its folders is left to `load_series`, where that finds it.
+    A relative path is taken as given, then from the recipe's folder, then for a file of that name beside the recipe,
+    then in the current folder and in `$PRUNECAST_DATA`.
+
+    Raises:
+        UserError: when it is in none of these places.
     """
-    path = Path(name)
-    if name in catalog.names() or path.is_absolute() or exists(path):
+    path, base = Path(name), Path(name).name
+    if name in catalog.names() or path.is_absolute():
         return name
-    for place in (folder / path, folder / path.name):
-        if exists(place):
-            return str(place)
-    return path.name if exists(_looked_up(path.name)) else name
+    found = _first_there(name, [path, folder / path, folder / base, Path(base), *_given(base)])
+    return base if found in _given(base) else str(found)
 
 
 def series_of(table: Table, config: DataConfig) -> Series:

@@ -123,6 +123,13 @@ class Runtime(Protocol):
     packages: tuple[str, ...]
     extra: str | None
 
+    def needs(self, opset: int | None) -> str:
+        """Returns what an artefact runs on, at the least.
+
+        Args:
+            opset: version of ONNX operators that was asked for; None for the usual one, and where there is none.
+        """
+
     def start(self) -> None:
         """Imports what it runs models with, whose memory is not a model's.
 
@@ -196,12 +203,21 @@ FILE_LIMIT_BYTES = 2**31 - 2**24
 class OnnxFiles:
     """What runtimes that take ONNX files share: how these are written, in 32 bits or in 8, and read back.
 
-    A runtime adds what it says of itself, `start` and `load`. Torch and onnx are imported only where a file is written
-    or its model read back: not in a process that runs one.
+    A runtime adds what it says of itself, `oldest`, `start` and `load`. Torch and onnx are imported only where a file
+    is written or its model read back: not in a process that runs one.
     """
 
     name: str
     suffix: str
+
+    def needs(self, opset: int | None) -> str:
+        """Returns the versions of a file, and of the package that reads it."""
+        version = opset or OPSET
+        return f"ONNX operators {version} in file format {OLDEST_RUNTIME[version][0]}; {self.oldest(version)}"
+
+    def oldest(self, opset: int) -> str:
+        """Returns the package with the oldest version that is known to run files of these operators."""
+        raise NotImplementedError
 
     def unsupported(self, model: ForecastModel) -> str | None:
         """Returns why the model does not fit into one file, or None when it does."""

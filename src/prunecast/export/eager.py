@@ -25,6 +25,10 @@ class Eager:
     packages = ("torch", "numba")
     extra = None
 
+    def needs(self, opset: int | None) -> str:
+        """Returns what a model folder runs on."""
+        return "PyTorch and Prunecast"
+
     def start(self) -> None:
         """Imports torch and the models."""
         import prunecast.export.raw

@@ -36,6 +36,11 @@ METADATA_KEY, SEAL_KEY = "prunecast", "prunecast_sha256"
 MODEL = "model."
 """What stands before the names of the model's own tensors."""
 
+SCALER = ("mean_C", "std_C", "mean_O", "std_O")
+"""Names of the raw forecaster's own buffers."""
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+
 TRANSPOSED, QUANTISED, SCALE = ".T", "_quantized", "_scale"
 """What `int8` adds to the name of a weight: `weight.T_quantized` (inputs, outputs) and `weight.T_scale` (outputs,)."""
 
@@ -131,6 +136,7 @@ def read_model(path: Path, runtime: str | None = None) -> SavedModel:
         source = f"{path}: its model metadata"
         metadata = metadata_from(parse_metadata(texts[METADATA_KEY], source), source)
         weights, read = dict(_weights(file, path)), _read_by_nodes(file)
+        _check_constants(file, path)
     except (DecodeError, UnicodeDecodeError):  # the latter where a name is no text
         raise UserError(f"{path}: expected an ONNX file, found something else (or a part of one)") from None
 
@@ -179,6 +185,21 @@ def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:
                     f"found {tuple(scale.shape)}; export it again"
                 )
             yield name, (value * scale).T
+
+
+def _check_constants(file: onnx.ModelProto, path: Path) -> None:
+    """Sees to it that the graph computes with numbers beside its weights, too; attention takes an infinity as a mask.
+
+    Raises:
+        UserError: naming the tensor that holds another.
+    """
+    for entry in file.graph.initializer:
+        if entry.name.startswith(MODEL) or entry.data_type not in _FLOATS:
+            continue
+        value = _tensor(entry, path)
+        bad = ~value.isfinite() if entry.name in SCALER else value.isnan()
+        if bad.any():
+            raise UserError(f"{path}: {entry.name}: expected finite numbers, found others; export it again")
 
 
 def _tensor(entry: onnx.TensorProto, path: Path) -> Tensor:

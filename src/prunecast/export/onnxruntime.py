@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.errors import UserError
-from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, Inputs, Offset, OnnxFiles, Predictor, Tolerance
+from prunecast.export.base import (
+    LESS_OFFSET,
+    OFFSET_KEY,
+    OLDEST_RUNTIME,
+    Inputs,
+    Offset,
+    OnnxFiles,
+    Predictor,
+    Tolerance,
+)
 
 
 class OnnxRuntime(OnnxFiles):
@@ -24,6 +33,10 @@ class OnnxRuntime(OnnxFiles):
     tolerance = Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation")
     packages = ("onnxruntime", "onnx", "onnxscript")
     extra = None
+
+    def oldest(self, opset: int) -> str:
+        """Returns the first version that read these operators and the format of the file."""
+        return f"ONNX Runtime {OLDEST_RUNTIME[opset][1]} or later"
 
     def start(self) -> None:
         """Imports ONNX Runtime."""

@@ -7,6 +7,7 @@ ship than its pair. Loading and running need neither torch nor onnx.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,13 @@ class OpenVino(OnnxFiles):
     tolerance = Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation")
     packages = ("openvino", "onnx", "onnxscript")
     extra = "openvino"
+
+    def oldest(self, opset: int) -> str:
+        """Returns the version that is installed: its makers publish no list of the operators that older ones read."""
+        try:
+            return f"OpenVINO {version('openvino').partition('-')[0]}, with which it was tried, or later"
+        except PackageNotFoundError:
+            raise MissingExtra("openvino", "openvino") from None
 
     def start(self) -> None:
         """Imports OpenVINO."""

@@ -9,7 +9,7 @@ import torch
 
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.export.base import OLDEST_RUNTIME, OPSET, Inputs, Int8Runtime, OnnxFiles, Runtime
+from prunecast.export.base import Inputs, Int8Runtime, OnnxFiles, Runtime
 from prunecast.export.parity import check_parity
 from prunecast.export.raw import raw_inputs
 from prunecast.inference import runtime_of
@@ -74,16 +74,6 @@ def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path:
     return Artefact(
         runtime=config.runtime, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
     )
-
-
-def needs(config: ExportConfig) -> str:
-    """Returns what an export runs on, at the least."""
-    runtime: Runtime = RUNTIMES.load(config.runtime)
-    if not isinstance(runtime, OnnxFiles):
-        return runtime.title
-    opset = config.opset or OPSET
-    file_format, oldest = OLDEST_RUNTIME[opset]
-    return f"ONNX operators {opset} in file format {file_format}; ONNX Runtime {oldest} or later"
 
 
 def export_alone(saved: SavedModel, windows: Callable[[], Prepared], config: ExportConfig, out: Path) -> Artefact:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunecast.data.series import Series, load_series
+from prunecast.data.series import Series, find_beside, load_series
 from prunecast.data.windows import prepare
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig, Recipe, load_recipe, write_recipe
@@ -223,6 +223,22 @@ def test_bad_names_are_one_clear_line(tmp_path: Path, config: dict[str, object],
 def test_nothing_there_is_one_clear_line(name: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         load_series(DataConfig(name=name))
+
+
+def test_a_file_that_is_nowhere_names_the_places_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNECAST_DATA", str(tmp_path))
+    with pytest.raises(UserError) as refused:
+        load_series(DataConfig(name="absent.csv"))
+    assert str(refused.value) == f"absent.csv: no such file in the current folder or {tmp_path}"
+    with pytest.raises(UserError) as refused:
+        find_beside("a/absent.csv", Path("recipes"))
+    assert str(refused.value) == (
+        f"a/absent.csv: no such file in a, recipes/a, recipes, the current folder or {tmp_path}"
+    )
+    (tmp_path / "absent.csv").write_text(GOOD)
+    assert find_beside("a/absent.csv", Path("recipes")) == "absent.csv", "no folder of this machine"
 
 
 @pytest.mark.parametrize(

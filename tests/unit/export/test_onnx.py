@@ -203,6 +203,26 @@ def test_weights_outside_the_folder_are_not_followed(exported: tuple[SavedModel,
             RUNTIME.load(foreign(folder / "foreign.onnx", location), 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [("mean_C", np.nan, False), ("std_O", np.inf, False), ("mask", np.nan, False), ("mask", -np.inf, True)],
+)
+def test_constants_that_are_no_numbers_are_refused_when_the_file_is_opened(
+    name: str, value: float, taken: bool, exported: tuple[SavedModel, Path], tmp_path: Path
+) -> None:
+    file = onnx.load(exported[1])
+    file.metadata_props.pop()  # its seal: older files have none
+    known = [entry for entry in file.graph.initializer if entry.name == name]
+    entry = known[0] if known else file.graph.initializer.add()
+    entry.CopyFrom(onnx.numpy_helper.from_array(np.full(3, value, np.float32), name))
+    (tmp_path / "model.onnx").write_bytes(file.SerializeToString())
+    if taken:  # attention masks with it
+        assert RUNTIME.read(tmp_path / "model.onnx").metadata == exported[0].metadata
+    else:
+        with pytest.raises(UserError, match=f"{name}: expected finite numbers"):
+            RUNTIME.read(tmp_path / "model.onnx")
+
+
 def test_a_changed_artefact_is_refused(exported: tuple[SavedModel, Path], tmp_path: Path) -> None:
     def changed(change) -> Path:
         model = onnx.load(exported[1])

@@ -38,6 +38,12 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> tuple[SavedModel, Path
     return saved, path
 
 
+@needs_openvino
+def test_it_says_what_it_needs_itself() -> None:
+    assert RUNTIME.needs(18).startswith("ONNX operators 18 in file format 8; OpenVINO 20")
+    assert "ONNX Runtime" not in RUNTIME.needs(None)
+
+
 # Without the package
 
 
