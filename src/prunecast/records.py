@@ -58,7 +58,11 @@ class Record(Strict):
 
 
 class Blocks(Record):
-    """Errors of blocks of `length` consecutive windows (L + H), the unit of the bootstrap; the last may be shorter."""
+    """Errors of blocks of `length` consecutive windows (L + H), the unit of the bootstrap; the last may be shorter.
+
+    Their mean, weighted by `windows`, is the error of the part. Of a root of a mean, a block has what it adds to that
+    to first order, (m_b + m) / (2 sqrt(m)) for the block's mean m_b and the mean m of all.
+    """
 
     length: int
     windows: tuple[int, ...]

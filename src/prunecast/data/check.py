@@ -182,7 +182,10 @@ def check_data(
         windows=windows,
         to_beat=described.to_beat,
         problems=problems,
-        hints=_hints(found, whole, channels, lengths if step and not any(map(_fits, windows)) else None, entry),
+        hints=(
+            *found.notes,
+            *_hints(found, whole, channels, lengths if step and not any(map(_fits, windows)) else None, entry),
+        ),
     )
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from prunecast.data.calendar import grid_of
 from prunecast.data.files import TIME_NAMES, Table
-from prunecast.data.gaps import in_order
+from prunecast.data.gaps import in_order, repeats_note
 from prunecast.data.numbers import is_text, number_marks, numbers_of
 from prunecast.data.times import ReadTimes, looks_like_times, read_times
 from prunecast.errors import UserError, near
@@ -38,6 +38,8 @@ class Frame:
         time_name: of the column of times, or the columns; empty when there is none.
         missing: how many values each column lacks; unreadable ones are not missing.
         problems: what is wrong, one line each.
+        notes: what was mended, one line each.
+        time_cell: the first text of the times; None where the file itself holds times.
     """
 
     values_TN: pd.DataFrame
@@ -45,6 +47,8 @@ class Frame:
     time_name: str | tuple[str, ...]
     missing: tuple[int, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    time_cell: str | None = None
 
 
 def frame_of_table(
@@ -97,11 +101,13 @@ def _frame(
     frame = pd.DataFrame(values_TN, pd.DatetimeIndex(read.times_T), pd.Index(chosen, dtype=object), copy=False)
     missing = tuple(column.null_count for column in numbers.columns)
     problems = [*filter(None, [read.problem]), *problems, *filter(None, unreadable)]
+    notes = list(read.notes)
     if long is not None and not problems:
-        frame = _pivoted(frame, columns.column(long), wanted, options)
+        frame, repeats = _pivoted(frame, columns.column(long), wanted, options)
+        notes += repeats
         missing = tuple(frame.isna().sum())
     reading = Reading(form=read.form, zone=_zone(read, frame, options), **marks._asdict())
-    return Frame(frame, reading, time_name, missing, tuple(problems))
+    return Frame(frame, reading, time_name, missing, tuple(problems), tuple(notes), read.cell)
 
 
 def _without_blank_rows(columns: pa.Table, options: ReadOptions) -> pa.Table:
@@ -230,26 +236,31 @@ def _chosen(
 
 def _pivoted(
     frame: pd.DataFrame, series: pa.ChunkedArray, wanted: Sequence[str] | re.Pattern[str] | None, options: ReadOptions
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[str]]:
     """Returns a frame with a column for each series of a long table, and for each of its columns if it has several.
+
+    The rows that are left out are said.
 
     Raises:
         UserError: when a series that is wanted is not there, or the times of one do not increase.
     """
     whose = pd.Series(series.cast(pa.string()).to_pandas(), dtype=object).fillna("").to_numpy()
-    parts = {}
+    parts, notes = {}, []
     for name, rows in pd.Series(np.arange(len(frame))).groupby(whose):
         names = {column: str(name) if frame.shape[1] == 1 else f"{name}.{column}" for column in frame.columns}
         if wanted is None or isinstance(wanted, re.Pattern) or set(names.values()) & set(wanted):
+            part = frame.iloc[rows.to_numpy()]
             try:
-                parts[name] = in_order(frame.iloc[rows.to_numpy()], options).rename(columns=names)
+                parts[name] = in_order(part, options).rename(columns=names)
             except UserError as error:
                 raise UserError(f"series {name!r}: {error}") from None
+            note = repeats_note(part)
+            notes += [] if note is None else [f"series {name!r}: {note}"]
     wide = pd.concat(parts.values(), axis=1, sort=True) if parts else pd.DataFrame(index=frame.index[:0])
     if wanted is None or isinstance(wanted, re.Pattern):
-        return wide
+        return wide, notes
     for column in wanted:
         if column not in wide.columns:
             known = np.unique(whose)
             raise UserError(f"no series {column!r} in {options.series_column!r}; {near(column, map(str, known[:20]))}")
-    return wide[list(wanted)]
+    return wide[list(wanted)], notes

@@ -65,7 +65,8 @@ def iso(time: np.datetime64 | pd.Timestamp, zone: str | None = None) -> str:
 def in_order(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None) -> pd.DataFrame:
     """Returns the frame with its times in order, each once, as far as the options allow what that takes.
 
-    A row that repeats the one before in all that it holds says nothing new and is left out.
+    A row that repeats the one before in all that it holds says nothing new and is left out (`repeats_note`). Of rows
+    with one time the first, or the last, is that of the file, whichever way it is ordered.
 
     Raises:
         UserError: when times go back or stand twice and the options refuse that.
@@ -74,30 +75,55 @@ def in_order(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None)
     steps = np.diff(times)
     if (steps > _ZERO).all():
         return frame
-    if (steps < _ZERO).any():
-        if options.order == REFUSE:
-            raise _order_error(frame, steps < _ZERO, zone, "order=sort")
-        newest_first = (steps < _ZERO).sum() > len(steps) / 2
-        frame = (frame.iloc[::-1] if newest_first else frame).sort_index(kind="stable")
-    values_TN, twice = frame.to_numpy(), np.append(False, np.diff(frame.index.to_numpy()) == _ZERO)
-    same = np.append(
-        False, ((values_TN[1:] == values_TN[:-1]) | np.isnan(values_TN[1:]) & np.isnan(values_TN[:-1])).all(axis=1)
-    )
-    frame, twice = frame[~(twice & same)], twice[~(twice & same)]
+    if (steps < _ZERO).any() and options.order == REFUSE:
+        raise _order_error(frame, steps < _ZERO, zone, "order=sort")
+    rows = _new_rows(frame)
+    whole, frame = frame, frame.iloc[rows]
+    twice = np.diff(frame.index.to_numpy()) == _ZERO
     if not twice.any():
         return frame
     if options.duplicates == REFUSE:
-        raise _order_error(frame, twice[1:], zone, "duplicates=mean, first or last")
+        raise _order_error(whole, twice, zone, "duplicates=mean, first or last", rows)
     if options.duplicates == "mean":
         return frame.groupby(level=0).mean()
     return frame[~frame.index.duplicated(keep="first" if options.duplicates == "first" else "last")]
 
 
-def _order_error(frame: pd.DataFrame, wrong: NDArray[np.bool_], zone: str | None, option: str) -> UserError:
-    times, whose = frame.index.to_numpy(), _whose(frame)
+def _new_rows(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """Returns the rows in the order of their times, without those that wholly repeat the one before."""
+    rows = frame.index.to_numpy().argsort(kind="stable")
+    times, values_TN = frame.index.to_numpy()[rows], frame.to_numpy()[rows]
+    same = (values_TN[1:] == values_TN[:-1]) | np.isnan(values_TN[1:]) & np.isnan(values_TN[:-1])
+    new: NDArray[np.int64] = rows[np.append(True, (np.diff(times) != _ZERO) | ~same.all(axis=1))]
+    return new
+
+
+def repeats_note(frame: pd.DataFrame, zone: str | None = None) -> str | None:
+    """Returns which rows `in_order` leaves out of a frame because they repeat another; None for none of them."""
+    if (np.diff(frame.index.to_numpy()) > _ZERO).all():
+        return None
+    left_out = np.delete(np.arange(len(frame)), _new_rows(frame))
+    if not left_out.size:
+        return None
+    first, more = int(left_out[0]), f" (and {left_out.size - 1} more)" if left_out.size > 1 else ""
+    return f"row {first + 1} ({iso(frame.index[first], zone)}) wholly repeats another and is left out{more}"
+
+
+def _order_error(
+    frame: pd.DataFrame,
+    wrong: NDArray[np.bool_],
+    zone: str | None,
+    option: str,
+    rows: NDArray[np.int64] | None = None,
+) -> UserError:
+    """Returns what is said of the first step that is wrong, from one of the `rows` (all of the frame) to the next."""
+    rows = np.arange(len(frame)) if rows is None else rows
+    times, whose = frame.index.to_numpy()[rows], _whose(frame)
     row = int(wrong.argmax())
     what = "repeats" if times[row + 1] == times[row] else "goes back behind"
-    found = f"row {row + 2} ({iso(times[row + 1], zone)}) {what} row {row + 1} ({iso(times[row], zone)})"
+    found = (
+        f"row {rows[row + 1] + 1} ({iso(times[row + 1], zone)}) {what} row {rows[row] + 1} ({iso(times[row], zone)})"
+    )
     more = f" and {int(wrong.sum()) - 1} more do so" if wrong.sum() > 1 else ""
     advice = f"set data.{option}, or repair the file"
     if whose is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from prunecast.data import catalog, synthetic
 from prunecast.data.calendar import Times, from_wall, grid_of, season_of
 from prunecast.data.download import locate, verified
 from prunecast.data.files import Table, exists, parsed, read_content, read_table
-from prunecast.data.frames import Frame, frame_of_table, time_cells
+from prunecast.data.frames import Frame, frame_of_table
 from prunecast.data.gaps import (
     ADVICE,
     MIN_ROWS,
@@ -35,6 +36,7 @@ from prunecast.data.gaps import (
     iso,
     on_grid,
     order_problems,
+    repeats_note,
     without_empty_tail,
 )
 from prunecast.data.splits import SplitRule
@@ -168,9 +170,11 @@ def series_of(table: Table, config: DataConfig) -> Series:
         frame, zone = found.values_TN, found.reading.zone
         frame, step = on_grid(without_empty_tail(frame, config), config.fill, zone)
         whole = replace(found, values_TN=filled(frame, config.fill))
-        return _series(name, sha256, whole, config, step)
+        series = _series(name, sha256, whole, config, step)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+    _tell(name, found.notes)
+    return series
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,8 +256,7 @@ class KnownRows:
 
     def texts_of(self, times: Times) -> pd.Index[Any]:
         """Returns times as they would stand in the table, those of several columns joined by blanks."""
-        _, cells = time_cells(self.table.columns.slice(0, 1), self.found.time_name)
-        return texts_of(times, self.found.reading, str(cells[0].as_py()).strip())
+        return texts_of(times, self.found.reading, (self.found.time_cell or "").strip())
 
     def before(self, time: np.datetime64) -> pd.DataFrame:
         """Returns what is known up to a time, a row for each step as far as there is one; NaN where it is missing."""
@@ -291,6 +294,7 @@ def known_rows(
             found = replace(found, reading=_at_home(found.reading, known.zone))
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from None
+    _tell(table.name, found.notes)
     return KnownRows(table, found, tuple(covariates), step)
 
 
@@ -384,7 +388,16 @@ def _sound(found: Frame, options: ReadOptions) -> Frame:
     problem = next(iter((*found.problems, *order_problems(frame, options, zone))), None)
     if problem is not None:
         raise UserError(problem)
-    return replace(found, values_TN=in_order(frame, options, zone))
+    note = repeats_note(frame, zone)
+    return replace(
+        found, values_TN=in_order(frame, options, zone), notes=(*found.notes, *([] if note is None else [note]))
+    )
+
+
+def _tell(name: str, notes: Sequence[str]) -> None:
+    """Writes what was mended in a file to stderr."""
+    for note in notes:
+        sys.stderr.write(f"{name}: {note}\n")
 
 
 def _series(name: str, sha256: str, found: Frame, config: DataConfig, frequency: str) -> Series:

@@ -1,18 +1,16 @@
 """Columns into times: the form that a file has is settled by the file, by the model's own file, or asked for.
 
-T rows. A form is what strptime takes ("%d/%m/%Y %H:%M") or one of these words: iso; quarter ("2024Q1", "Q1 2024");
-excel (days since 1899-12-30); s, ms, us, ns (since 1970).
+T rows. What a form is, `time_forms` says.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
 import zoneinfo
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain, product
-from typing import Any, Literal, cast
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -22,27 +20,31 @@ from numpy.typing import NDArray
 
 from prunecast.data.calendar import Times, grid_of, local_times, wall_times
 from prunecast.data.numbers import at, excerpt, is_number, is_text
+from prunecast.data.time_forms import (
+    EPOCH_UNITS,
+    NO_TIME,
+    Unit,
+    as_numbers,
+    ends_of_days,
+    form_of_numbers,
+    forms_of,
+    read_as,
+)
 from prunecast.errors import UserError
 from prunecast.recipe import ReadOptions
 from prunecast.records import Reading
 
-NO_TIME = np.datetime64("NaT", "ns")
 BLOCK_ROWS = 1 << 18
-"""Texts of more rows are read block by block where nothing but one form is in question."""
+"""Texts of more rows are read block by block."""
 
-_FIRST_DAY, _LAST_DAY = np.datetime64("1677-09-22"), np.datetime64("2262-04-11")  # whole days within nanoseconds
+SAMPLE_ROWS = 1000
+"""Forms are guessed from at most so many rows."""
 
-_Unit = Literal["s", "ms", "us", "ns"]
-_EPOCH_UNITS: Mapping[str, float] = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
-"""Times since 1970 and their units, told apart by their size, from these on a thousandfold: dates from 1973 to 5138."""
+_BEHIND = 1000
+"""A form that leaves so many more rows unread than another is given up."""
 
-_EXCEL_DAYS = (18_000, 80_000)  # from 1949 to 2119
-_DIGIT_FORMS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_WORDS = ("iso", "quarter", "excel", *_EPOCH_UNITS)
 
 _OFFSET = r":\d\d(?:[.,]\d+)?\s*(?P<offset>Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
-_NUMBER = r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
-_QUARTER = r"^(?:(?P<y>\d{4})[-/ ]?Q(?P<q>[1-4])|Q(?P<q2>[1-4])[-/ ]?(?P<y2>\d{4}))$"
 
 _ZONES = (
     "Europe/Berlin", "Europe/London", "Europe/Athens", "Europe/Chisinau", "America/New_York", "America/Chicago",
@@ -62,12 +64,16 @@ class ReadTimes:
         form: how they were read; None where the file itself holds times.
         zone: of the clock that they tell; None for times without one.
         problem: what is wrong about them, in one line.
+        notes: what was taken otherwise than it stands, one line each.
+        cell: the first text; None where the file itself holds times.
     """
 
     times_T: Times
     form: str | None = None
     zone: str | None = None
     problem: str | None = None
+    notes: tuple[str, ...] = ()
+    cell: str | None = None
 
 
 def read_times(name: str, column: pa.ChunkedArray, options: ReadOptions, known: Reading | None = None) -> ReadTimes:
@@ -79,10 +85,30 @@ def read_times(name: str, column: pa.ChunkedArray, options: ReadOptions, known: 
         options: may say the form and the zone.
         known: how a model's own file was read: taken where it fits, before anything is guessed.
     """
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        times, zone = _from_arrow(column), getattr(column.type, "tz", None)
+        rows = np.flatnonzero(np.isnat(times))[:1]
+        problem = next((_unreadable(name, int(row), column[int(row)].as_py()) for row in rows), None)
+        return _zoned(name, ReadTimes(times, None, zone, problem), options)
+    if is_number(column.type):  # whole ones have no point
+        whole = pc.all(pc.equal(column, pc.round(column))).as_py() if pa.types.is_floating(column.type) else False
+        column = column.cast(pa.int64(), safe=False) if whole else column
+        column = column.cast(pa.string())
+    if not is_text(column.type):
+        problem = f"column {name!r}: expected dates or times, found {column.type}"
+        return ReadTimes(np.full(len(column), NO_TIME), problem=problem)
+    rows = np.unique(np.linspace(0, len(column) - 1, SAMPLE_ROWS).astype(np.int64))
+    sample = plain_texts(column.take(rows).to_pandas())
+    # what numbers are is told by all of them together
+    size = BLOCK_ROWS if as_numbers(sample) is None else len(column)
     try:
-        return _zoned(name, _read(name, column, options, known), column, options, known)
+        sample = sample if size == BLOCK_ROWS else plain_texts(column.to_pandas())
+        read = TimesByBlock(name, sample, options, known, len(column))
+        for start in range(0, len(column), size):
+            read.add(column.slice(start, size))
     except UserError as error:
         return ReadTimes(np.full(len(column), NO_TIME), problem=str(error))
+    return read.whole()
 
 
 def looks_like_times(column: pa.ChunkedArray) -> bool:
@@ -91,57 +117,18 @@ def looks_like_times(column: pa.ChunkedArray) -> bool:
         return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
     some = column.drop_null()[:100]
     texts = some.to_pandas()
-    if len(texts) == 0 or _as_numbers(texts) is not None:
+    if len(texts) == 0 or as_numbers(texts) is not None:
         return False
-    return any(not np.isnat(_read_as(texts, form)).any() for form in _forms(texts))
+    return any(not np.isnat(read_as(texts, form)).any() for form in forms_of(texts))
 
 
-def _read(name: str, column: pa.ChunkedArray, options: ReadOptions, known: Reading | None) -> ReadTimes:
-    """Returns the times as they stand: those that carry an offset in UTC, all others on the wall."""
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        times = _from_arrow(column)
-        zone = getattr(column.type, "tz", None)
-        return ReadTimes(times, None, zone, _unreadable(name, column, times))
-    if is_number(column.type):  # whole ones have no point
-        whole = pc.all(pc.equal(column, pc.round(column))).as_py() if pa.types.is_floating(column.type) else False
-        column = column.cast(pa.int64(), safe=False) if whole else column
-        column = column.cast(pa.string())
-    if not is_text(column.type):
-        raise UserError(f"column {name!r}: expected dates or times, found {column.type}")
-    read = _read_blocks(column, options, known) if len(column) > BLOCK_ROWS else None
-    if read is not None:
-        return read
-    texts = _without_names(column.to_pandas())
-    form, times = _settled(name, texts, options, known)
-    return ReadTimes(times, form, None, _unreadable(name, column, times, form, options.date_format))
+def plain_texts(texts: pd.Series[str]) -> pd.Series[str]:
+    """Returns texts without blanks around them, and with an offset for UTC and GMT."""
+    return texts.astype("string").str.strip().str.replace(r"\s*(UTC|GMT)$", "+00:00", regex=True)
 
 
-def _read_blocks(column: pa.ChunkedArray, options: ReadOptions, known: Reading | None) -> ReadTimes | None:
-    """Returns what `_settled` settles on where the first form that it tries fits all, without a copy of all texts."""
-    first = (column[0].as_py() or "").strip()
-    form = options.date_format or (None if known is None else known.form)
-    if form is None and not re.match(rf"{_NUMBER}$|\d{{4}}[-/]\d\d$", first):  # numbers and years leave a choice
-        form = "iso"
-    if form is None:
-        return None
-    times = np.empty(len(column), dtype="datetime64[ns]")
-    for start in range(0, len(column), BLOCK_ROWS):
-        block = column.slice(start, BLOCK_ROWS).to_pandas()
-        times[start : start + BLOCK_ROWS] = _read_as(_without_names(block), form)
-        if np.isnat(times[start : start + BLOCK_ROWS]).any():
-            return None
-    return ReadTimes(times, form)
-
-
-def _unreadable(
-    name: str, column: pa.ChunkedArray, times: Times, form: str | None = None, asked: str | None = None
-) -> str | None:
-    rows = np.flatnonzero(np.isnat(times))
-    if rows.size == 0:
-        return None
-    row = int(rows[0])
-    expected = f"a date or time of the form {form}" if asked else "a date or time"
-    found = column[row].as_py()
+def _unreadable(name: str, row: int, found: str | None, asked: str | None = None) -> str:
+    expected = f"a date or time of the form {asked}" if asked else "a date or time"
     advice = "" if asked or found is None else "; data.date_format says of what form they are, as %d/%m/%Y %H:%M"
     return at(name, row, f"expected {expected}, found {excerpt(found)}{advice}")
 
@@ -160,179 +147,219 @@ def _from_arrow(column: pa.ChunkedArray) -> Times:
 # The form of texts
 
 
-def _settled(name: str, texts: pd.Series[str], options: ReadOptions, known: Reading | None) -> tuple[str, Times]:
-    """Returns the form of texts and what they read as by it.
+@dataclass(eq=False)
+class _Reading:
+    """What texts are by one form, so far: times, how many rows have none, and the first of those with its text."""
+
+    times_T: Times
+    unread: int = 0
+    first: tuple[int, str | None] = (0, None)
+
+
+@dataclass(eq=False)
+class _Seen:
+    """How many rows have a mark, and the first of them."""
+
+    count: int = 0
+    first: int = 0
+
+    def add(self, flags: NDArray[np.bool_], start: int) -> None:
+        """Counts the rows of a block that begins at row `start`."""
+        if not self.count and flags.any():
+            self.first = start + int(flags.argmax())
+        self.count += int(flags.sum())
+
+    def __str__(self) -> str:
+        return f"{self.count} rows, the first row {self.first + 1}" if self.count > 1 else f"row {self.first + 1}"
+
+
+class TimesByBlock:
+    """Times of texts that come block by block. The forms that they may have are tried side by side, all on all rows.
+
+    Args:
+        name: of the column.
+        sample: some of the texts, as `plain_texts` makes them; all of them where they are numbers.
+        options: may say the form and the zone.
+        known: how a model's own file was read.
+        rows: that are likely to come; memory that is not written to costs nothing.
 
     Raises:
-        UserError: when they read as different times by different forms, and nothing decides.
+        UserError: when the form that is asked for is none.
     """
-    if options.date_format is not None:
-        times = _read_as(texts, options.date_format)
-        standard = _read_as(texts, "iso") if np.isnat(times)[texts.notna()].any() else times
-        return options.date_format, times if np.isnat(standard).any() else standard  # iso is the same to all
-    if known is not None and known.form is not None:
-        times = _read_as(texts, known.form)
-        if not np.isnat(times)[texts.notna()].any():
-            return known.form, times
-    readings: dict[str, Times] = {}
-    for form in _forms(texts):
-        times = _read_as(texts, form)
-        if form == "iso" and not np.isnat(times).any():  # leaves no choice, but for 2023/24
-            if _are_two_years(texts):
+
+    def __init__(
+        self, name: str, sample: pd.Series[str], options: ReadOptions, known: Reading | None = None, rows: int = 0
+    ) -> None:
+        self._name, self._options, self._known, self._rows = name, options, known, 0
+        self._trained = None if known is None or options.date_format else known.form
+        numbers = as_numbers(sample)
+        self._numbers = None if numbers is None else form_of_numbers(sample, numbers)
+        if options.date_format is not None:
+            forms: tuple[str, ...] = (options.date_format, "iso")  # iso is the same to all
+        elif self._numbers is None and not np.isnat(read_as(sample.dropna(), "iso")).any():
+            forms = ("iso",)  # leaves no choice
+        else:
+            forms = tuple(forms_of(sample))
+        tried = dict.fromkeys((*([self._trained] if self._trained else []), *forms))
+        self._readings = {form: _Reading(np.empty(rows, dtype="datetime64[ns]")) for form in tried}
+        self._differ: dict[tuple[str, str], tuple[int, str]] = {}
+        self._offsets = _Offsets(name)
+        self._ends: list[str | None] = []
+        self._years = True
+        self._late, self._bare, self._clocks, self._empty = _Seen(), _Seen(), _Seen(), _Seen()
+
+    def add(self, column: pa.Array | pa.ChunkedArray) -> bool:
+        """Reads the next texts, and returns whether those that are numbers are so in one way, as far as was seen."""
+        start, texts = self._rows, plain_texts(column.to_pandas())
+        if self._numbers is not None and self._options.date_format is None and texts.notna().any():
+            numbers = as_numbers(texts)
+            if numbers is None or form_of_numbers(texts, numbers) != self._numbers:
+                return False
+        self._rows += len(texts)
+        self._see(column, texts, start)
+        for form, reading in self._readings.items():
+            times = read_as(texts, form)
+            if self._rows > len(reading.times_T):
+                more = np.empty(max(self._rows * 5 // 4 if start else 0, self._rows), dtype="datetime64[ns]")
+                more[:start] = reading.times_T[:start]
+                reading.times_T = more
+            reading.times_T[start : self._rows] = times
+            unread = np.isnat(times)
+            if unread.any() and not reading.unread:
+                row = int(unread.argmax())
+                reading.first = (start + row, column[row].as_py())
+            reading.unread += int(unread.sum())
+        most = min(reading.unread for reading in self._readings.values()) + _BEHIND
+        kept = {form: found for form, found in self._readings.items() if found.unread <= most}
+        self._readings = kept if self._options.date_format is None else self._readings
+        self._compare(texts, start)
+        return True
+
+    def _see(self, column: pa.Array | pa.ChunkedArray, texts: pd.Series[str], start: int) -> None:
+        """Notes what the end has to know of the texts themselves."""
+        self._ends = [*(self._ends[:1] or [column[0].as_py()]), column[-1].as_py()]
+        self._years = self._years and _are_two_years(texts)
+        clocks = texts.str.contains(":", regex=False).fillna(value=False).to_numpy(dtype=bool)
+        empty = texts.isna().to_numpy()
+        for seen, flags in (
+            (self._empty, empty), (self._clocks, clocks), (self._bare, ~clocks & ~empty),
+            (self._late, ends_of_days(texts)),
+        ):  # fmt: skip
+            seen.add(flags, start)
+        self._offsets.add(texts, start)
+
+    def _compare(self, texts: pd.Series[str], start: int) -> None:
+        """Notes the first text that reads differently by two forms."""
+        for pair in combinations(self._readings, 2):
+            one, other = (self._readings[form].times_T[start : self._rows] for form in pair)
+            differ = (one != other) & ~(np.isnat(one) & np.isnat(other))
+            if pair not in self._differ and differ.any():
+                row = int(differ.argmax())
+                self._differ[pair] = (start + row, texts.iloc[row])
+
+    def whole(self) -> ReadTimes:
+        """Returns all times, with their zone, and what is wrong about them."""
+        cell, asked = self._ends[0], self._options.date_format
+        try:
+            form, reading = self._settled()
+            times = reading.times_T[: self._rows]
+            if reading.unread:
+                return ReadTimes(times, form, problem=_unreadable(self._name, *reading.first, asked), cell=cell)
+            zone = self._offsets.zone(times, self._known)
+            midnights = wall_times(times, zone) if self._late.count else times[:0]
+            if int((midnights == midnights.astype("datetime64[D]")).sum()) > self._late.count:
+                raise UserError(at(self._name, self._late.first, "24:00 stands beside 0:00; write midnight in one way"))
+            read = _zoned(self._name, ReadTimes(times, form, zone), self._options)
+        except UserError as error:
+            return ReadTimes(np.full(self._rows, NO_TIME), problem=str(error), cell=cell)
+        return replace(read, notes=tuple(self._notes()), cell=cell)
+
+    def _notes(self) -> Iterator[str]:
+        if self._late.count:
+            yield f"column {self._name!r}: 24:00 ({self._late}) is read as 0:00 of the next day"
+        if self._bare.count and self._clocks.count:
+            yield f"column {self._name!r}: dates without a clock ({self._bare}) are read as 0:00"
+
+    def _settled(self) -> tuple[str, _Reading]:
+        """Returns the form of the texts, and what they are by it.
+
+        Raises:
+            UserError: when they read as different times by different forms, and nothing decides.
+        """
+        asked, readings = self._options.date_format, self._readings
+        iso, first, last = readings.get("iso"), self._ends[0], self._ends[-1]
+        if asked is not None:
+            told = readings[asked]
+            return asked, told if iso is None or iso.unread or told.unread == self._empty.count else iso
+        if self._trained in readings and readings[self._trained].unread == self._empty.count:
+            return self._trained, readings[self._trained]
+        if iso is not None and not iso.unread:  # leaves no choice, but for 2023/24
+            if self._years and self._rows > 1:
                 raise UserError(
-                    f"column {name!r}: {excerpt(texts.iloc[0])} to {excerpt(texts.iloc[-1])} look like years from one "
+                    f"column {self._name!r}: {excerpt(first)} to {excerpt(last)} look like years from one "
                     "to the next; write the first day of each, or set data.date_format=iso if they are months"
                 )
-            return form, times
-        if not any(np.array_equal(times, other, equal_nan=True) for other in readings.values()):
-            readings[form] = times
-    ranks = {form: _disorder(times) for form, times in readings.items()}
-    best = [form for form in readings if ranks[form] == min(ranks.values())]
-    form = best[0]
-    if "%y" in form and not np.isnat(readings[form]).all():
-        raise UserError(at(name, 0, f"{excerpt(texts.iloc[0])} has a year of two digits; {_say(form)}"))
-    if len(best) > 1 and ranks[form][0] < len(texts):
-        row = int(np.flatnonzero(readings[form] != readings[best[1]])[0])
-        first, second = (str(readings[other][row].astype("datetime64[s]")) for other in best[:2])
-        raise UserError(at(name, row, f"{excerpt(texts.iloc[row])} may be {first} or {second}; {_say(*best[:2])}"))
-    return form, readings[form]
+            return "iso", iso
+        least = min(reading.unread for reading in readings.values())
+        best = {form: found.times_T[: self._rows] for form, found in readings.items() if found.unread == least}
+        form, *others = sorted(best, key=lambda form: _disorder(best[form])) if len(best) > 1 else best
+        if "%y" in form and least < self._rows:
+            raise UserError(at(self._name, 0, f"{excerpt(first)} has a year of two digits; {_say(form)}"))
+        for other in others if least < self._rows else ():
+            pair = (form, other) if (form, other) in self._differ else (other, form)
+            if pair in self._differ and not _is_beyond_doubt(best[form], best[other]):
+                row, text = self._differ[pair]
+                dates = " or ".join(str(best[name][row].astype("datetime64[s]")) for name in pair)
+                raise UserError(at(self._name, row, f"{excerpt(text)} may be {dates}; {_say(*pair)}"))
+        return form, readings[form]
 
 
 def _are_two_years(texts: pd.Series[str]) -> bool:
     """Whether texts look like 2009/10 in each row, where the second number is the year after the first."""
     years = texts.str.extract(r"^(\d{4})[-/](\d{2})$").astype("Int64")
-    return len(texts) > 1 and bool(((years[0] + 1) % 100 == years[1]).fillna(value=False).all())
+    return bool(((years[0] + 1) % 100 == years[1]).fillna(value=False).all())
 
 
 def _say(*forms: str) -> str:
     return f"set data.date_format, for instance to {' or '.join(repr(form) for form in forms)}"
 
 
-def _disorder(times: Times) -> tuple[int, int, bool]:
-    """Returns how unlikely times are to be read rightly: unreadable ones, gaps or no step, steps backward."""
+def _disorder(times: Times) -> tuple[int, bool]:
+    """Returns how unlikely times are to be read rightly: 0 for one step, 1 with few gaps, 2; and whether they go back.
+
+    The fifth of each month is no step that is read, but a likely reading.
+    """
     known = times[~np.isnat(times)]
-    grid = grid_of(np.unique(known))
-    gaps = 2 if grid is None or grid.missing > len(known) // 10 + 1 else int(grid.missing > 0)
-    months = np.diff(np.unique(known.astype("datetime64[M]"))).astype(np.int64)
-    if len(months) == len(known) - 1 > 1 and (months == 1).all() and len(set(pd.DatetimeIndex(known).day)) == 1:
-        gaps = 0  # the fifth of each month is no step that is read, but a likely reading
-    return len(times) - len(known), gaps, bool((np.diff(known) < np.timedelta64(0)).any())
+    back = bool((np.diff(known) < np.timedelta64(0)).any())
+    distinct = np.unique(known)
+    grid = grid_of(distinct)
+    missing = len(known) if grid is None else grid.missing
+    months = np.diff(distinct.astype("datetime64[M]")).astype(np.int64)
+    if len(months) == len(known) - 1 > 1 and (months > 0).all() and len(set(pd.DatetimeIndex(distinct).day)) == 1:
+        missing = min(missing, int((months - 1).sum()))
+    return 2 if missing > len(known) // 10 + 1 else int(missing > 0), back
 
 
-def _forms(texts: pd.Series[str]) -> Iterator[str]:
-    """Yields the forms that some of the texts may have, the likelier first."""
-    numbers = _as_numbers(texts)
-    if numbers is not None:
-        yield _form_of_numbers(texts, numbers)
-        return
-    yield "iso"
-    known = texts.dropna()
-    if known.empty:
-        return
-    # several, as not every text can be guessed from: 12:00 AM, for one
-    some = dict.fromkeys(known.iloc[sorted({0, len(known) // 3, len(known) // 2, len(known) - 1} - {-1})])
-    yield from dict.fromkeys(form for text in some for form in _guesses(text))
-
-
-_MONTHS = ("%b %Y", "%B %Y", "%b-%Y", "%B-%Y", "%Y-%b", "%Y %b", "%Y %B", "%m/%Y", "%m.%Y", "%b-%y", "%b %y", "%y-%b")
-_SHORT_YEARS = (
-    *("%m/%d/%y", "%d/%m/%y", "%d.%m.%y", "%m-%d-%y", "%d-%m-%y", "%y-%m-%d", "%y/%m/%d"),
-    *("%d-%b-%y", "%d %b %y", "%d/%b/%y"),
-)
-_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-
-
-def _guesses(text: str) -> Iterator[str]:
-    if re.match(_QUARTER, text, re.IGNORECASE):
-        yield "quarter"
-    plain = re.sub(r"\s*[ap]m$", "", text, flags=re.IGNORECASE)
-    # 01.02.2020 is the first of February, 01/02/2020 may be either; after the year the month comes first
-    orders = (True,) if "." in text else (False, True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # says that an order does not fit, which is what is found out here
-        guesses = [pd.tseries.api.guess_datetime_format(plain, dayfirst=order) for order in orders]
-    for guess in guesses:
-        if guess is not None and not re.search("%Y.%d|%p", guess):
-            yield guess if plain == text else guess.replace("%H", "%I") + re.sub("[^ ]", "", text[len(plain) :]) + "%p"
-    for date, clock in product((*_MONTHS, *_SHORT_YEARS), _CLOCKS):
-        if not pd.isna(pd.to_datetime(text, format=date + clock, errors="coerce")):
-            yield date + clock
-
-
-def _read_as(texts: pd.Series[str], form: str) -> Times:
-    """Returns what texts are by a form, NaT for those that are nothing by it."""
-    if form in _EPOCH_UNITS or form == "excel":
-        return _from_numbers(pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan), form)
-    if form == "quarter":
-        parts = texts.str.extract(_QUARTER, flags=re.IGNORECASE)
-        month = pd.to_numeric(parts["q"].fillna(parts["q2"])) * 3 - 2
-        texts, form = parts["y"].fillna(parts["y2"]) + "-" + month.astype("Int64").astype("string"), "%Y-%m"
-    try:
-        read = pd.to_datetime(texts, format="ISO8601" if form == "iso" else form, utc=True, errors="coerce")
-    except (ValueError, re.error) as error:
-        raise UserError(
-            f"data.date_format: expected {', '.join(_WORDS)}, or a form as %d/%m/%Y %H:%M, found {form!r}: {error}"
-        ) from None
-    return _nanoseconds(read.dt.tz_localize(None).to_numpy())
-
-
-# Numbers
-
-
-def _as_numbers(texts: pd.Series[str]) -> NDArray[np.float64] | None:
-    """Returns texts as numbers, None when one of them is none."""
-    known = texts.dropna()
-    if known.empty or not re.fullmatch(_NUMBER, known.iloc[0]):
-        return None
-    values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return None if np.isnan(values[texts.notna()]).any() else values
-
-
-def _form_of_numbers(texts: pd.Series[str], numbers: NDArray[np.float64]) -> str:
-    """Returns what numbers are: digits of a date where all of them read so, else Excel's days or time since 1970."""
-    known = texts.dropna()
-    digits = _DIGIT_FORMS.get(len(known.iloc[0]))
-    if digits is not None and known.str.len().nunique() == 1 and known.str.isdigit().all():
-        years = _read_as(known, digits).astype("datetime64[Y]").astype(np.int64) + 1970
-        if ((years >= 1700) & (years < 2262)).all():
-            return digits
-    smallest, largest = np.nanmin(numbers), np.nanmax(numbers)
-    if _EXCEL_DAYS[0] <= smallest and largest < _EXCEL_DAYS[1]:
-        return "excel"
-    unit = next((unit for unit, low in _EPOCH_UNITS.items() if low <= abs(largest) < 1000 * low), None)
-    return unit or "%Y"
-
-
-def _from_numbers(numbers: NDArray[np.float64], form: str) -> Times:
-    if form == "excel":  # a day in six decimals is right to a tenth of a second
-        days = pd.to_datetime(numbers, unit="D", origin="1899-12-30", errors="coerce")
-        return _nanoseconds(days.round("s").to_numpy())
-    # 64 bits hold a time of today to a quarter of a microsecond
-    return _nanoseconds(pd.to_datetime(numbers, unit=cast("_Unit", form), errors="coerce").round("us").to_numpy())
-
-
-def _nanoseconds(times: Times) -> Times:
-    """Returns times of any unit in nanoseconds, NaT for those that nanoseconds cannot hold."""
-    held = (times >= _FIRST_DAY) & (times < _LAST_DAY)
-    return np.where(held, times, np.datetime64("NaT")).astype("datetime64[ns]")
+def _is_beyond_doubt(times: Times, others: Times) -> bool:
+    """Whether times are read rightly, not as others: they alone follow a step, and go back no more than these do."""
+    (gaps, back), (other_gaps, other_back) = _disorder(times), _disorder(others)
+    return (gaps < other_gaps and back <= other_back) or (gaps == other_gaps == 0 and back < other_back)
 
 
 # Zones
 
 
-def _zoned(
-    name: str, read: ReadTimes, column: pa.ChunkedArray, options: ReadOptions, known: Reading | None
-) -> ReadTimes:
-    """Returns times with their zone: the one that is asked for, the model's where it fits, or the file's own."""
-    if read.problem is not None:
-        return read
-    zone, times = read.zone, read.times_T
-    if read.form is not None and is_text(column.type):
-        zone = _zone_of_offsets(name, times, column, known)
+def _zoned(name: str, read: ReadTimes, options: ReadOptions) -> ReadTimes:
+    """Returns times with their zone: the one that is asked for, or their own."""
     wanted = options.timezone
-    if wanted is None or zone is not None:
-        return ReadTimes(times, read.form, zone if wanted is None else wanted)
-    return ReadTimes(_localized(name, times, wanted), read.form, wanted)
+    if read.problem is not None or wanted is None:
+        return read
+    if read.zone is not None:
+        return replace(read, zone=wanted)
+    try:
+        return replace(read, times_T=_localized(name, read.times_T, wanted), zone=wanted)
+    except UserError as error:
+        return ReadTimes(np.full(len(read.times_T), NO_TIME), problem=str(error))
 
 
 def _localized(name: str, wall_T: Times, zone: str) -> Times:
@@ -358,33 +385,69 @@ def _localized(name: str, wall_T: Times, zone: str) -> Times:
     return times
 
 
-def _zone_of_offsets(name: str, times: Times, column: pa.ChunkedArray, known: Reading | None) -> str | None:
-    """Returns the zone of times that stand in a file with their offsets from UTC; None when they have none.
+class _Offsets:
+    """The offsets from UTC that stand in texts, block by block; kept are those of the rows at which they change.
 
-    Raises:
-        UserError: when some have one and some have none.
+    Args:
+        name: of the column.
     """
-    if not re.search(_OFFSET, column[0].as_py().strip()):
-        with_offset = pc.index(pc.match_substring_regex(column, _OFFSET), True).as_py()
-        if with_offset >= 0:
-            raise UserError(at(name, with_offset, "has an offset from UTC, and the first row has none"))
-        return None
-    offsets = column.to_pandas().str.strip().str.extract(_OFFSET, expand=False)
-    if offsets.isna().any():
-        row = int(offsets.isna().to_numpy().argmax())
-        raise UserError(at(name, row, "has no offset from UTC, and the first row has one"))
-    minutes = offsets.map({text: _minutes(text) for text in offsets.unique()}).to_numpy(dtype=np.int64)
-    changes = np.flatnonzero(np.diff(minutes))
-    rows = np.unique([0, len(minutes) - 1, *changes, *(changes + 1)])
-    first = [] if known is None or known.zone is None else [known.zone]
-    for zone in chain(first, (*_ZONES, *sorted(zoneinfo.available_timezones())) if changes.size else ()):
-        ahead = wall_times(times[rows], zone) - times[rows]
-        if (ahead == minutes[rows] * np.timedelta64(1, "m")).all():
-            return zone
-    if changes.size or minutes[0] == 0:
-        return "UTC"
-    hours, rest = divmod(abs(int(minutes[0])), 60)
-    return f"{'-' if minutes[0] < 0 else '+'}{hours:02}:{rest:02}"
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._some: bool | None = None
+        self._minutes: dict[int, int] = {}
+        self._last: tuple[int, int] | None = None
+        self._problem: str | None = None
+
+    def add(self, texts: pd.Series[str], start: int) -> None:
+        """Looks at the next texts, the first of which stands in row `start`."""
+        texts = texts.set_axis(range(start, start + len(texts))).dropna()
+        if self._problem is not None or texts.empty:
+            return
+        some = texts.str.contains(re.sub("[(][?]P<offset>", "(?:", _OFFSET)).to_numpy(dtype=bool)
+        self._some = bool(some[0]) if self._some is None else self._some
+        if (some != self._some).any():
+            what, first = ("no", "one") if self._some else ("an", "none")
+            row = int(texts.index[int((some != self._some).argmax())])
+            self._problem = at(self._name, row, f"has {what} offset from UTC, and the first row has {first}")
+        elif self._some:
+            offsets = texts.str.extract(_OFFSET, expand=False)
+            minutes = offsets.map({text: _minutes(text) for text in offsets.unique()}).to_numpy(dtype=np.int64)
+            rows, before = texts.index.to_numpy(), self._last or (start, int(minutes[0]))
+            self._minutes.setdefault(int(rows[0]), int(minutes[0]))
+            for place in np.flatnonzero(np.diff(minutes, prepend=before[1])):
+                last = (int(rows[place - 1]), int(minutes[place - 1])) if place else before
+                self._minutes |= dict([last, (int(rows[place]), int(minutes[place]))])
+            self._last = (int(rows[-1]), int(minutes[-1]))
+
+    def zone(self, times: Times, known: Reading | None) -> str | None:
+        """Returns the zone whose clocks the texts tell; None when they have no offsets.
+
+        Raises:
+            UserError: when some have one and some have none.
+        """
+        if self._problem is not None:
+            raise UserError(self._problem)
+        if self._last is None:
+            return None
+        self._minutes |= dict([self._last])
+        rows, minutes = np.array(list(self._minutes)), np.array(list(self._minutes.values()))
+        change = bool((minutes != minutes[0]).any())
+        first = [] if known is None or known.zone is None else [known.zone]
+        for zone in chain(first, (*_ZONES, *sorted(zoneinfo.available_timezones())) if change else ()):
+            ahead = wall_times(times[rows], zone) - times[rows]
+            if (ahead == minutes * np.timedelta64(1, "m")).all():
+                return zone
+        if change or minutes[0] == 0:
+            return "UTC"
+        hours, rest = divmod(abs(int(minutes[0])), 60)
+        return f"{'-' if minutes[0] < 0 else '+'}{hours:02}:{rest:02}"
+
+
+def _doubled(wall_T: Times, zone: str | None) -> NDArray[np.bool_]:
+    """Returns which times on the wall clocks tell twice in a zone, as they are put back."""
+    local = pd.DatetimeIndex(wall_T).tz_localize(zone, ambiguous="NaT", nonexistent="shift_forward")
+    return np.asarray(local.isna())
 
 
 def _minutes(offset: str) -> int:
@@ -412,18 +475,22 @@ def time_of(text: str, reading: Reading) -> np.datetime64:
         UserError: when it is neither.
     """
     texts = pd.Series([text.strip()], dtype="string")
-    times = [_read_as(texts, form)[0] for form in (reading.form or "iso", "iso")]
+    times = [read_as(texts, form)[0] for form in (reading.form or "iso", "iso")]
     time: np.datetime64 = times[1] if np.isnat(times[0]) else times[0]
     if np.isnat(time):
         raise UserError(f"expected a time as the file has it, or as 2024-01-31T12:00, found {excerpt(text)}")
     if reading.zone is None or re.search(_OFFSET, text.strip()):
         return time
-    local = pd.Timestamp(time).tz_localize(reading.zone, ambiguous=True, nonexistent="shift_forward")
+    if _doubled(np.array([time]), reading.zone).any():
+        raise UserError(f"{excerpt(text)}: clocks double that hour in {reading.zone}; write its offset too, as +02:00")
+    local = pd.Timestamp(time).tz_localize(reading.zone, nonexistent="shift_forward")
     return np.datetime64(local.tz_convert(None), "ns")
 
 
 def texts_of(times: Times, reading: Reading, cell: str) -> pd.Index[Any]:
     """Returns times as the cells of the file that they go on from.
+
+    Where clocks double an hour among them, and the file's cells do not say which it is, all are ISO 8601 with offsets.
 
     Args:
         times: as they are held.
@@ -434,9 +501,11 @@ def texts_of(times: Times, reading: Reading, cell: str) -> pd.Index[Any]:
     wall = local.tz_localize(None)
     if form is None:
         return local
-    if form == "excel" or form in _EPOCH_UNITS:
+    if not re.search(_OFFSET, cell) and _doubled(wall.to_numpy(), reading.zone).any():
+        return pd.Index([time.isoformat() for time in local])
+    if form == "excel" or form in EPOCH_UNITS:
         start, unit = ("1899-12-30", "D") if form == "excel" else ("1970-01-01", form)
-        numbers = ((wall - pd.Timestamp(start)) / pd.Timedelta(1, cast("_Unit", unit))).to_numpy()
+        numbers = ((wall - pd.Timestamp(start)) / pd.Timedelta(1, cast("Unit", unit))).to_numpy()
         cells: pd.Index[Any] = pd.Index(numbers.astype(np.int64) if (numbers % 1 == 0).all() else numbers)
         return cells
     if form == "quarter":
@@ -445,10 +514,10 @@ def texts_of(times: Times, reading: Reading, cell: str) -> pd.Index[Any]:
     if form != "iso":
         return pd.Index([_text(time, form) for time in local])
     zone, held = (reading.zone, times) if re.search(_OFFSET, cell) else (None, wall.to_numpy())
-    [known] = local_times(_read_as(_without_names(pd.Series([cell])), "iso"), zone)
+    [known] = local_times(read_as(plain_texts(pd.Series([cell])), "iso"), zone)
     for form in (form for form in _ISO_FORMS if _text(known, form) == cell):
         texts = pd.Series([_text(time, form) for time in local])
-        if (_read_as(_without_names(texts), "iso") == held).all():
+        if (read_as(plain_texts(texts), "iso") == held).all():
             return pd.Index(texts)
     return pd.Index([time.isoformat() for time in local])
 
@@ -456,7 +525,3 @@ def texts_of(times: Times, reading: Reading, cell: str) -> pd.Index[Any]:
 def _text(time: pd.Timestamp, form: str) -> str:
     ahead = time.strftime("%z")  # with a colon, it is Python 3.12's
     return time.strftime(form.replace("%:z", f"{ahead[:3]}:{ahead[3:]}").replace("%q", str(time.quarter)))
-
-
-def _without_names(texts: pd.Series[str]) -> pd.Series[str]:
-    return texts.astype("string").str.strip().str.replace(r"\s*(UTC|GMT)$", "+00:00", regex=True)

@@ -20,6 +20,9 @@ from prunecast.records import Role, Stage
 CODE_VERSIONS: dict[Stage, int] = {"train": 1, "prune": 1, "zero": 1, "finetune": 1, "export": 1, "measure": 1}
 """Raised when a stage's numbers change; a golden record holds that it is not forgotten."""
 
+METRIC_VERSIONS = {"rmse": 2}
+"""The same of a metric, for stages whose data section asks for it; 1 where it is absent, which names nothing."""
+
 FINGERPRINT_DIGITS = 20
 
 
@@ -98,7 +101,8 @@ def what_is_timed(fingerprint: str) -> str:
 
 def _determining(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
     """Returns the parts of the recipe that the stage reads; its parents' parts are in their fingerprints."""
-    data, seed = _text(recipe.data, "name"), str(recipe.seed)  # data counts by content, not by name
+    changed = [f"{name} {METRIC_VERSIONS[name]}" for name in recipe.data.metrics if name in METRIC_VERSIONS]
+    data, seed = "\n".join((_text(recipe.data, "name"), *changed)), str(recipe.seed)  # by content, not by name
     match stage:
         case "train":
             return data, _canonical(recipe.model), _text(recipe.train), seed

@@ -5,6 +5,7 @@ B batch, H horizon, C scored channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,7 +18,7 @@ from prunecast.batch import Batch
 from prunecast.data.windows import Windows
 from prunecast.errors import UserError
 from prunecast.records import Accuracy, Blocks, Scoring, Split
-from prunecast.train.metrics import BoundMetrics, Errors, absolute_error, squared_error
+from prunecast.train.metrics import BoundMetrics, Errors, absolute_error, metric, squared_error
 
 PAPER_BATCH = 32
 """Batch size of the published test loaders, which dropped the last incomplete batch."""
@@ -93,7 +94,7 @@ def score(
 
 
 def accuracy(errors: Mapping[str, WindowErrors], windows: Windows, split: Split, scoring: Scoring) -> Accuracy:
-    """Returns the result in the errors of single windows, by metric.
+    """Returns the result in the errors of single windows, by metric, roots not taken yet.
 
     Sums run in float64, so the order of batches does not show.
 
@@ -108,8 +109,14 @@ def accuracy(errors: Mapping[str, WindowErrors], windows: Windows, split: Split,
     count, length = len(errors["mse"]), windows.shape.steps
     edges = np.arange(0, count, length)  # of blocks of windows, which overlap in no value
     sizes = np.diff(np.append(edges, count))
-    blocks = {name: tuple((np.add.reduceat(values, edges) / sizes).tolist()) for name, values in errors.items()}
-    means = {name: float(values.mean()) for name, values in errors.items()}
+    means, blocks = {}, {}
+    for name, values in errors.items():
+        mean, of_blocks = float(values.mean()), np.add.reduceat(values, edges) / sizes
+        if metric(name).root and mean > 0:
+            root = math.sqrt(mean)
+            # what each block adds to the root of the mean, to first order: their mean is the root itself
+            mean, of_blocks = root, (of_blocks + mean) / (2 * root)
+        means[name], blocks[name] = mean, tuple(of_blocks.tolist())
     return Accuracy(
         split=split,
         scoring=scoring,
@@ -137,7 +144,7 @@ def window_errors(
 ) -> dict[str, WindowErrors]:
     """Returns the mean error of each of the first `count` windows: MSE, MAE and further metrics, by name.
 
-    `details` gathers the errors of each step and channel.
+    Roots are taken of the mean over windows only. `details` gathers the errors of each step and channel.
     """
     metrics: BoundMetrics = {"mse": squared_error, "mae": absolute_error} | dict(further or {})
     errors: dict[str, list[WindowErrors]] = {name: [] for name in metrics}
@@ -146,6 +153,6 @@ def window_errors(
         forecast_BHC = predict(batch)
         if details is not None:
             details.add(forecast_BHC, batch.y_BHC)
-        for name, metric in metrics.items():
-            errors[name].append(metric(forecast_BHC, batch.y_BHC).mean(dim=(1, 2)).cpu().numpy())
+        for name, error in metrics.items():
+            errors[name].append(error(forecast_BHC, batch.y_BHC).mean(dim=(1, 2)).cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in errors.items()}

@@ -4,8 +4,8 @@ An error takes forecast and truth in standardised units, and what it may need to
 
     error(forecast_BHC, truth_BHC, context) -> errors_BSC
 
-S is H where each step has an error, 1 where the whole horizon has one. The error of a window is their mean over steps
-and channels, the error of a part that of its windows: so every metric has the same blocks, and the same interval.
+S is H where each step has an error, 1 where the whole horizon has one. The error of a part is their mean over windows,
+steps and channels, or the root of it where the metric says so: taken once, at the end, whatever the mean goes over.
 
 T rows of the training part, B windows, H horizon, C scored channels.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class Metric:
 
     Attributes:
         error: of steps and channels.
-        root: whether the error of several steps is the square root of their mean.
+        root: whether the square root is taken, once, of the mean over all that is scored together.
         unit: power of a channel's unit that the error has; 0 where it has none, so that scaling changes nothing.
     """
 
@@ -72,14 +72,13 @@ class Metric:
     root: bool = False
     unit: int = 0
 
-    def of_windows(self, forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext) -> Tensor:
-        """Returns errors_BSC whose mean is the error of a window."""
-        errors_BSC = self.error(forecast_BHC, truth_BHC, context)
-        return errors_BSC.mean(1, keepdim=True).sqrt() if self.root else errors_BSC
+    def on(self, context: MetricContext) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns the error as a function of forecast and truth alone."""
+        return lambda forecast_BHC, truth_BHC: self.error(forecast_BHC, truth_BHC, context)
 
 
 BoundMetrics = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
-"""Name of a metric -> (forecast_BHC, truth_BHC) -> errors_BSC, on a series that it knows."""
+"""Name of a metric -> (forecast_BHC, truth_BHC) -> errors_BSC without its root, on a series that it knows."""
 
 
 def squared_error(forecast_BHC: Tensor, truth_BHC: Tensor, context: MetricContext | None = None) -> Tensor:
@@ -122,7 +121,7 @@ def bound_metrics(prepared: Prepared, names: Collection[str]) -> BoundMetrics:
     if not names:
         return {}
     context = metric_context(prepared)
-    return {name: partial(metric(name).of_windows, context=context) for name in names}
+    return {name: metric(name).on(context) for name in names}
 
 
 def metric(name: str) -> Metric:

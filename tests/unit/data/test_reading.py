@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from tests.support.histories import history_of
 
 from prunecast.data.calendar import wall_times
+from prunecast.data.check import check_data
 from prunecast.data.files import read_table, table_of
 from prunecast.data.series import Series, load_series, series_of
+from prunecast.data.times import texts_of, time_of
 from prunecast.errors import UserError
 from prunecast.recipe import DataConfig, load_recipe
 
@@ -112,6 +114,26 @@ def test_a_tie_between_day_and_month_is_named_and_settled(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("mark", "./-")
+@pytest.mark.parametrize("form", ["%d{0}%m{0}%Y", "%m{0}%d{0}%Y", "%d{0}%m{0}%Y %H:%M", "%m{0}%d{0}%Y %H:%M:%S.%f"])
+def test_order_of_day_and_month_is_no_matter_of_the_mark(tmp_path: Path, form: str, mark: str) -> None:
+    """Up to the twelfth, days in a row may be months in a row; their hours, or a thirteenth, say which."""
+    form = form.format(mark)
+    days = pd.date_range("2024-01-03", periods=9, freq="D")
+    refused(tmp_path, table(days, form), "row 1", "may be", "set data.date_format", repr(form))
+    np.testing.assert_array_equal(load(tmp_path, table(days, form), date_format=form).times, days.to_numpy())
+    for times in (pd.date_range("2024-01-03", periods=13, freq="D"), pd.date_range("2024-01-03", periods=99, freq="h")):
+        if times.freqstr == "D" or "%H" in form:
+            np.testing.assert_array_equal(load(tmp_path, table(times, form)).times, times.to_numpy())
+
+
+def test_a_gap_does_not_settle_the_order_of_day_and_month(tmp_path: Path) -> None:
+    """Months, of which one is missing, are as likely as days with one missing."""
+    months = pd.date_range("2024-01-01", periods=12, freq="MS").delete([5]) + pd.Timedelta(days=4)
+    refused(tmp_path, table(months, "%d.%m.%Y"), "may be", "set data.date_format", fill="ffill")
+    refused(tmp_path, table(months, "%m/%d/%Y"), "may be", "set data.date_format", fill="ffill")
+
+
 def test_the_same_day_of_each_month_is_as_likely_as_days_in_a_row(tmp_path: Path) -> None:
     months = "date,v\n" + "".join(f"05/{month:02}/2024,{month}\n" for month in range(1, 8))
     refused(tmp_path, months, "may be 2024-05-01T00:00:00 or 2024-01-05T00:00:00; set data.date_format")
@@ -133,6 +155,44 @@ def test_what_training_settled_is_used_again(tmp_path: Path) -> None:
     assert series.times[0] == np.datetime64("2024-06-05")
     (tmp_path / "new.csv").write_text(table(pd.date_range("2024-06-05", periods=24, freq="h"), "%Y-%m-%d %H:%M"))
     assert history_of(read_table(tmp_path / "new.csv"), ("v",), known=trained.reading).reading.form == "iso"
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d {}", "%d/%m/%Y {}", "%m/%d/%Y {}", "%Y-%m-%dT{}+01:00", "%d.%m.%Y {}:00"])
+def test_24_00_is_the_end_of_a_day(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
+    times = pd.date_range("2024-01-10 01:00", periods=24 * 20, freq="h")
+    ends = [
+        (time - pd.Timedelta(days=1)).strftime(form.format("24:00"))
+        if time.hour == 0 else time.strftime(form.format("%H:%M")) for time in times
+    ]  # fmt: skip
+    rows = [f"{text},{row + 0.5}" for row, text in enumerate(ends)]
+    series = load(tmp_path, "\n".join(["date,v", *rows]))
+    np.testing.assert_array_equal(wall_times(series.times, series.reading.zone), times.to_numpy())
+    said = "own.csv: column 'date': 24:00 (20 rows, the first row 24) is read as 0:00 of the next day\n"
+    assert capsys.readouterr().err == said
+    assert said.strip().partition(": ")[2] in check_data(tmp_path / "own.csv").hints
+    rows[23] = rows[23].replace("24:00", "00:00").replace(rows[23][:10], rows[24][:10])
+    if "T" not in form:
+        refused(tmp_path, "\n".join(["date,v", *rows]), "row 48: 24:00 stands beside 0:00")
+
+
+def test_hours_from_one_to_24_in_a_column_of_their_own(tmp_path: Path) -> None:
+    times = pd.date_range("2024-01-10", periods=24 * 5, freq="h")
+    rows = "".join(f"{time:%d/%m/%Y},{time.hour + 1},{time.hour}\n" for time in times)
+    series = load(tmp_path, "Date,Hour,v\n" + rows, time_column=["Date", "Hour"])
+    np.testing.assert_array_equal(series.times, (times + pd.Timedelta(hours=1)).to_numpy())
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%Y-%m-%d %H:%M", "%d.%m.%Y %H:%M"])
+def test_a_bare_date_amid_times_is_its_midnight(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
+    times = pd.date_range("2024-01-10", periods=24 * 6 + 1, freq="h")
+    date = form.split(maxsplit=1)[0]
+    texts = [time.strftime(date if time.hour == 0 else form) for time in times]
+    series = load(tmp_path, "\n".join(["date,v", *(f"{text},1" for text in texts)]))
+    np.testing.assert_array_equal(series.times, times.to_numpy())
+    said = "own.csv: column 'date': dates without a clock (7 rows, the first row 1) are read as 0:00\n"
+    assert capsys.readouterr().err == said
+    other = "10 Jan 2024" if form[1] != "Y" else "10/01/2024"
+    refused(tmp_path, "\n".join(["date,v", *(f"{text},1" for text in [*texts[:24], other, *texts[25:]])]), "row 25")
 
 
 def test_years_of_two_digits_are_asked_for(tmp_path: Path) -> None:
@@ -204,6 +264,24 @@ def test_a_zone_can_be_named(tmp_path: Path) -> None:
     refused(tmp_path, skipped, "not times in Europe/Berlin", "leave data.timezone out", timezone="Europe/Berlin")
 
 
+def test_a_forecast_says_which_of_two_hours_it_means(tmp_path: Path) -> None:
+    """Cells without an offset would tell the doubled hour twice alike."""
+    times = pd.date_range("2023-10-25", "2023-10-31 23:00", freq="h", tz="Europe/Berlin")
+    for form in ("%Y-%m-%d %H:%M", "%d/%m/%Y %H:%M"):
+        content = table(times.tz_localize(None), form)
+        reading = load(tmp_path, content, timezone="Europe/Berlin").reading
+        cell = content.splitlines()[1].split(",")[0].strip('"')
+        calm = texts_of(times[:20].tz_convert(None).to_numpy(), reading, cell)
+        assert calm.tolist() == times[:20].strftime(form).tolist()
+        written = texts_of(times.tz_convert(None).to_numpy(), reading, cell)
+        assert written[0] == "2023-10-25T00:00:00+02:00"
+        again = load(tmp_path, "date,v\n" + "".join(f"{text},1\n" for text in written), timezone="Europe/Berlin")
+        np.testing.assert_array_equal(again.times, times.tz_convert(None).to_numpy())
+        with pytest.raises(UserError, match="clocks double that hour in Europe/Berlin; write its offset too"):
+            time_of("2023-10-29T02:00", reading)
+        assert time_of("2023-10-29T02:00+01:00", reading) == np.datetime64("2023-10-29T01:00")
+
+
 def test_times_with_and_without_offset_are_told_apart(tmp_path: Path) -> None:
     rows = "2024-01-01T00:00,1\n2024-01-01T01:00+01:00,2\n2024-01-01T02:00,3\n"
     refused(tmp_path, "date,v\n" + rows, "row 2: has an offset from UTC, and the first row has none")
@@ -249,6 +327,19 @@ def test_times_that_stand_twice(tmp_path: Path) -> None:
         assert (len(series.times), series.raw_TC[5, 0]) == (48, value)
 
 
+@pytest.mark.parametrize("order", ["refuse", "sort"])
+def test_the_first_of_two_is_the_first_in_the_file(tmp_path: Path, order: str) -> None:
+    """Also where the newest row comes first."""
+    times = HOURS.insert(5, HOURS[5])
+    times = times[::-1] if order == "sort" else times
+    content = table(times, "%Y-%m-%d %H:%M")
+    rows = [row + 0.5 for row, time in enumerate(times) if time == HOURS[5]]
+    refused(tmp_path, content, f"row {rows[1] + 0.5:.0f} (2024-01-01T05:00:00) repeats row {rows[0] + 0.5:.0f} (",
+            order=order)  # fmt: skip
+    for choice, value in {"first": rows[0], "last": rows[1], "mean": sum(rows) / 2}.items():
+        assert load(tmp_path, content, order=order, duplicates=choice).raw_TC[5, 0] == value
+
+
 @pytest.mark.parametrize("step", ["h", "15min"])
 @pytest.mark.parametrize(("start", "what"), [("10-20", "back"), ("03-24", "on")])
 def test_an_hour_that_clocks_double_or_skip_asks_for_their_zone(
@@ -260,9 +351,18 @@ def test_an_hour_that_clocks_double_or_skip_asks_for_their_zone(
     np.testing.assert_array_equal(load(tmp_path, content, timezone="Europe/Berlin").times, times.tz_convert(None))
 
 
-def test_a_row_that_repeats_all_of_the_one_before_says_nothing(tmp_path: Path) -> None:
+def test_a_row_that_repeats_all_of_the_one_before_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = table(HOURS, "%Y-%m-%d %H:%M").splitlines(keepends=True)
-    assert len(load(tmp_path, "".join([*lines[:9], lines[8], *lines[9:]])).times) == 48
+    assert len(load(tmp_path, "".join([*lines[:9], lines[8], lines[8], *lines[9:]])).times) == 48
+    said = "row 9 (2024-01-01T07:00:00) wholly repeats another and is left out (and 1 more)"
+    assert capsys.readouterr().err == f"own.csv: {said}\n"
+    history_of(read_table(tmp_path / "own.csv"), ("v",))
+    assert capsys.readouterr().err == f"own.csv: {said}\n"
+    long = "id,date,v\n" + "".join(f"{name},{line}" for name in "AB" for line in [*lines[1:9], lines[8], *lines[9:]])
+    assert load(tmp_path, long, series_column="id").raw_TC.shape == (48, 2)
+    assert "series 'B': row 9 (2024-01-01T07:00:00) wholly repeats another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("empty", ["2024-01-03 0{0}:00,\n", ",\n"])

@@ -16,9 +16,11 @@ from prunecast.batch import Batch
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
 from prunecast.errors import UserError
-from prunecast.recipe import DataConfig
+from prunecast.recipe import DataConfig, load_recipe
 from prunecast.records import Accuracy
 from prunecast.registry import METRICS
+from prunecast.stages import job
+from prunecast.stages.job import Job
 from prunecast.train.evaluate import evaluate_both, score
 from prunecast.train.metrics import Errors, MetricContext, bound_metrics, metric_context
 
@@ -61,7 +63,8 @@ def test_a_metric_knows_the_scored_channels_of_the_training_part(prepared: Prepa
     assert accuracy.metrics.keys() == {"mase", "mape", "rmse"}
     assert accuracy.metrics["mase"] == pytest.approx((np.abs(y_WHC) / naive).mean(), rel=1e-12)
     assert accuracy.metrics["mape"] == pytest.approx(np.abs(1 - prepared.scaler.mean[targets] / raw).mean(), rel=1e-9)
-    assert accuracy.metrics["rmse"] == pytest.approx(np.sqrt((y_WHC**2).mean(1)).mean(), rel=1e-12)
+    assert accuracy.metrics["rmse"] == pytest.approx(np.sqrt((y_WHC**2).mean()), rel=1e-12)
+    assert accuracy.metrics["rmse"] == np.sqrt(accuracy.mse), "one definition: the root of the mean over all windows"
 
 
 def test_errors_of_channels_and_steps_are_those_of_all_windows(prepared: Prepared) -> None:
@@ -97,10 +100,40 @@ def test_errors_of_channels_and_steps_are_those_of_all_windows(prepared: Prepare
 
 
 def test_blocks_of_every_metric_add_up(prepared: Prepared) -> None:
-    accuracy = score(zeros, prepared.test, "test", further=bound_metrics(prepared, ["mase"]))
+    accuracy = score(zeros, prepared.test, "test", further=bound_metrics(prepared, ["mase", "rmse"]))
     assert accuracy.blocks is not None
-    of_blocks = np.average(accuracy.blocks.metrics["mase"], weights=accuracy.blocks.windows)
-    assert of_blocks == pytest.approx(accuracy.metrics["mase"], rel=1e-12)
+    for name in ("mase", "rmse"):
+        of_blocks = np.average(accuracy.blocks.metrics[name], weights=accuracy.blocks.windows)
+        assert of_blocks == pytest.approx(accuracy.metrics[name], rel=1e-12)
+
+
+def test_blocks_of_a_root_move_it_as_its_mean_would(prepared: Prepared) -> None:
+    """The bootstrap of blocks is that of the root of resampled means, to first order."""
+    blocks = score(zeros, prepared.test, "test", further=bound_metrics(prepared, ["rmse"])).blocks
+    assert blocks is not None
+    rng, few = np.random.default_rng(0), np.array(blocks.windows)
+    drawn = rng.dirichlet(np.full(len(few), 2000.0), size=200) * few
+    drawn /= drawn.sum(axis=1, keepdims=True)
+    roots, linear = np.sqrt(drawn @ np.array(blocks.mse)), drawn @ np.array(blocks.metrics["rmse"])
+    assert linear == pytest.approx(roots, rel=1e-3)
+    assert np.corrcoef(linear, roots)[0, 1] > 0.999
+
+
+def test_errors_that_are_all_zero_have_a_root(prepared: Prepared) -> None:
+    accuracy = score(lambda batch: batch.y_BHC, prepared.test, "test", further=bound_metrics(prepared, ["rmse"]))
+    assert accuracy.metrics["rmse"] == accuracy.mse == 0
+
+
+def test_only_stages_that_ask_for_rmse_got_another_name() -> None:
+    names = {}
+    for metrics in ([], ["mase"], ["rmse"], ["mase", "rmse"]):
+        recipe = load_recipe(base={"data": {"metrics": metrics}})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(job, "METRIC_VERSIONS", {})
+            before = Job(stage="train", role="dense", recipe=recipe, data_sha256="", source="").fingerprint
+        now = Job(stage="train", role="dense", recipe=recipe, data_sha256="", source="").fingerprint
+        names[tuple(metrics)] = now == before
+    assert names == {(): True, ("mase",): True, ("rmse",): False, ("mase", "rmse"): False}
 
 
 def test_both_scorings_have_every_metric_and_the_others_do_not_change_mse(prepared: Prepared) -> None:
