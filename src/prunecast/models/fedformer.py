@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunecast.kernels import Linear, over_time, times_each, to_series
-from prunecast.models.base import Keep, Layer, Streams, Units, reads, unit_index, writes
+from prunecast.models.base import Keep, Layer, LinearMap, Streams, Units, reads, unit_index, writes
 from prunecast.models.layers.decomposition import (
     DecompositionConfig,
     DecompositionDecoderLayer,
@@ -167,6 +167,10 @@ class FourierWeights(Layer):
         places = torch.arange(heads).unsqueeze(1) * config.size_per_head + torch.arange(widths.outputs)
         self.register_buffer("places", places)
 
+    def parts(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> tuple[Tensor, Tensor]:
+        """Returns what is mixed, real and imaginary parts (M, H, B, I)."""
+        raise NotImplementedError
+
     def mix(self, real_MHBI: Tensor, imaginary_MHBI: Tensor) -> Tensor:
         """Returns (B, 2M, H * O): every mode of every head times its complex matrix."""
         y_MHRO = times_each(_turned(real_MHBI, imaginary_MHBI), self.weight.flatten(3))
@@ -183,6 +187,21 @@ class FourierWeights(Layer):
         source_N[self.places.flatten()] = torch.arange(channels, device=device)
         with_zeros = torch.cat([y_BCQ, torch.zeros_like(y_BCQ[:, :1])], dim=1)
         return with_zeros.index_select(1, source_N[:layout])
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Returns the maps of all modes and heads side by side: of real numbers, a real and an imaginary row each."""
+        modes, heads = self.weight.shape[:2]
+        return {
+            "": LinearMap(
+                parameters=("weight",),
+                bias=None,
+                features=lambda *read: _turned(*self.parts(*read)).flatten(0, 1),
+                matrix=lambda tensors: tensors["weight"].flatten(3).flatten(0, 1),
+                tensors=lambda matrix_GOI: {
+                    "weight": torch.unflatten(torch.unflatten(matrix_GOI, 0, (modes, heads)), 3, (2, -1))
+                },
+            )
+        }
 
     def streams(self) -> Streams:
         """Modes, heads and channels of the weight; which modes and places of the dense layout are theirs."""
@@ -211,9 +230,13 @@ class FourierBlock(FourierWeights):
 
     def forward(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> Tensor:
         """Returns (B, N, Q); the memory and `key` have no part in it."""
-        parts = _projected(self.transform.forth(self.index), x_BQD, query, self.heads)
-        y_BRC = self.mix(*(part_BMHI.permute(1, 2, 0, 3) for part_BMHI in parts))
+        y_BRC = self.mix(*self.parts(x_BQD, memory_BSD, query, key))
         return self.place(to_series(y_BRC, self.transform.back(self.bins)))
+
+    def parts(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> tuple[Tensor, Tensor]:
+        """Returns the modes of the projected stream."""
+        real_BMHI, imaginary_BMHI = _projected(self.transform.forth(self.index), x_BQD, query, self.heads)
+        return real_BMHI.permute(1, 2, 0, 3), imaginary_BMHI.permute(1, 2, 0, 3)
 
     def streams(self) -> Streams:
         """The bins that the modes are written to are theirs too."""
@@ -239,6 +262,11 @@ class FourierCrossBlock(FourierWeights):
 
     def forward(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> Tensor:
         """Returns (B, N, Q)."""
+        y_BRC = self.mix(*self.parts(x_BQD, memory_BSD, query, key))
+        return self.place(to_series(y_BRC, self.transform.back(self.index)))
+
+    def parts(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> tuple[Tensor, Tensor]:
+        """Returns what the modes of the stream find in the memory."""
         query_parts = _projected(self.transform.forth(self.index), x_BQD, query, self.heads)
         key_parts = _projected(self.key_transform.forth(self.key_index), memory_BSD, key, self.heads)
         q_BHRE = _turned(*(part_BMHI.transpose(1, 2) for part_BMHI in query_parts))
@@ -247,8 +275,7 @@ class FourierCrossBlock(FourierWeights):
         # which part of a weight times which part of the memory: real real, real imaginary, imaginary real, the last
         found_BHM4I = torch.unflatten(torch.unflatten(found_BHRE, 3, (2, -1)), 2, (-1, 2)).flatten(3, 4)
         rr, ri, ir, ii = found_BHM4I.permute(3, 2, 1, 0, 4)
-        y_BRC = self.mix(rr - ii, ri + ir)
-        return self.place(to_series(y_BRC, self.transform.back(self.index)))
+        return rr - ii, ri + ir
 
     def streams(self) -> Streams:
         """The memory's modes own no weight."""
@@ -266,8 +293,12 @@ def _projected(matrix_RQ: Tensor, x_BQD: Tensor, layer: Linear, heads: int) -> t
     """
     y_BRHI = torch.unflatten(layer.without_bias(over_time(matrix_RQ, x_BQD)), 2, (heads, -1))
     real_BMHI, imaginary_BMHI = y_BRHI.chunk(2, dim=1)
-    level_M11 = matrix_RQ.chunk(2)[0].sum(1).view(-1, 1, 1)
-    return real_BMHI + level_M11 * layer.bias.view(heads, -1), imaginary_BMHI
+    return real_BMHI + _levels(matrix_RQ).unsqueeze(2) * layer.bias.view(heads, -1), imaginary_BMHI
+
+
+def _levels(matrix_RQ: Tensor) -> Tensor:
+    """Returns the real parts (M, 1) of the transform of a series of ones."""
+    return matrix_RQ.chunk(2)[0].sum(1, keepdim=True)
 
 
 def _turned(real: Tensor, imaginary: Tensor) -> Tensor:
@@ -292,6 +323,8 @@ AnyFourierBlock = FourierBlock | FourierCrossBlock
 
 class FourierAttention(Layer):
     """What a layer has for itself: projections to and from a block that it shares with the other layers."""
+
+    side_by_side = ("query", "key")
 
     def __init__(self, width: int, memory_width: int, block: AnyFourierBlock, block_name: str = "block") -> None:
         """Builds the projections.
@@ -329,6 +362,36 @@ class FourierAttention(Layer):
             "value": reads("memory") | writes(written),
             "out": writes("stream"),
         }
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Returns the maps to queries and keys, whose bias is a column: it stands still, so it is in one row.
+
+        They take all rows that the transform may have, zeros for modes that are gone: tokens of a model and of a
+        smaller one have the same places.
+        """
+
+        def projection(name: str, read: int, transform: FourierTransform, bins_M: Tensor) -> LinearMap:
+            def features(*streams: Tensor) -> Tensor:
+                rows_RQ = transform.forth_in_place(bins_M)
+                spectrum_BRD = over_time(rows_RQ, streams[read])
+                level_R1 = torch.cat([_levels(rows_RQ), torch.zeros_like(_levels(rows_RQ))])
+                level_BR1 = level_R1.expand(len(spectrum_BRD), -1, -1)
+                return torch.cat([spectrum_BRD, level_BR1], dim=2).flatten(0, 1).unsqueeze(0)
+
+            weight, bias = f"{name}.weight", f"{name}.bias"
+            return LinearMap(
+                parameters=(weight, bias),
+                bias=None,
+                features=features,
+                matrix=lambda tensors: torch.cat([tensors[weight], tensors[bias].unsqueeze(1)], dim=1).unsqueeze(0),
+                tensors=lambda matrix_1OI: {weight: matrix_1OI[0, :, :-1], bias: matrix_1OI[0, :, -1]},
+            )
+
+        block = self.block
+        maps = {"query": projection("query", 0, block.transform, block.index)}
+        if isinstance(block, FourierCrossBlock):
+            maps["key"] = projection("key", 1, block.key_transform, block.key_index)
+        return maps
 
     def unused(self) -> tuple[str, ...]:
         """The published projections that the block does not read."""

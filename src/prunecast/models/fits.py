@@ -12,6 +12,7 @@ P = 2 real and imaginary part.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import torch
@@ -20,7 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecast.kernels import linear
-from prunecast.models.base import ForecasterConfig, ForecastModel, Keep, Streams, Units, check_inputs, kept
+from prunecast.models.base import (
+    ForecasterConfig,
+    ForecastModel,
+    Keep,
+    LinearMap,
+    Streams,
+    Units,
+    check_inputs,
+    kept,
+)
 from prunecast.models.layers.transforms import FourierTransform, standardised
 
 
@@ -94,14 +104,18 @@ class FITS(ForecastModel):
         """Returns the forecast (B, H, O); the marks are not used."""
         check_inputs(self.config, x_BLC)
         x_BLO, mean_B1O, std_B1O = standardised(self.select(x_BLC), correction=1)
-        spectrum_BOR = x_BLO.transpose(1, 2) @ self.analysis.forth(self.read_bins).T
-        x_BOPI = spectrum_BOR.view(*spectrum_BOR.shape[:2], 2, -1)
+        x_BOPI = self._spectrum(x_BLO)
         by_real, by_imaginary = self._product(x_BOPI, self.real), self._product(x_BOPI, self.imaginary)
         real_BOW = by_real[:, :, 0] - by_imaginary[:, :, 1] + self.real_bias
         imaginary_BOW = by_real[:, :, 1] + by_imaginary[:, :, 0] + self.imaginary_bias
         written_BOR = torch.cat([real_BOW, imaginary_BOW], dim=2)
         y_BOH = written_BOR @ self.synthesis.back(self.written_bins)[:, self.config.lookback :]
         return y_BOH.transpose(1, 2) * std_B1O + mean_B1O
+
+    def _spectrum(self, x_BLO: Tensor) -> Tensor:
+        """Returns the bins that are read, (B, O, P, I)."""
+        spectrum_BOR = x_BLO.transpose(1, 2) @ self.analysis.forth(self.read_bins).T
+        return spectrum_BOR.view(*spectrum_BOR.shape[:2], 2, -1)
 
     def _product(self, x_BOPI: Tensor, weight: Tensor) -> Tensor:
         """Returns (B, O, P, W)."""
@@ -111,6 +125,36 @@ class FITS(ForecastModel):
             return y_BRW.view(*x_BOPI.shape[:-1], -1)
         by_channel = x_BOPI.transpose(0, 1).flatten(1, 2) @ weight.mT
         return by_channel.view(len(weight), -1, 2, weight.shape[1]).transpose(0, 1)
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Returns the map of real and imaginary parts, for each channel where it has one of its own.
+
+        A bin that is written has two rows, of its real part and of its imaginary part; both biases are columns.
+        """
+        names, reads = ("real", "imaginary", "real_bias", "imaginary_bias"), self.real.shape[-1]
+
+        def features(x_BLC: Tensor, *marks: Tensor | None) -> Tensor:
+            x_BLO, _, _ = standardised(self.select(x_BLC), correction=1)
+            real_OBI, imaginary_OBI = self._spectrum(x_BLO).transpose(0, 1).unbind(2)
+            rows_POBI = torch.stack(
+                [torch.cat([real_OBI, -imaginary_OBI], dim=2), torch.cat([imaginary_OBI, real_OBI], dim=2)]
+            )
+            ones_PP = torch.eye(2, dtype=x_BLC.dtype, device=x_BLC.device)[:, None, None]
+            rows_OPBI = torch.cat([rows_POBI, ones_PP.expand(*rows_POBI.shape[:3], 2)], dim=3).transpose(0, 1)
+            rows_ONI = rows_OPBI.flatten(1, 2)
+            return rows_ONI if self.config.individual else rows_ONI.flatten(0, 1).unsqueeze(0)
+
+        def matrix(tensors: Mapping[str, Tensor]) -> Tensor:
+            real, imaginary, *biases = (tensors[name] for name in names)
+            whole = torch.cat([real, imaginary, *(bias.unsqueeze(-1) for bias in biases)], dim=-1)
+            return whole if self.config.individual else whole.unsqueeze(0)
+
+        def tensors(matrix_GOI: Tensor) -> dict[str, Tensor]:
+            whole = matrix_GOI if self.config.individual else matrix_GOI[0]
+            real, imaginary, real_bias, imaginary_bias = whole.tensor_split([reads, 2 * reads, 2 * reads + 1], dim=-1)
+            return dict(zip(names, (real, imaginary, real_bias.squeeze(-1), imaginary_bias.squeeze(-1)), strict=True))
+
+        return {"": LinearMap(parameters=names, bias=None, features=features, matrix=matrix, tensors=tensors)}
 
     def streams(self) -> Streams:
         """Columns are bins that are read, rows those that are written."""

@@ -52,8 +52,17 @@ from prunecast.kernels import (
     ring_convolution,
     takes_fast_path,
 )
-from prunecast.models.base import Binding, Keep, Layer, Streams, Units, kept, reads, writes
-from prunecast.models.layers.blocks import Attention, DataEmbedding, DecoderLayer, EncoderLayer, last
+from prunecast.models.base import Binding, Keep, Layer, LinearMap, Streams, Units, kept, reads, writes
+from prunecast.models.layers.blocks import (
+    Attention,
+    DataEmbedding,
+    DecoderLayer,
+    EncoderLayer,
+    as_kernel,
+    kernel_matrix,
+    last,
+    neighbours,
+)
 from prunecast.models.layers.transforms import BatchNorm
 from prunecast.models.layers.widths import (
     DecoderLayerWidths,
@@ -278,12 +287,20 @@ class MixedRows(nn.Module):
 
     def forward(self, context_BHQE: Tensor, out: Linear) -> Tensor:
         """Returns the projection of the rows that are read, (B, read, D). Heads that write none may be missing."""
+        rows_BRW = self._written(context_BHQE)
+        projected_BRD = torch.cat([out(rows_BRW), out.bias.expand(len(rows_BRW), 1, -1)], dim=1)
+        return projected_BRD.index_select(1, self.place)
+
+    def rows(self, context_BHQE: Tensor) -> Tensor:
+        """Returns the rows that are read, those of zeros too, (B, read, W)."""
+        rows_BRW = self._written(context_BHQE)
+        return torch.cat([rows_BRW, torch.zeros_like(rows_BRW[:, :1])], dim=1).index_select(1, self.place)
+
+    def _written(self, context_BHQE: Tensor) -> Tensor:
         batch, heads, queries, size = context_BHQE.shape
         slots_RN = self.slots - (self.gone - heads * queries)
         context_BNE = torch.cat([context_BHQE.flatten(1, 2), context_BHQE.new_zeros(batch, 1, size)], dim=1)
-        rows_BRW = context_BNE.index_select(1, slots_RN.flatten()).view(batch, -1, out.in_features)
-        projected_BRD = torch.cat([out(rows_BRW), out.bias.expand(batch, 1, -1)], dim=1)
-        return projected_BRD.index_select(1, self.place)
+        return context_BNE.index_select(1, slots_RN.flatten()).view(batch, -1, slots_RN.shape[1] * size)
 
 
 class ProbSparse(Attention):
@@ -367,9 +384,13 @@ class ProbSparse(Attention):
         read, width = self.kept.read, self.kept.width
         if not self.kept.mixed:
             return cast("Tensor", self.out(context_BHQE[:, :, -read:].transpose(1, 2).flatten(2)))
-        if self.mixed_rows is not None:
+        if self.mixed_rows is None:
+            rows_BRW = last(context_BHQE.flatten(1), read * width).view(-1, read, width)
+        elif torch.compiler.is_compiling() or is_plain(self.out):
             return cast("Tensor", self.mixed_rows(context_BHQE, self.out))
-        return cast("Tensor", self.out(last(context_BHQE.flatten(1), read * width).view(-1, read, width)))
+        else:  # whoever listens is to hear as many rows as there are in a layer that has all its heads
+            rows_BRW = self.mixed_rows.rows(context_BHQE)
+        return cast("Tensor", self.out(rows_BRW))
 
     def streams(self) -> Streams:
         """As for any attention; mixed, heads own no columns of the output projection."""
@@ -433,6 +454,19 @@ class Distilling(Layer):
         # memory lies: three times as fast as a copy that is not.
         image_BEP1 = self.norm(y_BPE).unsqueeze(2).permute(0, 3, 1, 2)
         return F.elu(F.max_pool2d(image_BEP1, (3, 1), (2, 1), (1, 0)).permute(0, 2, 3, 1).squeeze(2))
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Returns the convolution's map."""
+        weight = "convolution.weight"
+        return {
+            "convolution": LinearMap(
+                parameters=(weight,),
+                bias="convolution.bias",
+                features=lambda x_BLD: neighbours(x_BLD).flatten(0, 1).unsqueeze(0),
+                matrix=lambda tensors: kernel_matrix(tensors[weight]).unsqueeze(0),
+                tensors=lambda matrix_1OI: {weight: as_kernel(matrix_1OI[0])},
+            )
+        }
 
     def streams(self) -> Streams:
         """The convolution reads the stream before and writes the one after."""

@@ -25,6 +25,7 @@ from prunecast.models.base import (
     ForecastModel,
     Keep,
     Layer,
+    LinearMap,
     Streams,
     Units,
     check_inputs,
@@ -97,6 +98,26 @@ class LSTMLayer(Layer):
         weights = [self.input_weight, self.recurrent_weight, self.bias, self.no_bias]
         states_BLU, _, _ = torch.lstm(x_BLI, (zeros_1BU, zeros_1BU), weights, True, 1, 0.0, self.training, False, True)
         return states_BLU
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Returns the map from each step's input, and the state before it, to the gates."""
+        width = self.input_weight.shape[1]
+        names = ("input_weight", "recurrent_weight")
+
+        def features(x_BLI: Tensor) -> Tensor:
+            states_BLU = self.forward(x_BLI)
+            before_BLU = torch.cat([torch.zeros_like(states_BLU[:, :1]), states_BLU[:, :-1]], dim=1)
+            return torch.cat([x_BLI, before_BLU], dim=2).flatten(0, 1).unsqueeze(0)
+
+        return {
+            "": LinearMap(
+                parameters=names,
+                bias="bias",
+                features=features,
+                matrix=lambda tensors: torch.cat([tensors[name] for name in names], dim=1).unsqueeze(0),
+                tensors=lambda matrix_1OI: dict(zip(names, matrix_1OI[0].tensor_split([width], dim=1), strict=True)),
+            )
+        }
 
     def streams(self) -> Streams:
         """A unit has its row in every gate and its column of the recurrence; the layer below is read by columns."""

@@ -16,12 +16,14 @@ from typing import Literal, Self, cast
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from prunecast.kernels import Linear
 from prunecast.models.base import (
     ForecasterConfig,
     ForecastModel,
     Keep,
+    LinearMap,
     Streams,
     Units,
     check_inputs,
@@ -70,15 +72,37 @@ class SparseTSF(ForecastModel):
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns the forecast (B, H, O); the marks are not used."""
         check_inputs(self.config, x_BLC)
-        x_BLO = self.select(x_BLC)
-        mean_B1O = x_BLO.mean(1, keepdim=True)
-        x_NL = (x_BLO - mean_B1O).transpose(1, 2).flatten(0, 1)
+        x_NL, mean_B1O = self._centred(x_BLC)
         x_NL = self.aggregation(x_NL.unsqueeze(1)).squeeze(1) + x_NL
         period, horizon = self.config.period_len, self.config.horizon
         whole_NSW = x_NL[:, x_NL.shape[1] - self.seen * period :].reshape(-1, self.seen, period)
         y_NWT = self.map(whole_NSW.transpose(1, 2))
         y_NH = y_NWT.transpose(1, 2).flatten(1)[:, :horizon]
         return cast("Tensor", y_NH.view(-1, self.config.outputs, horizon).transpose(1, 2) + mean_B1O)
+
+    def _centred(self, x_BLC: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the series around their means (N, L), and those (B, 1, O)."""
+        x_BLO = self.select(x_BLC)
+        mean_B1O = x_BLO.mean(1, keepdim=True)
+        return (x_BLO - mean_B1O).transpose(1, 2).flatten(0, 1), mean_B1O
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Returns the aggregation's map, from the steps around each step; zeros lie beyond the ends."""
+        weight, half = "aggregation.weight", self.config.period_len // 2
+
+        def features(x_BLC: Tensor, *marks: Tensor | None) -> Tensor:
+            around_NLI = F.pad(self._centred(x_BLC)[0], (half, half)).unfold(1, 1 + 2 * half, 1)
+            return around_NLI.flatten(0, 1).unsqueeze(0)
+
+        return {
+            "aggregation": LinearMap(
+                parameters=(weight,),
+                bias=None,
+                features=features,
+                matrix=lambda tensors: tensors[weight],
+                tensors=lambda matrix_1OI: {weight: matrix_1OI},
+            )
+        }
 
     def output_layer(self) -> tuple[str, ...]:
         """The perceptron's last layer; a linear map has no layer behind it, so all of it is body."""

@@ -12,7 +12,7 @@ what is said of (B, Q, D) holds for (B, C, Q, D) too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self, cast
 
 import torch
@@ -30,7 +30,7 @@ from prunecast.kernels import (
     fuses_attention,
     linear,
 )
-from prunecast.models.base import Layer, Streams, Units, reads, unit_index, writes
+from prunecast.models.base import Layer, LinearMap, Streams, Units, reads, unit_index, writes
 from prunecast.models.layers.widths import Activation, EncoderConfig, EncoderDecoderConfig
 
 
@@ -52,7 +52,7 @@ class DataEmbedding(Layer):
 
     def forward(self, x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
         """Returns tokens (B, L, D)."""
-        features, weights = self.value.unfold(x_BLC), self.value.matrix()
+        features, weights = neighbours(x_BLC), kernel_matrix(self.value.weight)
         bias: Tensor | None = self.value.bias
         if self.calendar is not None and mark_BLF is not None:  # one product over both kinds of features
             features = torch.cat([features, mark_BLF], dim=2)
@@ -61,13 +61,33 @@ class DataEmbedding(Layer):
         x_BLD = linear(features, weights, bias, training=self.training)
         return x_BLD if self.position is None else x_BLD + self.position
 
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Returns the one map of values and calendar; positions and the calendar's bias are added to its result."""
+        names = ("value.weight",) if self.calendar is None else ("value.weight", "calendar.weight")
+        of_values = 3 * self.value.weight.shape[1]
+
+        def features(x_BLC: Tensor, mark_BLF: Tensor | None) -> Tensor:
+            parts = [neighbours(x_BLC)] if mark_BLF is None else [neighbours(x_BLC), mark_BLF]
+            return torch.cat(parts, dim=2).flatten(0, 1).unsqueeze(0)
+
+        def matrix(tensors: Mapping[str, Tensor]) -> Tensor:
+            kernel, *calendar = (tensors[name] for name in names)
+            return torch.cat([kernel_matrix(kernel), *calendar], dim=1).unsqueeze(0)
+
+        def tensors(matrix_1OI: Tensor) -> dict[str, Tensor]:
+            kernel, calendar = matrix_1OI[0].tensor_split([of_values], dim=1)
+            return dict(zip(names, (as_kernel(kernel), calendar), strict=False))
+
+        bias = None if self.value.bias is None else "value.bias"
+        return {"": LinearMap(parameters=names, bias=bias, features=features, matrix=matrix, tensors=tensors)}
+
     def streams(self) -> Streams:
         """All three write the stream."""
         return {"value": writes("stream"), "calendar": writes("stream"), "position": {1: "stream"}}
 
 
 class TokenConvolution(Layer):
-    """Convolution over three neighbouring steps, circular at the ends: `unfold` times `matrix`.
+    """Convolution over three neighbouring steps, circular at the ends: `neighbours` times `kernel_matrix`.
 
     Written as a product with shifted copies: every runtime has cat and slice, not every one a circular pad.
     """
@@ -81,18 +101,25 @@ class TokenConvolution(Layer):
         limit = (3 * channels) ** -0.5
         self.bias = nn.Parameter(torch.empty(width).uniform_(-limit, limit)) if bias else None
 
-    def unfold(self, x_BLC: Tensor) -> Tensor:
-        """Returns each step beside its neighbours, (B, L, 3C)."""
-        ring = torch.cat([x_BLC[:, -1:], x_BLC, x_BLC[:, :1]], dim=1)
-        return torch.cat([ring[:, :-2], x_BLC, ring[:, 2:]], dim=2)
-
-    def matrix(self) -> Tensor:
-        """Returns the kernel as (D, 3C), in the order of `unfold`."""
-        return self.weight.transpose(1, 2).flatten(1)
-
     def streams(self) -> Streams:
         """Its outputs are rows, its inputs columns."""
         return {"weight": {0: "outputs", 1: "inputs"}, "bias": {0: "outputs"}}
+
+
+def neighbours(x_BLC: Tensor) -> Tensor:
+    """Returns each step between the one before it and the one after it, on a ring, (B, L, 3C)."""
+    ring_BSC = torch.cat([x_BLC[:, -1:], x_BLC, x_BLC[:, :1]], dim=1)
+    return torch.cat([ring_BSC[:, :-2], x_BLC, ring_BSC[:, 2:]], dim=2)
+
+
+def kernel_matrix(kernel_DC3: Tensor) -> Tensor:
+    """Returns the kernel of a convolution over three steps as (D, 3C), in the order of `neighbours`."""
+    return kernel_DC3.transpose(1, 2).flatten(1)
+
+
+def as_kernel(matrix_DN: Tensor) -> Tensor:
+    """Returns the kernel (D, C, 3) of the matrix that `kernel_matrix` gives."""
+    return torch.unflatten(matrix_DN, 1, (3, -1)).transpose(1, 2)
 
 
 def sinusoids(length: int, width: int) -> Tensor:

@@ -21,8 +21,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prunecast.kernels import Dropout, Linear, centred, linear, over_time
-from prunecast.models.base import ForecastModel, Layer, Streams, Units, check_inputs, decoder_input, reads
-from prunecast.models.layers.blocks import DataEmbedding, Encoder, FeedForward, TokenConvolution
+from prunecast.models.base import ForecastModel, Layer, LinearMap, Streams, Units, check_inputs, decoder_input, reads
+from prunecast.models.layers.blocks import (
+    DataEmbedding,
+    Encoder,
+    FeedForward,
+    TokenConvolution,
+    as_kernel,
+    kernel_matrix,
+    last,
+    neighbours,
+)
 from prunecast.models.layers.transforms import window_counts
 from prunecast.models.layers.widths import EncoderDecoderConfig
 
@@ -99,14 +108,39 @@ class TrendProjection(TokenConvolution):
         super().__init__(width, channels)
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # the published start, that of any convolution
 
-    def forward(self, x_BTE: Tensor, decomposition: Decomposition | None = None) -> Tensor:
-        """Returns the projection of x, or of its trend where a decomposition is given, (B, T, C)."""
+    def forward(self, x_BTE: Tensor, decomposition: Decomposition | None = None, steps: int | None = None) -> Tensor:
+        """Returns the projection of x, or of its trend where a decomposition is given, (B, T, C).
+
+        Args:
+            x_BTE: the stream.
+            decomposition: without a mixture, so that it is linear.
+            steps: how many of the last steps are returned; all when absent.
+        """
         # first the product, then averages and shifts: of 3C columns, not of E
         products_BTN = linear(x_BTE, self.weight.permute(2, 0, 1).flatten(0, 1), training=self.training)
         trends_BTN = products_BTN if decomposition is None else decomposition(products_BTN)[1]
-        last, here, following = trends_BTN.chunk(3, dim=2)
-        last = torch.cat([last[:, -1:], last[:, :-1]], dim=1)
-        return last + here + torch.cat([following[:, 1:], following[:, :1]], dim=1)
+        before, here, after = trends_BTN.chunk(3, dim=2)
+        before = torch.cat([before[:, -1:], before[:, :-1]], dim=1)
+        y_BTC = before + here + torch.cat([after[:, 1:], after[:, :1]], dim=1)
+        return y_BTC if steps is None else last(y_BTC, steps)
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Returns the one map that it is, of the steps that are returned."""
+
+        def features(x_BTE: Tensor, decomposition: Decomposition | None = None, steps: int | None = None) -> Tensor:
+            trend_BTE = x_BTE if decomposition is None else x_BTE - decomposition.season(x_BTE)
+            features_BTI = neighbours(trend_BTE)
+            return last(features_BTI, steps or x_BTE.shape[1]).flatten(0, 1).unsqueeze(0)
+
+        return {
+            "": LinearMap(
+                parameters=("weight",),
+                bias=None,
+                features=features,
+                matrix=lambda tensors: kernel_matrix(tensors["weight"]).unsqueeze(0),
+                tensors=lambda matrix_1OI: {"weight": as_kernel(matrix_1OI[0])},
+            )
+        }
 
 
 class SeasonalNorm(Layer):
@@ -166,10 +200,10 @@ class DecompositionDecoderLayer(Layer):
         season3 = self.decomposition3.season(sum3)
         sums = (sum1 + sum2).add_(sum3)
         if self.decomposition1.mixture is None:  # linear: one moving average of the few columns is the same
-            trend_BTC = self.trend(sums, self.decomposition1)
+            trend_of_layer_BHC = self.trend(sums, self.decomposition1, self.horizon)
         else:
-            trend_BTC = self.trend(sums - season1 - season2 - season3)
-        return season3, trend_BHC + trend_BTC[:, trend_BTC.shape[1] - self.horizon :]
+            trend_of_layer_BHC = self.trend(sums - season1 - season2 - season3, None, self.horizon)
+        return season3, trend_BHC + trend_of_layer_BHC
 
     def streams(self) -> Streams:
         """The stream is its own memory in self-attention; the trend's projection reads it."""

@@ -37,6 +37,8 @@ class FourierTransform(nn.Module):
     A bin that the series does not have gives nothing and takes nothing; -1 is such a bin too.
     """
 
+    forth_PRQ: Tensor
+
     def __init__(self, steps: int, bins: int, gain: float = 1.0) -> None:
         """Prepares the tables.
 
@@ -66,6 +68,12 @@ class FourierTransform(nn.Module):
     def back(self, bins_M: Tensor) -> Tensor:
         """Returns (2M, Q): the series that a real part of 1, or an imaginary part of 1, in each bin stands for."""
         return self._rows("back", bins_M)
+
+    def forth_in_place(self, bins_M: Tensor) -> Tensor:
+        """Returns (2R, Q): as `forth`, each bin in the place of its number, and nothing in the places of others."""
+        bins = self.forth_PRQ.shape[1]  # the last one is empty, as its number says: -1 is the last place
+        bins_R = torch.full((bins,), -1, device=bins_M.device).index_copy(0, bins_M % bins, bins_M)
+        return self.forth(bins_R[:-1])
 
     def _rows(self, name: str, bins_M: Tensor) -> Tensor:
         table_PRQ: Tensor = getattr(self, f"{name}_PRQ")
