@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 from zoneinfo import available_timezones
 
 import yaml
@@ -209,7 +209,35 @@ class FitConfig(Section):
     )
 
 
+LOOKS_BACK = ("distill",)
+"""Keys of fine-tuning that go back to the model as it was before pruning."""
+
+
+class FinetuneConfig(FitConfig):
+    """Fine-tuning, and what it may go back to: the model as it was before pruning."""
+
+    epochs: int = Field(0, ge=0)
+    distill: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        exclude_if=_not(0.0),
+        description="share of the loss that is the distance to the forecast of the model before pruning",
+    )
+
+    def plain(self) -> Self:
+        """Returns the same training without a look back."""
+        return self.model_copy(update={key: type(self).model_fields[key].default for key in LOOKS_BACK})
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the model before pruning has a part in it."""
+        return self != self.plain()
+
+
 CALIBRATION_BATCHES = 8
+TRAINING_SHARE = 0.75
+TRAINING_UPDATES = 20
 
 
 class PruneConfig(Section):
@@ -237,6 +265,19 @@ class PruneConfig(Section):
         ge=0,
         exclude_if=lambda seed: seed is None,
         description="methods that look at data: of that draw; the recipe's seed when absent",
+    )
+    training_share: float = Field(
+        TRAINING_SHARE,
+        gt=0,
+        le=1,
+        exclude_if=_not(TRAINING_SHARE),
+        description="methods that prune in training: share of its steps after which no mask changes",
+    )
+    training_updates: int = Field(
+        TRAINING_UPDATES,
+        ge=1,
+        exclude_if=_not(TRAINING_UPDATES),
+        description="methods that prune in training: how often masks change until then, evenly spread",
     )
 
 
@@ -338,7 +379,7 @@ class Recipe(Section):
     model: dict[str, Any] = Field(default_factory=lambda: {"name": "transformer"})
     train: FitConfig = FitConfig()
     prune: PruneConfig | None = None
-    finetune: FitConfig = FitConfig(epochs=0)
+    finetune: FinetuneConfig = FinetuneConfig()
     measure: MeasureConfig = MeasureConfig()
     export: ExportConfig = ExportConfig()
     study: StudyConfig | None = None

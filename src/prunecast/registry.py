@@ -102,6 +102,7 @@ METHODS = Registry(
     {
         "magnitude": "prunecast.prune.methods:MAGNITUDE",
         "magnitude-layer": "prunecast.prune.methods:MAGNITUDE_LAYER",
+        "gradual-magnitude": "prunecast.prune.methods:GRADUAL_MAGNITUDE",
         "random": "prunecast.prune.methods:RANDOM",
         "structured-magnitude": "prunecast.prune.methods:STRUCTURED_MAGNITUDE",
         "structured-random": "prunecast.prune.methods:STRUCTURED_RANDOM",
@@ -135,6 +136,14 @@ GRANULARITIES = Registry(
         "unit": "prunecast.prune.structured:UNIT",
     },
 )
+
+SCHEDULES = Registry(
+    "schedule",
+    {
+        "gradual": "prunecast.prune.schedule:GradualMasks",
+    },
+)
+"""How masks change in training."""
 
 METRICS = Registry(
     "metric",

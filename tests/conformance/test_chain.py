@@ -6,6 +6,7 @@ the reason that the code itself gives.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
 from prunecast.models.base import ForecasterConfig, ForecastModel, Group, build, config_from
 from prunecast.models.io import SavedModel, load_model, save_model
-from prunecast.prune.apply import prune_model
+from prunecast.prune.apply import prune_in_training, prune_model
 from prunecast.prune.masks import HeldMasks
 from prunecast.prune.methods import Pruned
 from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe, load_recipe
@@ -37,7 +38,7 @@ from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
 from prunecast.resolve import resolved
 from prunecast.stages.base import new_model, spread
 from prunecast.stages.export import export_one, refusal, training_inputs
-from prunecast.train.fit import fit
+from prunecast.train.fit import fit, total_steps
 
 LOOKBACK, HORIZON = 24, 6
 SMALL = {"d_model": 16, "n_heads": 4, "d_ff": 12, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1}
@@ -89,12 +90,16 @@ class Chain:
         return self.results[name, method]
 
     def prune(self, name: str, method: str) -> Pruned:
-        """Prunes anew."""
+        """Prunes anew; by a method that prunes in training, in as many steps as the dense model had."""
         config = PruneConfig(method=method, sparsity=SPARSITY)
         batches = list(self.prepared.train.batches(16))[:2]
-        return prune_model(
-            self.dense(name).model, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight, batches=batches
-        )
+        dense, costs = self.dense(name).model, {"cost": dense_macs, "weight_cost": macs_per_weight}
+        if not METHODS.load(method).trains:
+            return prune_model(dense, config, seed=1, batches=batches, **costs)
+        model, steps = copy.deepcopy(dense), total_steps(STEPS, len(self.prepared.train))
+        hook = prune_in_training(model, config, steps=steps, seed=1, batches=batches, **costs)
+        fit(model, self.prepared.train, self.prepared.validation, STEPS, seed=1, hooks=[hook])
+        return Pruned(model, hook.masks, hook.outcome)
 
     def variant(self, name: str, method: str) -> SavedModel:
         """The dense model, or a pruned one."""
@@ -229,7 +234,8 @@ def test_what_stays_is_untouched_and_the_parent_too(chain: Chain, model_name: st
     assert same(before, state(dense.model))
     assert dense.model.config == config
     for name, mask in pruned.masks.items():
-        assert torch.equal(pruned.model.get_parameter(name), before[name] * mask)
+        weight = pruned.model.get_parameter(name)
+        assert torch.equal(weight, (weight if METHODS.load(method).trains else before[name]) * mask)
     assert same(pruned.masks, first.masks)
     assert same(state(pruned.model), state(first.model))
 

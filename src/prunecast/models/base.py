@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, ClassVar, Protocol, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -366,23 +366,32 @@ class ForecastModel(Layer, ABC):
         return y_BHC[..., list(self.config.targets)]
 
 
-class TrainingHook(Protocol):
-    """What may take part in the training loop: held masks, schedules, movement, distillation."""
+class TrainingHook:
+    """What may take part in the training loop: held masks, schedules, movement, distillation.
+
+    A hook has those of these methods that it needs; the others do nothing.
+    """
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Called once, before the first step (also after a resume)."""
+        """Called once, before the first step (also after a resume, when `restore` came before)."""
 
-    def loss(self, model: nn.Module, batch: Batch, loss: Tensor) -> Tensor:
-        """Returns the loss to minimise, given the plain one."""
+    def loss(self, forecast_BHC: Tensor, batch: Batch, loss: Tensor) -> Tensor:
+        """Returns the loss to minimise, given the model's forecast of a batch and the loss so far."""
+        return loss
 
     def after_backward(self, step: int) -> None:
-        """Called when gradients are there, before the optimiser's step."""
+        """Called when gradients are there, before the optimiser's step; steps are counted from 0."""
 
     def after_step(self, step: int) -> None:
         """Called after the optimiser's step."""
 
+    def settled(self, steps: int) -> bool:
+        """Whether the weights after so many steps may be those that the run ends with: an epoch before is no best."""
+        return True
+
     def state(self) -> dict[str, Tensor]:
-        """Tensors that a checkpoint must keep."""
+        """Returns the tensors that a checkpoint must keep."""
+        return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave."""

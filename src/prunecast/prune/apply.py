@@ -14,10 +14,10 @@ from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank
 from prunecast.prune.masks import apply_masks, check_masks
-from prunecast.prune.methods import Cost, Granularity, Masks, Pruned, Statistics, Task, WeightCost
-from prunecast.prune.schedule import in_steps
+from prunecast.prune.methods import Cost, Granularity, Masks, Method, Pruned, Statistics, Task, WeightCost
+from prunecast.prune.schedule import MasksInTraining, Updates, in_steps
 from prunecast.recipe import PruneConfig
-from prunecast.registry import GRANULARITIES, METHODS
+from prunecast.registry import GRANULARITIES, METHODS, SCHEDULES
 
 
 def prune_model(
@@ -42,24 +42,48 @@ def prune_model(
         batches: windows of the training part, for methods that look at data; read anew at each step.
 
     Raises:
-        UserError: on an unknown method, a budget that cannot be met, masks that do not fit the model, or a method that
-            looks at data and is given none.
+        UserError: on an unknown method, a budget that cannot be met, masks that do not fit the model, a method that
+            looks at data and is given none, or one that prunes in training.
     """
-    held = {} if masks is None else masks
-    check_masks(model, held)
-    task = Task(
-        model=model,
-        config=config,
-        method=METHODS.load(config.method),
-        statistics=Statistics(seed, batches),
-        cost=cost,
-        weight_cost=weight_cost,
-        masks=held,
-    )
+    statistics = Statistics(seed, batches)
+    task = _task(model, config, statistics, {} if masks is None else masks, cost=cost, weight_cost=weight_cost)
+    task.method.check_epochs(0)
     granularity = _granularity(task)
-    if task.method.needs_data and batches is None:
-        raise UserError(f"method {task.method.name!r} looks at data, expected batches of the training part, found none")
     return granularity.prune(task) if config.step is None else in_steps(task, granularity)
+
+
+def prune_in_training(
+    model: ForecastModel,
+    config: PruneConfig,
+    *,
+    steps: int,
+    seed: int,
+    cost: Cost,
+    weight_cost: WeightCost,
+    masks: Masks | None = None,
+    batches: Iterable[Batch] | None = None,
+) -> MasksInTraining:
+    """Returns the hook with which training prunes a model; its masks and its outcome are the method's at the end.
+
+    Args:
+        model: that is to be trained.
+        config: names a method that prunes in training.
+        steps: that the training takes.
+        seed: as of `prune_model`, like all others.
+        cost: see there.
+        weight_cost: see there.
+        masks: see there.
+        batches: see there.
+
+    Raises:
+        UserError: as `prune_model` does, or when the training is too short.
+    """
+    statistics = Statistics(seed, batches)
+    task = _task(model, config, statistics, {} if masks is None else masks, cost=cost, weight_cost=weight_cost)
+    assert task.method.schedule is not None, "the method prunes in training"
+    granularity = _granularity(task)
+    kind: type[MasksInTraining] = SCHEDULES.load(task.method.schedule)
+    return kind(task, granularity.prune, Updates.of(config, steps))
 
 
 def zero_body(model: ForecastModel) -> tuple[ForecastModel, Masks]:
@@ -92,10 +116,35 @@ def check_budget(model: ForecasterConfig, config: PruneConfig, *, cost: Cost, we
         granularity.check(task)
 
 
+def _task(
+    model: ForecastModel,
+    config: PruneConfig,
+    statistics: Statistics,
+    masks: Masks,
+    *,
+    cost: Cost,
+    weight_cost: WeightCost,
+) -> Task:
+    """Returns what is to be done, once masks fit the model and a method that looks at data has some."""
+    check_masks(model, masks)
+    method: Method = METHODS.load(config.method)
+    if method.needs_data and statistics.data is None:
+        raise UserError(f"method {method.name!r} looks at data, expected batches of the training part, found none")
+    return Task(
+        model=model,
+        config=config,
+        method=method,
+        statistics=statistics,
+        cost=cost,
+        weight_cost=weight_cost,
+        masks=masks,
+    )
+
+
 def _granularity(task: Task) -> Granularity:
     """Returns what goes at once, once no option is without meaning for the method."""
-    if not task.method.needs_data:
-        for option in ("calibration_batches", "calibration_seed"):
-            task.refuse(option)
+    foreign = () if task.method.needs_data else ("calibration_batches", "calibration_seed")
+    for option in (*foreign, *(("step",) if task.method.trains else ("training_share", "training_updates"))):
+        task.refuse(option)
     granularity: Granularity = GRANULARITIES.load(task.method.granularity)
     return granularity

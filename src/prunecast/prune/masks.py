@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunecast.batch import Batch
 from prunecast.errors import UserError
+from prunecast.models.base import TrainingHook
 from prunecast.prune.methods import Masks
 
 
@@ -41,12 +41,17 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
         weight.masked_fill_(~mask.to(weight.device), 0.0)
 
 
-class HeldMasks:
-    """A training hook that keeps masked weights, their gradients and their optimiser's moments at zero."""
+class HeldMasks(TrainingHook):
+    """A training hook that keeps masked weights, their gradients and their optimiser's moments at zero.
+
+    Attributes:
+        masks: what is held now.
+    """
 
     def __init__(self, masks: Masks) -> None:
-        self._masks = dict(masks)
+        self.masks = dict(masks)
         self._bound: list[tuple[nn.Parameter, Tensor]] = []
+        self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
 
     def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -55,16 +60,22 @@ class HeldMasks:
         Raises:
             UserError: when a mask does not fit the model.
         """
-        apply_masks(model, self._masks)
-        self._optimizer = optimizer
-        weights = {name: model.get_parameter(name) for name in self._masks}
-        # Cast once: multiplying by a mask of the weight's own type is ten times as fast as by a boolean one.
-        self._bound = [(weight, self._masks[name].to(weight)) for name, weight in weights.items()]
-        self.after_step(0)
+        self._model, self._optimizer = model, optimizer
+        self.hold(self.masks)
 
-    def loss(self, model: nn.Module, batch: Batch, loss: Tensor) -> Tensor:
-        """Returns the plain loss."""
-        return loss
+    def hold(self, masks: Masks) -> None:
+        """Holds these masks from now on, instead of those before.
+
+        Raises:
+            UserError: when a mask does not fit the model.
+        """
+        assert self._model is not None, "on_start comes first"
+        apply_masks(self._model, masks)
+        self.masks = dict(masks)
+        weights = {name: self._model.get_parameter(name) for name in masks}
+        # Cast once: multiplying by a mask of the weight's own type is ten times as fast as by a boolean one.
+        self._bound = [(weight, masks[name].to(weight)) for name, weight in weights.items()]
+        self._zero()
 
     @torch.no_grad()
     def after_backward(self, step: int) -> None:
@@ -73,9 +84,12 @@ class HeldMasks:
             if weight.grad is not None:
                 weight.grad.mul_(mask)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Zeroes masked weights and whatever the optimiser keeps per weight."""
+        self._zero()
+
+    @torch.no_grad()
+    def _zero(self) -> None:
         assert self._optimizer is not None, "on_start comes first"
         for weight, mask in self._bound:
             weight.mul_(mask)
@@ -85,8 +99,8 @@ class HeldMasks:
 
     def state(self) -> dict[str, Tensor]:
         """Returns the masks."""
-        return dict(self._masks)
+        return dict(self.masks)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Takes back the masks of a checkpoint; comes before `on_start`."""
-        self._masks = dict(state)
+        self.masks = dict(state)

@@ -31,7 +31,7 @@ class Method:
         control: the method that removes as much at random, which a study sets beside this one; None without one.
         is_control: whether this is such a method itself: its models are compared with, not shipped.
         budget: how an amount is asked for: as a share, an N:M pattern, or a latency.
-        trains: whether the method itself needs training steps.
+        schedule: how masks change in training, a name in `registry.SCHEDULES`; None for a method without training.
         needs_data: whether its score looks at batches of the training part.
     """
 
@@ -44,8 +44,25 @@ class Method:
     control: str | None = None
     is_control: bool = False
     budget: Literal["share", "pattern", "latency"] = "share"
-    trains: bool = False
+    schedule: str | None = None
     needs_data: bool = False
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method itself needs training steps."""
+        return self.schedule is not None
+
+    def check_epochs(self, epochs: int) -> None:
+        """Checks that a method that prunes in training has epochs of fine-tuning to do it in.
+
+        Raises:
+            UserError: when it has none.
+        """
+        if self.trains and not epochs:
+            raise UserError(
+                f"method {self.name!r} prunes in training, expected epochs of fine-tuning, found 0; "
+                "give --finetune-epochs (in a recipe finetune.epochs)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +100,12 @@ class Statistics:
     Attributes:
         seed: of whatever it draws, from a generator of its own.
         data: windows of the training part, to be read through `batches`; None where nobody has any.
+        accumulated: what a schedule has summed up in training, by parameter; None where nothing was.
     """
 
     seed: int
     data: Iterable[Batch] | None = None
+    accumulated: Scores | None = None
 
     @property
     def batches(self) -> Iterator[Batch]:
@@ -157,6 +176,12 @@ MAGNITUDE_LAYER = replace(
     name="magnitude-layer",
     summary="the smallest weights of each layer become zero, the same share everywhere",
     allocation="layer",
+)
+GRADUAL_MAGNITUDE = replace(
+    MAGNITUDE,
+    name="gradual-magnitude",
+    summary="the smallest weights become zero a little at a time while the model trains, fast at first",
+    schedule="gradual",
 )
 RANDOM = replace(
     MAGNITUDE,

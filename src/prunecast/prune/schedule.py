@@ -1,15 +1,32 @@
-"""Pruning in steps: a little at a time, the scores renewed in between, without training.
+"""Pruning a little at a time: in steps without training, or by a hook of the training loop while the model learns.
 
-arXiv 2412.12883 cut its structures in 50 such steps, with the iterative mode of Torch-Pruning.
+In steps, the scores are renewed in between; arXiv 2412.12883 cut its structures in 50 such steps, with the iterative
+mode of Torch-Pruning.
+
+In training, masks change a few times, evenly spread over its first part, and are held from then on: the weights that
+the run ends with are chosen among those of the epochs after that.
+
+At the end stands distillation, a hook that goes with any method: the model before pruning teaches the pruned one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
 
+import torch
+from torch import Tensor, nn
+
+from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.prune.methods import Granularity, Pruned, Task
+from prunecast.models.base import ForecastModel, TrainingHook
+from prunecast.prune.masks import HeldMasks
+from prunecast.prune.methods import Granularity, Masks, Pruned, Task
+from prunecast.prune.unstructured import zeros_in
+from prunecast.recipe import PruneConfig
 from prunecast.records import Pruning
 
 
@@ -48,3 +65,133 @@ def _asking(task: Task, share: float) -> Task:
 def _rest(outcome: Pruning) -> int:
     """Returns how much there is to take shares of: single weights that are zero still count, units that went do not."""
     return outcome.total - outcome.realised if outcome.kept_units else outcome.total
+
+
+@dataclass(frozen=True)
+class Updates:
+    """When masks change: `count` times in the first `until` steps, the last time after step `until`."""
+
+    count: int
+    until: int
+
+    @classmethod
+    def of(cls, config: PruneConfig, steps: int) -> Self:
+        """Returns the updates of a training of so many steps; no step has two.
+
+        Raises:
+            UserError: when the training is too short for one.
+        """
+        until = math.floor(config.training_share * steps)
+        if until < 1:
+            raise UserError(
+                f"method {config.method!r} prunes in the first {config.training_share:g} of the steps of fine-tuning, "
+                f"expected at least one step in it, found {steps} in all; train longer"
+            )
+        return cls(min(config.training_updates, until), until)
+
+    def after(self, steps: int) -> int | None:
+        """Returns the number of the update that follows so many steps, from 1 to `count`, or None."""
+        number = steps * self.count // self.until
+        return number if 1 <= number <= self.count and steps == -(-number * self.until // self.count) else None
+
+
+class MasksInTraining(HeldMasks, ABC):
+    """What all methods that prune in training share: masks, some of which an update replaces.
+
+    Args:
+        task: its model is the one that is trained; its masks stay held whatever happens.
+        prune: removes what a task asks for, see `Granularity`.
+        updates: when masks change.
+    """
+
+    def __init__(self, task: Task, prune: Callable[[Task], Pruned], updates: Updates) -> None:
+        super().__init__(task.masks)
+        self.updates = updates
+        prices = task.weight_cost(task.model) if task.of == "operations" else {}  # before the model is on a GPU
+        self._task = replace(task, weight_cost=lambda _: prices)
+        self._prune = prune
+        self._asked = prune(self._task).outcome  # of all at once: it tells whether the budget can be met
+
+    @property
+    def outcome(self) -> Pruning:
+        """What was asked for, and what the masks remove."""
+        realised = round(self._amount(self.masks))
+        changed = {"realised": realised, "removed_weights": zeros_in(self.masks)}
+        return self._asked.model_copy(update=changed)
+
+    def after_step(self, step: int) -> None:
+        """Zeroes what is masked, and changes masks when it is time."""
+        super().after_step(step)
+        number = self.updates.after(step + 1)
+        if number is not None:
+            self.update(number)
+
+    @abstractmethod
+    def update(self, number: int) -> None:
+        """Changes masks for the given time; the first is number 1, and the last leaves as many as were asked for."""
+
+    def settled(self, steps: int) -> bool:
+        """Whether no mask changes any more."""
+        return steps >= self.updates.until
+
+    def cubic_share(self, number: int) -> float:
+        """Returns the share that is gone after an update: from what was gone at the start up to what is asked for.
+
+        Zhu and Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878), equation 1.
+        """
+        last, first = self._task.config.sparsity, self._amount(self._task.masks) / self._asked.total
+        left = 1 - number / self.updates.count
+        return last + (first - last) * left**3
+
+    def choose(self, share: float, gone: Masks) -> Masks:
+        """Returns masks of so large a share, by the method's score of the weights as they are now.
+
+        Args:
+            share: of what the budget counts.
+            gone: masks whose zeros stay; they come back as they are when they remove as much already.
+        """
+        if round(share * self._asked.total) <= self._amount(gone):
+            return gone
+        config = self._task.config.model_copy(update={"sparsity": share})
+        return self._prune(replace(self._task, config=config, masks=gone)).masks
+
+    def _amount(self, masks: Masks) -> float:
+        """Returns how much masks remove, in units of the budget."""
+        if self._task.of != "operations":
+            return sum(zeros_in(masks).values())
+        prices = self._task.weight_cost(self._task.model)
+        return math.fsum(prices.get(name, 0.0) * zeros for name, zeros in zeros_in(masks).items())
+
+
+class GradualMasks(MasksInTraining):
+    """More weights go at each update, by the method's score, fast at first (Zhu and Gupta 2017); none comes back."""
+
+    def update(self, number: int) -> None:
+        """Tightens the masks to the share of the cubic schedule."""
+        self.hold(self.choose(self.cubic_share(number), self.masks))
+
+
+class Distillation(TrainingHook):
+    """A training hook for the loss (1 - share) x loss + share x MSE to the teacher's forecast.
+
+    Hinton et al. 2015 (arXiv 1503.02531), for a regression: the teacher's forecast stands beside the truth. It costs
+    one forecast of the teacher at each step.
+
+    Args:
+        teacher: stays as it is.
+        share: of the loss, from 0 to 1.
+    """
+
+    def __init__(self, teacher: ForecastModel, share: float) -> None:
+        self._teacher = teacher.eval()
+        self._share = share
+
+    def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Brings the teacher to where the model is."""
+        self._teacher.to(next(model.parameters()).device)
+
+    def loss(self, forecast_BHC: Tensor, batch: Batch, loss: Tensor) -> Tensor:
+        """Returns the loss with the distance to the teacher's forecast in it."""
+        with torch.no_grad():
+            taught_BHC = self._teacher(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+        return (1 - self._share) * loss + self._share * nn.functional.mse_loss(forecast_BHC, taught_BHC)

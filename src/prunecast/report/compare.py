@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from prunecast.errors import UserError
-from prunecast.recipe import fingerprint
+from prunecast.recipe import LOOKS_BACK, fingerprint
 from prunecast.records import Role, Scoring
 from prunecast.report.statistics import Difference, Floats, Interval, LogRatio, difference
 from prunecast.report.style import MODEL_NAMES, percent
@@ -239,7 +239,8 @@ class StudyRuns:
 
 
 def _tuning(row: StageRow) -> str:
-    return fingerprint(row["recipe"].get("finetune") or {})
+    section = row["recipe"].get("finetune") or {}
+    return fingerprint({key: value for key, value in section.items() if key not in LOOKS_BACK})
 
 
 def _dense(row: StageRow, rows: Mapping[str, StageRow]) -> StageRow | None:

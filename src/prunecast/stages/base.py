@@ -48,6 +48,7 @@ class StageInputs:
         directory: an empty folder for the result; None where the result stays in memory.
         found: fingerprint of a finished stage -> its folder; None where there are no folders.
         known: the parent where it is in memory.
+        known_unpruned: the model that was pruned where it is in memory, for fine-tuning that looks back to it.
         work: folder for checkpoints; None to keep none.
         reporter: hears of training.
         machine_busy: whether a timing waited in vain to have the machine to itself.
@@ -57,6 +58,7 @@ class StageInputs:
     directory: Path | None = None
     found: Callable[[str], Path] | None = None
     known: Parent | None = None
+    known_unpruned: Parent | None = None
     work: Path | None = None
     reporter: Reporter | None = None
     machine_busy: bool = False
@@ -74,10 +76,17 @@ class StageInputs:
 
     def parent(self, job: Job) -> Parent:
         """Returns the model that a job goes on from. It is the stage's own: a stage may change it."""
-        if self.known is not None:
-            saved = self.known.saved
-            return replace(self.known, saved=replace(saved, model=copy.deepcopy(saved.model)))
-        folder = self.folder(job.parent)
+        return self._opened(self.known, job.parent)
+
+    def unpruned(self, job: Job) -> Parent:
+        """Returns the model that was pruned, for fine-tuning that looks back to it; it is the stage's own too."""
+        return self._opened(self.known_unpruned, job.unpruned)
+
+    def _opened(self, known: Parent | None, fingerprint: str | None) -> Parent:
+        if known is not None:
+            saved = known.saved
+            return replace(known, saved=replace(saved, model=copy.deepcopy(saved.model)))
+        folder = self.folder(fingerprint)
         return Parent(load_model(folder), read_record(folder))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from prunecast.recipe import Recipe, Section
 from prunecast.records import Role, Stage
+from prunecast.registry import METHODS
 
 CODE_VERSIONS: dict[Stage, int] = {"train": 1, "prune": 1, "zero": 1, "finetune": 1, "export": 1, "measure": 1}
 """Raised when a stage's numbers change; a golden record holds that it is not forgotten."""
@@ -39,6 +40,7 @@ class Job:
         label: for people.
         parent: fingerprint of the stage whose model is taken.
         compared_with: small-dense only: the pruned model whose size it is given.
+        unpruned: fine-tuning that looks back only: the stage whose model was pruned.
     """
 
     stage: Stage
@@ -49,22 +51,29 @@ class Job:
     label: str = ""
     parent: str | None = None
     compared_with: str | None = None
+    unpruned: str | None = None
 
     @property
     def links(self) -> tuple[str | None, ...]:
-        """Fingerprints as they are hashed: parent, what it is timed against, compared_with, exports."""
-        return self.parent, None, self.compared_with
+        """Fingerprints as they are hashed: parent, what it is timed against or looks back to, compared_with, ..."""
+        return self.parent, self.unpruned, self.compared_with
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Fingerprints of the stages that must be done before."""
         return tuple(dict.fromkeys(parent for parent in self.links if parent is not None))
 
+    @property
+    def prunes(self) -> bool:
+        """Whether something is removed here: by pruning, or by fine-tuning where the method prunes in training."""
+        tuned = self.stage == "finetune" and self.role == "pruned+finetuned"
+        return self.stage == "prune" or (tuned and in_training(self.recipe))
+
     @cached_property
     def fingerprint(self) -> str:
         """Names the stage's result."""
         version = str(CODE_VERSIONS[self.stage])
-        lines = (self.stage, version, self.data_sha256, *map(str, self.links), *_determining(self.stage, self.recipe))
+        lines = (self.stage, version, self.data_sha256, *map(str, self.links), *_determining(self))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
@@ -99,11 +108,17 @@ def what_is_timed(fingerprint: str) -> str:
     return fingerprint.partition("-")[0]
 
 
-def _determining(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
+def in_training(recipe: Recipe) -> bool:
+    """Whether the recipe's method prunes while the model is fine-tuned: then there is no stage of pruning before."""
+    return recipe.prune is not None and bool(METHODS.load(recipe.prune.method).trains)
+
+
+def _determining(job: Job) -> tuple[str, ...]:
     """Returns the parts of the recipe that the stage reads; its parents' parts are in their fingerprints."""
+    recipe = job.recipe
     changed = [f"{name} {METRIC_VERSIONS[name]}" for name in recipe.data.metrics if name in METRIC_VERSIONS]
     data, seed = "\n".join((_text(recipe.data, "name"), *changed)), str(recipe.seed)  # by content, not by name
-    match stage:
+    match job.stage:
         case "train":
             return data, _canonical(recipe.model), _text(recipe.train), seed
         case "prune":
@@ -112,7 +127,8 @@ def _determining(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
         case "zero":
             return (data,)
         case "finetune":
-            return data, _text(recipe.finetune), seed
+            pruning = [_text(recipe.prune)] if job.prunes and recipe.prune is not None else []
+            return data, _text(recipe.finetune), *pruning, seed
         case "export":
             return _text(recipe.export), *recipe.measure.runtimes
         case "measure":

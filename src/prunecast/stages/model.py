@@ -137,11 +137,17 @@ class TrainedModel:
             finetune_epochs=finetune_epochs,
             settings=settings,
         )
-        model, data = self, self.windows.facts
+        model, data, unpruned = self, self.windows.facts, Parent(self.saved, self.record)
         for job in Chain(recipe, data.sha256, data.name).prune(self.record.fingerprint, "prune"):
             with _checkpoints(beside, job) as work:
-                known = Parent(model.saved, model.record)
-                model = self._made(job, StageInputs(prepared=self.windows, known=known, work=work, reporter=reporter))
+                inputs = StageInputs(
+                    prepared=self.windows,
+                    known=Parent(model.saved, model.record),
+                    known_unpruned=unpruned,
+                    work=work,
+                    reporter=reporter,
+                )
+                model = self._made(job, inputs)
         return model
 
     def summary(self, path: Path | None = None) -> ModelSummary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prunecast.data.windows import DrawnBatches
+from prunecast.data.windows import DrawnBatches, Prepared
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.io import SavedModel
@@ -25,14 +25,13 @@ def prune_stage(job: Job, inputs: StageInputs) -> ModelResult:
     """
     config, seed = job.recipe.prune, job.recipe.seed
     assert config is not None
-    drawn_by = seed if config.calibration_seed is None else config.calibration_seed
     parent, prepared = inputs.parent(job).saved, inputs.windows()
     pruned = prune_model(
         parent.model,
         config,
         seed=seed,
         masks=parent.masks,
-        batches=DrawnBatches(prepared.train, CALIBRATION_BATCH, config.calibration_batches, drawn_by),
+        batches=calibration(job, prepared),
         cost=dense_macs,
         weight_cost=macs_per_weight,
     )
@@ -43,6 +42,14 @@ def prune_stage(job: Job, inputs: StageInputs) -> ModelResult:
         )
     saved = SavedModel(pruned.model, parent.metadata, pruned.masks)
     return assessed(saved, prepared, job.recipe.data, pruning=pruned.outcome)
+
+
+def calibration(job: Job, prepared: Prepared) -> DrawnBatches:
+    """Returns the windows that a pruning method may look at."""
+    config = job.recipe.prune
+    assert config is not None
+    seed = job.recipe.seed if config.calibration_seed is None else config.calibration_seed
+    return DrawnBatches(prepared.train, CALIBRATION_BATCH, config.calibration_batches, seed)
 
 
 def _same(masks: Masks, others: Masks) -> bool:

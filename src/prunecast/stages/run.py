@@ -25,7 +25,7 @@ from prunecast.models.base import ForecastModel
 from prunecast.models.io import SavedModel, save_model
 from prunecast.recipe import RECIPE_FILE, DataConfig, Recipe, write_recipe
 from prunecast.records import DataFacts, RunRecord, StageTiming
-from prunecast.registry import MODELS
+from prunecast.registry import METHODS, MODELS
 from prunecast.stages.base import MeasureResult, ModelResult, StageInputs, StageResult
 from prunecast.stages.export import export_stage
 from prunecast.stages.import_checkpoint import ImportJob, import_stage
@@ -71,12 +71,23 @@ class Chain:
         )
 
     def prune(self, parent: str, label: str) -> tuple[Job, ...]:
-        """Returns the pruning of a model, and its fine-tuning where the recipe has epochs for it."""
+        """Returns the pruning of a model, and its fine-tuning where the recipe has epochs for it.
+
+        A method that prunes in training does both in one stage.
+
+        Raises:
+            UserError: when such a method has no epochs of fine-tuning.
+        """
+        tuning, method = self.recipe.finetune, METHODS.load(self.recipe.prune.method) if self.recipe.prune else None
         first = replace(self.train(label), stage="prune", role="pruned", parent=parent)
-        if not self.recipe.finetune.epochs:
+        looked_at = parent if tuning.looks_back else None
+        tuned = replace(first, stage="finetune", role="pruned+finetuned", unpruned=looked_at)
+        if method is not None and method.trains:
+            method.check_epochs(tuning.epochs)
+            return (tuned,)
+        if not tuning.epochs:
             return (first,)
-        tuned = f"{first.label}, fine-tuned"
-        return first, replace(first, stage="finetune", role="pruned+finetuned", label=tuned, parent=first.fingerprint)
+        return first, replace(tuned, label=f"{first.label}, fine-tuned", parent=first.fingerprint)
 
     def zero(self, dense: Job) -> Job:
         """Returns the control whose body is zeroed."""
@@ -84,9 +95,12 @@ class Chain:
         return replace(dense, stage="zero", role="zeroed-body", label=label, parent=dense.fingerprint)
 
     def train_on(self, dense: Job) -> Job:
-        """Returns the control that is trained on for as long as fine-tuning takes."""
+        """Returns the control that is trained on, plainly, for as long as fine-tuning takes."""
+        recipe = dense.recipe.model_copy(update={"finetune": self.recipe.finetune.plain()})
         label = f"{self.about}dense, trained on"
-        return replace(dense, stage="finetune", role="dense-continued", label=label, parent=dense.fingerprint)
+        return replace(
+            dense, stage="finetune", role="dense-continued", recipe=recipe, label=label, parent=dense.fingerprint
+        )
 
     def train_small(self, pruned: Job, label: str) -> Job:
         """Returns the control that has a pruned model's size, trained from scratch."""
@@ -95,7 +109,7 @@ class Chain:
     def ship(self, model: Job, label: str, dense: Job | None, machine: str) -> tuple[Job, TimingJob]:
         """Returns a model's export, and its timing on a machine: in turn with the dense one's where that is given."""
         own, *others = [
-            replace(made, stage="export", parent=made.fingerprint, compared_with=None)
+            replace(made, stage="export", parent=made.fingerprint, compared_with=None, unpruned=None)
             for made in (model, dense)
             if made is not None
         ]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
-from prunecast.models.base import build, config_from
+from prunecast.data.windows import Prepared
+from prunecast.measure.operations import dense_macs, macs_per_weight
+from prunecast.models.base import TrainingHook, build, config_from
 from prunecast.models.io import SavedModel, load_metadata
+from prunecast.prune.apply import prune_in_training
 from prunecast.prune.masks import HeldMasks
+from prunecast.prune.schedule import Distillation, MasksInTraining
 from prunecast.recipe import FitConfig
 from prunecast.records import Fit
 from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
 from prunecast.stages.job import Job
-from prunecast.train.fit import fit
+from prunecast.stages.prune import calibration
+from prunecast.train.fit import fit, total_steps
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -28,13 +36,43 @@ def train_stage(job: Job, inputs: StageInputs) -> ModelResult:
 
 
 def finetune_stage(job: Job, inputs: StageInputs) -> ModelResult:
-    """Trains a model on, its masks held."""
-    parent = inputs.parent(job)
-    fitted = _fitted(parent.saved, job.recipe.finetune, job, inputs)
-    return assessed(parent.saved, inputs.windows(), job.recipe.data, fit=fitted, pruning=parent.record.pruning)
+    """Trains a model on, its masks held; by a method that prunes in training, they are found here.
+
+    Raises:
+        UserError: when such a method cannot do what is asked for.
+    """
+    parent, prepared, config = inputs.parent(job), inputs.windows(), job.recipe.finetune
+    saved, outcome, hooks = parent.saved, parent.record.pruning, list[TrainingHook]()
+    if job.unpruned is not None:
+        hooks.append(Distillation(inputs.unpruned(job).saved.model, config.distill))
+    if job.prunes:
+        found = _found_in_training(job, saved, prepared)
+        fitted = _fitted(saved, config, job, inputs, [*hooks, found])
+        saved, outcome = replace(saved, masks={name: mask.cpu() for name, mask in found.masks.items()}), found.outcome
+    else:
+        fitted = _fitted(saved, config, job, inputs, [*hooks, HeldMasks(saved.masks)] if saved.masks else hooks)
+    return assessed(saved, prepared, job.recipe.data, fit=fitted, pruning=outcome)
 
 
-def _fitted(saved: SavedModel, config: FitConfig, job: Job, inputs: StageInputs) -> Fit:
+def _found_in_training(job: Job, parent: SavedModel, prepared: Prepared) -> MasksInTraining:
+    """Returns the hook that finds the masks of a model in training."""
+    config = job.recipe.prune
+    assert config is not None
+    return prune_in_training(
+        parent.model,
+        config,
+        steps=total_steps(job.recipe.finetune, len(prepared.train)),
+        seed=job.recipe.seed,
+        masks=parent.masks,
+        batches=calibration(job, prepared),
+        cost=dense_macs,
+        weight_cost=macs_per_weight,
+    )
+
+
+def _fitted(
+    saved: SavedModel, config: FitConfig, job: Job, inputs: StageInputs, hooks: Sequence[TrainingHook] = ()
+) -> Fit:
     prepared = inputs.windows()
     return fit(
         saved.model,
@@ -42,7 +80,7 @@ def _fitted(saved: SavedModel, config: FitConfig, job: Job, inputs: StageInputs)
         prepared.validation,
         config,
         seed=job.recipe.seed,
-        hooks=[HeldMasks(saved.masks)] if saved.masks else [],
+        hooks=hooks,
         checkpoint=None if inputs.work is None else inputs.work / CHECKPOINT_FILE,
         reporter=inputs.reporter,
     )

@@ -177,22 +177,25 @@ class _Cell:
             methods |= {twin: METHODS.load(twin) for twin in twins}
         for name, method in methods.items():
             settings = grid.settings
-            if method.is_control:  # it looks at no data, and may share a line with a method that does
-                settings = {key: value for key, value in settings.items() if not key.startswith("calibration_")}
+            if method.is_control:  # it looks at no data and needs no training, and may share a line with one that does
+                foreign = ("calibration_", "training_")
+                settings = {key: value for key, value in settings.items() if not key.startswith(foreign)}
             yield name, settings
 
     def variant(self, dense: Job, config: PruneConfig) -> Iterator[Job]:
         chain = replace(self.chain, recipe=self.chain.recipe.model_copy(update={"prune": config}))
         cell, name = replace(self, chain=chain), f"{config.method} {config.sparsity:g}"
         method: Method = METHODS.load(config.method)
-        pruned, *tuned = chain.prune(dense.fingerprint, name)
+        method.check_epochs(chain.recipe.finetune.epochs if True in self.study.finetune else 0)
+        *bare, last = chain.prune(dense.fingerprint, name)
+        pruned, tuned = (bare[0], last) if bare else (last, None)
         yield pruned  # fine-tuning rests on it, wanted by itself or not
-        if not method.is_control and False in self.study.finetune:
+        if not method.is_control and (False in self.study.finetune or method.trains):
             yield from cell.shipped(pruned, name, dense)
-        if self.tunes:
-            yield from tuned
+        if tuned is not None and self.tunes:
+            yield tuned
             if not method.is_control:
-                yield from cell.shipped(tuned[0], f"{name}, fine-tuned", dense)
+                yield from cell.shipped(tuned, f"{name}, fine-tuned", dense)
         granularity: Granularity = GRANULARITIES.load(method.granularity)
         if granularity.shrinks and not method.is_control and "small-dense" in self.study.controls:
             what = f"dense of the size of {name}"

@@ -335,7 +335,7 @@ def check_budgets(jobs: Sequence[Job]) -> None:
     """Raises a UserError when a model cannot lose the most that is asked of it; all seeds have one answer."""
     most: dict[tuple[str, ...], Job] = {}
     for job in jobs:
-        if job.stage == "prune" and job.recipe.prune is not None:
+        if job.prunes and job.recipe.prune is not None:
             way = job.recipe.prune.model_dump(exclude={"sparsity", "step"})
             key = (str(job.recipe.model), str(way))
             other = most.setdefault(key, job).recipe.prune

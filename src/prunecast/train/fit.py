@@ -120,6 +120,12 @@ def keep_freed_memory() -> None:
             mallopt(parameter, size_bytes)
 
 
+def total_steps(config: FitConfig, windows: int) -> int:
+    """Returns how many steps a run on so many windows takes that does not stop early."""
+    steps = config.epochs * math.ceil(windows / config.batch_size)
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
 def learning_rate(config: FitConfig, epoch: int) -> float:
     """Returns the rate of an epoch, counted from 1.
 
@@ -199,8 +205,7 @@ class _Run:
         self.reporter.start(self.total_steps(), self.state.counters.steps)
 
     def total_steps(self) -> int:
-        steps = self.config.epochs * math.ceil(len(self.train) / self.config.batch_size)
-        return steps if self.config.max_steps is None else min(steps, self.config.max_steps)
+        return total_steps(self.config, len(self.train))
 
     def finished(self) -> bool:
         return self.state.counters.steps >= self.total_steps() or self.stopped_early()
@@ -243,12 +248,15 @@ class _Run:
     def step(self, batch: Batch, number: int) -> Tensor:
         with self.autocast():
             forecast_BHC = self.forecast(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
-        plain: Tensor = self.loss(forecast_BHC.float(), batch.y_BHC)
+        forecast_BHC = forecast_BHC.float()
+        plain: Tensor = self.loss(forecast_BHC, batch.y_BHC)
         loss = plain
         for hook in self.state.hooks:
-            loss = hook.loss(self.state.model, batch, loss)
+            loss = hook.loss(forecast_BHC, batch, loss)
         self.state.optimizer.zero_grad()
         torch.autograd.backward(self.scaler.scale(loss))
+        if self.state.hooks:
+            self.scaler.unscale_(self.state.optimizer)  # they look at gradients as these are
         for hook in self.state.hooks:
             hook.after_backward(number)
         self.scaler.step(self.state.optimizer)
@@ -267,14 +275,17 @@ class _Run:
 
     def note(self, epoch: Epoch, validation: Accuracy) -> None:
         old = self.state.counters
-        better = old.best_loss is None or epoch.validation_loss < old.best_loss
+        steps = old.steps + epoch.steps
+        settled = all(hook.settled(steps) for hook in self.state.hooks)
+        better = not settled or old.best_loss is None or epoch.validation_loss < old.best_loss
         if better:
             self.state.best, self.best = _copy(self.state.model), validation
         self.state.counters = Counters(
             epochs=(*old.epochs, epoch),
-            steps=old.steps + epoch.steps,
+            steps=steps,
             best_epoch=epoch.epoch if better else old.best_epoch,
-            best_loss=epoch.validation_loss if better else old.best_loss,
+            # without one, the first epoch that may be kept is the best so far
+            best_loss=(epoch.validation_loss if better else old.best_loss) if settled else None,
         )
         if self.checkpoint is not None:
             self.state.save(self.checkpoint)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from tests.support.series_files import write_table
 
 from prunecast import api
 from prunecast.data.series import load_series
+from prunecast.errors import UserError
+from prunecast.models.io import load_model
 from prunecast.recipe import load_recipe
 from prunecast.records import RunRecord
+from prunecast.registry import METHODS
 from prunecast.resolve import resolved
 from prunecast.stages.base import Parent, StageInputs
 from prunecast.stages.job import Job
@@ -28,11 +34,17 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_table(tmp_path_factory.mktemp("stages") / "own.csv")
 
 
-def planned(table: Path) -> list[Job]:
+def planned(
+    table: Path,
+    changed: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    methods: Sequence[str] = ("magnitude",),
+    **keys: Any,
+) -> list[Job]:
     """Returns the stages of a study of one small model."""
-    study = {"controls": [], "prune": [{"methods": ["magnitude"], "sparsities": [0.5]}]}
+    study = {"controls": [], "prune": [{"methods": methods, "sparsities": [0.5]}]} | keys
     base = {"data": {"name": str(table)}, "model": {"name": "dlinear", **SIZES}, "train": TRAIN, "finetune": TRAIN}
-    return plan(load_recipe(base=base | {"study": study}), load_series, machine="m")
+    return plan(load_recipe(base=base | {"study": study} | {**changed}), load_series, machine="m")
 
 
 def test_a_verb_and_a_study_name_a_stage_alike(table: Path, tmp_path: Path) -> None:
@@ -56,6 +68,68 @@ def test_a_timing_bears_its_machine_and_rests_on_models_and_exports(table: Path)
         assert {jobs[name].stage for name in timing.needs} <= {"train", "prune", "finetune", "export"}
         elsewhere = replace(timing, machine="n")  # type: ignore[call-arg]
         assert elsewhere.fingerprint == timing.fingerprint.removesuffix("m") + "n"
+
+
+METHODS_THAT_TRAIN = [name for name in METHODS.names() if METHODS.load(name).trains]
+
+
+@pytest.mark.parametrize("method", METHODS_THAT_TRAIN)
+def test_a_method_that_prunes_in_training_is_one_stage_of_verb_and_study(
+    table: Path, tmp_path: Path, method: str
+) -> None:
+    settings = [f"train.{key}={value}" for key, value in TRAIN.items()]
+    api.train("dlinear", str(table), out=tmp_path / "dense", settings=settings, **SIZES)
+    tune = [text.replace("train", "finetune") for text in settings[1:]]
+    places = {"out": tmp_path / "half", "data": str(table)}
+    with pytest.raises(UserError, match="prunes in training, expected epochs of fine-tuning, found 0; give --finetune"):
+        api.prune(tmp_path / "dense", method, 0.5, settings=tune, **places)  # type: ignore[arg-type]
+    assert not (tmp_path / "half").exists()
+    made = api.prune(tmp_path / "dense", method, 0.5, finetune_epochs=1, settings=tune, **places)  # type: ignore[arg-type]
+    record = read_record(tmp_path / "half")
+    pruning, masks = record.pruning, load_model(tmp_path / "half").masks
+    assert pruning is not None
+    assert pruning.method == method
+    assert pruning.realised == pruning.requested == sum(int((~mask).sum()) for mask in masks.values())
+    assert made.nonzero <= made.parameters - pruning.realised
+    jobs = planned(table, methods=[method, "magnitude"], controls=["random", "dense-continued"])
+    by_role = {(job.role, job.recipe.prune.method): job for job in jobs if job.prunes and job.recipe.prune}
+    assert [role for role, name in by_role if name == method] == ["pruned+finetuned"]
+    assert by_role["pruned+finetuned", method].fingerprint == record.fingerprint
+    labels = [job.label.partition(": ")[2] for job in jobs if method in job.label]
+    assert labels == [f"{method} 0.5", f"export of {method} 0.5", f"timing of {method} 0.5"]
+    assert ("pruned", "random") in by_role
+    dense = next(job for job in jobs if job.stage == "train")
+    assert record.parent == dense.fingerprint
+    with pytest.raises(UserError, match=f"method '{method}' prunes in training, expected epochs"):
+        planned(table, methods=[method], finetune=[False])
+
+
+def test_distillation_has_the_model_before_pruning_for_its_teacher(table: Path, tmp_path: Path) -> None:
+    settings = [f"train.{key}={value}" for key, value in TRAIN.items()]
+    api.train("dlinear", str(table), out=tmp_path / "dense", settings=settings, **SIZES)
+    tune = [text.replace("train", "finetune") for text in settings[1:]]
+    made = {}
+    for share in (0, 0.5, 1):
+        api.prune(
+            tmp_path / "dense",
+            "magnitude",
+            0.5,
+            out=tmp_path / f"{share}",
+            data=str(table),
+            finetune_epochs=1,
+            settings=[*tune, f"finetune.distill={share}"],
+        )
+        made[share] = read_record(tmp_path / f"{share}")
+    assert len({str(record.test) for record in made.values()}) == 3
+    base = {"finetune": TRAIN | {"distill": 0.5}}
+    jobs = planned(table, base, methods=["magnitude"], controls=["dense-continued"])
+    tuned = next(job for job in jobs if job.role == "pruned+finetuned" and job.stage == "finetune")
+    dense = next(job for job in jobs if job.stage == "train")
+    assert tuned.fingerprint == made[0.5].fingerprint
+    assert dense.fingerprint in tuned.needs, "a study keeps the teacher until then"
+    plain = planned(table, methods=["magnitude"], controls=["dense-continued"])
+    trained_on = [next(job for job in found if job.role == "dense-continued") for found in (jobs, plain)]
+    assert trained_on[0].fingerprint == trained_on[1].fingerprint, "the dense model is trained on plainly"
 
 
 def test_a_stage_leaves_the_model_that_it_goes_on_from_as_it_is(table: Path) -> None:

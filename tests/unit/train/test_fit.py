@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from prunecast.batch import Batch
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
 from prunecast.errors import UserError
-from prunecast.models.base import ForecastModel, build, config_from
+from prunecast.models.base import ForecastModel, TrainingHook, build, config_from
 from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import DataConfig, FitConfig
 from prunecast.records import Epoch
@@ -115,22 +114,15 @@ def test_max_steps_ends_inside_an_epoch(prepared: Prepared) -> None:
 def test_divergence_is_said(prepared: Prepared) -> None:
     model = transformer(prepared)
 
-    class Explodes:
+    class Explodes(TrainingHook):
         """A hook whose loss is not a number from the second step on."""
 
-        def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None: ...
-        def after_backward(self, step: int) -> None: ...
+        def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+            self.model = model
+
         def after_step(self, step: int) -> None:
             with torch.no_grad():
-                next(model.parameters()).fill_(torch.nan)
-
-        def loss(self, model: nn.Module, batch: Batch, loss: torch.Tensor) -> torch.Tensor:
-            return loss
-
-        def state(self) -> dict[str, torch.Tensor]:
-            return {}
-
-        def restore(self, state: object) -> None: ...
+                next(self.model.parameters()).fill_(torch.nan)
 
     with pytest.raises(DivergedError, match=r"loss is nan in epoch 1; try a learning rate below 0\.01"):
         fit(model, prepared.train, prepared.validation, CONFIG, seed=1, hooks=[Explodes()])
