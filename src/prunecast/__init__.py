@@ -1,7 +1,8 @@
 """Prunecast: make Transformer time-series forecasters small and fast, and know what it costs.
 
-`prunecast.load(path)` gives the module of a model folder, `prunecast.Forecaster` one object for a notebook, and
-`prunecast.api` the verbs of the command line as functions. They are imported when they are first used, so that
+`prunecast.load(path)` gives the module of a model folder, `prunecast.load_series(data)` a file or a data frame as
+training reads it, `prunecast.Forecaster` one object for a notebook, and `prunecast.api` the verbs of the command line
+as functions. They are imported when they are first used, so that
 the command line stays quick.
 """
 
@@ -12,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from prunecast.data.series import load_series as load_series
     from prunecast.forecaster import Forecaster as Forecaster
     from prunecast.models.io import load as load
 
-__all__ = ["Forecaster", "__version__", "load"]
+__all__ = ["Forecaster", "__version__", "load", "load_series"]
 
-_LAZY = {"Forecaster": "prunecast.forecaster", "load": "prunecast.models.io"}
+_LAZY = {
+    "Forecaster": "prunecast.forecaster",
+    "load": "prunecast.models.io",
+    "load_series": "prunecast.data.series",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,8 @@ from prunecast.errors import UserError, near
 from prunecast.registry import EXECUTORS, METHODS, MODELS, PUBLISHED, RUNTIMES, TRACKERS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from prunecast.data.check import ChannelCheck, DataCheck
     from prunecast.records import Scoring
     from prunecast.report.render import ReportFiles
@@ -203,7 +205,7 @@ def data_fetch(names: Sequence[str], *, accept_unverified: bool = False) -> resu
 
 
 def data_check(
-    data: str | Path, *, fill: str = "refuse", settings: Sequence[str] = (), plot: Path | None = None
+    data: str | Path | pd.DataFrame, *, fill: str = "refuse", settings: Sequence[str] = (), plot: Path | None = None
 ) -> FileCheck:
     """Says what data is like and what stands in the way of using it.
 
@@ -214,7 +216,7 @@ def data_check(
         plot: file for a picture (PNG).
     """
     from prunecast.data.check import check_data
-    from prunecast.resolve import check_settings
+    from prunecast.recipe import check_settings
 
     check_settings(settings, frozenset({"data"}))
     return FileCheck(check=check_data(data, fill, settings, plot))

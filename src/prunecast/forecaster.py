@@ -50,7 +50,7 @@ class Forecaster:
     _known: TrainedModel | None = field(default=None, init=False, repr=False)
 
     def fit(self, data: str | Path | pd.DataFrame | pd.Series[Any]) -> Self:
-        """Trains on a catalogue set, a file, or a table with one time column; scores on its last part."""
+        """Trains on what `load_series` takes: a catalogue set, a file or a data frame; scores on its last part."""
         table = table_of(data) if isinstance(data, pd.DataFrame | pd.Series) else None
         recipe = training_recipe(
             self.model,

@@ -486,6 +486,20 @@ def parse_setting(setting: str) -> dict[str, Any]:
     return cast("dict[str, Any]", nested)
 
 
+def check_settings(settings: Iterable[str], sections: frozenset[str]) -> None:
+    """Refuses settings that a verb would not use.
+
+    Raises:
+        UserError: naming the section and those that can be set.
+    """
+    for setting in settings:
+        foreign = parse_setting(setting).keys() & Recipe.model_fields.keys() - sections
+        if foreign:
+            raise UserError(
+                f"--set {setting}: {foreign.pop()!r} has no effect here; expected {', '.join(sorted(sections))}"
+            )
+
+
 def merged(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `base` with the difference laid over it; mappings merge, all else replaces."""
     result = dict(base)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,11 @@ from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series
 from prunecast.errors import UserError
 from prunecast.models.base import ForecastModel, config_from
-from prunecast.recipe import FitConfig, Recipe, load_recipe, merged, parse_setting
+from prunecast.recipe import FitConfig, Recipe, check_settings, load_recipe, merged
 from prunecast.registry import METHODS, MODELS
 
 TRAINING_SECTIONS = frozenset({"seed", "data", "model", "train"})
 PRUNING_SECTIONS = frozenset({"seed", "prune", "finetune"})
-
-
-def check_settings(settings: Iterable[str], sections: frozenset[str]) -> None:
-    """Refuses settings that a verb would not use.
-
-    Raises:
-        UserError: naming the section and those that can be set.
-    """
-    for setting in settings:
-        foreign = parse_setting(setting).keys() & Recipe.model_fields.keys() - sections
-        if foreign:
-            raise UserError(
-                f"--set {setting}: {foreign.pop()!r} has no effect here; expected {', '.join(sorted(sections))}"
-            )
 
 
 def training_recipe(

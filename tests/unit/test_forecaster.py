@@ -12,13 +12,14 @@ import torch
 from tests.support.series_files import write_table
 
 import prunecast
+from prunecast import api
 from prunecast.errors import UserError
 from prunecast.store import read_record, write_sums
 
 SETTINGS = ("train.max_steps=5", "train.threads=1")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def table() -> pd.DataFrame:
     times = pd.date_range("2024-01-01", periods=600, freq="h", name="when")
     hours = pd.Series(range(600), dtype=float)
@@ -130,6 +131,41 @@ def test_a_backtest_of_a_table_as_people_have_it(kind: str, table: pd.DataFrame)
     assert found.errors[1].raw["mae"] == pytest.approx(mae)
     single = model.predict(given, origin=str(frame["origin"].iloc[-1]))
     pd.testing.assert_frame_equal(single, frame.iloc[-12:, 1:].reset_index(drop=True))
+
+
+def test_load_series_reads_a_frame_as_its_file(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.loc[7, "sun"] = None
+    table.to_csv(tmp_path / "own.csv", index=False)
+    settings = ["data.fill=interpolate:1", "data.channels=[sun]"]
+    of_file = prunecast.load_series(tmp_path / "own.csv", settings).frame()
+    of_frame = prunecast.load_series(table, settings).frame()
+    pd.testing.assert_frame_equal(of_frame, of_file)
+    assert (of_frame.index.name, list(of_frame.columns), of_frame["sun"].iloc[7]) == ("when", ["sun"], 7)
+    with pytest.raises(UserError, match="missing values"):
+        prunecast.load_series(table)
+    with pytest.raises(UserError, match="'train' has no effect here"):
+        prunecast.load_series(table, ["train.epochs=1"])
+    model = prunecast.Forecaster("repeat", horizon=2, lookback=4, settings=(*SETTINGS, *settings)).fit(table)
+    assert model.predict(table, "interpolate:1")["sun"].iloc[0] == table["sun"].iloc[-1]
+
+
+def test_an_index_that_does_more_than_count_is_a_column(table: pd.DataFrame) -> None:
+    indexed = table.set_index("when")
+    texts = indexed.set_axis(indexed.index.astype(str))
+    assert prunecast.load_series(texts.rename_axis(None)).time_name == "date"
+    assert list(prunecast.load_series(texts.rename_axis("stamp")).frame().index) == list(indexed.index)
+    both = pd.concat({"A": indexed[["sun"]], "B": 2 * indexed[["sun"]]}, names=["meter", "when"])
+    wide = prunecast.load_series(both, ["data.series_column=meter"]).frame()
+    assert wide["B"].equals(2 * wide["A"])
+    zoned = prunecast.load_series(indexed.tz_localize("Europe/Berlin")).frame()
+    assert str(zoned.index[0]) == "2024-01-01 00:00:00+01:00"
+    with pytest.raises(UserError, match="has no time column"):
+        prunecast.load_series(indexed.reset_index(drop=True))
+
+
+def test_data_check_takes_a_frame(table: pd.DataFrame) -> None:
+    check = api.data_check(table.set_index("when")).check
+    assert (check.rows, check.frequency, check.problems) == (len(table), "h", ())
 
 
 def test_a_series_is_a_frame_of_one_column(table: pd.DataFrame) -> None:

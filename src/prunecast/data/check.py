@@ -11,7 +11,7 @@ import pandas as pd
 
 from prunecast.data import catalog, describe
 from prunecast.data.calendar import season_of, usual_frequency
-from prunecast.data.files import read_table
+from prunecast.data.files import read_table, table_of
 from prunecast.data.frames import Frame, frame_of_table
 from prunecast.data.gaps import (
     MIN_ROWS,
@@ -129,12 +129,12 @@ class DataCheck(Record):
 
 
 def check_data(
-    source: str | Path, fill: str = REFUSE, settings: Sequence[str] = (), plot: Path | None = None
+    source: str | Path | pd.DataFrame, fill: str = REFUSE, settings: Sequence[str] = (), plot: Path | None = None
 ) -> DataCheck:
     """Returns what is in a series, with one line for each thing that stands in the way.
 
     Args:
-        source: a catalogue name, or a CSV, Parquet or Feather file, which is looked for as `load_series` does.
+        source: a catalogue name, a CSV, Parquet or Feather file, which is looked for as `load_series` does, or a table.
         fill: what is to be done with gaps; gaps that it closes are no problem.
         settings: "data.key=value" texts; what they settle is no problem.
         plot: file for a picture of the channels.
@@ -144,14 +144,16 @@ def check_data(
             the catalogue is not what was published, or when the picture cannot be made.
     """
     check_fill(fill)
-    config = load_recipe(settings=settings, base={"data": {"name": str(source), "fill": fill}}).data
+    table = table_of(source) if isinstance(source, pd.DataFrame) else None
+    name = str(source) if table is None else table.name
+    config = load_recipe(settings=settings, base={"data": {"name": name, "fill": fill}}).data
     entry, split = None, SplitRule()
-    if config.name in catalog.names():
+    if table is None and config.name in catalog.names():
         entry, found, _ = published_rows(config)
         split, sound = entry.split, _Sound(found.values_TN, entry.frequency, ())
     else:
         wanted = None if config.channels is None else (*config.channels, *config.covariates)
-        found = frame_of_table(read_table(own_file(config.name), config), config, wanted)
+        found = frame_of_table(table or read_table(own_file(config.name), config), config, wanted)
         sound = _repaired(found, config)
     whole, step, problems = sound
     frame, zone = found.values_TN, found.reading.zone

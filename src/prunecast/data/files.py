@@ -91,7 +91,8 @@ def read_table(path: Path, options: ReadOptions | None = None) -> Table:
 def table_of(frame: pd.DataFrame | pd.Series[Any], name: str = "data frame") -> Table:
     """Returns the columns of a data frame, or a series, as its Parquet file would hold them; nothing is written.
 
-    An index of times or periods is a column of times; of periods, in a column too, it is the begin.
+    An index of times, of periods (which count from their begin, in a column too) or of texts is a column, called `date`
+    where it has no name; the levels of an index of several are columns each. An index that only counts is none.
 
     Raises:
         UserError: when it has no rows, or columns that no Parquet file can hold.
@@ -100,7 +101,9 @@ def table_of(frame: pd.DataFrame | pd.Series[Any], name: str = "data frame") -> 
         frame = frame.to_frame()
     if isinstance(frame.index, pd.PeriodIndex):
         frame = frame.set_axis(frame.index.to_timestamp())
-    if isinstance(frame.index, pd.DatetimeIndex):
+    if isinstance(frame.index, pd.MultiIndex):
+        frame = frame.reset_index(allow_duplicates=True)
+    elif not pd.api.types.is_numeric_dtype(frame.index):
         frame = frame.reset_index(names=str(frame.index.name or "date"), allow_duplicates=True)
     frame = frame.copy(deep=False)
     for position, kind in enumerate(frame.dtypes):

@@ -18,9 +18,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prunecast.data import catalog, synthetic
-from prunecast.data.calendar import Times, from_wall, grid_of, season_of
+from prunecast.data.calendar import Times, from_wall, grid_of, local_times, season_of
 from prunecast.data.download import locate, verified
-from prunecast.data.files import Table, exists, parsed, read_content, read_table
+from prunecast.data.files import Table, exists, parsed, read_content, read_table, table_of
 from prunecast.data.frames import Frame, frame_of_table
 from prunecast.data.gaps import (
     ADVICE,
@@ -42,7 +42,7 @@ from prunecast.data.gaps import (
 from prunecast.data.splits import SplitRule
 from prunecast.data.times import texts_of, time_of
 from prunecast.errors import UserError, near
-from prunecast.recipe import DataConfig, ReadOptions
+from prunecast.recipe import DataConfig, ReadOptions, check_settings, load_recipe
 from prunecast.records import Reading
 
 
@@ -82,6 +82,12 @@ class Series:
     reading: Reading = field(default_factory=Reading)
     time_name: str = "date"
 
+    def frame(self) -> pd.DataFrame:
+        """Returns the rows as a data frame: its index are the times in the file's zone, its columns also covariates."""
+        values_TN = np.hstack([self.raw_TC, self.raw_covariates_TK[: len(self.times)]])
+        index = pd.DatetimeIndex(local_times(self.times, self.reading.zone), name=self.time_name)
+        return pd.DataFrame(values_TN, index, [*self.channels, *self.covariates])
+
     def select(self, channels: Sequence[str], targets: Sequence[str]) -> Series:
         """Returns the series with only these channels, in this order, and these targets; all of them must be there."""
         columns = [self.channels.index(channel) for channel in channels]
@@ -93,19 +99,29 @@ class Series:
         )
 
 
-def load_series(config: DataConfig) -> Series:
-    """Returns the series that a recipe's data section names.
+def load_series(data: DataConfig | str | Path | pd.DataFrame | pd.Series[Any], settings: Sequence[str] = ()) -> Series:
+    """Returns a series as training reads it, whole and in order; `Series.frame` shows it.
 
     Args:
-        config: its name is one of the catalogue or the path of a CSV or Parquet file; a bare file name is looked for
-            in the current folder, then in `$PRUNECAST_DATA`.
+        data: a name of the catalogue, a CSV, Parquet or Feather file (a bare file name is looked for in the current
+            folder, then in `$PRUNECAST_DATA`), a data frame, or a recipe's data section.
+        settings: "data.key=value" texts, any key of the data section; none beside one.
 
     Raises:
-        UserError: in one line, whatever is wrong with the name, the file or its content.
+        UserError: in one line, whatever is wrong with the name, the file or its content, or with a setting.
     """
+    if isinstance(data, pd.DataFrame | pd.Series):
+        table = table_of(data)
+        return series_of(table, _section(table.name, settings))
+    config = data if isinstance(data, DataConfig) else _section(str(data), settings)
     if config.name in catalog.names():
         return _from_catalog(config)
     return series_of(read_table(own_file(config.name), config), config)
+
+
+def _section(name: str, settings: Sequence[str]) -> DataConfig:
+    check_settings(settings, frozenset({"data"}))
+    return load_recipe(settings=settings, base={"data": {"name": name}}).data
 
 
 def own_file(name: str) -> Path:

@@ -36,9 +36,9 @@ from prunecast.models.convert.convert import (
     unclaimed,
 )
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
-from prunecast.recipe import Recipe, fingerprint, load_recipe
+from prunecast.recipe import Recipe, check_settings, fingerprint, load_recipe
 from prunecast.records import Imported, Role
-from prunecast.resolve import TRAINING_SECTIONS, check_settings, resolved, with_model
+from prunecast.resolve import TRAINING_SECTIONS, resolved, with_model
 from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
 
 CODE_VERSION = 1

@@ -464,6 +464,24 @@ def test_what_cannot_be_taken_is_named(
     assert hint in complaint(capsys, "import", path, *TRANSFORMER, "--out", tmp_path / "x")
 
 
+@pytest.mark.parametrize("kind", ["fixed", "learned"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_embeddings_of_whole_numbers_are_refused_with_the_reason(
+    kind: str, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a training with --embed fixed or learned saves them, in place of the linear map of timeF."""
+    state = {name: tensor for name, tensor in transformer().items() if ".temporal_embedding." not in name}
+    inner = "emb.weight" if kind == "fixed" else "weight"
+    for side in ("enc", "dec"):
+        for of, size in (("hour", 24), ("weekday", 7), ("day", 32), ("month", 13)):
+            state[f"{side}_embedding.temporal_embedding.{of}_embed.{inner}"] = torch.ones(size, 8)
+    path = saved({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "t.pth")
+    said = complaint(capsys, "import", path, *TRANSFORMER, "--out", tmp_path / "x")
+    assert "calendar embeddings of whole numbers (--embed fixed or learned)" in said
+    assert "train it again with --embed timeF" in said
+    assert not (tmp_path / "x").exists()
+
+
 def test_fewer_outputs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = saved(transformer(outputs=1), tmp_path / "t.pth")
     assert "--set data.targets=[NAME]" in complaint(capsys, "import", path, *TRANSFORMER, "--out", tmp_path / "x")
