@@ -106,6 +106,9 @@ METHODS = Registry(
         "random": "prunecast.prune.methods:RANDOM",
         "structured-magnitude": "prunecast.prune.methods:STRUCTURED_MAGNITUDE",
         "structured-random": "prunecast.prune.methods:STRUCTURED_RANDOM",
+        "structured-taylor": "prunecast.prune.methods:STRUCTURED_TAYLOR",
+        "structured-fisher": "prunecast.prune.methods:STRUCTURED_FISHER",
+        "structured-ema-taylor": "prunecast.prune.methods:STRUCTURED_EMA_TAYLOR",
     },
 )
 
@@ -116,6 +119,9 @@ SCORES = Registry(
         "random": "prunecast.prune.scores:random",
         "unit-magnitude": "prunecast.prune.scores:unit_magnitude",
         "unit-random": "prunecast.prune.scores:unit_random",
+        "unit-taylor": "prunecast.prune.scores:unit_taylor",
+        "unit-fisher": "prunecast.prune.scores:unit_fisher",
+        "unit-ema-taylor": "prunecast.prune.scores:unit_ema_taylor",
     },
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from prunecast.models.base import ForecasterConfig, ForecastModel, Group, build,
 from prunecast.models.io import SavedModel, load_model, save_model
 from prunecast.prune.apply import prune_in_training, prune_model
 from prunecast.prune.masks import HeldMasks
-from prunecast.prune.methods import Pruned
+from prunecast.prune.methods import Method, Pruned
 from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe, load_recipe
 from prunecast.records import Artefact
 from prunecast.registry import GRANULARITIES, METHODS, MODELS, RUNTIMES
@@ -201,8 +201,20 @@ def without_one(model: ForecastModel, group: Group) -> ForecasterConfig:
 for_models = pytest.mark.parametrize("model_name", MODELS.names())
 for_methods = pytest.mark.parametrize("method", METHODS.names())
 for_variants = pytest.mark.parametrize("method", [DENSE, *METHODS.names()])
-EXPORTED = (DENSE, *(name for name in METHODS.names() if not METHODS.load(name).is_control))
-"""A random control differs from its method by which weights and units go: its files are of the same kinds."""
+
+
+def first_of_their_kind() -> Sequence[str]:
+    """Names of methods of which no other differs by its score alone: by which weights and units go, or are drawn."""
+    kinds: dict[Method, str] = {}
+    for name in METHODS.names():
+        method: Method = METHODS.load(name)
+        if not method.is_control:
+            kinds.setdefault(replace(method, name="", summary="", score="", needs_data=False), name)
+    return [*kinds.values()]
+
+
+EXPORTED = (DENSE, *first_of_their_kind())
+"""Methods that differ by their score alone make files of the same kinds."""
 
 for_exports = pytest.mark.parametrize("method", EXPORTED)
 for_runtimes = pytest.mark.parametrize("runtime_name", RUNTIMES.names())

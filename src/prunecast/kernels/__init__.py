@@ -16,6 +16,7 @@ from prunecast.kernels.attention import fused_attention as fused_attention
 from prunecast.kernels.attention import fuses_attention as fuses_attention
 from prunecast.kernels.attention import prob_sparse_attention as prob_sparse_attention
 from prunecast.kernels.base import is_plain as is_plain
+from prunecast.kernels.base import plain_operators as plain_operators
 from prunecast.kernels.base import takes_fast_path as takes_fast_path
 from prunecast.kernels.dropout import Dropout as Dropout
 from prunecast.kernels.dropout import add_norm as add_norm

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from threading import Lock, local
 from typing import Any
@@ -18,10 +19,23 @@ _LOCK = Lock()
 """One kernel at a time: each uses all threads, and not every pool of threads can be entered twice."""
 
 _SHARED = local()
-"""How many threads the kernels of this thread have, as numba counts them."""
+"""Of this thread: how many threads its kernels have, as numba counts them, and whether it has plain operators only."""
 
 _PROCESSES: list[int] = []
 """The process that started threads for kernels, once one has."""
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Keeps this thread from fast paths, whose gradients are written by hand: torch.func sees through plain operators.
+
+    Nor can such a gradient be differentiated again.
+    """
+    before, _SHARED.plain = getattr(_SHARED, "plain", False), True
+    try:
+        yield
+    finally:
+        _SHARED.plain = before
 
 
 def takes_fast_path(x: Tensor, *layers: nn.Module, training: bool = True, compiled: bool = False) -> bool:
@@ -39,6 +53,8 @@ def takes_fast_path(x: Tensor, *layers: nn.Module, training: bool = True, compil
             that was forked after kernels ran has no threads for them, and starting others would end it.
     """
     if not x.is_cpu or torch.compiler.is_compiling() or not (training or x.shape[0] >= BATCH):
+        return False
+    if getattr(_SHARED, "plain", False):
         return False
     if compiled and not (x.dtype == torch.float32 and type(x) in {Tensor, nn.Parameter}):
         return False

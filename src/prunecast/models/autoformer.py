@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from prunecast.kernels import chosen_correlation, linear, rolling_sum, takes_fast_path
+from prunecast.models.base import Units
 from prunecast.models.layers.blocks import Projections
 from prunecast.models.layers.decomposition import (
     DecompositionConfig,
@@ -143,6 +144,10 @@ class AutoCorrelation(Projections):
         key_bias_D = self.query.weight.T @ self.key.bias + 0 * self.query.bias.sum()
         value_bias_D = self.out.weight @ self.value.bias
         return linear(memory_BSM, key_DM, key_bias_D), linear(memory_BSM, value_DM, value_bias_D)
+
+    def units(self) -> dict[str, Units]:
+        """The heads, which choose their delays together."""
+        return {"heads": Units("head", gate=("query",))}
 
 
 def wrapped_sums(matrix_BQS: Tensor) -> Tensor:

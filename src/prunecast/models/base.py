@@ -94,6 +94,7 @@ class Group:
         stack: layer groups only: the module list whose entries are the units.
         softmax_of: the attention whose memory the units are: its softmax goes over those that stay. None elsewhere.
         unused_units: units that never reach the forecast, whatever they hold: the first to go.
+        gate: see `Units`.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Group:
     stack: str | None = None
     softmax_of: str | None = None
     unused_units: tuple[int, ...] = ()
+    gate: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,17 @@ class Units:
     """Units that a layer has for its own; attributes as those of the `Group` that they become.
 
     Those of kind layer are the entries of the module list whose name they have.
+
+    A factor on the columns of all weights that read a unit is a gate: 1 leaves the model as it is, 0 removes the unit.
+    Where no weight reads the units by columns, or they meet before anything reads them, `gate` names the parts or
+    tensors whose rows the factor has to be on too.
     """
 
     kind: GroupKind
     minimum: int = 1
     softmax_of: str | None = None
     unused_units: tuple[int, ...] = ()
+    gate: tuple[str, ...] = ()
 
 
 Target = str | tuple[str, Tensor]
@@ -247,6 +254,7 @@ def _group(model: nn.Module, name: str, own: Units, members: tuple[Member, ...])
         minimum=min(own.minimum, size),
         softmax_of=own.softmax_of,
         unused_units=own.unused_units,
+        gate=own.gate,
     )
 
 

@@ -214,7 +214,7 @@ class FourierWeights(Layer):
     def units(self) -> dict[str, Units]:
         """Heads, channels that are read and written, modes; of all layers that share the block."""
         width = Units("width")
-        return {"heads": Units("head"), "inputs": width, "outputs": width, "modes": Units("mode")}
+        return {"heads": Units("head"), "inputs": width, "outputs": width, "modes": Units("mode", gate=("weight",))}
 
 
 class FourierBlock(FourierWeights):
@@ -282,8 +282,8 @@ class FourierCrossBlock(FourierWeights):
         return {**super().streams(), "key_index": {0: "key_modes"}}
 
     def units(self) -> dict[str, Units]:
-        """The memory's modes beside the others."""
-        return {**super().units(), "key_modes": Units("mode")}
+        """The memory's modes beside the others; channels meet in the products of queries and keys."""
+        return {**super().units(), "inputs": Units("width", gate=("query",)), "key_modes": Units("mode")}
 
 
 def _projected(matrix_RQ: Tensor, x_BQD: Tensor, layer: Linear, heads: int) -> tuple[Tensor, Tensor]:

@@ -169,4 +169,5 @@ class FITS(ForecastModel):
 
     def units(self) -> dict[str, Units]:
         """The bins that are read, and those that are written."""
-        return {"read": Units("mode"), "written": Units("mode")}
+        rows = ("real", "imaginary", "real_bias", "imaginary_bias")
+        return {"read": Units("mode"), "written": Units("mode", gate=rows)}

@@ -398,8 +398,10 @@ class ProbSparse(Attention):
         return {**own, "out": writes("stream")} if self.kept.mixed else own
 
     def units(self) -> dict[str, Units]:
-        """The heads; mixed, the first may write no row that is read."""
-        return {"heads": Units("head", unused_units=tuple(range(self.unread)) if self.kept.mixed else ())}
+        """The heads; mixed, the first may write no row that is read, and what reads them has no columns of theirs."""
+        if not self.kept.mixed:
+            return super().units()
+        return {"heads": Units("head", unused_units=tuple(range(self.unread)), gate=("value",))}
 
     def unused(self) -> tuple[str, ...]:
         """All but the output's bias, where no head writes a row that is read."""

@@ -45,7 +45,7 @@ def prune_model(
         UserError: on an unknown method, a budget that cannot be met, masks that do not fit the model, a method that
             looks at data and is given none, or one that prunes in training.
     """
-    statistics = Statistics(seed, batches)
+    statistics = Statistics(seed, batches, kinds=config.kinds)
     task = _task(model, config, statistics, {} if masks is None else masks, cost=cost, weight_cost=weight_cost)
     task.method.check_epochs(0)
     granularity = _granularity(task)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from prunecast.errors import UserError
 from prunecast.recipe import PruneConfig
-from prunecast.records import BudgetOf, Pruning
+from prunecast.records import BudgetOf, GroupKind, Pruning
 
 if TYPE_CHECKING:  # `prunecast list methods` answers without torch
     from torch import Tensor
@@ -33,6 +33,8 @@ class Method:
         budget: how an amount is asked for: as a share, an N:M pattern, or a latency.
         schedule: how masks change in training, a name in `registry.SCHEDULES`; None for a method without training.
         needs_data: whether its score looks at batches of the training part.
+        per_cost: whether units compare by their scores per what they cost, in the unit of the budget. That is for
+            scores that are estimates of one damage: the least is done where the damage per saving is least.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Method:
     budget: Literal["share", "pattern", "latency"] = "share"
     schedule: str | None = None
     needs_data: bool = False
+    per_cost: bool = False
 
     @property
     def trains(self) -> bool:
@@ -101,11 +104,13 @@ class Statistics:
         seed: of whatever it draws, from a generator of its own.
         data: windows of the training part, to be read through `batches`; None where nobody has any.
         accumulated: what a schedule has summed up in training, by parameter; None where nothing was.
+        kinds: of the units that may go: a score of units may leave out all others.
     """
 
     seed: int
     data: Iterable[Batch] | None = None
     accumulated: Scores | None = None
+    kinds: tuple[GroupKind, ...] = get_args(GroupKind)
 
     @property
     def batches(self) -> Iterator[Batch]:
@@ -123,7 +128,7 @@ class Statistics:
 
 
 Score: TypeAlias = "Callable[[ForecastModel, Statistics], Scores]"
-"""A pure function; of single weights it scores at least `model.prunable()`, of units all of `model.groups()`."""
+"""A pure function; of single weights it scores at least `model.prunable()`, of units all of `statistics.kinds`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,4 +212,27 @@ STRUCTURED_RANDOM = replace(
     score="unit-random",
     control=None,
     is_control=True,
+)
+STRUCTURED_TAYLOR = Method(
+    name="structured-taylor",
+    summary="the units go whose removal changes the loss least per operation, by its slope (first order)",
+    score="unit-taylor",
+    granularity="unit",
+    allocation="unit-global",
+    default_of="operations",
+    control="structured-random",
+    needs_data=True,
+    per_cost=True,
+)
+STRUCTURED_FISHER = replace(
+    STRUCTURED_TAYLOR,
+    name="structured-fisher",
+    summary="the same by the mean square of the slopes of single windows (second order)",
+    score="unit-fisher",
+)
+STRUCTURED_EMA_TAYLOR = replace(
+    STRUCTURED_TAYLOR,
+    name="structured-ema-taylor",
+    summary="the same by a moving average of both orders over batches (Prune-then-Finetune)",
+    score="unit-ema-taylor",
 )

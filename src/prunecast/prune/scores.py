@@ -1,14 +1,49 @@
-"""What a weight, or a unit of coupled weights, is worth. Scores are pure: what matters more scores higher."""
+"""What a weight, or a unit of coupled weights, is worth. Scores are pure: what matters more scores higher.
+
+Scores of units that look at data estimate how much the loss rises when a unit is removed: the mean squared error
+against what came, as in training, in eval mode. Estimates of all groups are in this one unit, so they compare across
+kinds. They see the loss as a function of gates, a factor for each unit: 1 as the model is, 0 as if the unit were
+removed. A gate is
+
+- on the columns of the weights that read the unit: what reads a unit's output times the gate. So it is for feed-forward
+  units, heads, and the width of a stream. (A factor on both what a unit reads and what it gives would count twice.)
+- on the rows that the model names (`Units.gate`) where units meet before anything reads them, as heads do that choose
+  their delays together, or where nothing reads them by columns;
+- in each normalisation over the units, whose mean and variance weigh them by their gates: of the features of a stream
+  that are left it takes the statistics over those that are left, and their slope counts;
+- in the softmax over the units, whose weights are multiplied by the gates before they are normalised.
+
+B batch, N windows, U units of a group, D features of a norm.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
-from prunecast.models.base import ForecastModel, Group
+from prunecast.batch import Batch
+from prunecast.kernels import plain_operators
+from prunecast.models.base import ForecastModel, Group, Member
 from prunecast.prune.methods import Scores, Statistics
+from prunecast.prune.shrink import shrink
+from prunecast.records import GroupKind
+
+DECAY = 0.2
+"""Weight of the newest batch in a moving average; the published runs choose among 0.1, 0.2, 0.4, 0.5 and 0.8."""
+
+GateValues = Mapping[str, Tensor]
+"""Group name -> the factor of each unit (U,)."""
+
+SIDE_BY_SIDE = 2**25
+"""Numbers in the gradients of the weights that windows have on the way, each its own, when slopes of several are
+computed at once: 128 MB."""
 
 
 def magnitude(model: ForecastModel, statistics: Statistics) -> Scores:
@@ -44,6 +79,183 @@ def unit_random(model: ForecastModel, statistics: Statistics) -> Scores:
     """Scores each unit with a uniform draw."""
     generator = torch.Generator().manual_seed(statistics.seed)
     return {group.name: torch.rand(group.size, generator=generator) for group in model.groups()}
+
+
+def unit_taylor(model: ForecastModel, statistics: Statistics) -> Scores:
+    """Scores each unit with the size of the mean slope of the loss by its gate (Molchanov et al. 2019, equation 8).
+
+    That is the first-order estimate of what its removal changes. Layers, which have no gate, score what theirs adds.
+    """
+    slopes = _slopes(model, statistics)
+    first_order = {name: torch.cat(parts).mean(0).abs() for name, parts in slopes.items()}
+    return first_order | _increases(model, statistics, first_order)
+
+
+def unit_fisher(model: ForecastModel, statistics: Statistics) -> Scores:
+    """Scores each unit with half the mean square, over windows, of the slope of the loss by its gate.
+
+    That is the second-order estimate of what its removal adds to the loss, the mean of squared gradients of single
+    windows (the empirical Fisher information) in the place of the second derivative (Theis et al. 2018, "Faster gaze
+    prediction with dense networks and Fisher pruning", equation 7). Layers, which have no gate, score what theirs adds.
+    """
+    slopes = _slopes(model, statistics)
+    second_order = {name: torch.cat(parts).square().mean(0) / 2 for name, parts in slopes.items()}
+    return second_order | _increases(model, statistics, second_order)
+
+
+def unit_ema_taylor(model: ForecastModel, statistics: Statistics) -> Scores:
+    """Scores each unit with a moving average, over batches, of the second-order estimate of what its removal adds.
+
+    Of one window with slope g that is -g + g^2 / 2, with the squared slope for the second derivative; the average
+    starts from the first batch, and its size is the score (Zhao et al. 2025, "Less is More: Unlocking Specialization of
+    Time Series Foundation Models via Structured Pruning", arXiv 2505.23195, as its code computes it). Two things differ
+    from that code: slopes are those of each window's own error, where it squares those of its share in the batch's
+    mean; and units go after the pass (or in the steps of `prune.step`), where it lets some go after every batch. A pass
+    over a whole epoch is a matter of `prune.calibration_batches`. Layers, which have no gate, score what theirs adds.
+    """
+    averages: dict[str, Tensor] = {}
+    for name, parts in _slopes(model, statistics).items():
+        for slope_NU in parts:
+            estimate_U = (slope_NU.square() / 2 - slope_NU).mean(0)
+            averages[name] = torch.lerp(averages.get(name, estimate_U), estimate_U, DECAY)
+    return {name: average.abs() for name, average in averages.items()} | _increases(model, statistics, averages)
+
+
+def _slopes(model: ForecastModel, statistics: Statistics) -> dict[str, list[Tensor]]:
+    """Returns the slopes of the loss by each gate, group name -> (N, U) of each batch."""
+    gates = Gates(model, statistics.kinds)
+    slopes: dict[str, list[Tensor]] = {group.name: [] for group in gates.groups}
+    for batch in statistics.batches:
+        for name, slope_NU in gates.slopes(batch).items():
+            slopes[name].append(slope_NU)
+    return slopes
+
+
+def _increases(model: ForecastModel, statistics: Statistics, scored: Scores) -> dict[str, Tensor]:
+    """Returns how much the loss rises without each unit of the groups that may go and have no score yet."""
+    groups = [group for group in model.groups() if group.kind in statistics.kinds and group.name not in scored]
+    dense = _loss(model, statistics) if groups else 0.0
+    increases = {}
+    for group in groups:
+        increases[group.name] = torch.zeros(group.size, dtype=torch.double)
+        for unit in range(group.size) if group.size > group.minimum else ():
+            others = torch.tensor([other for other in range(group.size) if other != unit])
+            increases[group.name][unit] = _loss(shrink(model, {group.name: others}), statistics) - dense
+    return increases
+
+
+@torch.no_grad()
+def _loss(model: ForecastModel, statistics: Statistics) -> float:
+    model = copy.deepcopy(model).eval()
+    return torch.cat([window_losses(model, batch) for batch in statistics.batches]).mean().item()
+
+
+def window_losses(forecast: Callable[..., Tensor], batch: Batch) -> Tensor:
+    """Returns the mean squared error of each window (N,), of a model or what forecasts like one."""
+    forecast_BHC = forecast(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+    return (forecast_BHC - batch.y_BHC).square().mean(dim=(1, 2))
+
+
+class Gates:
+    """The loss of a model as a function of gates on its units.
+
+    Attributes:
+        groups: those that have gates. Layers have none, nor have units that own no weight.
+    """
+
+    def __init__(self, model: ForecastModel, kinds: Sequence[GroupKind]) -> None:
+        """Prepares a copy of a model, with gates on the units of some kinds; the model itself is left as it is."""
+        every = [group for group in model.groups() if group.kind in kinds]
+        unused = set(model.unused_parameters())
+        weights = {name for name in model.prunable() if name not in unused}
+        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._members = {group.name: _gated(self._model, group, weights) for group in every}
+        self._values: GateValues = {}
+        gated: list[Group] = []
+        for group in every:
+            if self._members[group.name] or group.softmax_of is not None:
+                gated.append(group)
+            if group.normalised:
+                self._gate_norms(group)
+            if group.softmax_of is not None:
+                attention = self._model.get_submodule(group.softmax_of)
+                attention.get_submodule("dropout").register_forward_hook(partial(self._softmax, group.name))
+        self.groups = tuple(gated)
+
+    def ones(self) -> dict[str, Tensor]:
+        """Returns the gates of the model as it is."""
+        parameter = next(self._model.parameters())
+        return {group.name: parameter.new_ones(group.size) for group in self.groups}
+
+    def losses(self, values: GateValues, batch: Batch) -> Tensor:
+        """Returns the mean squared error of each window (N,) with these gates."""
+        return window_losses(partial(self._forecast, values), batch)
+
+    def slopes(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the derivative of each window's loss by each gate at 1, group name -> (N, U), float64."""
+
+        def loss(values: dict[str, Tensor], *window: Tensor) -> Tensor:
+            return self.losses(values, Batch(*(part.unsqueeze(0) for part in window))).squeeze(0)
+
+        numbers = sum(parameter.numel() for parameter in self._model.parameters())
+        of_windows = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), chunk_size=max(1, SIDE_BY_SIDE // numbers))
+        with plain_operators(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # the LSTM's windows come one by one
+            slopes: dict[str, Tensor] = of_windows(self.ones(), *batch)
+        return {name: slope_NU.double() for name, slope_NU in slopes.items()}
+
+    def _forecast(self, values: GateValues, *inputs: Tensor) -> Tensor:
+        scaled: dict[str, Tensor] = {}
+        for group in self.groups:
+            for member in self._members[group.name]:
+                weight = scaled.get(member.name, self._model.get_parameter(member.name))
+                gate = values[group.name][_owners(member)]
+                shape = [1] * weight.dim()
+                shape[member.dim] = -1
+                scaled[member.name] = weight * gate.view(shape)
+        self._values = values
+        forecast_BHC: Tensor = functional_call(self._model, scaled, inputs)
+        self._values = {}
+        return forecast_BHC
+
+    def _gate_norms(self, group: Group) -> None:
+        for member in group.members:
+            holder, _, tensor = member.name.rpartition(".")
+            norm = self._model.get_submodule(holder)
+            if isinstance(norm, nn.LayerNorm) and tensor == "weight":
+                norm.register_forward_hook(partial(self._norm, group.name, _owners(member)))
+
+    def _norm(self, group: str, owners_D: Tensor, norm: nn.LayerNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+        """Returns what the norm gives of its input when each feature counts as much as its gate says."""
+        x, share_D = inputs[0], self._values[group][owners_D]
+        share_D = share_D / share_D.sum()
+        centred = x - (x * share_D).sum(-1, keepdim=True)
+        variance = (centred.square() * share_D).sum(-1, keepdim=True)
+        return centred * (variance + norm.eps).rsqrt() * norm.weight + norm.bias
+
+    def _softmax(self, group: str, _: nn.Module, inputs: Any, weights: Tensor) -> Tensor:
+        gated = weights * self._values[group]
+        return gated / gated.sum(-1, keepdim=True)
+
+
+def _gated(model: ForecastModel, group: Group, weights: set[str]) -> tuple[Member, ...]:
+    """Returns the tensors that a gate is on; none where it is in a softmax."""
+    if group.softmax_of is not None:
+        return ()
+
+    def is_gated(member: Member) -> bool:
+        # of a weight, the first dimension is what it writes
+        reads = member.name in weights and member.dim % model.get_parameter(member.name).dim() > 0
+        return reads or not set(group.gate).isdisjoint(member.name.split("."))
+
+    return tuple(filter(is_gated, group.members))
+
+
+def _owners(member: Member) -> Tensor:
+    """Returns which unit owns each position along the dimension."""
+    owners = torch.empty(member.index.numel(), dtype=torch.int64)
+    owners[member.index] = torch.arange(len(member.index)).unsqueeze(1).expand_as(member.index)
+    return owners
 
 
 def _unit_sums(group: Group, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -59,10 +59,14 @@ def _plan(task: Task, groups: tuple[Group, ...], scores: Scores) -> tuple[Order,
         score = scores[group.name]
         unused = torch.tensor(group.unused_units, dtype=torch.int64, device=score.device)
         ranked[group.name] = score.index_fill(0, unused, -torch.inf)
-    allocate: UnitAllocation = ALLOCATIONS.load(task.method.allocation)
-    order = removal_order(allocate(ranked), {group.name: group.minimum for group in groups})
     cost: Cost = {"operations": task.cost, "model": _parameters, "prunable": _prunable_weights}[task.of]
     total = cost(task.model.config)
+    if task.method.per_cost:
+        for group in (group for group in groups if group.size > group.minimum):
+            least = cost(task.model.shrunk_config({group.name: torch.arange(group.minimum)}))
+            ranked[group.name] = ranked[group.name] / max((total - least) / (group.size - group.minimum), 1)
+    allocate: UnitAllocation = ALLOCATIONS.load(task.method.allocation)
+    order = removal_order(allocate(ranked), {group.name: group.minimum for group in groups})
     saved = cache(lambda count: total - cost(task.model.shrunk_config(order.keep(count))))
     budget = budget_for(task.of, total, task.config.sparsity)
     budget.check(saved(len(order)))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +12,10 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs
 from prunecast.models.base import ForecasterConfig, Keep, blank, build, config_from
 from prunecast.prune.apply import prune_model
-from prunecast.prune.methods import Masks, Pruned
+from prunecast.prune.methods import STRUCTURED_TAYLOR, Masks, Pruned
 from prunecast.prune.shrink import cut, shrink
 from prunecast.recipe import PruneConfig
-from prunecast.registry import MODELS
+from prunecast.registry import MODELS, SCORES
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +111,18 @@ def test_operations_come_within_one_unit_of_the_request(method: str, sparsity: f
     widths = {name: kept for name, (kept, of) in outcome.kept_units.items()}
     assert widths["width"] == pruned.model.config.width
     assert "blocks" not in widths
+
+
+def test_scores_per_cost_weigh_what_a_unit_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same score everywhere, units of the width, which save most, go first, and feed-forward units last."""
+    flat = {group.name: torch.ones(group.size) for group in coupled().groups()}
+    monkeypatch.setitem(SCORES.entries, "flat", f"{__name__}:_flat")
+    monkeypatch.setattr(sys.modules[__name__], "_flat", lambda model, statistics: flat, raising=False)
+    method = replace(STRUCTURED_TAYLOR, score="flat", needs_data=False)
+    monkeypatch.setattr("prunecast.prune.methods.STRUCTURED_TAYLOR", method)
+    half, most = (_prune(coupled(), method="structured-taylor", sparsity=share).model.config for share in (0.5, 0.95))
+    assert (half.width, half.heads, half.hidden) == (6, (4, 4), (10, 14))
+    assert (most.width, most.heads, most.hidden) == (1, (1, 1), (10, 14))
 
 
 def test_few_questions_are_asked_about_the_cost() -> None:
