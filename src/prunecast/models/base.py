@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -215,6 +215,9 @@ class Layer(nn.Module):
         """Returns the names, from here, of the parameters that never reach the forecast."""
         return ()
 
+    scales_units: ClassVar[bool] = False
+    """Whether the last it does is to scale each unit by its `weight` and to shift it by its `bias`, as LayerNorm."""
+
     side_by_side: ClassVar[tuple[str, ...]] = ()
     """Names of parts, or of own maps, none of which reads another's result."""
 
@@ -309,6 +312,9 @@ class ForecastModel(Layer, ABC):
     """Whether calendar features and known covariates reach the forecast."""
     trainable: ClassVar[bool] = True
     """False for the naive forecasts: there is nothing to fit."""
+
+    last_layer_computes: ClassVar[Literal["first", "last"]] = "last"
+    """Which steps the last layer of a stack computes, where it leaves out those that nobody reads."""
 
     learning_rate: ClassVar[float] = 1e-4
     """What it is trained at when the recipe says nothing: the published rate."""

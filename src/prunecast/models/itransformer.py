@@ -66,6 +66,7 @@ class ITransformer(ForecastModel):
 
     Config = ITransformerConfig
     uses_marks = True
+    last_layer_computes = "first"
     config: ITransformerConfig
 
     def __init__(self, config: ITransformerConfig) -> None:

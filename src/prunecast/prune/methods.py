@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # `prunecast list methods` answers without torch
     from torch import Tensor
 
     from prunecast.batch import Batch
-    from prunecast.models.base import ForecasterConfig, ForecastModel
+    from prunecast.models.base import ForecasterConfig, ForecastModel, Keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +160,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned model, the masks to hold through fine-tuning, and what was asked for and done."""
+    """A pruned model, the masks to hold through fine-tuning, and what was asked for and done.
+
+    Attributes:
+        model: the pruned one.
+        masks: of its parameters.
+        outcome: for the record.
+        keep: which units of the given model it has, where some were cut out.
+    """
 
     model: ForecastModel
     masks: Masks = field(repr=False)
     outcome: Pruning
+    keep: Keep = field(default_factory=dict, repr=False)
 
 
 MAGNITUDE = Method(

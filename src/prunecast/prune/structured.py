@@ -30,7 +30,7 @@ def prune_units(task: Task) -> Pruned:
     keep = order.keep(count)
     kept_units = {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
     outcome = budget.outcome(task.method.name, saved(count), kept_units=kept_units)
-    return Pruned(shrink(task.model, keep), cut(task.masks, task.model.groups(), keep), outcome)
+    return Pruned(shrink(task.model, keep), cut(task.masks, task.model.groups(), keep), outcome, keep)
 
 
 def check_units(task: Task) -> None:

@@ -90,6 +90,8 @@ class BatchNorm(Layer):
     batches: a number that no forecast reads.
     """
 
+    scales_units = True
+
     mean: Tensor
     variance: Tensor
 

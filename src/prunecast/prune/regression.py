@@ -1,0 +1,455 @@
+"""Layer by layer through a pruned model: each linear map is solved anew from what it reads now.
+
+What a map of the pruned model reads has changed by all that was pruned before it; what it should give is what the same
+map of the dense model gives on the same windows, as far as it is kept. That is least squares in closed form, without a
+gradient. Layers are walked in the order in which they are computed, so each one makes good what those before it lost;
+after a map whose result is added to a stream and normalised, the scale and shift of that norm are fitted too.
+
+The parts of this: layer-wise least squares on the pruned model's own inputs (SparseGPT, Frantar and Alistarh 2023; OBC,
+Frantar et al. 2022; OSSCAR, Meng et al. 2024, the "back-solve" for structures), in sequence, for biases, norms and
+widths too.
+
+G maps side by side, N tokens (windows times steps), I inputs, O outputs, D width of a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from queue import Empty, Queue
+from threading import Event, Thread
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from prunecast.batch import Batch
+from prunecast.errors import UserError
+from prunecast.models.base import ForecastModel, Keep, Layer, LinearMap, linear_map
+from prunecast.prune.methods import Masks, Pruned, Statistics, Task
+from prunecast.prune.shrink import cut
+
+RIDGE = 1e-3
+"""What holds a solution to the weights it starts from, in shares of the mean variance of the inputs."""
+
+MapName = tuple[str, str]
+"""The layer that is called, and the map's name in it: empty for a linear layer."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a least-squares problem needs of all tokens, in float64; centred where the map has a bias.
+
+    Attributes:
+        tokens: N.
+        mean_GI: of the inputs.
+        target_mean_GO: of what the map should give.
+        xx_GII: mean of x x^T.
+        xy_GIO: mean of x y^T.
+        yy_GO: mean of y squared.
+    """
+
+    tokens: int
+    mean_GI: Tensor
+    target_mean_GO: Tensor
+    xx_GII: Tensor
+    xy_GIO: Tensor
+    yy_GO: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One map to be solved.
+
+    Attributes:
+        name: of the map in the pruned model.
+        weight_GOI: what the pruned model has, float64.
+        bias_O: likewise; None where the map has none, or has it as a column.
+        support_GOI: True where a weight may be other than zero; None: everywhere.
+        moments: of its inputs in the pruned model and of its targets.
+    """
+
+    name: str
+    weight_GOI: Tensor
+    bias_O: Tensor | None
+    support_GOI: Tensor | None
+    moments: Moments
+
+    @property
+    def hessian_GII(self) -> Tensor:
+        """The inputs' second moments and the ridge that holds the solution to where it starts."""
+        xx_GII = self.moments.xx_GII
+        level_G11 = RIDGE * xx_GII.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
+        level_G11 = level_G11.clamp_min(torch.finfo(torch.float32).tiny)  # inputs that are constant decide nothing
+        return xx_GII + level_G11 * torch.eye(xx_GII.shape[1], dtype=xx_GII.dtype)
+
+    @property
+    def right_GIO(self) -> Tensor:
+        """The right side of the normal equations, `hessian_GII @ weight.mT = right_GIO`."""
+        return self.moments.xy_GIO + (self.hessian_GII - self.moments.xx_GII) @ self.weight_GOI.mT
+
+    def solution(self, weight_GOI: Tensor, mask_GOI: Tensor | None = None) -> Solution:
+        """Returns a matrix as a solution, with the bias that fits it."""
+        if self.bias_O is None:
+            return Solution(weight_GOI, None, mask_GOI)
+        reached_GO = (weight_GOI @ self.moments.mean_GI.unsqueeze(2)).squeeze(2)
+        return Solution(weight_GOI, (self.moments.target_mean_GO - reached_GO)[0], mask_GOI)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A map solved: its weights, its bias where it has one, and which weights stay where that was chosen too."""
+
+    weight_GOI: Tensor
+    bias_O: Tensor | None
+    mask_GOI: Tensor | None = None
+
+
+Solve = Callable[[Problem], Solution]
+"""A pure function; one that only repairs gives no mask."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A model whose maps were solved, and the masks of those whose weights were chosen, by parameter."""
+
+    model: ForecastModel
+    masks: Masks = field(repr=False)
+
+
+def maps_of(model: nn.Module) -> dict[MapName, LinearMap]:
+    """Returns all linear maps of a model that reach its result, by the layer that is called and the map's name."""
+    found: dict[MapName, LinearMap] = {}
+    inside: set[str] = set()  # parameters that are solved as part of a larger map
+    for name, module in model.named_modules():
+        if isinstance(module, Layer):
+            for label, own in module.linear_maps().items():
+                found[name, label] = own
+                inside.update(_full(name, parameter) for parameter in own.parameters)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and _full(name, "weight") not in inside:
+            found[name, ""] = linear_map(module)
+    unused = set(model.unused_parameters()) if isinstance(model, ForecastModel) else set()
+    return {
+        key: own
+        for key, own in found.items()
+        if not all(_full(key[0], parameter) in unused for parameter in own.parameters)
+    }
+
+
+def repair(task: Task, pruned: Pruned, solve: Solve) -> Pruned:
+    """Returns a pruned model whose maps were solved; what was removed stays removed."""
+    solved = reconstruct(task.model, pruned.model, solve, task.statistics, keep=pruned.keep, masks=pruned.masks)
+    return replace(pruned, model=solved.model)
+
+
+def reconstruct(
+    dense: ForecastModel,
+    pruned: ForecastModel,
+    solve: Solve,
+    statistics: Statistics,
+    *,
+    keep: Keep | None = None,
+    masks: Masks | None = None,
+) -> Solved:
+    """Solves every linear map of a pruned model, in the order of computing, and fits its norms.
+
+    Args:
+        dense: the model that was pruned; is left as it is.
+        pruned: what is left of it; is changed in place, and ends in eval mode.
+        solve: solves one map.
+        statistics: with windows of the training part.
+        keep: which units of the dense model the pruned one has; all when None.
+        masks: of the pruned model's parameters; weights outside of them stay zero.
+
+    Raises:
+        UserError: without data, or when the two models cannot be compared layer by layer.
+    """
+    windows = Batch(*(torch.cat(parts) for parts in zip(*statistics.batches, strict=True)))
+    walk = _Walk(dense.eval(), pruned.eval(), keep or {}, dict(masks or {}), solve)
+    with torch.no_grad():
+        walk.run(windows)
+    return Solved(pruned, walk.masks)
+
+
+def _full(layer: str, name: str) -> str:
+    return ".".join(part for part in (layer, name) if part)
+
+
+# Which layer of the dense model is which of the pruned one, and which of its rows are left
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where a map or norm of the pruned model comes from: the dense one's name, and which of its rows these are."""
+
+    source: MapName
+    rows: Tensor
+
+
+def _origins(dense: ForecastModel, pruned: ForecastModel, keep: Keep) -> dict[MapName, _Rows]:
+    """Returns where each map and norm of the pruned model comes from.
+
+    Every weight of the dense model is replaced by the number of its row; what a cut leaves of those numbers tells.
+    """
+    parameters, sources = dict(dense.named_parameters()), list({**maps_of(dense), **_norms(dense)}.items())
+    stride = 1 << 32
+    numbers: dict[str, Tensor] = {}
+    for place, ((layer, _), own) in enumerate(sources):
+        shape = own.matrix({name: parameters[_full(layer, name)] for name in own.parameters}).shape
+        rows = torch.arange(shape[0] * shape[1]).view(shape[0], shape[1], 1) + place * stride
+        numbers |= {_full(layer, name): ids for name, ids in own.tensors(rows.expand(shape).clone()).items()}
+    left = cut(numbers, dense.groups(), keep)
+    origins = {}
+    for (layer, label), own in {**maps_of(pruned), **_norms(pruned)}.items():
+        ids = own.matrix({name: left[_full(layer, name)] for name in own.parameters})[:, :, 0].flatten()
+        origins[layer, label] = _Rows(sources[int(ids[0]) // stride][0], ids % stride)
+    return origins
+
+
+def _norms(model: nn.Module) -> dict[MapName, LinearMap]:
+    """Returns the layers that end in a scale and a shift of each unit, as maps of one column."""
+    return {
+        (name, "norm"): LinearMap(
+            parameters=("weight",),
+            bias="bias",
+            features=lambda x: x,
+            matrix=lambda tensors: tensors["weight"].view(1, -1, 1),
+            tensors=lambda matrix_GOI: {"weight": matrix_GOI.flatten()},
+        )
+        for name, module in model.named_modules()
+        if (isinstance(module, nn.LayerNorm) and module.elementwise_affine and module.bias is not None)
+        or (isinstance(module, Layer) and module.scales_units)
+    }
+
+
+# The walk
+
+
+class _Stop(Exception):
+    """Nobody wants the rest of the dense model's forecast."""
+
+
+class _Heard(NamedTuple):
+    """A call of a layer of the dense model: its arguments, or its result where it is a norm."""
+
+    layer: str
+    tensors: tuple[Tensor, ...]
+
+
+class _Teacher:
+    """The dense model's forecast of all windows, computed beside the pruned one's, call by call.
+
+    A thread that waits after each call until it was heard: only one layer's numbers are held at a time, and no part of
+    the forecast is computed twice.
+    """
+
+    def __init__(self, dense: ForecastModel, arguments_of: set[str], results_of: set[str], batch: Batch) -> None:
+        self._queue: Queue[_Heard | BaseException | None] = Queue(maxsize=1)
+        self._stopped = Event()
+        threads = torch.get_num_threads()
+        handles = [dense.get_submodule(name).register_forward_pre_hook(self._arguments(name)) for name in arguments_of]
+        handles += [dense.get_submodule(name).register_forward_hook(self._results(name)) for name in results_of]
+
+        def run() -> None:
+            ended: BaseException | None = None
+            try:
+                torch.set_num_threads(threads)  # a thread of its own starts with another number
+                with torch.no_grad():
+                    _forecast(dense, batch)
+            except _Stop:
+                pass
+            except RuntimeError as error:  # what torch raises; it is raised again where it is heard
+                ended = error
+            finally:
+                for handle in handles:
+                    handle.remove()
+                self._queue.put(ended)
+
+        self._thread = Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def hear(self, layer: str) -> tuple[Tensor, ...]:
+        """Returns the next call of a layer; calls of others before it are let go.
+
+        Raises:
+            UserError: when there is none.
+        """
+        while (heard := self._queue.get()) is not None:
+            if isinstance(heard, BaseException):
+                raise heard
+            if heard.layer == layer:
+                return heard.tensors
+        self._queue.put(None)
+        raise UserError(f"recovery ridge: the dense model does not call {layer} as the pruned one does")
+
+    def stop(self) -> None:
+        """Ends the forecast where it is."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            with suppress(Empty):
+                self._queue.get(timeout=0.01)
+
+    def _arguments(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, arguments: self._tell(name, arguments)
+
+    def _results(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda module, arguments, result: self._tell(name, (result,))
+
+    def _tell(self, name: str, tensors: tuple[Tensor, ...]) -> None:
+        if self._stopped.is_set():
+            raise _Stop
+        self._queue.put(_Heard(name, tensors))
+        if self._stopped.is_set():
+            raise _Stop
+
+
+@dataclass
+class _Walk:
+    """The pruned model's forecast of all windows, in which each map is solved just before it is called.
+
+    A layer that is called several times is solved again at each call, from all its calls so far.
+    """
+
+    dense: ForecastModel
+    pruned: ForecastModel
+    keep: Keep
+    masks: dict[str, Tensor]
+    solve: Solve
+    sums: dict[MapName, _Sums] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self, batch: Batch) -> None:
+        """Solves all maps and fits all norms."""
+        self.maps, self.dense_maps, norms = maps_of(self.pruned), maps_of(self.dense), _norms(self.pruned)
+        self.origins = _origins(self.dense, self.pruned, self.keep)
+        self.start = {name: weight.detach().double() for name, weight in self.pruned.named_parameters()}
+        layers = dict.fromkeys(layer for layer, _ in self.maps)
+        sources = {self.origins[key].source[0] for key in self.maps}
+        self.teacher = _Teacher(self.dense, sources, {self.origins[key].source[0] for key in norms}, batch)
+        handles = [self.pruned.get_submodule(layer).register_forward_pre_hook(self._before(layer)) for layer in layers]
+        handles += [self.pruned.get_submodule(key[0]).register_forward_hook(self._after(key)) for key in norms]
+        try:
+            _forecast(self.pruned, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.teacher.stop()
+
+    def _before(self, layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        keys = [key for key in self.maps if key[0] == layer]
+
+        def solve(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            before = self.teacher.hear(self.origins[keys[0]].source[0])
+            for key in keys:
+                self._solve(key, arguments, before)
+
+        return solve
+
+    def _after(self, key: MapName) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def fit(module: nn.Module, arguments: tuple[Tensor, ...], result: Tensor) -> Tensor:
+            origin = self.origins[key]
+            target = self._aligned(self.teacher.hear(origin.source[0])[0], result)
+            return self._fit_norm(key, result, _rows_of(target)[:, origin.rows])
+
+        return fit
+
+    def _aligned(self, dense: Tensor, now: Tensor) -> Tensor:
+        """Returns those steps of a dense stream that the pruned model computes too: its last layer leaves out some."""
+        if not isinstance(dense, Tensor) or dense.ndim < 3 or dense.shape[:-2] != now.shape[:-2]:
+            return dense
+        steps = now.shape[-2]
+        return dense[..., :steps, :] if self.pruned.last_layer_computes == "first" else dense[..., -steps:, :]
+
+    def _solve(self, key: MapName, arguments: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> None:
+        (layer, _), own, origin = key, self.maps[key], self.origins[key]
+        before = tuple(self._aligned(x, now) for x, now in zip(before, arguments, strict=True))
+        x_GNI, dense_GNI = own.features(*arguments), self.dense_maps[origin.source].features(*before)
+        support_GOI = self._support(key)
+        y_GNO = self._target(origin, dense_GNI, len(x_GNI))
+        if x_GNI.shape[1] != y_GNO.shape[1]:
+            raise UserError(
+                f"recovery ridge: {_full(*key)} reads {x_GNI.shape[1]} tokens, {y_GNO.shape[1]} in the dense model"
+            )
+        sums = self.sums.setdefault(key, _Sums())
+        sums.add(x_GNI, y_GNO)
+        weights = {name: self.start[_full(layer, name)] for name in own.parameters}
+        bias_O = None if own.bias is None else self.start[_full(layer, own.bias)]
+        moments = sums.moments(centred=bias_O is not None)
+        self._write(key, self.solve(Problem(_full(*key), own.matrix(weights), bias_O, support_GOI, moments)))
+
+    def _target(self, origin: _Rows, dense_GNI: Tensor, groups: int) -> Tensor:
+        """Returns what a map should give, (G, N, O): the rows of the dense map's result that are left."""
+        y_GNO = _result(self.dense, origin.source, self.dense_maps[origin.source], dense_GNI)
+        rows, outputs = origin.rows.view(groups, -1), y_GNO.shape[2]
+        return torch.stack([y_GNO[int(own[0]) // outputs][:, own % outputs] for own in rows])
+
+    def _support(self, key: MapName) -> Tensor | None:
+        (layer, _), own = key, self.maps[key]
+        held = {name: self.masks.get(_full(layer, name)) for name in own.parameters}
+        if all(mask is None for mask in held.values()):
+            return None
+        ones = {name: torch.ones_like(self.start[_full(layer, name)]) for name in held}
+        return own.matrix({name: ones[name] if mask is None else mask.double() for name, mask in held.items()}) > 0
+
+    def _write(self, key: MapName, solution: Solution) -> None:
+        (layer, _), own = key, self.maps[key]
+        if solution.mask_GOI is not None:
+            masks = own.tensors(solution.mask_GOI)
+            self.masks |= {_full(layer, name): mask.clone() for name, mask in masks.items()}
+        for name, weight in own.tensors(solution.weight_GOI).items():
+            self.pruned.get_parameter(_full(layer, name)).copy_(weight)
+        if own.bias is not None and solution.bias_O is not None:
+            self.pruned.get_parameter(_full(layer, own.bias)).copy_(solution.bias_O)
+
+    def _fit_norm(self, key: MapName, result: Tensor, target_ND: Tensor) -> Tensor:
+        """Scales and shifts each unit of a norm so that it comes nearest to its target; returns what it gives then."""
+        sums = self.sums.setdefault(key, _Sums())
+        sums.add(_rows_of(result).T.unsqueeze(2), target_ND.T.unsqueeze(2))  # D maps of one input and one output
+        moments = sums.moments(centred=True)
+        variance_D, covariance_D = moments.xx_GII.flatten(), moments.xy_GIO.flatten()
+        least = torch.finfo(torch.float32).tiny
+        factor_D = torch.where(variance_D > least, covariance_D / variance_D.clamp_min(least), 1.0)
+        shift_D = moments.target_mean_GO.flatten() - factor_D * moments.mean_GI.flatten()
+        weight, bias = (f"{key[0]}.{name}" for name in ("weight", "bias"))
+        self.pruned.get_parameter(bias).copy_(self.start[bias] * factor_D + shift_D)
+        self.pruned.get_parameter(weight).copy_(self.start[weight] * factor_D)
+        return result * factor_D.to(result) + shift_D.to(result)
+
+
+@dataclass
+class _Sums:
+    """Adds up what `Moments` needs, call by call."""
+
+    tokens: int = 0
+    parts: list[Tensor] = field(default_factory=list)
+
+    def add(self, x_GNI: Tensor, y_GNO: Tensor) -> None:
+        x, y = x_GNI.double(), y_GNO.double()
+        parts = [x.sum(1), y.sum(1), x.mT @ x, x.mT @ y, y.square().sum(1)]
+        self.tokens += x.shape[1]
+        self.parts = [old + new for old, new in zip(self.parts, parts, strict=True)] if self.parts else parts
+
+    def moments(self, *, centred: bool) -> Moments:
+        x, y, xx, xy, yy = (part / self.tokens for part in self.parts)
+        if centred:
+            xx, xy = xx - x.unsqueeze(2) * x.unsqueeze(1), xy - x.unsqueeze(2) * y.unsqueeze(1)
+            yy = yy - y.square()
+        return Moments(self.tokens, x, y, xx, xy, yy)
+
+
+def _result(model: nn.Module, key: MapName, own: LinearMap, x_GNI: Tensor) -> Tensor:
+    """Returns what a map makes of its features, (G, N, O)."""
+    layer = key[0]
+    matrix_GOI = own.matrix({name: model.get_parameter(_full(layer, name)) for name in own.parameters})
+    y_GNO = x_GNI @ matrix_GOI.mT
+    return y_GNO if own.bias is None else y_GNO + model.get_parameter(_full(layer, own.bias))
+
+
+def _rows_of(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _forecast(model: nn.Module, batch: Batch) -> None:
+    model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
