@@ -324,7 +324,7 @@ class _Walk:
         """Solves all maps and fits all norms."""
         self.maps, self.dense_maps, norms = maps_of(self.pruned), maps_of(self.dense), _norms(self.pruned)
         self.origins = _origins(self.dense, self.pruned, self.keep)
-        self.start = {name: weight.detach().double() for name, weight in self.pruned.named_parameters()}
+        self.start = {name: weight.detach().double().clone() for name, weight in self.pruned.named_parameters()}
         layers = dict.fromkeys(layer for layer, _ in self.maps)
         sources = {self.origins[key].source[0] for key in self.maps}
         self.teacher = _Teacher(self.dense, sources, {self.origins[key].source[0] for key in norms}, batch)
