@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,6 @@ import psutil
 
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs, Predictor, Runtime
-from prunecast.measure.memory import peak_resident_bytes, resident_bytes
 from prunecast.registry import RUNTIMES
 
 JOB_FILE, INPUTS_FILE, RESULT_FILE = "job.json", "inputs.npz", "result.json"
@@ -31,6 +31,8 @@ SEED = 1
 LOADS = 5
 TURN, LONGEST_TURN = 4, 100
 """Calls of the slowest model in its turn, and of any."""
+
+_STATUS = Path("/proc/self/status")
 
 Turns = list[list[int]]
 """Time in ns of each call, per turn."""
@@ -154,6 +156,29 @@ def _timed(predict: Predictor, inputs: Inputs, calls: int) -> list[int]:
         predict(inputs)
         times.append(clock() - start)
     return times
+
+
+def resident_bytes() -> int:
+    """Returns the physical memory that this process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_resident_bytes() -> int:
+    """Returns the most physical memory that this process has held so far.
+
+    The peak comes from the address space itself where the system has it (Linux): `ru_maxrss` would hand a child the
+    peak of the parent that it was forked from.
+    """
+    if _STATUS.is_file():
+        peak = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        if peak is not None:
+            return int(peak[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_rss if sys.platform == "darwin" else peak_rss * 1024
 
 
 if __name__ == "__main__":

@@ -373,6 +373,10 @@ class ForecastModel(Layer, ABC):
         """Returns the config of the smaller model that remains when only `keep` stays."""
         return self.config.shrunk(keep)
 
+    def emptied(self, keep: Keep) -> ForecastModel:
+        """Returns the smaller model that remains when only `keep` stays; its parameters are to be filled."""
+        return blank(self.shrunk_config(keep))
+
     def select(self, y_BHC: Tensor) -> Tensor:
         """Returns the target channels of a forecast of all channels."""
         if self.config.targets is None:

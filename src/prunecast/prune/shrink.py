@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from prunecast.models.base import ForecastModel, Group, Keep, blank
+from prunecast.models.base import ForecastModel, Group, Keep
 
 
 def shrink(model: ForecastModel, keep: Keep) -> ForecastModel:
@@ -17,7 +17,7 @@ def shrink(model: ForecastModel, keep: Keep) -> ForecastModel:
         model: is left as it is.
         keep: group name -> sorted indices of the units that stay; groups that are not named stay whole.
     """
-    small = blank(model.shrunk_config(keep))
+    small = model.emptied(keep)
     parameter = next(model.parameters())
     small.to(parameter.device, parameter.dtype).train(model.training)
     small.load_state_dict(cut(model.state_dict(), model.groups(), keep))

@@ -16,7 +16,7 @@ from prunecast.export.raw import raw_inputs
 from prunecast.measure import latency
 from prunecast.measure import latency_worker as child
 from prunecast.measure.latency import kept_samples, speedup, summary, time_against
-from prunecast.measure.memory import peak_resident_bytes, resident_bytes
+from prunecast.measure.latency_worker import peak_resident_bytes, resident_bytes
 from prunecast.models.io import save_model
 from prunecast.recipe import MeasureConfig
 from prunecast.registry import RUNTIMES
@@ -148,7 +148,7 @@ def test_the_process_for_onnx_runtime_imports_no_torch() -> None:
 
 def test_peak_memory_rises_with_what_is_held_and_stays() -> None:
     code = (
-        "from prunecast.measure.memory import *; before = peak_resident_bytes(); "
+        "from prunecast.measure.latency_worker import *; before = peak_resident_bytes(); "
         "held = bytearray(b'x' * 2**26); assert peak_resident_bytes() - before > 2**25; "
         "del held; assert peak_resident_bytes() - before > 2**25; print(before)"
     )
