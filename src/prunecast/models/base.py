@@ -225,6 +225,13 @@ class Layer(nn.Module):
         """Returns the linear maps that this layer computes itself: name -> map; its linear layers below are known."""
         return {}
 
+    def unit_energies(self, *arguments: Any) -> Mapping[str, Tensor]:
+        """Returns the mean square of what each unit adds to what this layer gives when it is called with `arguments`.
+
+        Group name -> (U,), for the groups whose units add up in what this layer gives, as Fourier modes do.
+        """
+        return {}
+
 
 _OF_TORCH: Mapping[type[nn.Module], Streams] = {
     nn.Linear: {"weight": {0: "outputs", 1: "inputs"}, "bias": {0: "outputs"}},

@@ -19,7 +19,8 @@ P = 2 real and imaginary part.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self, cast
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -171,6 +172,16 @@ class FourierWeights(Layer):
         """Returns what is mixed, real and imaginary parts (M, H, B, I)."""
         raise NotImplementedError
 
+    def synthesis(self) -> Tensor:
+        """Returns (2M, Q): the series that the real and imaginary parts of the modes stand for."""
+        raise NotImplementedError
+
+    def added_by_units(self, *read: Any) -> dict[str, Iterator[Tensor]]:
+        """Returns what each unit adds to the result, (B, N, Q) each, for the kinds of units that add up: the modes."""
+        y_BRC, rows_RQ, modes = self.mix(*self.parts(*read)), self.synthesis(), len(self.index)
+        pairs = (torch.tensor([mode, modes + mode]) for mode in range(modes))
+        return {"modes": (self.place(to_series(y_BRC[:, pair], rows_RQ[pair])) for pair in pairs)}
+
     def mix(self, real_MHBI: Tensor, imaginary_MHBI: Tensor) -> Tensor:
         """Returns (B, 2M, H * O): every mode of every head times its complex matrix."""
         y_MHRO = times_each(_turned(real_MHBI, imaginary_MHBI), self.weight.flatten(3))
@@ -231,7 +242,11 @@ class FourierBlock(FourierWeights):
     def forward(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> Tensor:
         """Returns (B, N, Q); the memory and `key` have no part in it."""
         y_BRC = self.mix(*self.parts(x_BQD, memory_BSD, query, key))
-        return self.place(to_series(y_BRC, self.transform.back(self.bins)))
+        return self.place(to_series(y_BRC, self.synthesis()))
+
+    def synthesis(self) -> Tensor:
+        """Returns the series of the bins that the modes are written to."""
+        return self.transform.back(self.bins)
 
     def parts(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> tuple[Tensor, Tensor]:
         """Returns the modes of the projected stream."""
@@ -263,14 +278,32 @@ class FourierCrossBlock(FourierWeights):
     def forward(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> Tensor:
         """Returns (B, N, Q)."""
         y_BRC = self.mix(*self.parts(x_BQD, memory_BSD, query, key))
-        return self.place(to_series(y_BRC, self.transform.back(self.index)))
+        return self.place(to_series(y_BRC, self.synthesis()))
+
+    def synthesis(self) -> Tensor:
+        """Returns the series of the bins that were read."""
+        return self.transform.back(self.index)
 
     def parts(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> tuple[Tensor, Tensor]:
         """Returns what the modes of the stream find in the memory."""
+        return self._found(*self._asked(x_BQD, memory_BSD, query, key))
+
+    def added_by_units(self, *read: Any) -> dict[str, Iterator[Tensor]]:
+        """Returns what each mode adds, and what each of the memory's adds, which may be any of those that are found."""
+        q_BHRE, k_BHYE = self._asked(*read)
+        mixed = (self.mix(*self._found(q_BHRE, one_BH1E)) for one_BH1E in k_BHYE.chunk(k_BHYE.shape[2], dim=2))
+        of_memory = (self.place(to_series(y_BRC, self.synthesis())) for y_BRC in mixed)
+        return {**super().added_by_units(*read), "key_modes": of_memory}
+
+    def _asked(self, x_BQD: Tensor, memory_BSD: Tensor, query: Linear, key: Linear) -> tuple[Tensor, Tensor]:
+        """Returns queries (B, H, 2M, E) and keys (B, H, Y, E)."""
         query_parts = _projected(self.transform.forth(self.index), x_BQD, query, self.heads)
         key_parts = _projected(self.key_transform.forth(self.key_index), memory_BSD, key, self.heads)
         q_BHRE = _turned(*(part_BMHI.transpose(1, 2) for part_BMHI in query_parts))
         k_BHYE = torch.cat([part_BYHI.transpose(1, 2) for part_BYHI in key_parts], dim=3)
+        return q_BHRE, k_BHYE
+
+    def _found(self, q_BHRE: Tensor, k_BHYE: Tensor) -> tuple[Tensor, Tensor]:
         found_BHRE = self.tanh(q_BHRE @ k_BHYE.mT) @ k_BHYE
         # which part of a weight times which part of the memory: real real, real imaginary, imaginary real, the last
         found_BHM4I = torch.unflatten(torch.unflatten(found_BHRE, 3, (2, -1)), 2, (-1, 2)).flatten(3, 4)
@@ -392,6 +425,16 @@ class FourierAttention(Layer):
         if isinstance(block, FourierCrossBlock):
             maps["key"] = projection("key", 1, block.key_transform, block.key_index)
         return maps
+
+    def unit_energies(self, *streams: Tensor) -> dict[str, Tensor]:
+        """Returns what each mode adds behind the output's projection, which mixes channels and steps of all."""
+        added = self.block.added_by_units(*streams, self.query, self.key)
+        shape = streams[0].shape[0], streams[0].shape[1], self.block.layout
+
+        def energy(series_BNQ: Tensor) -> Tensor:
+            return self.out.without_bias(series_BNQ.reshape(shape)).square().mean()
+
+        return {f"{self.block_name}.{kind}": torch.stack(list(map(energy, parts))) for kind, parts in added.items()}
 
     def unused(self) -> tuple[str, ...]:
         """The published projections that the block does not read."""

@@ -156,6 +156,28 @@ class FITS(ForecastModel):
 
         return {"": LinearMap(parameters=names, bias=None, features=features, matrix=matrix, tensors=tensors)}
 
+    def unit_energies(self, x_BLC: Tensor, *marks: Tensor | None) -> dict[str, Tensor]:
+        """Returns what each bin that is read, and each that is written with its bias, adds to the forecast."""
+        own, (_, reads) = self.linear_maps()[""], self.real.shape[-2:]
+        features_GNI, matrix_GOI = own.features(x_BLC), own.matrix(dict(self.named_parameters()))
+        std_B1O = standardised(self.select(x_BLC), correction=1)[2]
+        ahead_RH = self.synthesis.back(self.written_bins)[:, self.config.lookback :]
+
+        def energy(written_GNW: Tensor, rows_RH: Tensor) -> Tensor:
+            written_OPBW = written_GNW.view(-1, 2, len(x_BLC), written_GNW.shape[2])
+            y_OBH = written_OPBW.permute(0, 2, 1, 3).flatten(2) @ rows_RH
+            return (y_OBH * std_B1O.permute(2, 0, 1)).square().mean()
+
+        read, written = [], []
+        for place in range(reads):
+            columns = torch.tensor([place, reads + place])
+            read.append(energy(features_GNI[..., columns] @ matrix_GOI[..., columns].mT, ahead_RH))
+        result_GNO = features_GNI @ matrix_GOI.mT
+        for place in range(result_GNO.shape[2]):
+            rows = torch.tensor([place, result_GNO.shape[2] + place])
+            written.append(energy(result_GNO[..., place : place + 1], ahead_RH[rows]))
+        return {"read": torch.stack(read), "written": torch.stack(written)}
+
     def streams(self) -> Streams:
         """Columns are bins that are read, rows those that are written."""
         return {
