@@ -109,6 +109,7 @@ METHODS = Registry(
         "structured-taylor": "prunecast.prune.methods:STRUCTURED_TAYLOR",
         "structured-fisher": "prunecast.prune.methods:STRUCTURED_FISHER",
         "structured-ema-taylor": "prunecast.prune.methods:STRUCTURED_EMA_TAYLOR",
+        "mode-energy": "prunecast.prune.methods:MODE_ENERGY",
     },
 )
 
@@ -122,6 +123,7 @@ SCORES = Registry(
         "unit-taylor": "prunecast.prune.scores:unit_taylor",
         "unit-fisher": "prunecast.prune.scores:unit_fisher",
         "unit-ema-taylor": "prunecast.prune.scores:unit_ema_taylor",
+        "mode-energy": "prunecast.prune.mode_scores:mode_energy",
     },
 )
 

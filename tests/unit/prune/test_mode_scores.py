@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
+from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel
 from prunecast.models.fedformer import FourierAttention
+from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Statistics
 from prunecast.prune.mode_scores import mode_energies, mode_energy
 from prunecast.prune.shrink import shrink
+from prunecast.recipe import PruneConfig
 
 
 def batch_of(model: ForecastModel, windows: int = 5) -> Batch:
@@ -88,3 +91,15 @@ def test_other_kinds_are_refused() -> None:
 def test_there_is_no_score_without_data() -> None:
     with pytest.raises(UserError, match="expected batches"):
         mode_energy(small_model("fits"), Statistics(0, kinds=("mode",)))
+
+
+def test_the_method_keeps_the_modes_that_add_most() -> None:
+    model = small_model("fits")
+    config = PruneConfig(method="mode-energy", kinds=("mode",), sparsity=0.4)
+    batch = batch_of(model)
+    pruned = prune_model(model, config, seed=0, cost=dense_macs, weight_cost=macs_per_weight, batches=[batch])
+    energies = mode_energies(model, [batch])
+    for buffer, group in (("read_bins", "read"), ("written_bins", "written")):
+        kept = pruned.model.get_buffer(buffer)
+        assert len(kept) < len(energies[group])
+        assert kept.tolist() == energies[group].topk(len(kept)).indices.sort().values.tolist()
