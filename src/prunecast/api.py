@@ -318,7 +318,8 @@ def prune(
     Args:
         directory: a model folder; it stays as it is.
         method: name of a pruning method; see prunecast list methods.
-        sparsity: share to remove, between 0 and 1, of what `of` says.
+        sparsity: share to remove, between 0 and 1, of what `of` says, counted on the given model: weights that
+            its masks hold at zero count as removed, units that were cut out earlier do not count.
         out: folder of the result; must not exist.
         of: prunable, model or operations; the method's own when absent.
         finetune_epochs: epochs of training afterwards, with masks held.

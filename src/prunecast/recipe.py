@@ -244,7 +244,7 @@ class PruneConfig(Section):
     """What to remove, by what method, and how much of what."""
 
     method: str = "magnitude"
-    sparsity: float = Field(0.5, gt=0, lt=1, description="share removed, of what `of` says")
+    sparsity: float = Field(0.5, gt=0, lt=1, description="share removed, of what `of` says of the given model")
     of: BudgetOf | None = Field(None, description="the method's own when absent")
     kinds: tuple[GroupKind, ...] = Field(("head", "ffn", "width"), description="structured: which kinds may go")
     candidates: Literal["body", "all", "study"] = Field(

@@ -114,16 +114,25 @@ class Operations(Record):
 
 
 class Pruning(Record):
-    """What a pruning step was asked for and what it did, in whole units of the budget."""
+    """What a pruning step was asked for and what it did, in whole units of the budget.
+
+    All counts are of the model that it was given, which may have been pruned before: weights that masks hold at zero
+    count in `total` and as removed, units that were cut out earlier are no part of it.
+    """
 
     method: str
     of: BudgetOf
     unit: BudgetUnit
-    total: int
+    total: int = Field(description="units of the given model")
     requested: int = Field(description="units to remove")
     realised: int = Field(description="units removed")
     removed_weights: dict[str, int] = Field(default_factory=dict, description="zeros per parameter")
     kept_units: dict[str, tuple[int, int]] = Field(default_factory=dict, description="group -> (kept, of)")
+    given_nonzero: int | None = Field(
+        None,
+        exclude_if=lambda count: count is None,
+        description="parameters other than zero of the given model, where it had been pruned before",
+    )
 
 
 class Epoch(Record):

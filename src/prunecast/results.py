@@ -158,6 +158,9 @@ class DetailedEvaluation(Evaluation):
         }
 
 
+_BUDGET = ("of", "unit", "total", "requested", "realised")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSummary(Evaluation):
     """The main numbers of a model; `path` is its folder, None for one in memory; `pruning` says how it was pruned."""
@@ -172,10 +175,23 @@ class ModelSummary(Evaluation):
         known = {"path": known.pop("path")} | known
         del known["pruning"], known["imported"]
         if self.pruning is not None:
-            known |= self.pruning.model_dump(include={"of", "unit", "total", "requested", "realised"})
+            known |= self.pruning.model_dump(include={*_BUDGET, "given_nonzero"})
         if self.imported is not None:
             known |= self.imported.model_dump(mode="json", exclude={"sha256"})
         return known
+
+    def shown(self) -> dict[str, Any]:
+        """Returns the numbers, those of the budget in words: they count from the model that was given."""
+        known, pruning = self.to_json(), self.pruning
+        if pruning is None:
+            return known
+        of = f"{pruning.total:,} {pruning.unit} of the given model"
+        words = {"removed": f"{pruning.realised:,} of the {of} ({pruning.requested:,} asked for)"}
+        if pruning.given_nonzero is not None:
+            words["given"] = (
+                f"a model that was pruned before, with {pruning.given_nonzero:,} parameters other than zero"
+            )
+        return {name: value for name, value in known.items() if name not in {*_BUDGET, "given_nonzero"}} | words
 
 
 @dataclass(frozen=True, kw_only=True)

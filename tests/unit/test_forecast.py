@@ -187,7 +187,7 @@ def test_a_picture_that_is_there_stays(model: Path, tmp_path: Path) -> None:
 def test_pruning_by_what_is_gone_already_is_refused(model: Path, tmp_path: Path) -> None:
     data = str(own(tmp_path / "own.csv"))
     api.prune(model, "magnitude", 0.5, data=data, out=tmp_path / "half")
-    with pytest.raises(UserError, match="removes nothing: the model is pruned by as much already"):
+    with pytest.raises(UserError, match=r"removes nothing: the model is pruned by as much already \(\d+ of its"):
         api.prune(tmp_path / "half", "magnitude", 0.5, data=data, out=tmp_path / "again")
     assert not (tmp_path / "again").exists()
     assert api.prune(tmp_path / "half", "magnitude", 0.75, data=data, out=tmp_path / "more").sparsity > 0.7

@@ -7,9 +7,11 @@ import torch
 from prunecast.data.windows import DrawnBatches, Prepared
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
+from prunecast.measure.size import measure_size
 from prunecast.models.io import SavedModel
 from prunecast.prune.apply import prune_model, zero_body
 from prunecast.prune.methods import Masks
+from prunecast.records import Pruning
 from prunecast.stages.base import ModelResult, StageInputs, assessed
 from prunecast.stages.job import Job
 
@@ -37,11 +39,20 @@ def prune_stage(job: Job, inputs: StageInputs) -> ModelResult:
     )
     if parent.masks and _same(parent.masks, pruned.masks):
         raise UserError(
-            f"{config.method} {config.sparsity:g} removes nothing: the model is pruned by as much already; "
-            "a sparsity counts what is gone, so give a larger one"
+            f"{config.method} {config.sparsity:g} removes nothing: the model is pruned by as much already "
+            f"({pruned.outcome.realised} of its {pruned.outcome.total} {pruned.outcome.unit} are gone, and a sparsity "
+            "counts them); give a larger one"
         )
     saved = SavedModel(pruned.model, parent.metadata, pruned.masks)
-    return assessed(saved, prepared, job.recipe.data, pruning=pruned.outcome)
+    return assessed(saved, prepared, job.recipe.data, pruning=counted_from(parent, pruned.outcome))
+
+
+def counted_from(parent: SavedModel, outcome: Pruning) -> Pruning:
+    """Returns the outcome with what the given model had left, where that had been pruned before."""
+    given = measure_size(parent)
+    if not parent.masks and given.parameters == parent.metadata.dense_parameters:
+        return outcome
+    return outcome.model_copy(update={"given_nonzero": given.nonzero})
 
 
 def calibration(job: Job, prepared: Prepared) -> DrawnBatches:

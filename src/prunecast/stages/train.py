@@ -18,7 +18,7 @@ from prunecast.recipe import FitConfig
 from prunecast.records import Fit
 from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
 from prunecast.stages.job import Job
-from prunecast.stages.prune import calibration
+from prunecast.stages.prune import calibration, counted_from
 from prunecast.train.fit import fit, total_steps
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -48,7 +48,8 @@ def finetune_stage(job: Job, inputs: StageInputs) -> ModelResult:
     if job.prunes:
         found = _found_in_training(job, saved, prepared)
         fitted = _fitted(saved, config, job, inputs, [*hooks, found])
-        saved, outcome = replace(saved, masks={name: mask.cpu() for name, mask in found.masks.items()}), found.outcome
+        outcome = counted_from(saved, found.outcome)
+        saved = replace(saved, masks={name: mask.cpu() for name, mask in found.masks.items()})
     else:
         fitted = _fitted(saved, config, job, inputs, [*hooks, HeldMasks(saved.masks)] if saved.masks else hooks)
     return assessed(saved, prepared, job.recipe.data, fit=fitted, pruning=outcome)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from prunecast.cli.main import main
+from prunecast.store import read_record
 from prunecast.train.checkpoint import RunState
 
 SMALL = ["--lookback", "24", "--horizon", "6", "--set", "train.max_steps=3", "--set", "train.threads=1"]
@@ -89,6 +90,24 @@ def test_prune_gives_exactly_what_was_asked_for(
     again = facts(capsys, "evaluate", str(tmp_path / "p"))
     assert again.keys() - pruned.keys() == {"channels", "steps"}, "its errors in detail"
     assert {key: again[key] for key in again if key in pruned} == {key: pruned[key] for key in pruned if key in again}
+
+
+def test_a_share_counts_from_the_given_model_and_says_so(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = ["--method", "structured-magnitude", "--sparsity", "0.5"]
+    first = facts(capsys, "prune", str(model), *half, "--out", str(tmp_path / "1"))
+    second = facts(capsys, "prune", str(tmp_path / "1"), *half, "--out", str(tmp_path / "2"))
+    assert second["total"] == first["total"] - first["realised"], "what is cut out is no part of the given model"
+    assert "given_nonzero" not in first
+    assert second["given_nonzero"] == first["nonzero"]
+    assert main(["--quiet", "prune", str(tmp_path / "1"), *half, "--out", str(tmp_path / "again")]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"{second['realised']:,} of the {second['total']:,} MACs of the given model" in words
+    assert f"given a model that was pruned before, with {first['nonzero']:,} parameters" in words
+    assert main(["prune", "--help"]) == 0
+    assert "counted on the given model" in " ".join(capsys.readouterr().out.split())
+    assert read_record(tmp_path / "2").pruning.given_nonzero == first["nonzero"]
 
 
 def test_fine_tuning_holds_the_masks(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
