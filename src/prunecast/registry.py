@@ -109,7 +109,6 @@ METHODS = Registry(
         "structured-taylor": "prunecast.prune.methods:STRUCTURED_TAYLOR",
         "structured-fisher": "prunecast.prune.methods:STRUCTURED_FISHER",
         "structured-ema-taylor": "prunecast.prune.methods:STRUCTURED_EMA_TAYLOR",
-        "mode-energy": "prunecast.prune.methods:MODE_ENERGY",
     },
 )
 

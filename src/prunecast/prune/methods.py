@@ -244,9 +244,3 @@ STRUCTURED_EMA_TAYLOR = replace(
     summary="the same by a moving average of both orders over batches (Prune-then-Finetune)",
     score="unit-ema-taylor",
 )
-MODE_ENERGY = replace(
-    STRUCTURED_TAYLOR,
-    name="mode-energy",
-    summary="the Fourier modes go that add least per operation to what their layers give (with prune.kinds: [mode])",
-    score="mode-energy",
-)

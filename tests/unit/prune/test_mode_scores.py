@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.support.small_models import small_inputs, small_model
@@ -13,7 +15,7 @@ from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel
 from prunecast.models.fedformer import FourierAttention
 from prunecast.prune.apply import prune_model
-from prunecast.prune.methods import Statistics
+from prunecast.prune.methods import STRUCTURED_TAYLOR, Statistics
 from prunecast.prune.mode_scores import mode_energies, mode_energy
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import PruneConfig
@@ -93,9 +95,11 @@ def test_there_is_no_score_without_data() -> None:
         mode_energy(small_model("fits"), Statistics(0, kinds=("mode",)))
 
 
-def test_the_method_keeps_the_modes_that_add_most() -> None:
+def test_a_method_of_that_score_keeps_the_modes_that_add_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = replace(STRUCTURED_TAYLOR, score="mode-energy", per_cost=False)
+    monkeypatch.setattr("prunecast.prune.methods.STRUCTURED_TAYLOR", method)
     model = small_model("fits")
-    config = PruneConfig(method="mode-energy", kinds=("mode",), sparsity=0.4)
+    config = PruneConfig(method="structured-taylor", kinds=("mode",), sparsity=0.4)
     batch = batch_of(model)
     pruned = prune_model(model, config, seed=0, cost=dense_macs, weight_cost=macs_per_weight, batches=[batch])
     energies = mode_energies(model, [batch])
