@@ -209,7 +209,18 @@ class FitConfig(Section):
     )
 
 
-LOOKS_BACK = ("distill",)
+class TrainConfig(FitConfig):
+    """Training from scratch, and what of it is kept for a fine-tuning that goes back to it."""
+
+    keep_step: int | None = Field(
+        None,
+        ge=0,
+        exclude_if=_not(None),
+        description="keep the weights after so many steps (0: before the first), for finetune.rewind",
+    )
+
+
+LOOKS_BACK = ("distill", "rewind")
 """Keys of fine-tuning that go back to the model as it was before pruning."""
 
 
@@ -223,6 +234,10 @@ class FinetuneConfig(FitConfig):
         le=1,
         exclude_if=_not(0.0),
         description="share of the loss that is the distance to the forecast of the model before pruning",
+    )
+
+    rewind: bool = Field(
+        False, exclude_if=_not(False), description="begin with the weights that train.keep_step kept, masks held"
     )
 
     def plain(self) -> Self:
@@ -377,7 +392,7 @@ class Recipe(Section):
     seed: int = Field(1, ge=0, le=10**12)
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(default_factory=lambda: {"name": "transformer"})
-    train: FitConfig = FitConfig()
+    train: TrainConfig = TrainConfig()
     prune: PruneConfig | None = None
     finetune: FinetuneConfig = FinetuneConfig()
     measure: MeasureConfig = MeasureConfig()

@@ -103,6 +103,9 @@ METHODS = Registry(
         "magnitude": "prunecast.prune.methods:MAGNITUDE",
         "magnitude-layer": "prunecast.prune.methods:MAGNITUDE_LAYER",
         "gradual-magnitude": "prunecast.prune.methods:GRADUAL_MAGNITUDE",
+        "movement": "prunecast.prune.methods:MOVEMENT",
+        "acdc": "prunecast.prune.methods:ACDC",
+        "rigl": "prunecast.prune.methods:RIGL",
         "random": "prunecast.prune.methods:RANDOM",
         "structured-magnitude": "prunecast.prune.methods:STRUCTURED_MAGNITUDE",
         "structured-random": "prunecast.prune.methods:STRUCTURED_RANDOM",
@@ -117,6 +120,7 @@ SCORES = Registry(
     {
         "magnitude": "prunecast.prune.scores:magnitude",
         "random": "prunecast.prune.scores:random",
+        "movement": "prunecast.prune.scores:movement",
         "unit-magnitude": "prunecast.prune.scores:unit_magnitude",
         "unit-random": "prunecast.prune.scores:unit_random",
         "unit-taylor": "prunecast.prune.scores:unit_taylor",
@@ -148,6 +152,9 @@ SCHEDULES = Registry(
     "schedule",
     {
         "gradual": "prunecast.prune.schedule:GradualMasks",
+        "movement": "prunecast.prune.schedule:MovementMasks",
+        "alternating": "prunecast.prune.schedule:AlternatingMasks",
+        "rigged": "prunecast.prune.schedule:RiggedMasks",
     },
 )
 """How masks change in training."""

@@ -2,7 +2,7 @@
 
 `config.json` holds the metadata: widths, constants, channel names, scaler. `model.safetensors` holds weights, buffers
 and, under `mask/`, the packed masks of an unstructured pruning. A structurally pruned model is simply another
-config, so it is loaded the same way.
+config, so it is loaded the same way. `earlier.safetensors` is there where training was asked to keep earlier weights.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from prunecast.store import check_sums
 CONFIG_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+EARLIER_FILE = "earlier.safetensors"
 MASK_PREFIX = "mask/"
 
 
@@ -124,11 +125,19 @@ def _is_step(frequency: str) -> bool:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model with its metadata and its held masks (parameter name -> boolean tensor, True where a weight stays)."""
+    """A model with its metadata.
+
+    Attributes:
+        model: in eval mode.
+        metadata: all about it but its tensors.
+        masks: that are held: parameter name -> boolean tensor, True where a weight stays.
+        earlier: its tensors after an earlier step of training; None where they were not kept.
+    """
 
     model: ForecastModel
     metadata: ModelMetadata
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    earlier: Mapping[str, Tensor] | None = field(default=None, repr=False)
 
 
 def save_model(saved: SavedModel, directory: Path) -> None:
@@ -141,6 +150,8 @@ def save_model(saved: SavedModel, directory: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.model.state_dict().items()}
     packed = {MASK_PREFIX + name: pack_mask(mask) for name, mask in saved.masks.items()}
     save_file(tensors | packed, directory / WEIGHTS_FILE)
+    if saved.earlier is not None:
+        save_file(dict(saved.earlier), directory / EARLIER_FILE)
 
 
 def load_model(directory: Path) -> SavedModel:
@@ -156,7 +167,16 @@ def load_model(directory: Path) -> SavedModel:
     model = with_tensors(config_from(metadata.model), weights, path, CONFIG_FILE)
     masks = {name: _mask(name, packed[name], model, path) for name in sorted(packed)}
     check_sums(directory, (CONFIG_FILE, WEIGHTS_FILE))
-    return SavedModel(model.eval(), metadata, masks)
+    return SavedModel(model.eval(), metadata, masks, _earlier(directory / EARLIER_FILE, model.config))
+
+
+def _earlier(path: Path, config: ForecasterConfig) -> dict[str, Tensor] | None:
+    """Returns the tensors of an earlier step, once they are known to be the config's; None where none were kept."""
+    if not path.exists():
+        return None
+    model = with_tensors(config, _read_tensors(path), path, CONFIG_FILE)
+    check_sums(path.parent, (EARLIER_FILE,))
+    return model.state_dict()
 
 
 def load(path: str | Path) -> ForecastModel:
@@ -223,7 +243,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a model directory: expected {WEIGHTS_FILE} in it") from None
+        raise UserError(f"{path.parent} is not a model directory: expected {path.name} in it") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except SafetensorError as error:

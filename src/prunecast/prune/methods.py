@@ -196,6 +196,26 @@ GRADUAL_MAGNITUDE = replace(
     summary="the smallest weights become zero a little at a time while the model trains, fast at first",
     schedule="gradual",
 )
+MOVEMENT = replace(
+    GRADUAL_MAGNITUDE,
+    name="movement",
+    summary="weights that training moves towards zero become zero a little at a time, and come back when it turns",
+    score="movement",
+    schedule="movement",
+)
+ACDC = replace(
+    GRADUAL_MAGNITUDE,
+    name="acdc",
+    summary="training is sparse, by magnitude, and dense in turn (AC/DC)",
+    schedule="alternating",
+)
+RIGL = replace(
+    GRADUAL_MAGNITUDE,
+    name="rigl",
+    summary="from masks by magnitude, the smallest weights are dropped and those of largest gradient grow (RigL)",
+    allocation="layer",
+    schedule="rigged",
+)
 RANDOM = replace(
     MAGNITUDE,
     name="random",

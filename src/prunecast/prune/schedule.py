@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.models.base import ForecastModel, TrainingHook
+from prunecast.prune.allocate import lowest
 from prunecast.prune.masks import HeldMasks
 from prunecast.prune.methods import Granularity, Masks, Pruned, Task
 from prunecast.prune.unstructured import zeros_in
@@ -169,6 +170,117 @@ class GradualMasks(MasksInTraining):
     def update(self, number: int) -> None:
         """Tightens the masks to the share of the cubic schedule."""
         self.hold(self.choose(self.cubic_share(number), self.masks))
+
+
+class MovementMasks(MasksInTraining):
+    """More weights go at each update, those that training moved towards zero; they come back when it moves them away.
+
+    Sanh et al. 2020, "Movement pruning" (arXiv 2005.07683): the score of a weight is the sum of -weight x gradient over
+    the steps, and the schedule is cubic. A weight that is masked forecasts nothing and does not learn, but keeps the
+    value that it had, which its score goes by and which it comes back with.
+    """
+
+    def __init__(self, task: Task, prune: Callable[[Task], Pruned], updates: Updates) -> None:
+        weights = {name: task.model.get_parameter(name) for name in task.model.prunable()}
+        self._scores = {name: torch.zeros_like(weight.detach()) for name, weight in weights.items()}
+        super().__init__(replace(task, statistics=replace(task.statistics, accumulated=self._scores)), prune, updates)
+        self._aside = {name: torch.zeros_like(score) for name, score in self._scores.items()}
+
+    def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Brings the sums, and the values of masked weights, to where the model is."""
+        super().on_start(model, optimizer)
+        device = next(model.parameters()).device
+        for tensors in (self._scores, self._aside):
+            tensors.update({name: tensor.to(device) for name, tensor in tensors.items()})
+
+    @torch.no_grad()
+    def after_backward(self, step: int) -> None:
+        """Adds what this step says to the sums, of masked weights too; then zeroes masked gradients."""
+        if not self.settled(step):
+            for name, total in self._scores.items():
+                weight = self._task.model.get_parameter(name)
+                if weight.grad is not None:
+                    total.sub_(((weight + self._aside[name]) * weight.grad).nan_to_num(0.0, 0.0, 0.0))
+        super().after_backward(step)
+
+    @torch.no_grad()
+    def update(self, number: int) -> None:
+        """Chooses anew among all weights, those that are masked with the values that they had."""
+        weights = {name: self._task.model.get_parameter(name) for name in self._scores}
+        for name, weight in weights.items():
+            weight.add_(self._aside[name])  # a masked weight is zero
+        masks = self.choose(self.cubic_share(number), self._task.masks)
+        for name, weight in weights.items():
+            self._aside[name] = weight * ~masks[name] if name in masks else torch.zeros_like(weight)
+        self.hold(masks)
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the masks, the sums, and the values of masked weights."""
+        kept = {"mask": self.masks, "score": self._scores, "aside": self._aside}
+        return {f"{kind}/{name}": tensor for kind, tensors in kept.items() for name, tensor in tensors.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+        kept: dict[str, dict[str, Tensor]] = {"mask": {}, "score": {}, "aside": {}}
+        for place, tensor in state.items():
+            kind, _, name = place.partition("/")
+            kept[kind][name] = tensor
+        self.masks = kept["mask"]
+        self._scores.update(kept["score"])
+        self._aside.update(kept["aside"])
+
+
+class AlternatingMasks(MasksInTraining):
+    """Training is sparse and dense in turn: masks are chosen, released, and chosen anew; the last phase is sparse.
+
+    Peste et al. 2021, "AC/DC" (arXiv 2106.12379). Every second update chooses masks of the whole share, by the method's
+    score; those between let all weights learn again, those that were masked from zero.
+    """
+
+    def update(self, number: int) -> None:
+        """Chooses masks, or lets go of them."""
+        sparse = (self.updates.count - number) % 2 == 0
+        gone = self._task.masks
+        self.hold(self.choose(self._task.config.sparsity, gone) if sparse else gone)
+
+
+class RiggedMasks(MasksInTraining):
+    """As many weights are masked from the start; at each update some are dropped, and as many grow elsewhere.
+
+    Evci et al. 2020, "Rigging the lottery" (arXiv 1911.11134): in each parameter the smallest weights are dropped, and
+    those masked weights whose gradient is largest grow, from zero. The share that is dropped falls from 30 % to none
+    along a cosine.
+    """
+
+    dropped_at_first = 0.3
+
+    def __init__(self, task: Task, prune: Callable[[Task], Pruned], updates: Updates) -> None:
+        super().__init__(task, prune, updates)
+        self.masks = dict(self.choose(task.config.sparsity, task.masks))
+
+    def after_backward(self, step: int) -> None:
+        """Changes masks when it is time, while the gradients of all weights are there; then zeroes masked ones."""
+        number = self.updates.after(step + 1)
+        if number is not None:
+            share = self.dropped_at_first / 2 * (1 + math.cos(math.pi * number / self.updates.count))
+            self.hold({name: self._regrown(name, mask, share) for name, mask in self.masks.items()})
+        super().after_backward(step)
+
+    def update(self, number: int) -> None:
+        """Does nothing: gradients of masked weights are zero by now."""
+
+    def _regrown(self, name: str, mask: Tensor, share: float) -> Tensor:
+        """Returns the mask of a parameter once a share of its weights is dropped, and as many others have grown."""
+        weight = self._task.model.get_parameter(name)
+        mask = mask.to(weight.device)
+        if weight.grad is None:
+            return mask
+        count = int(share * int(mask.sum()))
+        size = weight.detach().abs().masked_fill(~mask, torch.inf).flatten()
+        kept = mask & ~lowest(size, count).view_as(mask)
+        taken = kept if name not in self._task.masks else kept | ~self._task.masks[name].to(weight.device)
+        need = weight.grad.abs().nan_to_num(0.0).masked_fill(taken, -torch.inf).flatten()
+        return kept | lowest(-need, count).view_as(mask)
 
 
 class Distillation(TrainingHook):

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from prunecast.batch import Batch
+from prunecast.errors import UserError
 from prunecast.kernels import plain_operators
 from prunecast.models.base import ForecastModel, Group, Member
 from prunecast.prune.methods import Scores, Statistics
@@ -56,6 +57,17 @@ def random(model: ForecastModel, statistics: Statistics) -> Scores:
     generator = torch.Generator().manual_seed(statistics.seed)
     weights = {name: model.get_parameter(name) for name in model.prunable()}
     return {name: torch.rand(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()}
+
+
+def movement(model: ForecastModel, statistics: Statistics) -> Scores:
+    """Scores each prunable weight with what training has summed up (Sanh et al. 2020, "Movement pruning").
+
+    Raises:
+        UserError: when nothing was: the score has a meaning in training alone.
+    """
+    if statistics.accumulated is None:
+        raise UserError("the score 'movement' sums up over training, expected a method with a schedule, found none")
+    return statistics.accumulated
 
 
 def unit_magnitude(model: ForecastModel, statistics: Statistics) -> Scores:

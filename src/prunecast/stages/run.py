@@ -23,16 +23,17 @@ from prunecast.inference import window_shape
 from prunecast.measure.machine_lock import beside_others, is_busy
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import SavedModel, save_model
+from prunecast.prune.methods import Method
 from prunecast.recipe import RECIPE_FILE, DataConfig, Recipe, write_recipe
 from prunecast.records import DataFacts, RunRecord, StageTiming
-from prunecast.registry import METHODS, MODELS
+from prunecast.registry import GRANULARITIES, METHODS, MODELS
 from prunecast.stages.base import MeasureResult, ModelResult, StageInputs, StageResult
 from prunecast.stages.export import export_stage
 from prunecast.stages.import_checkpoint import ImportJob, import_stage
 from prunecast.stages.job import Job, TimingJob
 from prunecast.stages.measure import measure_stage
 from prunecast.stages.prune import prune_stage, zero_stage
-from prunecast.stages.train import finetune_stage, train_stage
+from prunecast.stages.train import NO_EARLIER, finetune_stage, train_stage
 from prunecast.store import write_record
 
 NO_DATA = DataFacts(name="", sha256="", rows=0, channels=(), windows={})
@@ -76,9 +77,16 @@ class Chain:
         A method that prunes in training does both in one stage.
 
         Raises:
-            UserError: when such a method has no epochs of fine-tuning.
+            UserError: when such a method has no epochs of fine-tuning, or fine-tuning cannot go back to what it should.
         """
-        tuning, method = self.recipe.finetune, METHODS.load(self.recipe.prune.method) if self.recipe.prune else None
+        config, tuning = self.recipe.prune, self.recipe.finetune
+        method: Method | None = None if config is None else METHODS.load(config.method)
+        if tuning.looks_back and not tuning.epochs:
+            raise UserError("finetune.distill and finetune.rewind: expected epochs of fine-tuning, found 0")
+        if tuning.rewind and self.recipe.train.keep_step is None:
+            raise UserError(NO_EARLIER)
+        if tuning.rewind and method is not None and GRANULARITIES.load(method.granularity).shrinks:
+            raise UserError(f"finetune.rewind: expected a method that masks weights, found {method.name!r}, which cuts")
         first = replace(self.train(label), stage="prune", role="pruned", parent=parent)
         looked_at = parent if tuning.looks_back else None
         tuned = replace(first, stage="finetune", role="pruned+finetuned", unpruned=looked_at)

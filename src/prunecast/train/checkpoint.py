@@ -79,6 +79,42 @@ class RunState:
         }
 
 
+class KeptStep(TrainingHook):
+    """A training hook that keeps the weights as they are after so many steps; 0 is before the first.
+
+    Attributes:
+        tensors: the model's state dict at that time; None where training has not come so far.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self._model: nn.Module | None = None
+        self.tensors: NamedTensors | None = None
+
+    def on_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Keeps the weights that training starts with, if those are wanted."""
+        self._model = model
+        if self.tensors is None and self._step == 0:
+            self._keep()
+
+    def after_step(self, step: int) -> None:
+        """Keeps the weights when it is time."""
+        if step + 1 == self._step:
+            self._keep()
+
+    def _keep(self) -> None:
+        assert self._model is not None, "on_start comes first"
+        self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in self._model.state_dict().items()}
+
+    def state(self) -> NamedTensors:
+        """Returns what is kept."""
+        return self.tensors or {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes it back."""
+        self.tensors = dict(state) or None
+
+
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> NamedTensors:
     # Clones: safetensors refuses tensors that share memory, as best and current weights may.
     return {prefix + name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}

@@ -14,11 +14,11 @@ from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel, build, config_from
 from prunecast.prune.apply import prune_in_training, prune_model
-from prunecast.prune.methods import Masks
+from prunecast.prune.methods import Masks, Statistics
 from prunecast.prune.schedule import MasksInTraining, Updates
 from prunecast.recipe import DataConfig, FitConfig, PruneConfig
 from prunecast.records import Epoch
-from prunecast.registry import METHODS
+from prunecast.registry import METHODS, SCORES
 from prunecast.train.fit import fit, total_steps
 from prunecast.train.progress import Reporter
 
@@ -217,3 +217,96 @@ def test_a_method_without_training_has_no_use_for_its_options() -> None:
     config = PruneConfig(method="magnitude", training_updates=3)
     with pytest.raises(UserError, match=r"no use for prune\.training_updates"):
         prune_model(itransformer(), config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+
+
+def started(prepared: Prepared, method: str, **keys: Any) -> tuple[ForecastModel, MasksInTraining]:
+    """Returns a model and its hook before the first step."""
+    model = itransformer()
+    hook = hook_for(model, prepared, method, **keys)
+    hook.on_start(model, torch.optim.Adam(model.parameters()))
+    return model, hook
+
+
+def set_gradients(model: ForecastModel, seed: int) -> dict[str, torch.Tensor]:
+    """Gives each prunable weight a gradient; returns them."""
+    generator = torch.Generator().manual_seed(seed)
+    gradients = {}
+    for name in model.prunable():
+        weight = model.get_parameter(name)
+        gradients[name] = torch.randn(weight.shape, generator=generator)
+        weight.grad = gradients[name].clone()
+    return gradients
+
+
+def test_movement_sums_up_weight_times_gradient_of_masked_weights_too(prepared: Prepared) -> None:
+    """Sanh et al. 2020: what is masked keeps its value, is scored by it, and comes back with it."""
+    model, hook = started(prepared, "movement")
+    weights = {name: model.get_parameter(name).detach().clone() for name in model.prunable()}
+    first = set_gradients(model, 1)
+    hook.after_backward(0)
+    hook.update(3)
+    spared = model.output_layer()
+    scores = torch.cat([(-weights[name] * first[name]).flatten() for name in weights if name not in spared])
+    kept = torch.cat([mask.flatten() for mask in hook.masks.values()])
+    assert scores[~kept].max() < scores[kept].min()
+    assert int((~kept).sum()) == round(hook.cubic_share(3) * hook.outcome.total)
+    assert not any(model.get_parameter(name)[~mask].any() for name, mask in hook.masks.items())
+    second = {name: -20 * weight for name, weight in weights.items()}  # now all weights are moved away from zero ...
+    before = {name: mask.clone() for name, mask in hook.masks.items()}
+    for name, mask in before.items():
+        weight = model.get_parameter(name)
+        weight.grad = torch.where(mask, -second[name], second[name])  # ... that are masked, the others towards it
+    hook.after_backward(1)
+    hook.update(3)
+    for name, mask in before.items():
+        weight = model.get_parameter(name)
+        assert not weight.grad[~mask].any()  # type: ignore[index]
+        returned = hook.masks[name] & ~mask
+        assert torch.equal(weight[returned], weights[name][returned])
+    returned_in_all = sum(int((hook.masks[name] & ~mask).sum()) for name, mask in before.items())
+    assert returned_in_all == min(zeros(before), int(kept.sum()))
+
+
+def test_rigl_drops_the_smallest_and_grows_where_the_gradient_is_largest(prepared: Prepared) -> None:
+    """Evci et al. 2020: 0.3 / 2 (1 + cos(pi u / n)) of the weights of a layer, one cosine down to none."""
+    model, hook = started(prepared, "rigl")
+    hook.updates = Updates(4, 4)
+    before = {name: mask.clone() for name, mask in hook.masks.items()}
+    weights = {name: model.get_parameter(name).detach().clone() for name in before}
+    gradients = set_gradients(model, 2)
+    hook.after_backward(0)
+    share = 0.15 * (1 + 0.5**0.5)
+    for name, mask in before.items():
+        count, after, size = int(share * int(mask.sum())), hook.masks[name], weights[name].abs()
+        assert int(after.sum()) == int(mask.sum()), "as many as before"
+        dropped, grown = mask & ~after, after & ~mask
+        assert 0 < int(dropped.sum()) == int(grown.sum()) <= count
+        smallest = size[mask].sort().values[: count + 1]
+        assert size[dropped].max() <= smallest[count - 1]
+        outside = ~mask | (mask & (size < smallest[count]))
+        assert (
+            gradients[name].abs()[grown].min() >= gradients[name].abs()[outside].sort(descending=True).values[count - 1]
+        )
+        weight = model.get_parameter(name)
+        assert not weight[grown].any(), "what grows starts from zero"
+        assert torch.equal(weight.grad, gradients[name] * after)  # type: ignore[arg-type]
+        assert torch.equal(weight[mask & after], weights[name][mask & after])
+    last = {name: mask.clone() for name, mask in hook.masks.items()}
+    set_gradients(model, 3)
+    hook.after_backward(3)
+    assert all(torch.equal(mask, last[name]) for name, mask in hook.masks.items()), "the last update drops none"
+
+
+def test_acdc_is_dense_and_sparse_in_turn_and_ends_sparse(prepared: Prepared) -> None:
+    model = itransformer()
+    hook = hook_for(model, prepared, "acdc", training_updates=6)
+    watched, fast = Watched(hook), FIT.model_copy(update={"learning_rate": 0.1})
+    fit(model, prepared.train, prepared.validation, fast, seed=1, hooks=[hook])
+    asked = hook.outcome.requested
+    assert [zeros(masks) for masks in watched.masks] == [0, 0, asked, 0, asked, 0, asked]
+    assert not all(torch.equal(mask, watched.masks[2][name]) for name, mask in hook.masks.items()), "chosen anew"
+
+
+def test_movement_has_no_score_without_training() -> None:
+    with pytest.raises(UserError, match="sums up over training"):
+        SCORES.load("movement")(itransformer(), Statistics(seed=1))

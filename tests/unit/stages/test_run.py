@@ -9,11 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+import torch
 from tests.support.series_files import write_table
 
 from prunecast import api
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
+from prunecast.models.base import build
 from prunecast.models.io import load_model
 from prunecast.recipe import load_recipe
 from prunecast.records import RunRecord
@@ -130,6 +132,58 @@ def test_distillation_has_the_model_before_pruning_for_its_teacher(table: Path, 
     plain = planned(table, methods=["magnitude"], controls=["dense-continued"])
     trained_on = [next(job for job in found if job.role == "dense-continued") for found in (jobs, plain)]
     assert trained_on[0].fingerprint == trained_on[1].fingerprint, "the dense model is trained on plainly"
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_fine_tuning_goes_back_to_the_weights_that_training_kept(table: Path, tmp_path: Path, step: int) -> None:
+    train = [f"train.{key}={value}" for key, value in TRAIN.items()]
+    api.train("dlinear", str(table), out=tmp_path / "dense", settings=[*train, f"train.keep_step={step}"], **SIZES)
+    dense = load_model(tmp_path / "dense")
+    assert dense.earlier is not None
+    short = [text for text in train if "max_steps" not in text]
+    if step:  # what is kept is what a training of so many steps ends with
+        api.train("dlinear", str(table), out=tmp_path / "short", settings=[*short, f"train.max_steps={step}"], **SIZES)
+        expected = load_model(tmp_path / "short").model.state_dict()
+    else:
+        torch.manual_seed(1)
+        expected = build(dense.model.config).state_dict()
+    assert dense.earlier.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in dense.earlier.items())
+    # at a rate of nearly nothing, fine-tuning ends where it begins
+    tune = ["finetune.learning_rate=1e-12", "finetune.device=cpu", "finetune.threads=1", "finetune.rewind=true"]
+    places = {"out": tmp_path / "half", "data": str(table)}
+    api.prune(tmp_path / "dense", "magnitude", 0.5, finetune_epochs=1, settings=tune, **places)  # type: ignore[arg-type]
+    tuned = load_model(tmp_path / "half")
+    masks, weights = tuned.masks, tuned.model.state_dict()
+    chosen = {name: dense.model.get_parameter(name).detach().abs() for name in masks}
+    for name, mask in masks.items():
+        assert not weights[name][~mask].any()
+        torch.testing.assert_close(weights[name], dense.earlier[name] * mask, rtol=0, atol=1e-8)
+    kept = torch.cat([chosen[name][mask] for name, mask in masks.items()])
+    assert kept.min() > torch.cat([chosen[name][~mask] for name, mask in masks.items()]).max(), "by trained weights"
+    assert tuned.earlier is None
+    with pytest.raises(UserError, match=r"weights of an earlier step .* train it with --set train\.keep_step=N"):
+        api.prune(
+            tmp_path / "half", "magnitude", 0.7, finetune_epochs=1, settings=tune, data=str(table), out=tmp_path / "x"
+        )
+
+
+def test_what_cannot_be_gone_back_to_is_refused_before_anything_is_done(table: Path) -> None:
+    rewound = {"finetune": TRAIN | {"rewind": True}}
+    with pytest.raises(UserError, match="expected weights of an earlier step"):
+        planned(table, rewound)
+    kept = {"train": TRAIN | {"keep_step": 2}, "model": {"name": "itransformer", **SIZES}}
+    assert planned(table, rewound | kept)
+    with pytest.raises(UserError, match="method that masks weights, found 'structured-magnitude'"):
+        planned(table, rewound | kept, methods=["structured-magnitude"])
+    with pytest.raises(UserError, match=r"finetune\.rewind: expected epochs of fine-tuning, found 0"):
+        planned(table, {"finetune": TRAIN | {"distill": 0.5, "epochs": 0}})
+
+
+def test_a_step_that_training_does_not_come_to_cannot_be_kept(table: Path, tmp_path: Path) -> None:
+    settings = [*(f"train.{key}={value}" for key, value in TRAIN.items()), "train.keep_step=6"]
+    with pytest.raises(UserError, match=r"train\.keep_step: expected at most the 4 steps of training, found 6"):
+        api.train("dlinear", str(table), out=tmp_path / "dense", settings=settings, **SIZES)
 
 
 def test_a_stage_leaves_the_model_that_it_goes_on_from_as_it_is(table: Path) -> None:
