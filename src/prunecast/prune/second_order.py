@@ -33,6 +33,10 @@ _WORK = 2e10
 """The multiply-adds that `least_damage` spends on one solver: some seconds of one core."""
 
 
+_TRACE_WORK = 4e9
+"""The multiply-adds that `damage_steps` spends on a map."""
+
+
 @dataclass(frozen=True)
 class BlockShape:
     """What goes at once: `rows` outputs by `columns` inputs, fewer at the edges; (1, 1) are single weights."""
@@ -129,6 +133,36 @@ def obc_trace(problem: Problem, blocks: BlockShape) -> Trace:
     layout = _Layout(problem.weight_GOI.shape, blocks, blocks.columns)
     alive_RB, rank_RB, cost_RB = _backward(problem, layout)
     return Trace.of(layout, rank_RB.where(alive_RB, -1), cost_RB, ~alive_RB)
+
+
+def damage_steps(problem: Problem, blocks: BlockShape) -> Tensor:
+    """Returns what each further block that goes adds to the damage (N,), never falling, those gone already first.
+
+    All rows of a map that are affordable in about a second are traced by `obc`, evenly spread over the map; the others
+    are taken to be like them.
+    """
+    maps, outputs, inputs = problem.weight_GOI.shape
+    groups = -(-outputs // blocks.rows)
+    affordable = max(8, int(_TRACE_WORK / (inputs**3 / 3)) // maps)
+    chosen = torch.arange(min(groups, affordable)) * groups // min(groups, affordable)
+    rows = (chosen[:, None] * blocks.rows + torch.arange(blocks.rows)).flatten()
+    rows = rows[rows < outputs].to(problem.weight_GOI.device)
+    moments, support_GOI = problem.moments, problem.support_GOI
+    part = replace(
+        problem,
+        weight_GOI=problem.weight_GOI[:, rows],
+        bias_O=None if problem.bias_O is None else problem.bias_O[rows],
+        support_GOI=None if support_GOI is None else support_GOI[:, rows],
+        moments=replace(
+            moments,
+            target_mean_GO=moments.target_mean_GO[:, rows],
+            xy_GIO=moments.xy_GIO[:, :, rows],
+            yy_GO=moments.yy_GO[:, rows],
+        ),
+    )
+    steps = obc_trace(part, blocks).damage_by_count().diff().cummax(0).values
+    whole = len(steps) // len(chosen) * groups
+    return steps[torch.arange(whole, device=steps.device) * len(steps) // whole]
 
 
 def forward(problem: Problem, quota: Quota) -> Solution:

@@ -19,6 +19,7 @@ from prunecast.prune.second_order import (
     alps,
     best_of_size,
     damage,
+    damage_steps,
     forward,
     keep_highest,
     least_damage,
@@ -151,6 +152,27 @@ def test_the_damage_told_is_the_damage_done(blocks: BlockShape) -> None:
     for count in range(0, len(trace) + 1, 5):
         done = damage(problem, obc(problem, Amount(count, blocks)).weight_GOI)
         assert done == pytest.approx(float(told[count]), rel=1e-8, abs=1e-10)
+
+
+@pytest.mark.parametrize("blocks", GRANULARITIES, ids=str)
+def test_the_steps_of_all_rows_are_those_of_the_trace(blocks: BlockShape) -> None:
+    problem = problem_of(7, 11, maps=2, support=random_support(2, 7, 11, share=0.8))
+    told = obc_trace(problem, blocks).damage_by_count()
+    steps = damage_steps(problem, blocks)
+    assert len(steps) == len(told) - 1
+    torch.testing.assert_close(steps, told.diff().cummax(0).values)
+
+
+@pytest.mark.parametrize("blocks", GRANULARITIES, ids=str)
+def test_steps_of_some_rows_stand_for_all(blocks: BlockShape, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = problem_of(98, 12, maps=2)
+    whole = damage_steps(problem, blocks)
+    monkeypatch.setattr(second_order, "_TRACE_WORK", 0)
+    some = damage_steps(problem, blocks)
+    assert len(some) == len(whole)
+    assert (some.diff() >= 0).all()
+    if blocks.rows == 1:
+        assert float(some.sum()) == pytest.approx(float(whole.sum()), rel=0.3)
 
 
 @pytest.mark.parametrize("solve", SOLVERS)
