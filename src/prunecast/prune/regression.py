@@ -324,6 +324,8 @@ class _Walk:
         """Solves all maps and fits all norms."""
         self.maps, self.dense_maps, norms = maps_of(self.pruned), maps_of(self.dense), _norms(self.pruned)
         self.origins = _origins(self.dense, self.pruned, self.keep)
+        groups = {group.name: group.kind for group in self.dense.groups()}
+        self.routers = {name: units for name, units in self.keep.items() if groups[name] == "router"}
         self.start = {name: weight.detach().double().clone() for name, weight in self.pruned.named_parameters()}
         layers = dict.fromkeys(layer for layer, _ in self.maps)
         sources = {self.origins[key].source[0] for key in self.maps}
@@ -341,30 +343,43 @@ class _Walk:
         keys = [key for key in self.maps if key[0] == layer]
 
         def solve(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            before = self.teacher.hear(self.origins[keys[0]].source[0])
+            source = self.origins[keys[0]].source[0]
+            heard = zip(self.teacher.hear(source), arguments, strict=True)
+            before, now = zip(*(self._aligned(source, *pair) for pair in heard), strict=True)
             for key in keys:
-                self._solve(key, arguments, before)
+                self._solve(key, now, before)
 
         return solve
 
     def _after(self, key: MapName) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def fit(module: nn.Module, arguments: tuple[Tensor, ...], result: Tensor) -> Tensor:
             origin = self.origins[key]
-            target = self._aligned(self.teacher.hear(origin.source[0])[0], result)
-            return self._fit_norm(key, result, _rows_of(target)[:, origin.rows])
+            source = origin.source[0]
+            target, now = self._aligned(source, self.teacher.hear(source)[0], result)
+            factor_D, shift_D = self._fit_norm(key, _rows_of(now), _rows_of(target)[:, origin.rows])
+            return result * factor_D.to(result) + shift_D.to(result)
 
         return fit
 
-    def _aligned(self, dense: Tensor, now: Tensor) -> Tensor:
-        """Returns those steps of a dense stream that the pruned model computes too: its last layer leaves out some."""
-        if not isinstance(dense, Tensor) or dense.ndim < 3 or dense.shape[:-2] != now.shape[:-2]:
-            return dense
+    def _aligned(self, layer: str, dense: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what a layer reads or gives in the dense and in the pruned model, entries of one beside the other's.
+
+        Routers that went are taken out of the dense stream, and the steps that the pruned model's last layer leaves
+        out; where layers before it went, one entry may stand for all windows in the pruned model: it is repeated.
+        """
+        if not isinstance(dense, Tensor) or dense.shape[:-1] == now.shape[:-1] or dense.ndim < 3:
+            return dense, now
+        now = now.expand(len(dense), *now.shape[1:])
+        for group, units in self.routers.items():
+            if layer.startswith(group.rpartition(".")[0]) and dense.shape[1] > now.shape[1] == len(units):
+                dense = dense.index_select(1, units)
+        if dense.shape[:-2] != now.shape[:-2]:
+            return dense, now
         steps = now.shape[-2]
-        return dense[..., :steps, :] if self.pruned.last_layer_computes == "first" else dense[..., -steps:, :]
+        return (dense[..., :steps, :] if self.pruned.last_layer_computes == "first" else dense[..., -steps:, :]), now
 
     def _solve(self, key: MapName, arguments: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> None:
         (layer, _), own, origin = key, self.maps[key], self.origins[key]
-        before = tuple(self._aligned(x, now) for x, now in zip(before, arguments, strict=True))
         x_GNI, dense_GNI = own.features(*arguments), self.dense_maps[origin.source].features(*before)
         support_GOI = self._support(key)
         y_GNO = self._target(origin, dense_GNI, len(x_GNI))
@@ -403,10 +418,10 @@ class _Walk:
         if own.bias is not None and solution.bias_O is not None:
             self.pruned.get_parameter(_full(layer, own.bias)).copy_(solution.bias_O)
 
-    def _fit_norm(self, key: MapName, result: Tensor, target_ND: Tensor) -> Tensor:
-        """Scales and shifts each unit of a norm so that it comes nearest to its target; returns what it gives then."""
+    def _fit_norm(self, key: MapName, result_ND: Tensor, target_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales and shifts each unit of a norm so that it comes nearest to its target; returns by how much."""
         sums = self.sums.setdefault(key, _Sums())
-        sums.add(_rows_of(result).T.unsqueeze(2), target_ND.T.unsqueeze(2))  # D maps of one input and one output
+        sums.add(result_ND.T.unsqueeze(2), target_ND.T.unsqueeze(2))  # D maps of one input and one output
         moments = sums.moments(centred=True)
         variance_D, covariance_D = moments.xx_GII.flatten(), moments.xy_GIO.flatten()
         least = torch.finfo(torch.float32).tiny
@@ -415,7 +430,7 @@ class _Walk:
         weight, bias = (f"{key[0]}.{name}" for name in ("weight", "bias"))
         self.pruned.get_parameter(bias).copy_(self.start[bias] * factor_D + shift_D)
         self.pruned.get_parameter(weight).copy_(self.start[weight] * factor_D)
-        return result * factor_D.to(result) + shift_D.to(result)
+        return factor_D, shift_D
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from prunecast.models.base import ForecastModel
 from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Statistics
 from prunecast.prune.regression import Problem, Solution, maps_of, reconstruct
+from prunecast.prune.shrink import shrink
 from prunecast.recipe import PruneConfig
+from prunecast.records import GroupKind
 
 WINDOWS = 48
 
@@ -73,6 +76,22 @@ def test_what_is_solved_is_nearer_to_the_dense_model(name: str, method: str) -> 
         assert not solved.model.get_parameter(parameter)[~mask].any()
     again = reconstruct(dense, twin, _solve, statistics, keep=pruned.keep, masks=pruned.masks)
     assert _same(again.model, solved.model)
+
+
+@pytest.mark.parametrize("kinds", [("layer",), ("router",), get_args(GroupKind)], ids="-".join)
+@pytest.mark.parametrize("name", prunable_models())
+def test_tokens_are_found_again_where_layers_or_routers_went(name: str, kinds: tuple[str, ...]) -> None:
+    dense = small_model(name).eval()
+    statistics = _statistics(dense)
+    keep = {
+        group.name: torch.arange(group.size)[-max(group.minimum, -(-group.size // 2)) :]
+        for group in dense.groups()
+        if group.kind in kinds
+    }
+    pruned = shrink(dense, keep)
+    before = _deviation(pruned, dense, statistics)
+    solved = reconstruct(dense, pruned, _solve, statistics, keep=keep)
+    assert _deviation(solved.model, dense, statistics) < (before or 1e-8)
 
 
 def test_a_map_solves_the_normal_equations_of_its_inputs_now_and_the_dense_results() -> None:
