@@ -264,3 +264,9 @@ STRUCTURED_EMA_TAYLOR = replace(
     summary="the same by a moving average of both orders over batches (Prune-then-Finetune)",
     score="unit-ema-taylor",
 )
+STRUCTURED_LEAVE_ONE_OUT = replace(
+    STRUCTURED_TAYLOR,
+    name="structured-loo",
+    summary="the same by its slope, so that units of a module add up to the loss without it",
+    score="unit-leave-one-out",
+)

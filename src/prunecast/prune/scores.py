@@ -39,6 +39,9 @@ from prunecast.records import GroupKind
 DECAY = 0.2
 """Weight of the newest batch in a moving average; the published runs choose among 0.1, 0.2, 0.4, 0.5 and 0.8."""
 
+MODULES: tuple[GroupKind, ...] = ("head", "ffn")
+"""Kinds of units that together are a module which adds to a stream: without all of them it adds a constant."""
+
 GateValues = Mapping[str, Tensor]
 """Group name -> the factor of each unit (U,)."""
 
@@ -133,6 +136,25 @@ def unit_ema_taylor(model: ForecastModel, statistics: Statistics) -> Scores:
     return {name: average.abs() for name, average in averages.items()} | _increases(model, statistics, averages)
 
 
+def unit_leave_one_out(model: ForecastModel, statistics: Statistics) -> Scores:
+    """Scores units so that those of an attention or feed-forward module add up to what leaving it out adds to the loss.
+
+    That is exact: a pass over the windows without each module, and without each layer. Within a module, units differ by
+    the size of their first-order estimates (`unit_taylor`), which is all that there is for the width of a stream.
+    SPAT (Guo et al. 2025, arXiv 2505.08768) removes whole attention modules by an estimate of this.
+    """
+    scores = dict(unit_taylor(model, statistics))
+    gates = Gates(model, statistics.kinds)
+    dense = _mean_loss(partial(gates.losses, gates.ones()), statistics)
+    for group in gates.groups:
+        if group.kind in MODULES:
+            without = gates.ones() | {group.name: torch.zeros_like(gates.ones()[group.name])}
+            increase = _mean_loss(partial(gates.losses, without), statistics) - dense
+            estimate_U = scores[group.name]
+            scores[group.name] = estimate_U + (increase - estimate_U.sum()) / group.size
+    return scores
+
+
 def _slopes(model: ForecastModel, statistics: Statistics) -> dict[str, list[Tensor]]:
     """Returns the slopes of the loss by each gate, group name -> (N, U) of each batch."""
     gates = Gates(model, statistics.kinds)
@@ -146,20 +168,24 @@ def _slopes(model: ForecastModel, statistics: Statistics) -> dict[str, list[Tens
 def _increases(model: ForecastModel, statistics: Statistics, scored: Scores) -> dict[str, Tensor]:
     """Returns how much the loss rises without each unit of the groups that may go and have no score yet."""
     groups = [group for group in model.groups() if group.kind in statistics.kinds and group.name not in scored]
-    dense = _loss(model, statistics) if groups else 0.0
+    dense = _mean_loss(_losses_of(model), statistics) if groups else 0.0
     increases = {}
     for group in groups:
         increases[group.name] = torch.zeros(group.size, dtype=torch.double)
         for unit in range(group.size) if group.size > group.minimum else ():
             others = torch.tensor([other for other in range(group.size) if other != unit])
-            increases[group.name][unit] = _loss(shrink(model, {group.name: others}), statistics) - dense
+            without = shrink(model, {group.name: others})
+            increases[group.name][unit] = _mean_loss(_losses_of(without), statistics) - dense
     return increases
 
 
+def _losses_of(model: ForecastModel) -> Callable[[Batch], Tensor]:
+    return partial(window_losses, copy.deepcopy(model).eval())
+
+
 @torch.no_grad()
-def _loss(model: ForecastModel, statistics: Statistics) -> float:
-    model = copy.deepcopy(model).eval()
-    return torch.cat([window_losses(model, batch) for batch in statistics.batches]).mean().item()
+def _mean_loss(losses: Callable[[Batch], Tensor], statistics: Statistics) -> float:
+    return torch.cat([losses(batch).double() for batch in statistics.batches]).mean().item()
 
 
 def window_losses(forecast: Callable[..., Tensor], batch: Batch) -> Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tests.support.coupled_model import ENTRY, Coupled, coupled
@@ -13,6 +15,7 @@ from prunecast.prune.scores import (
     Gates,
     unit_ema_taylor,
     unit_fisher,
+    unit_leave_one_out,
     unit_magnitude,
     unit_random,
     unit_taylor,
@@ -21,7 +24,7 @@ from prunecast.prune.shrink import shrink
 from prunecast.registry import MODELS
 
 STATISTICS = Statistics(seed=11)
-LOOK_AT_DATA = [unit_taylor, unit_fisher, unit_ema_taylor]
+LOOK_AT_DATA = [unit_taylor, unit_fisher, unit_ema_taylor, unit_leave_one_out]
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +178,16 @@ def test_layers_score_what_leaving_them_out_adds_to_the_loss(score) -> None:
     without = [mean_loss(shrink(model, {"blocks": torch.tensor([other])}), data) for other in (1, 0)]
     expected = (torch.stack(without) - mean_loss(model, data)).detach()
     assert torch.allclose(score(model, Statistics(1, data))["blocks"], expected, rtol=1e-10)
+
+
+@torch.no_grad()
+def test_units_of_a_module_add_up_to_what_leaving_it_out_adds_to_the_loss() -> None:
+    model, data = coupled().double(), batches(4, 2)
+    scores, taylor = unit_leave_one_out(model, Statistics(1, data)), unit_taylor(model, Statistics(1, data))
+    for group, weight in (("blocks.0.heads", "blocks.0.merge.weight"), ("blocks.1.ffn", "blocks.1.down.weight")):
+        silenced = copy.deepcopy(model)
+        silenced.get_parameter(weight).zero_()
+        expected = mean_loss(silenced, data) - mean_loss(model, data)
+        assert torch.allclose(scores[group].sum(), expected, rtol=1e-10)
+        assert torch.equal(scores[group].argsort(), taylor[group].argsort())
+    assert torch.equal(scores["width"], taylor["width"])
