@@ -320,7 +320,7 @@ class ForecastModel(Layer, ABC):
     trainable: ClassVar[bool] = True
     """False for the naive forecasts: there is nothing to fit."""
 
-    last_layer_computes: ClassVar[Literal["first", "last"]] = "last"
+    last_layer_computes: ClassVar[Literal["first", "last", "all"]] = "last"
     """Which steps the last layer of a stack computes, where it leaves out those that nobody reads."""
 
     learning_rate: ClassVar[float] = 1e-4
@@ -383,6 +383,10 @@ class ForecastModel(Layer, ABC):
     def emptied(self, keep: Keep) -> ForecastModel:
         """Returns the smaller model that remains when only `keep` stays; its parameters are to be filled."""
         return blank(self.shrunk_config(keep))
+
+    def maps_of_part(self, name: str, part: nn.Module) -> Mapping[str, LinearMap]:
+        """Returns the linear maps that a layer below computes which is not of the house: name -> map."""
+        return {"": linear_map(part)} if isinstance(part, nn.Linear) else {}
 
     def select(self, y_BHC: Tensor) -> Tensor:
         """Returns the target channels of a forecast of all channels."""

@@ -1,10 +1,7 @@
 """Modules that are not ours: pruned by the same methods, saved without pickle, loaded into a fresh module of the class.
 
-Single weights can be pruned in any module. Which units can be cut out (heads, feed-forward units) is found with
-Torch-Pruning's dependency graph (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning"): which layers write and
-read the same units. It takes what it does not know for element-wise, and knows nothing of attributes such as a number
-of heads. So a cut is believed only when it was tried: some of a group's units are removed, and the result has to be the
-one of the whole module in which nobody reads those units. What does not pass stays whole, and the reason is told.
+Single weights can be pruned in any module. Which units can be cut out, heads and feed-forward units, says `dependency`;
+how layers of torch are repaired, `torch_maps`.
 """
 
 from __future__ import annotations
@@ -12,9 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -23,18 +22,21 @@ import torch
 from pydantic import Field
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunecast.batch import Batch
-from prunecast.errors import MissingExtra, UserError
-from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, Member, unit_index
+from prunecast.errors import UserError
+from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep, LinearMap
 from prunecast.models.io import MASK_PREFIX, WEIGHTS_FILE, pack_mask, unpack_mask
 from prunecast.prune.apply import prune_model
+from prunecast.prune.dependency import Structure, set_tensor, structure_of, tensors_in
 from prunecast.prune.masks import check_masks
 from prunecast.prune.methods import Masks
-from prunecast.prune.shrink import cut
+from prunecast.prune.regression import maps_of
+from prunecast.prune.torch_maps import maps_of_layer
 from prunecast.recipe import PruneConfig, checked
-from prunecast.records import GroupKind, Pruning, Strict
+from prunecast.records import Pruning, Strict
 from prunecast.registry import GRANULARITIES, METHODS
 from prunecast.store import new_directory
 
@@ -46,20 +48,15 @@ SIZES_FILE = "module.json"
 _INSIDE = "module."
 """What names begin with inside `ForeignModel`."""
 
-_HEADS = ("num_heads", "n_heads", "nhead", "nheads", "heads", "num_attention_heads")
-"""What attention modules call their number of heads."""
+_HEARD = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
+"""Layers whose weights may be pruned."""
 
-_TOLERANCE = 1e-3
-"""Largest deviation of a cut from what it should give, in shares of the largest result: sums have another order."""
+_OF_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight")
 
-_Attribute = tuple[str, str]
-"""Name of a module, and of a whole number that it holds."""
-
-_Call = Callable[[nn.Module], Any]
-"""Calls a module with the example inputs."""
-
-
-# What users call
+_DRAWS = frozenset(
+    {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.multinomial}
+    | {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,19 +143,22 @@ def prune_module(
     if data is not None:
         batches = [_as_batch(inputs) for inputs in islice(data, config.calibration_batches)]
     check_masks(model, masks or {})
-    foreign = ForeignModel.around(model, example_inputs, output_layer, units=units)
-    try:
-        pruned = prune_model(
-            foreign,
-            config,
-            seed=seed,
-            cost=foreign.macs,
-            weight_cost=lambda _: foreign.macs_per_weight(),
-            masks={_INSIDE + name: mask for name, mask in (masks or {}).items()},
-            batches=batches,
-        )
-    except UserError as error:
-        raise UserError(str(error).replace(f"'{_INSIDE}", "'")) from None
+    with _heard():
+        foreign = ForeignModel(model, example_inputs, output_layer)
+        if units:
+            foreign.find_structure()
+        try:
+            pruned = prune_model(
+                foreign,
+                config,
+                seed=seed,
+                cost=foreign.macs,
+                weight_cost=lambda _: foreign.macs_per_weight(),
+                masks={_INSIDE + name: mask for name, mask in (masks or {}).items()},
+                batches=batches,
+            )
+        except UserError as error:
+            raise UserError(str(error).replace(f"'{_INSIDE}", "'")) from None
     after = cast("ForeignModel", pruned.model)
     outcome = pruned.outcome.model_copy(
         update={
@@ -216,7 +216,7 @@ def load_pruned(module: nn.Module, directory: str | Path) -> PrunedModule:
             if owner not in facts.sizes:
                 found, says = tuple(expected[name].shape), tuple(tensor.shape)
                 raise UserError(f"{folder}: {name}: expected shape {says}, found {found} in the module")
-            _set_tensor(loaded, name, tensor.to(expected[name]))
+            set_tensor(loaded, name, tensor.to(expected[name]))
     loaded.load_state_dict(tensors, strict=False)  # shared tensors stand there once
     shapes = {name: parameter.shape for name, parameter in loaded.named_parameters()}
     masks = {}
@@ -236,47 +236,44 @@ class ForeignConfig(ForecasterConfig):
 
 
 class ForeignModel(ForecastModel):
-    """Any module in the clothes of a model of the house: what methods ask for, found by looking at a call of it.
+    """Any module in the clothes of a model of the house: what methods ask for, found by listening to a call of it.
 
     Its `forward` takes what `_as_batch` makes of inputs. Each call draws the same random numbers, so that modules that
     sample in their forward pass can be compared.
     """
 
-    def __init__(self, module: nn.Module, inputs: ModuleInputs, structure: _Structure) -> None:
-        super().__init__(ForeignConfig(name=type(module).__name__, channels=1))
-        self.module = module
-        self.structure = structure
-        self._inputs = _Whole(inputs)
-        self._outputs: tuple[str, ...] = ()
-        self._unused: tuple[str, ...] = ()
+    last_layer_computes = "all"
 
-    @classmethod
-    def around(
-        cls, module: nn.Module, inputs: ModuleInputs, output_layer: str | Sequence[str] | None, *, units: bool
-    ) -> ForeignModel:
-        """Returns the model around a copy of a module, once it has been called and its structure is known."""
-        model = cls(copy.deepcopy(module).eval(), inputs, _Structure())
-        called = model._called()
-        model._unused = model._without_gradient()
-        weights = [name for name in called if name in model.prunable()]
-        if output_layer is None:
-            model._outputs = tuple(weights[-1:])
-        else:
-            for given in [output_layer] if isinstance(output_layer, str) else output_layer:
-                below = [name for name in model.prunable() if name.startswith(f"{_INSIDE}{given}.")]
-                if not below:
-                    raise UserError(f"output_layer: expected a layer of the module or one above it, found {given!r}")
-                model._outputs += tuple(below)
-        if units:
-            model.structure = _structure_of(model, lambda one: one(model._inputs))
-        return model
+    def __init__(self, module: nn.Module, inputs: ModuleInputs, output_layer: str | Sequence[str] | None) -> None:
+        super().__init__(ForeignConfig(name=type(module).__name__, channels=1))
+        self.module = copy.deepcopy(module).eval()
+        self.structure = Structure()
+        self._inputs = _Whole(inputs)
+        self._rows: dict[str, float] = {}
+        self._maps: dict[str, frozenset[str]] = {}
+        self._listen()
+        every = Counter(map(id, self._all_parameters().values()))
+        self._shared = frozenset(name for name, weight in self._all_parameters().items() if every[id(weight)] > 1)
+        self._unused: tuple[str, ...] = ()
+        self._unused = self._without_gradient()
+        weights = [name for name in self._rows if name in self.prunable()]
+        self._outputs = tuple(weights[-1:])
+        if output_layer is not None:
+            given = [output_layer] if isinstance(output_layer, str) else output_layer
+            self._outputs = tuple(weight for name in given for weight in self._below(name))
+
+    def find_structure(self) -> None:
+        """Finds which units can be cut.
+
+        Raises:
+            MissingExtra: without Torch-Pruning.
+        """
+        self.structure = structure_of(self, lambda model: model(self._inputs))
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns what the module gives for inputs, whatever that is."""
         inputs = cast("_Whole", x_BLC).inputs
-        devices = sorted({parameter.device.index for parameter in self.parameters() if parameter.is_cuda})
-        with torch.random.fork_rng(devices=devices), _heard():
-            torch.manual_seed(0)
+        with _SameDraws():
             if isinstance(inputs, Mapping):
                 return cast("Tensor", self.module(**inputs))
             return cast("Tensor", self.module(*inputs) if isinstance(inputs, tuple) else self.module(inputs))
@@ -285,12 +282,10 @@ class ForeignModel(ForecastModel):
         """Names of the weights of linear layers, convolutions and attention that reach the result."""
         names = []
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            if isinstance(module, nn.MultiheadAttention):
+                names += [f"{name}.{part}" for part in _OF_ATTENTION[:-1]]
+            elif isinstance(module, _HEARD):
                 names.append(f"{name}.weight")
-            elif isinstance(module, nn.MultiheadAttention):
-                names += [
-                    f"{name}.{part}" for part in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-                ]
         own = {name for name, parameter in self.named_parameters() if parameter.is_floating_point()}
         return tuple(name for name in names if name in own and name not in self._unused)
 
@@ -331,54 +326,58 @@ class ForeignModel(ForecastModel):
 
     def macs_per_weight(self) -> dict[str, float]:
         """Returns how often a call with the example inputs multiplies each number of a weight; by parameter name."""
-        rows: dict[str, float] = {}
+        return {name: self._rows[name] for name in self.prunable() if name in self._rows}
+
+    def maps_of_part(self, name: str, part: nn.Module) -> Mapping[str, LinearMap]:
+        """Returns the linear maps of a layer of torch, as far as it was called so that they hold."""
+        heard = self._maps.get(name, frozenset())
+        own = {parameter for parameter, _ in part.named_parameters() if f"{name}.{parameter}" not in self._shared}
+        found = maps_of_layer(part).items() if heard else ()
+        return {label: one for label, one in found if label in heard and own.issuperset(one.parameters)}
+
+    def repairable(self) -> set[str]:
+        """Returns the names of the parameters that are in a linear map."""
+        return {f"{layer}.{name}" for (layer, _), own in maps_of(self).items() for name in own.parameters}
+
+    def _listen(self) -> None:
+        """Calls the module once, and takes note which layers run, in which order, on how many rows, and how called."""
 
         def hear(name: str) -> Callable[..., None]:
-            def count(layer: nn.Module, given: Any, result: Any) -> None:
+            def note(layer: nn.Module, given: Any, named: Any, result: Any) -> None:
+                parts: tuple[str, ...]
+                called = signature(layer.forward).bind(*given, **named).arguments
                 if isinstance(layer, nn.MultiheadAttention):
-                    tokens = given[0].numel() // layer.embed_dim
-                    for part in (
-                        "in_proj_weight",
-                        "q_proj_weight",
-                        "k_proj_weight",
-                        "v_proj_weight",
-                        "out_proj.weight",
-                    ):
-                        rows[f"{name}.{part}"] = rows.get(f"{name}.{part}", 0) + tokens
+                    parts, rows = _OF_ATTENTION, called["query"].numel() // layer.embed_dim
+                    masked = any(called.get(mask) is not None for mask in ("attn_mask", "key_padding_mask"))
+                    labels = {"in"} if masked or called.get("is_causal") else {"in", "out"}
+                    heard = len(given) >= 3 and given[0] is given[1] is given[2]
                 else:
-                    channels = getattr(layer, "out_features", None) or layer.out_channels
-                    rows[f"{name}.weight"] = rows.get(f"{name}.weight", 0) + result.numel() // cast("int", channels)
-
-            return count
-
-        self._hearing(hear)
-        return {name: tokens for name, tokens in rows.items() if name in self.prunable()}
-
-    def _called(self) -> list[str]:
-        """Returns the weights of the layers that run, in the order of their last call."""
-        order: dict[str, None] = {}
-
-        def hear(name: str) -> Callable[..., None]:
-            def note(layer: nn.Module, given: Any, result: Any) -> None:
-                order.pop(f"{name}.weight", None)
-                order[f"{name}.weight"] = None
+                    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+                    parts, labels, heard = ("weight",), {""}, bool(given)
+                    rows = result.numel() // cast("int", outputs)
+                self._maps[name] = self._maps.get(name, frozenset(labels)) & (labels if heard else set())
+                for part in (f"{name}.{part}" for part in parts):
+                    self._rows[part] = self._rows.pop(part, 0) + rows  # the last one called stands last
 
             return note
 
-        self._hearing(hear)
-        return list(order)
-
-    def _hearing(self, hook: Callable[[str], Callable[..., None]]) -> None:
-        """Calls the module once, with a hook on every layer whose weights may be pruned."""
-        kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.MultiheadAttention
-        layers = {name: layer for name, layer in self.named_modules() if isinstance(layer, kinds)}
-        handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+        layers = {name: layer for name, layer in self.named_modules() if isinstance(layer, _HEARD)}
+        handles = [layer.register_forward_hook(hear(name), with_kwargs=True) for name, layer in layers.items()]
         try:
             with torch.no_grad():
                 self(cast("Tensor", self._inputs))
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _below(self, name: str) -> list[str]:
+        below = [weight for weight in self.prunable() if weight.startswith(f"{_INSIDE}{name}.")]
+        if not below:
+            raise UserError(f"output_layer: expected a layer of the module or one above it, found {name!r}")
+        return below
+
+    def _all_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.named_parameters(remove_duplicate=False))
 
     def _without_gradient(self) -> tuple[str, ...]:
         """Returns the parameters that the result of the example inputs does not depend on."""
@@ -387,7 +386,7 @@ class ForeignModel(ForecastModel):
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            result = [one.sum() for one in _tensors_in(self(cast("Tensor", self._inputs))) if one.requires_grad]
+            result = [one.sum() for one in tensors_in(self(cast("Tensor", self._inputs))) if one.requires_grad]
             if not result:
                 raise UserError("example_inputs: expected a result that depends on the module's weights, found none")
             gradients = torch.autograd.grad(torch.stack(result).sum(), list(parameters.values()), allow_unused=True)
@@ -400,7 +399,7 @@ class ForeignModel(ForecastModel):
 
 
 class _Whole:
-    """ModuleInputs of a module in the place of a batch's tensor; a part of them are all of them."""
+    """Inputs of a module in the place of a batch's tensor: several can be joined, a part of them are all of them."""
 
     def __init__(self, inputs: ModuleInputs) -> None:
         self.inputs = inputs
@@ -411,6 +410,24 @@ class _Whole:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Whole:
         return self
 
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> _Whole:
+        if func is not torch.cat:
+            raise UserError("the method looks into a batch, which the inputs of a module of your own are not")
+        return cls(_joined([part.inputs for part in args[0]]))
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Returns inputs of several calls as those of one: tensors one after another, all else as in the first."""
+    first = parts[0]
+    if isinstance(first, Tensor) and first.ndim:
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in first}
+    if isinstance(first, tuple | list):
+        return type(first)(_joined(values) for values in zip(*parts, strict=True))
+    return first
+
 
 class _NoTarget:
     """In the place of what is to be forecast: whoever computes with it is told that there is none."""
@@ -419,13 +436,32 @@ class _NoTarget:
         return self
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> _NoTarget:
+        if func is torch.cat:
+            return cls()
         raise UserError("the method compares forecasts to what came true, which a module of your own is not told here")
 
 
 def _as_batch(inputs: ModuleInputs) -> Batch:
     absent = cast("Tensor", _NoTarget())
     return Batch(cast("Tensor", _Whole(inputs)), absent, absent, absent)
+
+
+class _SameDraws(TorchFunctionMode):
+    """Lets random numbers come from generators of its own; two threads draw without disturbing each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS and kwargs.get("generator") is None:
+            of = args[0].device if args and isinstance(args[0], Tensor) else torch.get_default_device()
+            device = torch.device(kwargs.get("device") or of)
+            generator = self._generators.setdefault(device, torch.Generator(device).manual_seed(0))
+            kwargs = {**kwargs, "generator": generator}
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -473,257 +509,3 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _kind_of(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-# What can be cut, and how
-
-
-@dataclass(frozen=True)
-class _Cuttable:
-    """A group that can be cut, and the whole numbers that shrink with it: attribute -> how much of it one unit is."""
-
-    group: Group
-    attributes: Mapping[_Attribute, int]
-
-
-@dataclass(frozen=True)
-class _Structure:
-    """What of a module can be cut, and why the rest cannot: name of a layer -> reason."""
-
-    groups: tuple[_Cuttable, ...] = ()
-    left_whole: Mapping[str, str] = field(default_factory=dict)
-
-    def cut(self, module: nn.Module, keep: Keep) -> tuple[nn.Module, _Structure]:
-        """Returns a copy of the module without the units that do not stay, and what of it can be cut further."""
-        concerned = [one for one in self.groups if one.group.name in keep]
-        smaller = copy.deepcopy(module)
-        state = module.state_dict()
-        for name, tensor in cut(state, [one.group for one in concerned], keep).items():
-            if tensor.shape != state[name].shape:
-                _set_tensor(smaller, name, tensor)
-        for one in concerned:
-            gone = one.group.size - len(keep[one.group.name])
-            for (layer, attribute), share in one.attributes.items():
-                owner = smaller.get_submodule(layer)
-                setattr(owner, attribute, getattr(owner, attribute) - share * gone)
-        _set_sizes(smaller)
-        return smaller, replace(self, groups=tuple(self._left(one, keep) for one in self.groups))
-
-    def _left(self, one: _Cuttable, keep: Keep) -> _Cuttable:
-        """Returns what is left of a group: its members own other positions when a neighbour's were cut out."""
-        if one.group.name not in keep:
-            return one  # no two groups cut the same dimension of a tensor
-        size = len(keep[one.group.name])
-        members = tuple(replace(member, index=unit_index(size, member.index.shape[1])) for member in one.group.members)
-        return replace(one, group=replace(one.group, size=size, members=members))
-
-
-def _structure_of(module: nn.Module, run: _Call) -> _Structure:
-    """Returns what of a module can be cut.
-
-    Args:
-        module: is left as it is.
-        run: calls it, or a copy, with the example inputs; the same result each time.
-
-    Raises:
-        MissingExtra: without Torch-Pruning.
-    """
-    groups: list[_Cuttable] = []
-    left_whole: dict[str, str] = {}
-    for found in _coupled(module, run):
-        reason = found.reason or _obstacle(module, found)
-        passed = None
-        if reason is None:
-            passed = next(filter(lambda one: _holds(module, one, run), _guesses(module, found)), None)
-            reason = "what is left does not give what it should" if passed is None else None
-        if passed is None:
-            left_whole |= dict.fromkeys(found.writers, reason or "")
-        else:
-            groups.append(passed)
-    return _Structure(tuple(groups), left_whole)
-
-
-@dataclass(frozen=True)
-class _Coupled:
-    """Layers that write and read the same units, by name; or why they are left whole."""
-
-    writers: tuple[str, ...]
-    readers: tuple[str, ...]
-    norms: tuple[str, ...]
-    reason: str | None
-
-
-def _coupled(module: nn.Module, run: _Call) -> Iterator[_Coupled]:
-    """Yields what hangs together, from the linear layers and convolutions that write it."""
-    try:
-        import torch_pruning
-    except ImportError:
-        raise MissingExtra("torch-pruning", "foreign") from None
-    traced = copy.deepcopy(module).eval()
-    for parameter in traced.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())  # the graph is that of the gradients
-    with torch.enable_grad():
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            traced,
-            example_inputs=(),
-            forward_fn=lambda model, _: run(model),
-            output_transform=lambda result: [tensor for tensor in _tensors_in(result) if tensor.requires_grad],
-            verbose=False,
-        )
-    names = {part: name for name, part in traced.named_modules()}
-    done: set[str] = set()
-    for root, name in names.items():
-        if root not in graph.module2node or name in done or not isinstance(root, nn.Linear | nn.Conv1d | nn.Conv2d):
-            continue
-        # Layers alone are followed, not their single units: those multiply without end where an attention gathers.
-        start = (graph.module2node[root], graph.get_pruner_of_module(root).prune_out_channels)
-        reached, waiting = {start: None}, [start]
-        while waiting:
-            node, trigger = waiting.pop()
-            for dependency in node.dependencies:
-                step = (dependency.target, dependency.handler)
-                if dependency.is_triggered_by(trigger) and step not in reached:
-                    reached[step] = None
-                    waiting.append(step)
-        found = _sorted_out(((node.module, graph.is_out_channel_pruning_fn(fn)) for node, fn in reached), names)
-        done.update(found.writers)
-        yield found
-
-
-def _sorted_out(reached: Iterable[tuple[Any, bool]], names: Mapping[nn.Module, str]) -> _Coupled:
-    writers: list[str] = []
-    readers: list[str] = []
-    norms: list[str] = []
-    reason = None
-    for part, writes in reached:
-        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d):
-            (writers if writes else readers).append(names[part])
-        elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            norms.append(names[part])
-        elif part in names:
-            reason = reason or f"a {type(part).__name__} takes part, which cannot be cut"
-        elif isinstance(part, Tensor):
-            reason = reason or "a parameter outside of layers takes part"
-        elif type(part).__name__ == "_OutputOp":
-            reason = reason or "its units are the module's own results"
-    place = {name: number for number, name in enumerate(names.values())}.__getitem__
-    return _Coupled(
-        writers=tuple(sorted(set(writers), key=place)),
-        readers=tuple(sorted(set(readers), key=place)),
-        norms=tuple(sorted(set(norms), key=place)),
-        reason=reason,
-    )
-
-
-def _obstacle(module: nn.Module, found: _Coupled) -> str | None:
-    """Returns why layers cannot be cut whatever their units are; None when nothing is known against it."""
-    if not found.readers:
-        return "no layer reads its units"
-    layers = [module.get_submodule(name) for name in (*found.writers, *found.readers)]
-    if any(getattr(layer, "groups", 1) != 1 for layer in layers):
-        return "a convolution of several groups takes part"
-    parameters = dict(module.named_parameters())
-    if any(f"{name}.weight" not in parameters for name in (*found.writers, *found.readers)):
-        return "a weight that is computed, or shared with another layer, takes part"
-    sizes = {len(parameters[f"{name}.weight"]) for name in found.writers}
-    sizes |= {parameters[f"{name}.weight"].shape[1] for name in found.readers}
-    return None if len(sizes) == 1 else "its units are read in another number than they are written"
-
-
-def _guesses(module: nn.Module, found: _Coupled) -> Iterator[_Cuttable]:
-    """Yields what the units may be, and which attributes may have to shrink with them."""
-    size = len(module.get_parameter(f"{found.writers[0]}.weight"))
-    owners = sorted({name.rpartition(".")[0] for name in (*found.writers, *found.readers)})
-    numbers = {
-        (owner, name): value
-        for owner in owners
-        for name, value in vars(module.get_submodule(owner)).items()
-        if type(value) is int
-    }
-    heads = {attribute: count for attribute, count in numbers.items() if attribute[1] in _HEADS}
-    widths = [attribute for attribute, value in numbers.items() if value == size and attribute not in heads]
-    kind: GroupKind = "ffn"
-    units, ones = size, dict[_Attribute, int]()
-    if heads and len(found.writers) > 1:  # queries, keys and values
-        units = next(iter(heads.values()))
-        if {units} != set(heads.values()) or units < 2 or size % units:
-            return
-        kind, ones = "head", dict.fromkeys(heads, 1)
-    group = Group(
-        _group_name(found, kind), kind, units, tuple(_members(module, found, unit_index(units, size // units)))
-    )
-    yield _Cuttable(group, ones)
-    if widths:
-        yield _Cuttable(group, ones | dict.fromkeys(widths, size // units))
-
-
-def _group_name(found: _Coupled, kind: GroupKind) -> str:
-    first = found.writers[0]
-    return first.rpartition(".")[0] or first if kind == "head" else first
-
-
-def _members(module: nn.Module, found: _Coupled, index: Tensor) -> Iterator[Member]:
-    state = module.state_dict()
-    for name in (*found.writers, *found.norms):
-        for tensor in ("weight", "bias", "running_mean", "running_var"):
-            if f"{name}.{tensor}" in state:
-                yield Member(f"{name}.{tensor}", 0, index)
-    for name in found.readers:
-        yield Member(f"{name}.weight", 1, index)
-
-
-def _holds(module: nn.Module, one: _Cuttable, call: _Call) -> bool:
-    """Whether removing some of the units gives what the whole module does when nobody reads them: tried twice."""
-    group, generator = one.group, torch.Generator().manual_seed(0)
-    for share in (0.5, 0.3):
-        order = torch.randperm(group.size, generator=generator)
-        gone, kept = order.tensor_split([max(1, round(share * group.size))])
-        unread = copy.deepcopy(module)
-        with torch.no_grad():
-            for member in group.members:
-                if member.dim == 1:
-                    unread.get_parameter(member.name)[:, member.index[gone].flatten()] = 0
-            smaller, _ = _Structure((one,)).cut(module, {group.name: kept.sort().values})
-            try:
-                found = _tensors_in(call(smaller))
-            except (RuntimeError, ValueError, AssertionError):  # what modules say of a shape that they did not expect
-                return False
-            if not _alike(found, _tensors_in(call(unread))):
-                return False
-    return True
-
-
-def _alike(found: list[Tensor], expected: list[Tensor]) -> bool:
-    return len(found) == len(expected) and all(
-        now.shape == then.shape and bool(((now - then).abs() <= _TOLERANCE * then.abs().max()).all())
-        for now, then in zip(found, expected, strict=True)
-        if then.is_floating_point() and then.numel()
-    )
-
-
-def _tensors_in(result: Any) -> list[Tensor]:
-    """Returns the tensors of what a module gives: a tensor, or tuples, lists and mappings of such."""
-    if isinstance(result, Tensor):
-        return [result]
-    parts = result.values() if isinstance(result, Mapping) else result if isinstance(result, tuple | list) else ()
-    return [tensor for part in parts for tensor in _tensors_in(part)]
-
-
-def _set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Puts a parameter or buffer of another shape in the place of one."""
-    owner, _, last = name.rpartition(".")
-    layer = module.get_submodule(owner)
-    old = getattr(layer, last)
-    tensor = tensor.detach().clone()
-    setattr(layer, last, nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor)
-
-
-def _set_sizes(module: nn.Module) -> None:
-    """Makes layers say the sizes that their tensors have."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.out_features, layer.in_features = layer.weight.shape
-        elif isinstance(layer, nn.Conv1d | nn.Conv2d):
-            layer.out_channels, layer.in_channels = len(layer.weight), layer.weight.shape[1] * layer.groups
-        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_mean is not None:
-            layer.num_features = len(layer.running_mean)

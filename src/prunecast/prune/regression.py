@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.models.base import ForecastModel, Keep, Layer, LinearMap, linear_map
+from prunecast.models.base import ForecastModel, Keep, Layer, LinearMap
 from prunecast.prune.methods import Masks, Pruned, Statistics, Task
 from prunecast.prune.shrink import cut
 
@@ -118,7 +118,7 @@ class Solved:
     masks: Masks = field(repr=False)
 
 
-def maps_of(model: nn.Module) -> dict[MapName, LinearMap]:
+def maps_of(model: ForecastModel) -> dict[MapName, LinearMap]:
     """Returns all linear maps of a model that reach its result, by the layer that is called and the map's name."""
     found: dict[MapName, LinearMap] = {}
     inside: set[str] = set()  # parameters that are solved as part of a larger map
@@ -128,9 +128,10 @@ def maps_of(model: nn.Module) -> dict[MapName, LinearMap]:
                 found[name, label] = own
                 inside.update(_full(name, parameter) for parameter in own.parameters)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and _full(name, "weight") not in inside:
-            found[name, ""] = linear_map(module)
-    unused = set(model.unused_parameters()) if isinstance(model, ForecastModel) else set()
+        for label, own in model.maps_of_part(name, module).items():
+            if not inside.intersection(_full(name, parameter) for parameter in own.parameters):
+                found[name, label] = own
+    unused = set(model.unused_parameters())
     return {
         key: own
         for key, own in found.items()
@@ -219,7 +220,7 @@ def _norms(model: nn.Module) -> dict[MapName, LinearMap]:
             tensors=lambda matrix_GOI: {"weight": matrix_GOI.flatten()},
         )
         for name, module in model.named_modules()
-        if (isinstance(module, nn.LayerNorm) and module.elementwise_affine and module.bias is not None)
+        if (isinstance(module, nn.LayerNorm) and module.bias is not None and len(module.normalized_shape) == 1)
         or (isinstance(module, Layer) and module.scales_units)
     }
 
@@ -367,6 +368,8 @@ class _Walk:
         Routers that went are taken out of the dense stream, and the steps that the pruned model's last layer leaves
         out; where layers before it went, one entry may stand for all windows in the pruned model: it is repeated.
         """
+        if self.pruned.last_layer_computes == "all":
+            return dense, now
         if not isinstance(dense, Tensor) or dense.shape[:-1] == now.shape[:-1] or dense.ndim < 3:
             return dense, now
         now = now.expand(len(dense), *now.shape[1:])
