@@ -112,6 +112,7 @@ METHODS = Registry(
         "structured-taylor": "prunecast.prune.methods:STRUCTURED_TAYLOR",
         "structured-fisher": "prunecast.prune.methods:STRUCTURED_FISHER",
         "structured-ema-taylor": "prunecast.prune.methods:STRUCTURED_EMA_TAYLOR",
+        "structured-flap": "prunecast.prune.methods:STRUCTURED_FLAP",
         "structured-loo": "prunecast.prune.methods:STRUCTURED_LEAVE_ONE_OUT",
     },
 )
@@ -128,6 +129,7 @@ SCORES = Registry(
         "unit-fisher": "prunecast.prune.scores:unit_fisher",
         "unit-ema-taylor": "prunecast.prune.scores:unit_ema_taylor",
         "mode-energy": "prunecast.prune.mode_scores:mode_energy",
+        "unit-fluctuation": "prunecast.prune.scores:unit_fluctuation",
         "unit-leave-one-out": "prunecast.prune.scores:unit_leave_one_out",
     },
 )

@@ -264,6 +264,13 @@ STRUCTURED_EMA_TAYLOR = replace(
     summary="the same by a moving average of both orders over batches (Prune-then-Finetune)",
     score="unit-ema-taylor",
 )
+STRUCTURED_FLAP = replace(
+    STRUCTURED_TAYLOR,
+    name="structured-flap",
+    summary="the units go that vary least, as what reads them weighs it, each against its layer (FLAP)",
+    score="unit-fluctuation",
+    per_cost=False,
+)
 STRUCTURED_LEAVE_ONE_OUT = replace(
     STRUCTURED_TAYLOR,
     name="structured-loo",

@@ -33,6 +33,7 @@ from prunecast.errors import UserError
 from prunecast.kernels import plain_operators
 from prunecast.models.base import ForecastModel, Group, Member
 from prunecast.prune.methods import Scores, Statistics
+from prunecast.prune.regression import MapName, maps_of
 from prunecast.prune.shrink import shrink
 from prunecast.records import GroupKind
 
@@ -153,6 +154,70 @@ def unit_leave_one_out(model: ForecastModel, statistics: Statistics) -> Scores:
             estimate_U = scores[group.name]
             scores[group.name] = estimate_U + (increase - estimate_U.sum()) / group.size
     return scores
+
+
+def unit_fluctuation(model: ForecastModel, statistics: Statistics) -> Scores:
+    """Scores each unit with how much what it gives varies, times the squares of the weights that read it (FLAP).
+
+    That is the error where a unit is replaced by its mean, Var(h_j) ||W_:,j||^2, summed over its positions and over all
+    maps that read it; then less the mean of its group, over the deviation in it, so that layers compare (An et al.
+    2024, "Fluctuation-based Adaptive Structured Pruning for Large Language Models", equations 5 and 6). The means
+    themselves go into biases when the pruned model is repaired (`recovery: ridge`), whose moments are centred: the
+    paper's b + W_R m_R is what that gives where the weights that are left are not solved too.
+
+    Raises:
+        UserError: when units may go that no linear map reads, such as layers.
+    """
+    weights = {*model.prunable()} - {*model.unused_parameters()}
+    errors, scores = _replacement_errors(model, statistics), {}
+    for group in (group for group in model.groups() if group.kind in statistics.kinds):
+        members = [member for member in _gated(model, group, weights) if member.name in errors]
+        if not members:
+            raise UserError(
+                f"score unit-fluctuation knows no map that reads {group.name}; leave {group.kind!r} out of prune.kinds"
+            )
+        error_U = torch.zeros(group.size, dtype=torch.double)
+        for member in members:
+            error = errors[member.name]
+            by_position = error.movedim(member.dim, 0).reshape(error.shape[member.dim], -1).sum(1)
+            error_U += by_position[member.index].sum(1).cpu()
+        spread, mean = torch.var_mean(error_U, correction=0)
+        scores[group.name] = (error_U - mean) / spread.sqrt().clamp_min(torch.finfo(torch.double).tiny)
+    return scores
+
+
+def _replacement_errors(model: ForecastModel, statistics: Statistics) -> dict[str, Tensor]:
+    """Returns the error that each weight passes on when what it reads is replaced by its mean, parameter -> its shape.
+
+    That is w^2 Var(x), in float64, of all weights of linear maps; over all tokens, and all calls of a shared layer.
+    """
+    model = copy.deepcopy(model).eval()
+    maps = maps_of(model)
+    counts = dict.fromkeys(maps, 0)
+    sums: dict[MapName, tuple[Tensor | float, Tensor | float]] = dict.fromkeys(maps, (0.0, 0.0))
+
+    def hear(layer: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        for key in (key for key in maps if key[0] == layer):
+            x_GNI = maps[key].features(*arguments).double()
+            total_GI, squares_GI = sums[key]
+            counts[key] += x_GNI.shape[1]
+            sums[key] = total_GI + x_GNI.sum(1), squares_GI + x_GNI.square().sum(1)
+
+    for layer in dict.fromkeys(layer for layer, _ in maps):
+        model.get_submodule(layer).register_forward_pre_hook(partial(hear, layer))
+    for batch in statistics.batches:
+        with torch.no_grad():
+            model(batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+    errors: dict[str, Tensor] = {}
+    for key, own in maps.items():
+        (layer, _), (total_GI, squares_GI) = key, sums[key]
+        if counts[key]:
+            variance_GI = torch.as_tensor(squares_GI / counts[key] - (total_GI / counts[key]) ** 2)
+            full = {name: f"{layer}.{name}".removeprefix(".") for name in own.parameters}
+            matrix_GOI = own.matrix({name: model.get_parameter(full[name]).double() for name in full})
+            of_weights = own.tensors(matrix_GOI.square() * variance_GI.clamp_min(0).unsqueeze(1))
+            errors |= {full[name]: error for name, error in of_weights.items()}
+    return errors
 
 
 def _slopes(model: ForecastModel, statistics: Statistics) -> dict[str, list[Tensor]]:

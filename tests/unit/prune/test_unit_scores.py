@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tests.support.coupled_model import ENTRY, Coupled, coupled
+from tests.support.small_models import prunable_models, small_inputs, small_model
 from torch import Tensor
 
 from prunecast.batch import Batch
@@ -15,12 +16,14 @@ from prunecast.prune.scores import (
     Gates,
     unit_ema_taylor,
     unit_fisher,
+    unit_fluctuation,
     unit_leave_one_out,
     unit_magnitude,
     unit_random,
     unit_taylor,
 )
 from prunecast.prune.shrink import shrink
+from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS
 
 STATISTICS = Statistics(seed=11)
@@ -191,3 +194,40 @@ def test_units_of_a_module_add_up_to_what_leaving_it_out_adds_to_the_loss() -> N
         assert torch.allclose(scores[group].sum(), expected, rtol=1e-10)
         assert torch.equal(scores[group].argsort(), taylor[group].argsort())
     assert torch.equal(scores["width"], taylor["width"])
+
+
+def test_fluctuation_is_the_error_of_a_unit_at_its_mean_against_its_layer() -> None:
+    model, data = coupled().double(), batches(4, 2)
+    kinds = ("head", "ffn", "width")
+    scores = unit_fluctuation(model, Statistics(1, data, kinds=kinds))
+    heard: list[Tensor] = []
+    handle = model.blocks[0].down.register_forward_pre_hook(
+        lambda _, arguments: heard.append(arguments[0].flatten(0, 1))
+    )
+    with torch.no_grad():
+        mean_loss(model, data)
+    handle.remove()
+    hidden_NU, down = torch.cat(heard), model.blocks[0].down
+    errors = []
+    for unit in range(hidden_NU.shape[1]):
+        replaced = hidden_NU.clone()
+        replaced[:, unit] = hidden_NU[:, unit].mean()
+        errors.append((down(replaced) - down(hidden_NU)).square().sum(1).mean().detach())
+    expected = torch.stack(errors)
+    expected = (expected - expected.mean()) / expected.std(correction=0)
+    assert torch.allclose(scores["blocks.0.ffn"], expected, rtol=1e-9)
+    assert {name: len(score) for name, score in scores.items()} == {
+        group.name: group.size for group in model.groups() if group.kind in kinds
+    }
+    with pytest.raises(UserError, match=r"knows no map that reads blocks; leave 'layer' out of prune\.kinds"):
+        unit_fluctuation(model, Statistics(1, data))
+
+
+@pytest.mark.parametrize("name", prunable_models())
+def test_fluctuation_knows_what_reads_the_units_of_every_model(name: str) -> None:
+    model, (x_BLC, x_mark_BLF, y_mark_BTF) = small_model(name), small_inputs(3)
+    kinds = tuple({group.kind for group in model.groups() if group.kind in PruneConfig().kinds}) or ("mode",)
+    batch = Batch(x_BLC, x_BLC, x_mark_BLF, y_mark_BTF)
+    scores = unit_fluctuation(model, Statistics(1, [batch], kinds=kinds))
+    assert set(scores) == {group.name for group in model.groups() if group.kind in kinds}
+    assert all(score.isfinite().all() and score.std() > 0.5 for score in scores.values())
