@@ -10,7 +10,7 @@ from prunecast.data.calendar import FEATURES
 from prunecast.data.series import Series
 from prunecast.errors import UserError
 from prunecast.models.base import ForecastModel, config_from
-from prunecast.recipe import FitConfig, Recipe, check_settings, load_recipe, merged
+from prunecast.recipe import LOOKS_BACK, FinetuneConfig, FitConfig, Recipe, check_settings, load_recipe, merged
 from prunecast.registry import METHODS, MODELS
 
 TRAINING_SECTIONS = frozenset({"seed", "data", "model", "train"})
@@ -50,11 +50,13 @@ def pruning_recipe(
     Raises:
         UserError: on an unknown method, or a setting that touches what the trained model has settled.
     """
-    section: dict[str, Any] = {"prune": {"method": METHODS.check(method), "sparsity": sparsity, "of": of}}
-    if finetune_epochs:
-        section["finetune"] = {"epochs": finetune_epochs}
+    # of an earlier pruning only what may go stays as it was: the masks that it left are of that
+    kept = {key: value for key, value in (trained.get("prune") or {}).items() if key == "candidates"}
+    pruning = {**kept, "method": METHODS.check(method), "sparsity": sparsity, "of": of}
+    tuning = {"epochs": finetune_epochs} | {key: FinetuneConfig.model_fields[key].default for key in LOOKS_BACK}
     check_settings(settings, PRUNING_SECTIONS)
-    recipe = load_recipe(base=merged(trained, section), settings=settings)
+    base = merged({**trained, "prune": None}, {"prune": pruning, "finetune": tuning})
+    recipe = load_recipe(base=base, settings=settings)
     if recipe.prune is None:
         raise UserError("prune: expected its settings, found none")
     return with_model(recipe, model, recipe.data.name)

@@ -11,7 +11,6 @@ from prunecast.measure.size import measure_size
 from prunecast.models.io import SavedModel
 from prunecast.prune.apply import prune_model, zero_body
 from prunecast.prune.methods import Masks
-from prunecast.records import Pruning
 from prunecast.stages.base import ModelResult, StageInputs, assessed
 from prunecast.stages.job import Job
 
@@ -44,15 +43,15 @@ def prune_stage(job: Job, inputs: StageInputs) -> ModelResult:
             "counts them); give a larger one"
         )
     saved = SavedModel(pruned.model, parent.metadata, pruned.masks)
-    return assessed(saved, prepared, job.recipe.data, pruning=counted_from(parent, pruned.outcome))
+    outcome = pruned.outcome.model_copy(update={"given_nonzero": given_nonzero(parent)})
+    return assessed(saved, prepared, job.recipe.data, pruning=outcome)
 
 
-def counted_from(parent: SavedModel, outcome: Pruning) -> Pruning:
-    """Returns the outcome with what the given model had left, where that had been pruned before."""
+def given_nonzero(parent: SavedModel) -> int | None:
+    """Returns how many parameters a model has left that was pruned before; None for a dense one."""
     given = measure_size(parent)
-    if not parent.masks and given.parameters == parent.metadata.dense_parameters:
-        return outcome
-    return outcome.model_copy(update={"given_nonzero": given.nonzero})
+    dense = not parent.masks and given.parameters == parent.metadata.dense_parameters
+    return None if dense else given.nonzero
 
 
 def calibration(job: Job, prepared: Prepared) -> DrawnBatches:

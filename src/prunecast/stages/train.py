@@ -19,7 +19,7 @@ from prunecast.recipe import FitConfig
 from prunecast.records import Fit
 from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
 from prunecast.stages.job import Job
-from prunecast.stages.prune import calibration, counted_from
+from prunecast.stages.prune import calibration, given_nonzero
 from prunecast.train.checkpoint import KeptStep
 from prunecast.train.fit import fit, total_steps
 
@@ -61,6 +61,7 @@ def finetune_stage(job: Job, inputs: StageInputs) -> ModelResult:
     """
     parent, prepared, config = inputs.parent(job), inputs.windows(), job.recipe.finetune
     saved, outcome, hooks = parent.saved, parent.record.pruning, list[TrainingHook]()
+    given = given_nonzero(saved)
     found = _found_in_training(job, saved, prepared) if job.prunes else None
     if job.unpruned is not None:
         unpruned = inputs.unpruned(job).saved
@@ -74,7 +75,7 @@ def finetune_stage(job: Job, inputs: StageInputs) -> ModelResult:
         hooks.append(found or HeldMasks(saved.masks))
     fitted = _fitted(saved, config, job, inputs, hooks)
     if found is not None:
-        outcome = counted_from(saved, found.outcome)
+        outcome = found.outcome.model_copy(update={"given_nonzero": given})
         saved = replace(saved, masks={name: mask.cpu() for name, mask in found.masks.items()})
     saved = replace(saved, earlier=None)  # they were the dense model's
     return assessed(saved, prepared, job.recipe.data, fit=fitted, pruning=outcome)

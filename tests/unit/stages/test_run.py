@@ -106,6 +106,34 @@ def test_a_method_that_prunes_in_training_is_one_stage_of_verb_and_study(
         planned(table, methods=[method], finetune=[False])
 
 
+@pytest.mark.parametrize("method", METHODS_THAT_TRAIN)
+def test_a_model_that_was_pruned_before_is_pruned_further_in_training(table: Path, tmp_path: Path, method: str) -> None:
+    settings = [f"train.{key}={value}" for key, value in TRAIN.items()]
+    api.train("dlinear", str(table), out=tmp_path / "dense", settings=settings, **SIZES)
+    first = api.prune(tmp_path / "dense", "magnitude", 0.3, data=str(table), out=tmp_path / "first")
+    tune = [text.replace("train", "finetune") for text in settings[1:]]
+    places = {"out": tmp_path / "second", "data": str(table)}
+    api.prune(tmp_path / "first", method, 0.5, finetune_epochs=1, settings=tune, **places)  # type: ignore[arg-type]
+    pruning = read_record(tmp_path / "second").pruning
+    assert pruning is not None
+    assert pruning.given_nonzero == first.nonzero
+    assert pruning.realised == round(0.5 * pruning.total)
+    before, after = (load_model(tmp_path / name).masks for name in ("first", "second"))
+    assert not any((after[name] & ~mask).any() for name, mask in before.items())
+
+
+def test_pruning_again_goes_on_from_the_model_and_not_from_how_it_was_tuned(table: Path, tmp_path: Path) -> None:
+    settings = [f"train.{key}={value}" for key, value in TRAIN.items()]
+    api.train("dlinear", str(table), out=tmp_path / "dense", settings=settings, **SIZES)
+    tune = [text.replace("train", "finetune") for text in settings[1:]]
+    tune += ["finetune.distill=0.5", "prune.training_updates=3"]
+    places = {"out": tmp_path / "first", "data": str(table)}
+    api.prune(tmp_path / "dense", "acdc", 0.3, finetune_epochs=1, settings=tune, **places)  # type: ignore[arg-type]
+    api.prune(tmp_path / "first", "magnitude", 0.5, data=str(table), out=tmp_path / "second")
+    record = read_record(tmp_path / "second")
+    assert (record.stage, record.fit) == ("prune", None)
+
+
 def test_distillation_has_the_model_before_pruning_for_its_teacher(table: Path, tmp_path: Path) -> None:
     settings = [f"train.{key}={value}" for key, value in TRAIN.items()]
     api.train("dlinear", str(table), out=tmp_path / "dense", settings=settings, **SIZES)
