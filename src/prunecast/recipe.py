@@ -269,6 +269,11 @@ class PruneConfig(Section):
     step: float | None = Field(
         None, gt=0, lt=1, description="share removed at a time, scores renewed in between; all at once when absent"
     )
+    recovery: str | None = Field(
+        None,
+        exclude_if=lambda recovery: recovery is None,
+        description="how what stays makes good what went: ridge, none; the method's own when absent",
+    )
     calibration_batches: int = Field(
         CALIBRATION_BATCHES,
         ge=1,

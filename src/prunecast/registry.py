@@ -114,6 +114,25 @@ METHODS = Registry(
         "structured-ema-taylor": "prunecast.prune.methods:STRUCTURED_EMA_TAYLOR",
         "structured-flap": "prunecast.prune.methods:STRUCTURED_FLAP",
         "structured-loo": "prunecast.prune.methods:STRUCTURED_LEAVE_ONE_OUT",
+        "unstructured": "prunecast.prune.methods:UNSTRUCTURED",
+        "obc": "prunecast.prune.methods:OBC",
+        "obc-layer": "prunecast.prune.methods:OBC_LAYER",
+        "sparsegpt": "prunecast.prune.methods:SPARSEGPT",
+        "alps": "prunecast.prune.methods:ALPS",
+        "forward": "prunecast.prune.methods:FORWARD",
+        "obc-2:4": "prunecast.prune.methods:OBC_2_4",
+        "sparsegpt-2:4": "prunecast.prune.methods:SPARSEGPT_2_4",
+        "wanda-2:4": "prunecast.prune.methods:WANDA_2_4",
+        "magnitude-2:4": "prunecast.prune.methods:MAGNITUDE_2_4",
+        "obc-1x4": "prunecast.prune.methods:OBC_1X4",
+        "obc-1x16": "prunecast.prune.methods:OBC_1X16",
+        "obc-16x1": "prunecast.prune.methods:OBC_16X1",
+        "magnitude-1x16": "prunecast.prune.methods:MAGNITUDE_1X16",
+        "wanda": "prunecast.prune.methods:WANDA",
+        "ria": "prunecast.prune.methods:RIA",
+        "wanda-owl": "prunecast.prune.methods:WANDA_OWL",
+        "magnitude-erk": "prunecast.prune.methods:MAGNITUDE_ERK",
+        "magnitude-lamp": "prunecast.prune.methods:MAGNITUDE_LAMP",
     },
 )
 
@@ -131,6 +150,8 @@ SCORES = Registry(
         "mode-energy": "prunecast.prune.mode_scores:mode_energy",
         "unit-fluctuation": "prunecast.prune.scores:unit_fluctuation",
         "unit-leave-one-out": "prunecast.prune.scores:unit_leave_one_out",
+        "wanda": "prunecast.prune.layerwise:wanda_scores",
+        "ria": "prunecast.prune.layerwise:ria_scores",
     },
 )
 
@@ -139,6 +160,12 @@ ALLOCATIONS = Registry(
     {
         "global": "prunecast.prune.allocate:global_masks",
         "layer": "prunecast.prune.allocate:layer_masks",
+        "row": "prunecast.prune.allocate:row_masks",
+        "erk": "prunecast.prune.allocate:erk_masks",
+        "lamp": "prunecast.prune.allocate:lamp_masks",
+        "owl": "prunecast.prune.allocate:owl_masks",
+        "map-uniform": "prunecast.prune.layerwise:uniform_blocks",
+        "map-damage": "prunecast.prune.layerwise:damage_blocks",
         "unit-uniform": "prunecast.prune.allocate:uniform_priorities",
         "unit-global": "prunecast.prune.allocate:global_priorities",
     },
@@ -148,6 +175,7 @@ GRANULARITIES = Registry(
     "granularity",
     {
         "element": "prunecast.prune.unstructured:ELEMENT",
+        "update": "prunecast.prune.layerwise:UPDATE",
         "unit": "prunecast.prune.structured:UNIT",
     },
 )
@@ -162,6 +190,23 @@ SCHEDULES = Registry(
     },
 )
 """How masks change in training."""
+
+SOLVERS = Registry(
+    "solver",
+    {
+        "obc": "prunecast.prune.second_order:obc",
+        "forward": "prunecast.prune.second_order:forward",
+        "alps": "prunecast.prune.second_order:alps",
+        "sparsegpt": "prunecast.prune.second_order:sparse_gpt",
+        "least-damage": "prunecast.prune.second_order:least_damage",
+        "magnitude": "prunecast.prune.layerwise:by_magnitude",
+        "wanda": "prunecast.prune.layerwise:by_wanda",
+    },
+)
+"""How the weights of a linear map are chosen and solved for."""
+
+RECOVERIES = Registry("recovery", {"ridge": "prunecast.prune.second_order:ridge"})
+"""How a linear map is solved anew after pruning."""
 
 METRICS = Registry(
     "metric",

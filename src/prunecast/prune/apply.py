@@ -14,10 +14,11 @@ from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank
 from prunecast.prune.masks import apply_masks, check_masks
-from prunecast.prune.methods import Cost, Granularity, Masks, Method, Pruned, Statistics, Task, WeightCost
+from prunecast.prune.methods import NO_RECOVERY, Cost, Granularity, Masks, Pruned, Statistics, Task, WeightCost
+from prunecast.prune.regression import Solve, reconstruct
 from prunecast.prune.schedule import MasksInTraining, Updates, in_steps
 from prunecast.recipe import PruneConfig
-from prunecast.registry import GRANULARITIES, METHODS, SCHEDULES
+from prunecast.registry import GRANULARITIES, METHODS, RECOVERIES, SCHEDULES
 
 
 def prune_model(
@@ -49,7 +50,12 @@ def prune_model(
     task = _task(model, config, statistics, {} if masks is None else masks, cost=cost, weight_cost=weight_cost)
     task.method.check_epochs(0)
     granularity = _granularity(task)
-    return granularity.prune(task) if config.step is None else in_steps(task, granularity)
+    pruned = granularity.prune(task) if config.step is None else in_steps(task, granularity)
+    if granularity.updates or task.recovery == NO_RECOVERY:
+        return pruned
+    solve: Solve = RECOVERIES.load(task.recovery)
+    reconstruct(model, pruned.model, solve, task.statistics, keep=pruned.keep, masks=pruned.masks)
+    return pruned
 
 
 def prune_in_training(
@@ -127,24 +133,26 @@ def _task(
 ) -> Task:
     """Returns what is to be done, once masks fit the model and a method that looks at data has some."""
     check_masks(model, masks)
-    method: Method = METHODS.load(config.method)
-    if method.needs_data and statistics.data is None:
-        raise UserError(f"method {method.name!r} looks at data, expected batches of the training part, found none")
-    return Task(
+    task = Task(
         model=model,
         config=config,
-        method=method,
+        method=METHODS.load(config.method),
         statistics=statistics,
         cost=cost,
         weight_cost=weight_cost,
         masks=masks,
     )
+    if task.recovery != NO_RECOVERY:
+        RECOVERIES.check(task.recovery)
+    if task.needs_data and statistics.data is None:
+        raise UserError(f"method {config.method!r} looks at data, expected batches of the training part, found none")
+    return task
 
 
 def _granularity(task: Task) -> Granularity:
     """Returns what goes at once, once no option is without meaning for the method."""
-    foreign = () if task.method.needs_data else ("calibration_batches", "calibration_seed")
-    for option in (*foreign, *(("step",) if task.method.trains else ("training_share", "training_updates"))):
+    foreign = () if task.needs_data else ("calibration_batches", "calibration_seed")
+    for option in (*foreign, *(("step", "recovery") if task.method.trains else ("training_share", "training_updates"))):
         task.refuse(option)
     granularity: Granularity = GRANULARITIES.load(task.method.granularity)
     return granularity

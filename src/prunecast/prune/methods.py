@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # `prunecast list methods` answers without torch
     from prunecast.models.base import ForecasterConfig, ForecastModel, Keep
 
 
+NO_RECOVERY = "none"
+"""What stays keeps its weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A recipe: score x granularity x allocation.
@@ -48,6 +52,8 @@ class Method:
     budget: Literal["share", "pattern", "latency"] = "share"
     schedule: str | None = None
     needs_data: bool = False
+    blocks: str = "1x1"
+    recovery: str = NO_RECOVERY
     per_cost: bool = False
 
     @property
@@ -75,11 +81,13 @@ class Granularity:
     Attributes:
         prune: does it.
         shrinks: whether the model becomes physically smaller, so that a dense one of its size can be trained.
+        updates: whether what stays makes good what went already: there is nothing left for a recovery to do.
         check: refuses a budget that no weights could meet, before any are trained; None where every share can be met.
     """
 
     prune: Callable[[Task], Pruned]
     shrinks: bool = False
+    updates: bool = False
     check: Callable[[Task], None] | None = None
 
 
@@ -147,6 +155,16 @@ class Task:
     def of(self) -> BudgetOf:
         """What the share is a share of."""
         return self.config.of or self.method.default_of
+
+    @property
+    def recovery(self) -> str:
+        """How what stays makes good what went: as the recipe says, or else the method."""
+        return self.config.recovery or self.method.recovery
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether there have to be batches of the training part."""
+        return self.method.needs_data or self.recovery != NO_RECOVERY
 
     def refuse(self, option: str) -> None:
         """Checks that an option without meaning for the method was left alone.
@@ -276,4 +294,73 @@ STRUCTURED_LEAVE_ONE_OUT = replace(
     name="structured-loo",
     summary="the same by its slope, so that units of a module add up to the loss without it",
     score="unit-leave-one-out",
+)
+OBC = Method(
+    name="obc",
+    summary="the weights go whose loss costs the forecast least once their layer has made up for it, layer by layer",
+    score="obc",
+    granularity="update",
+    allocation="map-damage",
+    default_of="prunable",
+    control="random",
+    needs_data=True,
+    recovery="ridge",
+)
+UNSTRUCTURED = replace(
+    OBC,
+    name="unstructured",
+    summary="the best of its kind: obc, or splitting where layers are wide",
+    score="least-damage",
+)
+OBC_LAYER = replace(OBC, name="obc-layer", summary="obc, the same share everywhere", allocation="map-uniform")
+SPARSEGPT = replace(
+    OBC_LAYER, name="sparsegpt", summary="one pass over a layer's inputs (SparseGPT)", score="sparsegpt"
+)
+ALPS = replace(OBC_LAYER, name="alps", summary="weights and zeros settle in turn (ALPS)", score="alps")
+FORWARD = replace(
+    OBC_LAYER, name="forward", summary="weights are added to none, the one that helps most first", score="forward"
+)
+OBC_2_4 = replace(
+    OBC_LAYER,
+    name="obc-2:4",
+    summary="obc, two of four weights beside each other stay",
+    budget="pattern",
+    blocks="2:4",
+)
+SPARSEGPT_2_4 = replace(OBC_2_4, name="sparsegpt-2:4", summary="SparseGPT in that pattern", score="sparsegpt")
+WANDA_2_4 = replace(
+    OBC_2_4, name="wanda-2:4", summary="Wanda in that pattern, no update", score="wanda", recovery=NO_RECOVERY
+)
+MAGNITUDE_2_4 = replace(WANDA_2_4, name="magnitude-2:4", summary="magnitude in that pattern", score="magnitude")
+OBC_1X4 = replace(OBC, name="obc-1x4", summary="obc, four weights of an output at once", blocks="1x4")
+OBC_1X16 = replace(OBC, name="obc-1x16", summary="obc, sixteen weights of an output at once", blocks="1x16")
+OBC_16X1 = replace(OBC, name="obc-16x1", summary="obc, the weights of sixteen outputs at once", blocks="16x1")
+MAGNITUDE_1X16 = replace(
+    OBC_1X16,
+    name="magnitude-1x16",
+    summary="sixteen weights of an output at once by their norm, the same share everywhere",
+    score="magnitude",
+    allocation="map-uniform",
+    recovery=NO_RECOVERY,
+)
+WANDA = replace(
+    MAGNITUDE,
+    name="wanda",
+    summary="weight times the norm of what it reads, the same share of each output (Wanda)",
+    score="wanda",
+    allocation="row",
+    needs_data=True,
+)
+RIA = replace(WANDA, name="ria", summary="relative importance and activations (RIA)", score="ria")
+WANDA_OWL = replace(
+    WANDA, name="wanda-owl", summary="Wanda, fewer where more weights are outliers (OWL)", allocation="owl"
+)
+MAGNITUDE_ERK = replace(
+    MAGNITUDE, name="magnitude-erk", summary="magnitude, more from layers that are wide (ERK)", allocation="erk"
+)
+MAGNITUDE_LAMP = replace(
+    MAGNITUDE,
+    name="magnitude-lamp",
+    summary="magnitude as a share of what stays in the layer (LAMP)",
+    allocation="lamp",
 )

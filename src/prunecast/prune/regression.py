@@ -33,6 +33,9 @@ from prunecast.prune.shrink import cut
 RIDGE = 1e-3
 """What holds a solution to the weights it starts from, in shares of the mean variance of the inputs."""
 
+_ROUNDING = 1e-12
+"""Of sums in float64, as a share of what is summed; generously."""
+
 MapName = tuple[str, str]
 """The layer that is called, and the map's name in it: empty for a linear layer."""
 
@@ -81,7 +84,8 @@ class Problem:
         """The inputs' second moments and the ridge that holds the solution to where it starts."""
         xx_GII = self.moments.xx_GII
         level_G11 = RIDGE * xx_GII.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
-        level_G11 = level_G11.clamp_min(torch.finfo(torch.float32).tiny)  # inputs that are constant decide nothing
+        # inputs that are constant vary by rounding alone, which decides nothing
+        level_G11 = level_G11.clamp_min(_ROUNDING * (1 + float(self.moments.mean_GI.square().mean())))
         return xx_GII + level_G11 * torch.eye(xx_GII.shape[1], dtype=xx_GII.dtype)
 
     @property
@@ -126,16 +130,16 @@ def maps_of(model: ForecastModel) -> dict[MapName, LinearMap]:
         if isinstance(module, Layer):
             for label, own in module.linear_maps().items():
                 found[name, label] = own
-                inside.update(_full(name, parameter) for parameter in own.parameters)
+                inside.update(full_name(name, parameter) for parameter in own.parameters)
     for name, module in model.named_modules():
         for label, own in model.maps_of_part(name, module).items():
-            if not inside.intersection(_full(name, parameter) for parameter in own.parameters):
+            if not inside.intersection(full_name(name, parameter) for parameter in own.parameters):
                 found[name, label] = own
     unused = set(model.unused_parameters())
     return {
         key: own
         for key, own in found.items()
-        if not all(_full(key[0], parameter) in unused for parameter in own.parameters)
+        if not all(full_name(key[0], parameter) in unused for parameter in own.parameters)
     }
 
 
@@ -153,6 +157,7 @@ def reconstruct(
     *,
     keep: Keep | None = None,
     masks: Masks | None = None,
+    fits_norms: bool = True,
 ) -> Solved:
     """Solves every linear map of a pruned model, in the order of computing, and fits its norms.
 
@@ -163,18 +168,20 @@ def reconstruct(
         statistics: with windows of the training part.
         keep: which units of the dense model the pruned one has; all when None.
         masks: of the pruned model's parameters; weights outside of them stay zero.
+        fits_norms: whether scale and shift of norms are fitted too.
 
     Raises:
         UserError: without data, or when the two models cannot be compared layer by layer.
     """
     windows = Batch(*(torch.cat(parts) for parts in zip(*statistics.batches, strict=True)))
-    walk = _Walk(dense.eval(), pruned.eval(), keep or {}, dict(masks or {}), solve)
+    walk = _Walk(dense.eval(), pruned.eval(), keep or {}, dict(masks or {}), solve, fits_norms)
     with torch.no_grad():
         walk.run(windows)
     return Solved(pruned, walk.masks)
 
 
-def _full(layer: str, name: str) -> str:
+def full_name(layer: str, name: str) -> str:
+    """Returns the name from the model of what has a name from a layer."""
     return ".".join(part for part in (layer, name) if part)
 
 
@@ -198,13 +205,13 @@ def _origins(dense: ForecastModel, pruned: ForecastModel, keep: Keep) -> dict[Ma
     stride = 1 << 32
     numbers: dict[str, Tensor] = {}
     for place, ((layer, _), own) in enumerate(sources):
-        shape = own.matrix({name: parameters[_full(layer, name)] for name in own.parameters}).shape
+        shape = own.matrix({name: parameters[full_name(layer, name)] for name in own.parameters}).shape
         rows = torch.arange(shape[0] * shape[1]).view(shape[0], shape[1], 1) + place * stride
-        numbers |= {_full(layer, name): ids for name, ids in own.tensors(rows.expand(shape).clone()).items()}
+        numbers |= {full_name(layer, name): ids for name, ids in own.tensors(rows.expand(shape).clone()).items()}
     left = cut(numbers, dense.groups(), keep)
     origins = {}
     for (layer, label), own in {**maps_of(pruned), **_norms(pruned)}.items():
-        ids = own.matrix({name: left[_full(layer, name)] for name in own.parameters})[:, :, 0].flatten()
+        ids = own.matrix({name: left[full_name(layer, name)] for name in own.parameters})[:, :, 0].flatten()
         origins[layer, label] = _Rows(sources[int(ids[0]) // stride][0], ids % stride)
     return origins
 
@@ -318,12 +325,14 @@ class _Walk:
     keep: Keep
     masks: dict[str, Tensor]
     solve: Solve
+    fits_norms: bool
     sums: dict[MapName, _Sums] = field(default_factory=dict)
     start: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self, batch: Batch) -> None:
         """Solves all maps and fits all norms."""
-        self.maps, self.dense_maps, norms = maps_of(self.pruned), maps_of(self.dense), _norms(self.pruned)
+        self.maps, self.dense_maps = maps_of(self.pruned), maps_of(self.dense)
+        norms = _norms(self.pruned) if self.fits_norms else {}
         self.origins = _origins(self.dense, self.pruned, self.keep)
         groups = {group.name: group.kind for group in self.dense.groups()}
         self.routers = {name: units for name, units in self.keep.items() if groups[name] == "router"}
@@ -388,14 +397,14 @@ class _Walk:
         y_GNO = self._target(origin, dense_GNI, len(x_GNI))
         if x_GNI.shape[1] != y_GNO.shape[1]:
             raise UserError(
-                f"recovery ridge: {_full(*key)} reads {x_GNI.shape[1]} tokens, {y_GNO.shape[1]} in the dense model"
+                f"recovery ridge: {full_name(*key)} reads {x_GNI.shape[1]} tokens, {y_GNO.shape[1]} in the dense model"
             )
         sums = self.sums.setdefault(key, _Sums())
         sums.add(x_GNI, y_GNO)
-        weights = {name: self.start[_full(layer, name)] for name in own.parameters}
-        bias_O = None if own.bias is None else self.start[_full(layer, own.bias)]
+        weights = {name: self.start[full_name(layer, name)] for name in own.parameters}
+        bias_O = None if own.bias is None else self.start[full_name(layer, own.bias)]
         moments = sums.moments(centred=bias_O is not None)
-        self._write(key, self.solve(Problem(_full(*key), own.matrix(weights), bias_O, support_GOI, moments)))
+        self._write(key, self.solve(Problem(full_name(*key), own.matrix(weights), bias_O, support_GOI, moments)))
 
     def _target(self, origin: _Rows, dense_GNI: Tensor, groups: int) -> Tensor:
         """Returns what a map should give, (G, N, O): the rows of the dense map's result that are left."""
@@ -405,21 +414,21 @@ class _Walk:
 
     def _support(self, key: MapName) -> Tensor | None:
         (layer, _), own = key, self.maps[key]
-        held = {name: self.masks.get(_full(layer, name)) for name in own.parameters}
+        held = {name: self.masks.get(full_name(layer, name)) for name in own.parameters}
         if all(mask is None for mask in held.values()):
             return None
-        ones = {name: torch.ones_like(self.start[_full(layer, name)]) for name in held}
+        ones = {name: torch.ones_like(self.start[full_name(layer, name)]) for name in held}
         return own.matrix({name: ones[name] if mask is None else mask.double() for name, mask in held.items()}) > 0
 
     def _write(self, key: MapName, solution: Solution) -> None:
         (layer, _), own = key, self.maps[key]
         if solution.mask_GOI is not None:
             masks = own.tensors(solution.mask_GOI)
-            self.masks |= {_full(layer, name): mask.clone() for name, mask in masks.items()}
+            self.masks |= {full_name(layer, name): mask.clone() for name, mask in masks.items()}
         for name, weight in own.tensors(solution.weight_GOI).items():
-            self.pruned.get_parameter(_full(layer, name)).copy_(weight)
+            self.pruned.get_parameter(full_name(layer, name)).copy_(weight)
         if own.bias is not None and solution.bias_O is not None:
-            self.pruned.get_parameter(_full(layer, own.bias)).copy_(solution.bias_O)
+            self.pruned.get_parameter(full_name(layer, own.bias)).copy_(solution.bias_O)
 
     def _fit_norm(self, key: MapName, result_ND: Tensor, target_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts each unit of a norm so that it comes nearest to its target; returns by how much."""
@@ -460,9 +469,9 @@ class _Sums:
 def _result(model: nn.Module, key: MapName, own: LinearMap, x_GNI: Tensor) -> Tensor:
     """Returns what a map makes of its features, (G, N, O)."""
     layer = key[0]
-    matrix_GOI = own.matrix({name: model.get_parameter(_full(layer, name)) for name in own.parameters})
+    matrix_GOI = own.matrix({name: model.get_parameter(full_name(layer, name)) for name in own.parameters})
     y_GNO = x_GNI @ matrix_GOI.mT
-    return y_GNO if own.bias is None else y_GNO + model.get_parameter(_full(layer, own.bias))
+    return y_GNO if own.bias is None else y_GNO + model.get_parameter(full_name(layer, own.bias))
 
 
 def _rows_of(x: Tensor) -> Tensor:

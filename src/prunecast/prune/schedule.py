@@ -48,7 +48,10 @@ def in_steps(task: Task, granularity: Granularity) -> Pruned:
         rest = _rest(last.outcome)
         missing = round(config.sparsity * number / count * total) - (total - rest)
         if missing > 0:  # the step before may have gone further than was asked for, by less than a unit
+            before = last.keep
             last = granularity.prune(replace(_asking(task, missing / rest), model=last.model, masks=last.masks))
+            left = {name: before[name][units] if name in before else units for name, units in last.keep.items()}
+            last = replace(last, keep={**before, **left})
     sizes = {name: size for name, (_, size) in first.outcome.kept_units.items()}
     whole = {
         "total": total,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from prunecast.data.series import Series, find_beside
 from prunecast.errors import UserError, near
 from prunecast.models.base import ForecasterConfig
-from prunecast.prune.methods import Granularity, Method
+from prunecast.prune.methods import NO_RECOVERY, Granularity, Method
 from prunecast.recipe import (
     DataConfig,
     DatasetEntry,
@@ -172,20 +172,26 @@ class _Cell:
     def methods(self, grid: PruneGrid) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the methods of a line of the grid with their settings, and the random control of each."""
         methods: dict[str, Method] = {name: METHODS.load(name) for name in grid.methods}
-        if "random" in self.study.controls:
-            twins = dict.fromkeys(method.control for method in methods.values() if method.control is not None)
-            methods |= {twin: METHODS.load(twin) for twin in twins}
-        for name, method in methods.items():
-            settings = grid.settings
-            if method.is_control:  # it looks at no data and needs no training, and may share a line with one that does
-                foreign = ("calibration_", "training_")
-                settings = {key: value for key, value in settings.items() if not key.startswith(foreign)}
-            yield name, settings
+        for name in methods:
+            yield name, grid.settings
+        if "random" not in self.study.controls:
+            return
+        for method in methods.values():
+            if method.control is not None and method.control not in methods:
+                recovery = grid.settings.get("recovery", method.recovery)
+                # it looks at no data but to make good what went, in the way of the method that it stands beside
+                settings = {
+                    key: value
+                    for key, value in grid.settings.items()
+                    if recovery != NO_RECOVERY or not key.startswith("calibration_")
+                }
+                yield method.control, settings | ({} if recovery == NO_RECOVERY else {"recovery": recovery})
 
     def variant(self, dense: Job, config: PruneConfig) -> Iterator[Job]:
         chain = replace(self.chain, recipe=self.chain.recipe.model_copy(update={"prune": config}))
-        cell, name = replace(self, chain=chain), f"{config.method} {config.sparsity:g}"
         method: Method = METHODS.load(config.method)
+        repaired = "" if config.recovery in (None, method.recovery) else f" {config.recovery}"
+        cell, name = replace(self, chain=chain), f"{config.method}{repaired} {config.sparsity:g}"
         method.check_epochs(chain.recipe.finetune.epochs if True in self.study.finetune else 0)
         *bare, last = chain.prune(dense.fingerprint, name)
         pruned, tuned = (bare[0], last) if bare else (last, None)
