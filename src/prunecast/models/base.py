@@ -218,9 +218,6 @@ class Layer(nn.Module):
     scales_units: ClassVar[bool] = False
     """Whether the last it does is to scale each unit by its `weight` and to shift it by its `bias`, as LayerNorm."""
 
-    side_by_side: ClassVar[tuple[str, ...]] = ()
-    """Names of parts, or of own maps, none of which reads another's result."""
-
     def linear_maps(self) -> Mapping[str, LinearMap]:
         """Returns the linear maps that this layer computes itself: name -> map; its linear layers below are known."""
         return {}

@@ -37,7 +37,6 @@ class DLinear(ForecastModel):
     """
 
     Config = DLinearConfig
-    side_by_side = ("seasonal", "trend")
     learning_rate = 1e-3  # at the Transformers' rate a linear map is far from done after ten epochs
     config: DLinearConfig
     window_LL: Tensor

@@ -357,8 +357,6 @@ AnyFourierBlock = FourierBlock | FourierCrossBlock
 class FourierAttention(Layer):
     """What a layer has for itself: projections to and from a block that it shares with the other layers."""
 
-    side_by_side = ("query", "key")
-
     def __init__(self, width: int, memory_width: int, block: AnyFourierBlock, block_name: str = "block") -> None:
         """Builds the projections.
 

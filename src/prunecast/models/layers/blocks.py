@@ -136,8 +136,6 @@ def sinusoids(length: int, width: int) -> Tensor:
 class Projections(Layer):
     """What every attention has: maps from a stream and its memory to heads, and from the heads to the stream."""
 
-    side_by_side = ("query", "key", "value")
-
     def __init__(self, width: int, memory_width: int, heads: int, head_size: int) -> None:
         super().__init__()
         self.heads, self.head_size = heads, head_size
