@@ -511,7 +511,7 @@ def forecast(
             f"{source} was imported without data, so that its scaler is not known; "
             "import the checkpoint with --data NAME|FILE to forecast"
         )
-    table = read_table(data, opened.metadata.data)
+    table = read_table(data, opened.metadata.data, opened.metadata.data.reading)
     found = forecast_table(opened.metadata, opened.predictor(), table, fill=fill, origin=origin, origins=origins)
     written = found.written()
     with new_file(out) as path:

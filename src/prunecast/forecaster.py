@@ -85,7 +85,7 @@ class Forecaster:
         table = (
             table_of(history)
             if isinstance(history, pd.DataFrame | pd.Series)
-            else read_table(Path(history), saved.metadata.data)
+            else read_table(Path(history), saved.metadata.data, saved.metadata.data.reading)
         )
         predict = eager_predictor(saved)
         return forecast_table(saved.metadata, predict, table, fill=fill, origin=origin, origins=origins)

@@ -41,7 +41,7 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 """Which features each set of `data.freq` has, in order."""
 
 _DAY = np.timedelta64(1, "D")
-_ZERO = np.timedelta64(0)
+_SOME = 1 << 16
 
 
 def calendar_features(times: Times, freq: str) -> NDArray[np.float32]:
@@ -76,6 +76,11 @@ def from_wall(wall: Times, zone: str | None) -> Times:
     return np.asarray(index.to_numpy(), dtype="datetime64[ns]")
 
 
+def distinct_times(times: Times) -> Times:
+    """Returns times in order, each once: themselves, not a copy, where they are so."""
+    return times if (times[1:] > times[:-1]).all() else np.unique(times)
+
+
 # The step of a series
 
 
@@ -108,7 +113,7 @@ def grid_of(times: Times, zone: str | None = None, step: str | None = None) -> G
         zone: of the times.
         step: the one to look for first, a trained model's: taken when the times follow it with few gaps.
     """
-    if len(times) < 2 or (np.diff(times) <= _ZERO).any():
+    if len(times) < 2 or (times[1:] <= times[:-1]).any():
         return None
     known = None if step is None else _known_grid(times, zone, step)
     if known is not None and known.missing <= len(times):
@@ -139,8 +144,12 @@ def _known_grid(times: Times, zone: str | None, step: str) -> Grid | None:
 
 
 def _even_grid(times: Times, name: str, step: np.timedelta64) -> Grid | None:
-    offsets = times - times[0]
-    return None if (offsets % step).astype(np.int64).any() else Grid(name, (offsets // step).astype(np.int64))
+    places = (times - times[0]).astype("timedelta64[ns]", copy=False).view(np.int64)
+    length = int(step.astype("timedelta64[ns]").astype(np.int64))
+    # of large series no copy is made
+    if any((places[row : row + _SOME] % length).any() for row in range(0, len(places), _SOME)):
+        return None
+    return Grid(name, np.floor_divide(places, length, out=places))
 
 
 def frequency_of(times: Times, zone: str | None = None) -> str | None:
@@ -157,8 +166,11 @@ def usual_frequency(times: Times, zone: str | None = None) -> str:
 
 def usual_step(times: Times) -> np.timedelta64:
     """Returns the most frequent difference between neighbours; the shortest of equally frequent ones."""
-    steps, counts = np.unique(np.diff(times), return_counts=True)
-    step: np.timedelta64 = steps[counts.argmax()]
+    steps = np.diff(times)
+    if (steps != steps[0]).any():
+        steps, counts = np.unique(steps, return_counts=True)
+        steps = steps[counts.argmax() :]
+    step: np.timedelta64 = steps[0]
     return step
 
 

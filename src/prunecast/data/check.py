@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from prunecast.data import catalog, describe
-from prunecast.data.calendar import season_of, usual_frequency
+from prunecast.data.calendar import distinct_times, season_of, usual_frequency
 from prunecast.data.files import read_table, table_of
 from prunecast.data.frames import Frame, frame_of_table
 from prunecast.data.gaps import (
@@ -170,7 +170,7 @@ def check_data(
         from prunecast.data.picture import write_picture
 
         write_picture(plot, whole, lengths)
-    distinct, windows = np.unique(times), tuple(describe.common_window_counts(lengths))
+    distinct, windows = distinct_times(times), tuple(describe.common_window_counts(lengths))
     return DataCheck(
         rows=len(frame),
         start=iso(times[0], zone) if times.size else None,

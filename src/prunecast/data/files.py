@@ -26,9 +26,11 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from prunecast.data.large import HEAD_BYTES, HEAD_ROWS, plain_types, read_blocks
+from prunecast.data.large import HEAD_BYTES, HEAD_ROWS, NOTHING, plain_types, read_blocks
+from prunecast.data.times import TimesByBlock, plain_texts
 from prunecast.errors import UserError
 from prunecast.recipe import ReadOptions
+from prunecast.records import Reading
 
 MAX_CELLS = 500_000_000
 """A file that unfolds into more values is refused, and one that is small and holds many of them: see `_check_cells`."""
@@ -59,29 +61,32 @@ class Table:
         sha256: of its content.
         columns: a pyarrow table; names without blanks around them.
         delimiter: between the columns of a CSV file; None for other files.
+        times: of a large file, read with it; how they are settled says the column of times where it is None.
     """
 
     name: str
     sha256: str
     columns: pa.Table
     delimiter: str | None = None
+    times: TimesByBlock | None = None
 
 
-def read_table(path: Path, options: ReadOptions | None = None) -> Table:
+def read_table(path: Path, options: ReadOptions | None = None, known: Reading | None = None) -> Table:
     """Reads a CSV, Parquet or Feather file, also one packed by gzip; the content decides which it is.
 
-    A large CSV file of plain numbers is read block by block, its numbers as such.
+    A large CSV file of plain numbers is read block by block, its times and numbers as such.
 
     Args:
         path: of the file.
         options: how it will be read; the delimiter of a CSV file is found by itself where they name none.
+        known: how a model's own file was read.
 
     Raises:
         UserError: when it cannot be read or is none of these.
     """
     options = options or ReadOptions()
     if exists(path) and path.is_file() and path.stat().st_size >= LARGE_BYTES:
-        table = _read_large(path, options)
+        table = _read_large(path, options, known)
         if table is not None:
             return table
     content = read_content(path)
@@ -304,11 +309,11 @@ def _uneven(text: str, delimiter: str, expected: int) -> str | None:
     return f"row {row} has {found} cells, expected {expected} as in the header; the delimiter is {delimiter!r}"
 
 
-def _read_large(path: Path, options: ReadOptions) -> Table | None:
+def _read_large(path: Path, options: ReadOptions, known: Reading | None) -> Table | None:
     """Returns a CSV file that is read block by block; None where its head, or an option, leaves any doubt about it.
 
-    One column, the times, is kept as text, and those that are dropped; all others must hold plain numbers, each of
-    which reads as one number alone, so that what is found out about the marks is what their texts would say.
+    One column is that of the times, and those that are dropped may be texts; all others must hold plain numbers, each
+    of which reads as one number alone, so that what is found out about the marks is what their texts would say.
     """
     if options.series_column is not None or options.decimal == "," or options.thousands is not None:
         return None
@@ -326,15 +331,24 @@ def _read_large(path: Path, options: ReadOptions) -> Table | None:
     if types is None or len(set(names) - {""}) < len(names) or len(names) > MAX_COLUMNS:
         return None
     kept = [name for name, kind in zip(names, types, strict=True) if kind is None and name not in options.drop]
-    time = options.time_column or next((name for name in names if name.casefold() in TIME_NAMES), None)
-    if len(kept) != 1 or time not in (None, kept[0]) or len(delimiter.encode()) > 1:
+    named = (name for name in names if name.casefold() in TIME_NAMES)
+    time = options.time_column or next(chain(named, kept), None)
+    if time not in names or set(kept) - {time} or len(delimiter.encode()) > 1:
         return None
+    column = names.index(time)
+    types[column] = None
     kinds = {name: kind or pa.string() for name, kind in zip(rows[0], types, strict=True)}
     length = sum(map(len, chain.from_iterable(rows))) / len(rows) + len(names)
-    read = read_blocks(path, delimiter, kinds, int(1.1 * path.stat().st_size / length))
+    expected = int(1.1 * path.stat().st_size / length)
+    cells = pa.array([None if row[column] in NOTHING else row[column] for row in rows[1:]], pa.string())
+    try:
+        times = TimesByBlock(time, plain_texts(cells), options, known, expected)
+    except UserError:  # said in the usual way
+        return None
+    read = read_blocks(path, delimiter, kinds, rows[0][column], times, rows=expected)
     if read is None or read[0].num_rows == 0:
         return None
-    return Table(path.name, read[1], read[0].rename_columns(names), delimiter)
+    return Table(path.name, read[1], read[0].rename_columns(names), delimiter, times)
 
 
 def _delimiter(text: str) -> str:

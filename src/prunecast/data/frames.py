@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunecast.data.calendar import grid_of
+from prunecast.data.calendar import distinct_times, grid_of
 from prunecast.data.files import TIME_NAMES, Table
 from prunecast.data.gaps import in_order, repeats_note
 from prunecast.data.numbers import is_text, number_marks, numbers_of
@@ -68,14 +68,14 @@ def frame_of_table(
     """
     columns = _without_blanks(table.columns)
     try:
-        return _frame(columns, table.delimiter, options, wanted, known)
+        return _frame(columns, table, options, wanted, known)
     except UserError as error:
         return Frame(pd.DataFrame(index=pd.DatetimeIndex([None] * len(columns))), Reading(), "", (), (str(error),))
 
 
 def _frame(
     columns: pa.Table,
-    delimiter: str | None,
+    table: Table,
     options: ReadOptions,
     wanted: Sequence[str] | re.Pattern[str] | None,
     known: Reading | None,
@@ -88,17 +88,22 @@ def _frame(
     if long is not None and long not in names:
         raise UserError(f"data.series_column: no column {long!r}; {near(long, names)}")
     columns = _without_blank_rows(columns, options)
-    read = read_times(*time_cells(columns, time_name), options, known)
+    if table.times is not None:
+        read = table.times.whole(len(columns))
+    else:
+        read = read_times(*_time_cells(columns, time_name), options, known)
     others = [name for name in names if name not in (*_listed(time_name), long)]
     chosen, problems = _chosen(others, None if long else wanted, options.drop)
     numbers = columns.select(chosen)
-    marks = number_marks(dict(zip(chosen, numbers.columns, strict=True)), delimiter, options, known)
+    marks = number_marks(dict(zip(chosen, numbers.columns, strict=True)), table.delimiter, options, known)
     values_TN = np.empty((len(columns), len(chosen)), order="F")  # as pandas keeps it: it makes no copy
     unreadable = []
     for position, name in enumerate(chosen):
         values_TN[:, position], problem = numbers_of(name, numbers.column(name), marks)
         unreadable.append(problem)
-    frame = pd.DataFrame(values_TN, pd.DatetimeIndex(read.times_T), pd.Index(chosen, dtype=object), copy=False)
+    frame = pd.DataFrame(
+        values_TN, pd.DatetimeIndex(read.times_T, copy=False), pd.Index(chosen, dtype=object), copy=False
+    )
     missing = tuple(column.null_count for column in numbers.columns)
     problems = [*filter(None, [read.problem]), *problems, *filter(None, unreadable)]
     notes = list(read.notes)
@@ -130,7 +135,7 @@ def _zone(read: ReadTimes, frame: pd.DataFrame, options: ReadOptions) -> str | N
     """Returns the zone of times; UTC where they are days apart there, and not by the file's clocks."""
     if read.zone is None or options.timezone is not None:
         return read.zone
-    times = np.unique(frame.index.to_numpy())
+    times = distinct_times(frame.index.to_numpy())
     if np.isnat(times).any() or grid_of(times, read.zone):
         return read.zone
     return "UTC" if grid_of(times, "UTC") else read.zone
@@ -192,7 +197,7 @@ def _tells_hours(column: pa.ChunkedArray) -> bool:
     return bool(pc.all(pc.match_substring_regex(column.drop_null()[:20], r"^\s*\d{1,2}:\d\d(:\d\d)?\b")).as_py())
 
 
-def time_cells(columns: pa.Table, time_name: str | tuple[str, ...]) -> tuple[str, pa.ChunkedArray]:
+def _time_cells(columns: pa.Table, time_name: str | tuple[str, ...]) -> tuple[str, pa.ChunkedArray]:
     """Returns the name and the cells of the times; those of several columns are joined by blanks."""
     if isinstance(time_name, str):
         return time_name, columns.column(time_name)

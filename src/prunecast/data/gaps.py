@@ -49,6 +49,8 @@ def breaks_of(times: Times, zone: str | None = None) -> tuple[Break, ...]:
     if len(times) < 3:
         return ()
     grid = grid_of(times, zone)
+    if grid is not None and not grid.missing:
+        return ()
     apart = np.diff(times) != usual_step(times) if grid is None else np.diff(grid.places) != 1
     return tuple(Break(after=iso(times[row], zone), before=iso(times[row + 1], zone)) for row in np.flatnonzero(apart))
 
@@ -72,11 +74,11 @@ def in_order(frame: pd.DataFrame, options: ReadOptions, zone: str | None = None)
         UserError: when times go back or stand twice and the options refuse that.
     """
     times = frame.index.to_numpy()
-    steps = np.diff(times)
-    if (steps > _ZERO).all():
+    if (times[1:] > times[:-1]).all():
         return frame
-    if (steps < _ZERO).any() and options.order == REFUSE:
-        raise _order_error(frame, steps < _ZERO, zone, "order=sort")
+    back = times[1:] < times[:-1]
+    if back.any() and options.order == REFUSE:
+        raise _order_error(frame, back, zone, "order=sort")
     rows = _new_rows(frame)
     whole, frame = frame, frame.iloc[rows]
     twice = np.diff(frame.index.to_numpy()) == _ZERO
@@ -100,7 +102,8 @@ def _new_rows(frame: pd.DataFrame) -> NDArray[np.int64]:
 
 def repeats_note(frame: pd.DataFrame, zone: str | None = None) -> str | None:
     """Returns which rows `in_order` leaves out of a frame because they repeat another; None for none of them."""
-    if (np.diff(frame.index.to_numpy()) > _ZERO).all():
+    times = frame.index.to_numpy()
+    if (times[1:] > times[:-1]).all():
         return None
     left_out = np.delete(np.arange(len(frame)), _new_rows(frame))
     if not left_out.size:

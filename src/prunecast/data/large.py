@@ -1,7 +1,7 @@
 """Large CSV files into columns, block by block: their text is never held as a whole.
 
-Only what leaves no choice is read so: plain decimals, and texts beside them that are kept. All else is left to the
-usual way, which holds the whole text and says what is wrong with it, and where.
+Only what leaves no choice is read so: plain decimals, times, and texts beside them that are kept. All else is left to
+the usual way, which holds the whole text and says what is wrong with it, and where.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ import pyarrow.csv
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from prunecast.data.times import TimesByBlock
+
 BLOCK_BYTES = 1 << 20
 HEAD_BYTES, HEAD_ROWS = 1 << 20, 1000
+NOTHING = frozenset(pa.csv.ConvertOptions().null_values)
+"""What stands in an empty cell."""
 
 _WHOLE = re.compile(r"-?\d{1,18}")
 _DECIMAL = re.compile(r"-?\d+\.\d+(?:[eE][+-]?\d+)?")
@@ -42,21 +46,24 @@ def plain_types(rows: Sequence[Sequence[str]]) -> list[pa.DataType | None] | Non
 
 
 def _plain_type(cells: Sequence[str]) -> pa.DataType | None:
-    nothing = pa.csv.ConvertOptions().null_values
-    known = [cell for cell in cells if cell not in nothing]
+    known = [cell for cell in cells if cell not in NOTHING]
     if known and all(_WHOLE.fullmatch(cell) for cell in known):
         return pa.int64()
     plain = all(_DECIMAL.fullmatch(cell) or _WHOLE.fullmatch(cell) for cell in known)
     return pa.float64() if plain and any(_NO_GROUPS.fullmatch(cell) for cell in known) else None
 
 
-def read_blocks(path: Path, delimiter: str, types: Mapping[str, pa.DataType], rows: int) -> tuple[pa.Table, str] | None:
+def read_blocks(
+    path: Path, delimiter: str, types: Mapping[str, pa.DataType], time: str, times: TimesByBlock, *, rows: int
+) -> tuple[pa.Table, str] | None:
     """Returns the columns of a CSV file and the SHA-256 of its content; None where the usual way has to look at it.
 
     Args:
         path: of a file in UTF-8.
         delimiter: between its columns.
         types: of all its columns, by name.
+        time: which column holds the times, as texts.
+        times: reads them; what they are in the table is not settled yet.
         rows: that it is likely to have.
     """
     try:
@@ -67,7 +74,7 @@ def read_blocks(path: Path, delimiter: str, types: Mapping[str, pa.DataType], ro
                 parse_options=pa.csv.ParseOptions(delimiter=delimiter),
                 convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True),
             )
-            columns = _Columns(types, rows)
+            columns = _Columns(types, time, times, rows)
             for batch in reader:
                 if file.doubtful or not columns.add(batch):
                     return None
@@ -81,17 +88,23 @@ class _Columns:
 
     Args:
         types: by name.
+        time: which column holds the times.
+        times: what they read as.
         rows: that are likely to come; memory that is not written to costs nothing.
     """
 
-    def __init__(self, types: Mapping[str, pa.DataType], rows: int) -> None:
-        self._texts: dict[str, list[pa.Array]] = {name: [] for name, kind in types.items() if kind == pa.string()}
-        self._numbers = [name for name in types if name not in self._texts]
+    def __init__(self, types: Mapping[str, pa.DataType], time: str, times: TimesByBlock, rows: int) -> None:
+        texts = [name for name, kind in types.items() if kind == pa.string() and name != time]
+        self._texts: dict[str, list[pa.Array]] = {name: [] for name in texts}
+        self._numbers = [name for name in types if name not in (time, *texts)]
+        self._time, self._times = time, times
         self._names, self._rows = tuple(types), 0
         self._values_NT = np.empty((len(self._numbers), rows))
 
     def add(self, batch: pa.RecordBatch) -> bool:
-        """Puts rows below, and returns whether all their numbers are finite."""
+        """Puts rows below, and returns whether all their numbers are finite, and their times of one kind."""
+        if not self._times.add(batch.column(self._time)):
+            return False
         start, self._rows = self._rows, self._rows + batch.num_rows
         if self._rows > self._values_NT.shape[1]:
             wider_NT = np.empty((len(self._numbers), self._rows * 5 // 4))
@@ -107,16 +120,12 @@ class _Columns:
         return True
 
     def whole(self) -> pa.Table:
-        """Returns all rows; NaN stands for nothing, and numbers are not copied."""
-        values = dict(zip(self._numbers, self._values_NT[:, : self._rows], strict=True))
-        return pa.table(
-            {
-                name: pa.array(values[name], from_pandas=True)
-                if name in values
-                else pa.chunked_array(self._texts[name], pa.string())
-                for name in self._names
-            }
-        )
+        """Returns all rows; NaN and NaT stand for nothing, and numbers are not copied."""
+        columns = {name: pa.chunked_array(chunks, pa.string()) for name, chunks in self._texts.items()}
+        for name, values_T in zip(self._numbers, self._values_NT[:, : self._rows], strict=True):
+            columns[name] = pa.array(values_T, from_pandas=True)
+        columns[self._time] = pa.array(self._times.unsettled(), from_pandas=True)
+        return pa.table({name: columns[name] for name in self._names})
 
 
 class _Watched(io.RawIOBase):

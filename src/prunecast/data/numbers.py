@@ -147,11 +147,10 @@ def numbers_of(name: str, column: pa.ChunkedArray, marks: Marks) -> tuple[NDArra
 
 def _beyond(name: str, values: NDArray[np.float64]) -> str | None:
     """Returns what a model could not compute with."""
-    size = np.abs(values)
-    largest = np.nanmax(size, initial=0.0)
+    largest = max(np.fmax.reduce(values, initial=0.0), -np.fmin.reduce(values, initial=0.0))
     if largest <= LARGEST and (largest == 0 or largest >= SMALLEST):
         return None
-    row = int(np.nanargmax(size))
+    row = int(np.nanargmax(np.abs(values)))
     if np.isinf(largest):
         return at(name, row, "expected a finite number, found inf")
     limit = f"the largest is {LARGEST:.1e}" if largest > LARGEST else f"no value of the column reaches {SMALLEST:.1e}"

@@ -475,7 +475,7 @@ def split_of(config: DataConfig, published: SplitRule, times: Times, zone: str |
 
 
 def _times(frame: pd.DataFrame) -> Times:
-    return np.array(frame.index.to_numpy(), dtype="datetime64[ns]")
+    return np.asarray(frame.index.to_numpy(), dtype="datetime64[ns]")
 
 
 def _raw(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import product
 from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prunecast.data.calendar import Times
@@ -32,6 +35,9 @@ _DIGIT_FORMS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M
 _WORDS = ("iso", "quarter", "excel", *EPOCH_UNITS)
 
 _DAYS_END = r"[ T]24:00(?::00(?:[.,]0*)?)?\s*(?:Z|[+-]\d\d(?::?\d\d)?)?$"
+
+_DIGITS = {"%Y": r"(\d{4})"} | dict.fromkeys(("%m", "%d", "%H", "%M", "%S"), r"(\d\d)")
+"""Parts of forms that have one width."""
 
 _NUMBER = r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
 _QUARTER = r"^(?:(?P<y>\d{4})[-/ ]?Q(?P<q>[1-4])|Q(?P<q2>[1-4])[-/ ]?(?P<y2>\d{4}))$"
@@ -104,9 +110,13 @@ def read_as(texts: pd.Series[str], form: str) -> Times:
 
 def ends_of_days(texts: pd.Series[str]) -> NDArray[np.bool_]:
     """Returns which of some texts say 24:00 behind a date, the end of that day."""
-    found = texts.str.contains("24:00", regex=False)
-    found = found & texts.str.contains(_DAYS_END) if found.any() else found
-    return np.asarray(found.fillna(value=False).to_numpy(dtype=bool))
+    return matches(texts, _DAYS_END)
+
+
+def matches(texts: pd.Series[str], pattern: str) -> NDArray[np.bool_]:
+    """Returns in which texts something matches a regular expression, by pyarrow: far faster than by pandas."""
+    found = pc.match_substring_regex(pa.array(texts, pa.string()), pattern)
+    return np.asarray(found.fill_null(fill_value=False).to_numpy(zero_copy_only=False))
 
 
 def _on_clock(texts: pd.Series[str], late: NDArray[np.bool_]) -> pd.Series[str]:
@@ -115,6 +125,12 @@ def _on_clock(texts: pd.Series[str], late: NDArray[np.bool_]) -> pd.Series[str]:
 
 
 def _parsed(texts: pd.Series[str], form: str) -> Times:
+    cells = pa.array(texts, pa.string())
+    iso = cells if form == "iso" else _as_iso(cells, form)
+    for zone in (None, "UTC"):
+        with suppress(pa.ArrowInvalid):  # far faster than pandas, where it reads them all
+            if iso is not None:
+                return _nanoseconds(iso.cast(pa.timestamp("us", zone)).to_numpy(zero_copy_only=False))
     try:
         read = pd.to_datetime(texts, format="ISO8601" if form == "iso" else form, utc=True, errors="coerce")
     except (ValueError, re.error) as error:
@@ -157,6 +173,19 @@ def _from_numbers(numbers: NDArray[np.float64], form: str) -> Times:
         return _nanoseconds(days.round("s").to_numpy())
     # 64 bits hold a time of today to a quarter of a microsecond
     return _nanoseconds(pd.to_datetime(numbers, unit=cast("Unit", form), errors="coerce").round("us").to_numpy())
+
+
+def _as_iso(texts: pa.Array, form: str) -> pa.Array | None:
+    """Returns texts of a form of whole digits as ISO 8601; None where one of them, or the form, is none of that."""
+    parts = re.findall("%.", form)
+    if not {"%Y", "%m", "%d"} <= set(parts) <= set(_DIGITS) or len(set(parts)) < len(parts):
+        return None
+    pattern = re.sub("%(.)", lambda part: _DIGITS[part[0]], f"^{re.escape(form)}$")
+    if pc.all(pc.match_substring_regex(texts, pattern)).as_py() is not True:
+        return None
+    group = {part: rf"\{parts.index(part) + 1}" if part in parts else "00" for part in _DIGITS}
+    iso = "{%Y}-{%m}-{%d} {%H}:{%M}:{%S}".format_map(group)
+    return pc.replace_substring_regex(texts, pattern, iso)
 
 
 def _nanoseconds(times: Times) -> Times:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prunecast.data.calendar import Times, grid_of, local_times, wall_times
+from prunecast.data.calendar import Times, distinct_times, grid_of, local_times, wall_times
 from prunecast.data.numbers import at, excerpt, is_number, is_text
 from prunecast.data.time_forms import (
     EPOCH_UNITS,
@@ -28,6 +28,7 @@ from prunecast.data.time_forms import (
     ends_of_days,
     form_of_numbers,
     forms_of,
+    matches,
     read_as,
 )
 from prunecast.errors import UserError
@@ -98,11 +99,11 @@ def read_times(name: str, column: pa.ChunkedArray, options: ReadOptions, known: 
         problem = f"column {name!r}: expected dates or times, found {column.type}"
         return ReadTimes(np.full(len(column), NO_TIME), problem=problem)
     rows = np.unique(np.linspace(0, len(column) - 1, SAMPLE_ROWS).astype(np.int64))
-    sample = plain_texts(column.take(rows).to_pandas())
+    sample = plain_texts(column.take(rows))
     # what numbers are is told by all of them together
     size = BLOCK_ROWS if as_numbers(sample) is None else len(column)
     try:
-        sample = sample if size == BLOCK_ROWS else plain_texts(column.to_pandas())
+        sample = sample if size == BLOCK_ROWS else plain_texts(column)
         read = TimesByBlock(name, sample, options, known, len(column))
         for start in range(0, len(column), size):
             read.add(column.slice(start, size))
@@ -122,9 +123,11 @@ def looks_like_times(column: pa.ChunkedArray) -> bool:
     return any(not np.isnat(read_as(texts, form)).any() for form in forms_of(texts))
 
 
-def plain_texts(texts: pd.Series[str]) -> pd.Series[str]:
+def plain_texts(column: pa.Array | pa.ChunkedArray) -> pd.Series[str]:
     """Returns texts without blanks around them, and with an offset for UTC and GMT."""
-    return texts.astype("string").str.strip().str.replace(r"\s*(UTC|GMT)$", "+00:00", regex=True)
+    trimmed = pc.utf8_trim_whitespace(column)
+    texts: pd.Series[str] = pc.replace_substring_regex(trimmed, r"\s*(UTC|GMT)$", "+00:00").to_pandas()
+    return texts
 
 
 def _unreadable(name: str, row: int, found: str | None, asked: str | None = None) -> str:
@@ -210,7 +213,7 @@ class TimesByBlock:
 
     def add(self, column: pa.Array | pa.ChunkedArray) -> bool:
         """Reads the next texts, and returns whether those that are numbers are so in one way, as far as was seen."""
-        start, texts = self._rows, plain_texts(column.to_pandas())
+        start, texts = self._rows, plain_texts(column)
         if self._numbers is not None and self._options.date_format is None and texts.notna().any():
             numbers = as_numbers(texts)
             if numbers is None or form_of_numbers(texts, numbers) != self._numbers:
@@ -239,7 +242,7 @@ class TimesByBlock:
         """Notes what the end has to know of the texts themselves."""
         self._ends = [*(self._ends[:1] or [column[0].as_py()]), column[-1].as_py()]
         self._years = self._years and _are_two_years(texts)
-        clocks = texts.str.contains(":", regex=False).fillna(value=False).to_numpy(dtype=bool)
+        clocks = matches(texts, ":")
         empty = texts.isna().to_numpy()
         for seen, flags in (
             (self._empty, empty), (self._clocks, clocks), (self._bare, ~clocks & ~empty),
@@ -257,9 +260,22 @@ class TimesByBlock:
                 row = int(differ.argmax())
                 self._differ[pair] = (start + row, texts.iloc[row])
 
-    def whole(self) -> ReadTimes:
-        """Returns all times, with their zone, and what is wrong about them."""
+    def unsettled(self) -> Times:
+        """Returns what the texts are by one of the forms."""
+        return next(iter(self._readings.values())).times_T[: self._rows]
+
+    def whole(self, rows: int | None = None) -> ReadTimes:
+        """Returns the times, with their zone, and what is wrong about them.
+
+        Args:
+            rows: from the first on, after which all are empty; all rows when absent.
+        """
         cell, asked = self._ends[0], self._options.date_format
+        cut = 0 if rows is None else self._rows - rows
+        self._rows -= cut
+        self._empty.count -= cut
+        for found in self._readings.values():
+            found.unread -= cut
         try:
             form, reading = self._settled()
             times = reading.times_T[: self._rows]
@@ -316,6 +332,8 @@ class TimesByBlock:
 
 def _are_two_years(texts: pd.Series[str]) -> bool:
     """Whether texts look like 2009/10 in each row, where the second number is the year after the first."""
+    if texts.empty or not re.match(r"\d{4}[-/]\d\d$", str(texts.iloc[0])):
+        return False
     years = texts.str.extract(r"^(\d{4})[-/](\d{2})$").astype("Int64")
     return bool(((years[0] + 1) % 100 == years[1]).fillna(value=False).all())
 
@@ -331,7 +349,7 @@ def _disorder(times: Times) -> tuple[int, bool]:
     """
     known = times[~np.isnat(times)]
     back = bool((np.diff(known) < np.timedelta64(0)).any())
-    distinct = np.unique(known)
+    distinct = distinct_times(known)
     grid = grid_of(distinct)
     missing = len(known) if grid is None else grid.missing
     months = np.diff(distinct.astype("datetime64[M]")).astype(np.int64)
@@ -404,15 +422,17 @@ class _Offsets:
         texts = texts.set_axis(range(start, start + len(texts))).dropna()
         if self._problem is not None or texts.empty:
             return
-        some = texts.str.contains(re.sub("[(][?]P<offset>", "(?:", _OFFSET)).to_numpy(dtype=bool)
+        some = matches(texts, _OFFSET)
         self._some = bool(some[0]) if self._some is None else self._some
         if (some != self._some).any():
             what, first = ("no", "one") if self._some else ("an", "none")
             row = int(texts.index[int((some != self._some).argmax())])
             self._problem = at(self._name, row, f"has {what} offset from UTC, and the first row has {first}")
         elif self._some:
-            offsets = texts.str.extract(_OFFSET, expand=False)
-            minutes = offsets.map({text: _minutes(text) for text in offsets.unique()}).to_numpy(dtype=np.int64)
+            offsets = pc.struct_field(pc.extract_regex(pa.array(texts, pa.string()), _OFFSET), "offset")
+            kinds = offsets.dictionary_encode()
+            known = np.array([_minutes(kind) for kind in kinds.dictionary.to_pylist()], dtype=np.int64)
+            minutes = known[kinds.indices.to_numpy()]
             rows, before = texts.index.to_numpy(), self._last or (start, int(minutes[0]))
             self._minutes.setdefault(int(rows[0]), int(minutes[0]))
             for place in np.flatnonzero(np.diff(minutes, prepend=before[1])):
@@ -474,7 +494,7 @@ def time_of(text: str, reading: Reading) -> np.datetime64:
     Raises:
         UserError: when it is neither.
     """
-    texts = pd.Series([text.strip()], dtype="string")
+    texts = pd.Series([text.strip()], dtype="str")
     times = [read_as(texts, form)[0] for form in (reading.form or "iso", "iso")]
     time: np.datetime64 = times[1] if np.isnat(times[0]) else times[0]
     if np.isnat(time):
@@ -514,10 +534,10 @@ def texts_of(times: Times, reading: Reading, cell: str) -> pd.Index[Any]:
     if form != "iso":
         return pd.Index([_text(time, form) for time in local])
     zone, held = (reading.zone, times) if re.search(_OFFSET, cell) else (None, wall.to_numpy())
-    [known] = local_times(read_as(plain_texts(pd.Series([cell])), "iso"), zone)
+    [known] = local_times(read_as(plain_texts(pa.array([cell])), "iso"), zone)
     for form in (form for form in _ISO_FORMS if _text(known, form) == cell):
         texts = pd.Series([_text(time, form) for time in local])
-        if (read_as(plain_texts(texts), "iso") == held).all():
+        if (read_as(plain_texts(pa.array(texts)), "iso") == held).all():
             return pd.Index(texts)
     return pd.Index([time.isoformat() for time in local])
 
