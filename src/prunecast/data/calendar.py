@@ -118,7 +118,7 @@ def grid_of(times: Times, zone: str | None = None, step: str | None = None) -> G
     known = None if step is None else _known_grid(times, zone, step)
     if known is not None and known.missing <= len(times):
         return known
-    found = _grids(times, _wall_of_steps(times, zone))
+    found = _grids(times, zone)
     return min(found, key=lambda grid: grid.missing, default=None)  # the first of equally good ones
 
 
@@ -174,11 +174,14 @@ def usual_step(times: Times) -> np.timedelta64:
     return step
 
 
-def _grids(times: Times, wall: Times) -> Iterator[Grid]:
+def _grids(times: Times, zone: str | None) -> Iterator[Grid]:
     """Yields the grids that times lie on, the more usual first."""
-    if np.diff(wall).min() >= _DAY:
-        yield from _day_grids(wall)
-        return
+    parts = (wall_times(times[row : row + _SOME + 1], zone) for row in range(0, len(times) - 1, _SOME))
+    if all(np.diff(wall).min() >= _DAY - np.timedelta64(1, "h") for wall in parts):
+        wall = _wall_of_steps(times, zone)
+        if np.diff(wall).min() >= _DAY:
+            yield from _day_grids(wall)
+            return
     step = usual_step(times)
     grid = _even_grid(times, _name_of(step), step)
     if grid is not None and step < _DAY:

@@ -310,10 +310,10 @@ def _described(
 def _usable(whole: pd.DataFrame) -> tuple[list[str], Array]:
     """Returns the columns that can be computed with, and their values (T, C) with gaps bridged."""
     with np.errstate(invalid="ignore"):
-        size = np.abs(whole.to_numpy())
-        largest = np.fmax.reduce(size, axis=0, initial=0.0)
-    kept = (largest <= LARGEST) & ((largest >= SMALLEST) | (largest == 0)) & ~np.isnan(size).all(axis=0)
-    some = whole.loc[:, kept]
+        values_TN = whole.to_numpy()
+        largest = np.maximum(np.fmax.reduce(values_TN, initial=0.0), -np.fmin.reduce(values_TN, initial=0.0))
+    kept = (largest <= LARGEST) & ((largest >= SMALLEST) | (largest == 0)) & ~np.isnan(values_TN).all(axis=0)
+    some = whole if kept.all() else whole.loc[:, kept]
     if some.isna().to_numpy().any():
         some = interpolated(some, ends=True)
     return [str(name) for name in some.columns], np.ascontiguousarray(some.to_numpy())

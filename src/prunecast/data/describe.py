@@ -78,13 +78,12 @@ def copies_of(values_TC: Array) -> list[Copy]:
     Lags are looked for in a block from the middle, up to a quarter of its rows; a copy is believed when the steps from
     row to row agree over all rows.
     """
-    steps_TC = np.diff(values_TC, axis=0)
-    channels = steps_TC.shape[1]
-    rows = min(len(steps_TC), max(256, 1 << int(np.log2(131_072 / max(channels, 32)))))
+    count, channels = len(values_TC) - 1, values_TC.shape[1]
+    rows = min(count, max(256, 1 << int(np.log2(131_072 / max(channels, 32)))))
     if channels < 2 or rows < 16:
         return []
-    first = (len(steps_TC) - rows) // 2
-    block_CR = steps_TC[first : first + rows].T
+    first = (count - rows) // 2
+    block_CR = np.diff(values_TC[first : first + rows + 1], axis=0).T
     size = np.sqrt((block_CR**2).sum(axis=1, keepdims=True))
     spectra = fft.rfft(np.divide(block_CR, size, out=np.zeros_like(block_CR), where=size > 0), 2 * rows, axis=1)
     lags = np.arange(-(rows // 4), rows // 4 + 1)
@@ -92,15 +91,15 @@ def copies_of(values_TC: Array) -> list[Copy]:
     for earlier in range(channels - 1):
         products = fft.irfft(spectra[earlier].conj() * spectra[earlier + 1 :], axis=1)[:, lags]
         for later, lag in enumerate(lags[np.abs(products).argmax(axis=1)], start=earlier + 1):
-            if np.abs(products[later - earlier - 1]).max() > 0.6 and _is_copy(steps_TC, earlier, later, int(lag)):
+            if np.abs(products[later - earlier - 1]).max() > 0.6 and _is_copy(values_TC, earlier, later, int(lag)):
                 found.append(Copy(earlier, later, int(lag)) if lag >= 0 else Copy(later, earlier, -int(lag)))
     return found
 
 
-def _is_copy(steps_TC: Array, earlier: int, later: int, lag: int) -> bool:
+def _is_copy(values_TC: Array, earlier: int, later: int, lag: int) -> bool:
     if lag < 0:
         earlier, later, lag = later, earlier, -lag
-    before, after = steps_TC[: len(steps_TC) - lag, earlier], steps_TC[lag:, later]
+    before, after = np.diff(values_TC[: len(values_TC) - lag, earlier]), np.diff(values_TC[lag:, later])
     size = np.sqrt((before**2).sum() * (after**2).sum())
     return bool(size > 0 and abs((before * after).sum()) > _SAME * size)
 

@@ -141,10 +141,15 @@ class _Watched(io.RawIOBase):
         self._doubts += [b"\t"] if delimiter != "\t" else []
         self._file = path.open("rb")
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        name, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=20)
         # off a terminal rich ends even a transient bar with an empty line
         hidden = not console.is_terminal
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden, transient=True)
+        self._bar = Progress(
+            *(name, bar, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
+            console=console,
+            disable=hidden,
+            transient=True,
+        )
         self._task = self._bar.add_task(path.name, total=path.stat().st_size)
 
     def __enter__(self) -> _Watched:

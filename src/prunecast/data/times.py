@@ -198,6 +198,7 @@ class TimesByBlock:
         numbers = as_numbers(sample)
         self._numbers = None if numbers is None else form_of_numbers(sample, numbers)
         if options.date_format is not None:
+            read_as(sample.head(1), options.date_format)
             forms: tuple[str, ...] = (options.date_format, "iso")  # iso is the same to all
         elif self._numbers is None and not np.isnat(read_as(sample.dropna(), "iso")).any():
             forms = ("iso",)  # leaves no choice
