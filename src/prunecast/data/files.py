@@ -26,7 +26,7 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from prunecast.data.large import HEAD_BYTES, HEAD_ROWS, NOTHING, plain_types, read_blocks
+from prunecast.data.large import EMPTY_CELLS, HEAD_BYTES, HEAD_ROWS, plain_types, read_blocks
 from prunecast.data.times import TimesByBlock, plain_texts
 from prunecast.errors import UserError
 from prunecast.recipe import ReadOptions
@@ -340,7 +340,7 @@ def _read_large(path: Path, options: ReadOptions, known: Reading | None) -> Tabl
     kinds = {name: kind or pa.string() for name, kind in zip(rows[0], types, strict=True)}
     length = sum(map(len, chain.from_iterable(rows))) / len(rows) + len(names)
     expected = int(1.1 * path.stat().st_size / length)
-    cells = pa.array([None if row[column] in NOTHING else row[column] for row in rows[1:]], pa.string())
+    cells = pa.array([None if row[column] in EMPTY_CELLS else row[column] for row in rows[1:]], pa.string())
     try:
         times = TimesByBlock(time, plain_texts(cells), options, known, expected)
     except UserError:  # said in the usual way

@@ -24,7 +24,7 @@ from prunecast.data.times import TimesByBlock
 
 BLOCK_BYTES = 1 << 20
 HEAD_BYTES, HEAD_ROWS = 1 << 20, 1000
-NOTHING = frozenset(pa.csv.ConvertOptions().null_values)
+EMPTY_CELLS = frozenset(pa.csv.ConvertOptions().null_values)
 """What stands in an empty cell."""
 
 _WHOLE = re.compile(r"-?\d{1,18}")
@@ -46,7 +46,7 @@ def plain_types(rows: Sequence[Sequence[str]]) -> list[pa.DataType | None] | Non
 
 
 def _plain_type(cells: Sequence[str]) -> pa.DataType | None:
-    known = [cell for cell in cells if cell not in NOTHING]
+    known = [cell for cell in cells if cell not in EMPTY_CELLS]
     if known and all(_WHOLE.fullmatch(cell) for cell in known):
         return pa.int64()
     plain = all(_DECIMAL.fullmatch(cell) or _WHOLE.fullmatch(cell) for cell in known)

@@ -113,9 +113,15 @@ def ends_of_days(texts: pd.Series[str]) -> NDArray[np.bool_]:
     return matches(texts, _DAYS_END)
 
 
+def cells_of(texts: pd.Series[str]) -> pa.Array:
+    """Returns texts as one pyarrow array."""
+    cells = pa.array(texts, pa.string())
+    return cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
+
+
 def matches(texts: pd.Series[str], pattern: str) -> NDArray[np.bool_]:
     """Returns in which texts something matches a regular expression, by pyarrow: far faster than by pandas."""
-    found = pc.match_substring_regex(pa.array(texts, pa.string()), pattern)
+    found = pc.match_substring_regex(cells_of(texts), pattern)
     return np.asarray(found.fill_null(fill_value=False).to_numpy(zero_copy_only=False))
 
 
@@ -125,7 +131,7 @@ def _on_clock(texts: pd.Series[str], late: NDArray[np.bool_]) -> pd.Series[str]:
 
 
 def _parsed(texts: pd.Series[str], form: str) -> Times:
-    cells = pa.array(texts, pa.string())
+    cells = cells_of(texts)
     iso = cells if form == "iso" else _as_iso(cells, form)
     for zone in (None, "UTC"):
         with suppress(pa.ArrowInvalid):  # far faster than pandas, where it reads them all

@@ -25,6 +25,7 @@ from prunecast.data.time_forms import (
     NO_TIME,
     Unit,
     as_numbers,
+    cells_of,
     ends_of_days,
     form_of_numbers,
     forms_of,
@@ -430,7 +431,7 @@ class _Offsets:
             row = int(texts.index[int((some != self._some).argmax())])
             self._problem = at(self._name, row, f"has {what} offset from UTC, and the first row has {first}")
         elif self._some:
-            offsets = pc.struct_field(pc.extract_regex(pa.array(texts, pa.string()), _OFFSET), "offset")
+            offsets = pc.struct_field(pc.extract_regex(cells_of(texts), _OFFSET), "offset")
             kinds = offsets.dictionary_encode()
             known = np.array([_minutes(kind) for kind in kinds.dictionary.to_pylist()], dtype=np.int64)
             minutes = known[kinds.indices.to_numpy()]

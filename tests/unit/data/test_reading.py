@@ -239,6 +239,14 @@ def test_days_of_zones_with_rules_of_their_own(tmp_path: Path, zone: str) -> Non
     np.testing.assert_array_equal(load(tmp_path, gaps, fill="ffill").times, series.times)
 
 
+def test_offsets_of_a_series_in_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunecast.data.times.BLOCK_ROWS", 500)
+    times = pd.date_range("2023-01-01", periods=8000, freq="h", tz="Europe/Paris")
+    series = load(tmp_path, "date,v\n" + "".join(f"{time.isoformat()},1\n" for time in times))
+    np.testing.assert_array_equal(series.times, times.tz_convert(None).to_numpy())
+    assert series.reading.zone == "Europe/Berlin"
+
+
 def test_an_offset_that_never_changes_is_a_zone(tmp_path: Path) -> None:
     series = load(tmp_path, "date,v\n" + "".join(f"{time.isoformat()}+05:30,1\n" for time in HOURS))
     assert series.reading.zone == "+05:30"
