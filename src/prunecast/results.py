@@ -229,6 +229,26 @@ class Measurements(Result):
 
     models: tuple[ModelMeasurement, ...]
 
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Returns a row for each model, times in ms, a speed-up with its interval; the JSON has more."""
+        return {"models": [_timed(model) for model in self.models]}
+
+
+def _timed(model: ModelMeasurement) -> Mapping[str, Any]:
+    up, latency = model.speedup, model.latency_ms
+    return {
+        "path": str(model.path),
+        "runtime": model.runtime,
+        "nonzero": model.nonzero,
+        "bytes": model.bytes,
+        "macs": model.macs,
+        "memory MB": None if model.peak_memory_bytes is None else round(model.peak_memory_bytes / 1e6, 1),
+        "median ms": latency["median"],
+        "p95 ms": latency["p95"],
+        "speed-up": "-" if up is None else f"{up.ratio:.2f} ({up.low:.2f} to {up.high:.2f})",
+        "machine": "busy" if model.machine_busy else "free",
+    }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exported(Result):

@@ -175,6 +175,16 @@ def test_covariates_of_the_future_come_from_the_file_itself(tmp_path: Path) -> N
     assert last["a"].to_numpy() == pytest.approx(found["a"].iloc[-HORIZON:].to_numpy())
 
 
+def test_rows_of_a_coarser_step_are_told_from_gaps(model: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(own(tmp_path / "own.csv"))
+    rows.iloc[::2].to_csv(tmp_path / "coarse.csv", index=False)
+    with pytest.raises(UserError, match=r"coarse.csv: expected the model's step 'h', found '2h'"):
+        forecast(model, tmp_path / "coarse.csv")
+    rows.drop(index=[ROWS - 3, ROWS - 6]).to_csv(tmp_path / "gaps.csv", index=False)
+    with pytest.raises(UserError, match=r"missing time steps in the look-back: 2"):
+        forecast(model, tmp_path / "gaps.csv")
+
+
 def test_a_picture_that_is_there_stays(model: Path, tmp_path: Path) -> None:
     data, picture = own(tmp_path / "own.csv"), tmp_path / "own.png"
     picture.write_text("mine")

@@ -36,6 +36,9 @@ from prunecast.records import Record
 
 SHOWN_BREAKS = 10
 
+FEWEST_FOR_DRIFT = 8
+"""Rows of the test part, and no less than a season, from which on a drift is told."""
+
 _FAR, _WIDE = 1.0, 2.0
 """A drift is said from so many deviations of the mean on, or so many times the deviation."""
 
@@ -186,7 +189,14 @@ def check_data(
         problems=problems,
         hints=(
             *found.notes,
-            *_hints(found, whole, channels, lengths if step and not any(map(_fits, windows)) else None, entry),
+            *_hints(
+                found,
+                whole,
+                channels,
+                entry,
+                too_short=lengths if step and not any(map(_fits, windows)) else None,
+                whole_season=lengths.test >= max(FEWEST_FOR_DRIFT, season or (season_of(step) if step else 1)),
+            ),
         ),
     )
 
@@ -323,8 +333,10 @@ def _hints(
     found: Frame,
     whole: pd.DataFrame,
     channels: Sequence[ChannelCheck],
-    too_short: SplitLengths | None,
     entry: catalog.Entry | None,
+    *,
+    too_short: SplitLengths | None,
+    whole_season: bool,
 ) -> tuple[str, ...]:
     """Returns what is no reason to refuse a series and should be known, with what to do about it.
 
@@ -334,11 +346,12 @@ def _hints(
         found: the rows as they were read.
         whole: the rows as far as they can be put right.
         channels: what is known of each.
-        too_short: the parts of a series that leaves no common windows; None for others.
         entry: of a set of the catalogue; None for a file.
+        too_short: the parts of a series that leaves no common windows; None for others.
+        whole_season: whether the test part has one.
     """
     hints = [f"{size}; {remedy}" for size, remedy in ([] if too_short is None else [_longest(too_short)])]
-    seen = [*_twice(found), *_odd(found.values_TN, channels), *_copies(whole)]
+    seen = [*_twice(found), *_odd(found.values_TN, channels, whole_season=whole_season), *_copies(whole)]
     if entry is None:
         return (*hints, *(f"{what}; {remedy}" for what, remedy in seen))
     known = [
@@ -377,8 +390,11 @@ def _twice(found: Frame) -> Iterator[tuple[str, str]]:
         )
 
 
-def _odd(frame: pd.DataFrame, channels: Sequence[ChannelCheck]) -> Iterator[tuple[str, str]]:
-    """Yields columns from which nothing can be learnt, numbers that stand for missing ones, and last drift."""
+def _odd(frame: pd.DataFrame, channels: Sequence[ChannelCheck], *, whole_season: bool) -> Iterator[tuple[str, str]]:
+    """Yields columns from which nothing can be learnt, numbers that stand for missing ones, and last drift.
+
+    A part of a season differs from the whole by its nature: drift is told where the test part has `whole_season`.
+    """
     drifts = []
     for channel in channels:
         values_T = frame[channel.name].to_numpy()
@@ -396,7 +412,7 @@ def _odd(frame: pd.DataFrame, channels: Sequence[ChannelCheck]) -> Iterator[tupl
                 f"{row + 1}, and far from all else",
                 "where it means that nothing was measured, empty these cells and set data.fill",
             )
-        elif channel.shift is None or channel.spread is None:
+        elif channel.shift is None or channel.spread is None or not whole_season:
             continue
         elif abs(channel.shift) > _FAR or not 1 / _WIDE <= channel.spread <= _WIDE:
             drifts.append(

@@ -154,7 +154,7 @@ def download(entry: Entry, folder: Path, *, accept_unverified: bool = False) -> 
         if not entry.verifiable and not accept_unverified:
             raise UserError(
                 f"{entry.name}: no hash is known to check {entry.url} by; "
-                "add --accept-unverified to download it all the same"
+                f"to download it all the same, run: prunecast data fetch {entry.name} --accept-unverified"
             )
 
         def check(content: bytes) -> None:

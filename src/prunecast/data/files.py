@@ -278,6 +278,11 @@ def _parse_csv(text: str, name: str, delimiter: str | None) -> tuple[pa.Table, s
     text = text.lstrip("\r\n")
     if text[:4].lower() == "sep=":  # what Excel writes for itself
         text = text.partition("\n")[2]
+    if text.lstrip()[:1] in ("<", "{", "["):
+        kind = "a page of HTML or XML" if text.lstrip().startswith("<") else "JSON"
+        raise UserError(f"{name}: is {kind}, {_EXPECTED}")
+    if "\n" not in text:  # old spreadsheets end lines so
+        text = text.replace("\r", "\n")
     if "\n" not in text.strip():
         raise UserError(f"{name}: has no rows")
     delimiter = delimiter or _delimiter(text)

@@ -261,6 +261,7 @@ class KnownRows:
         start, end, after = part
         put_in = regular.index[start:end].difference(self.found.values_TN.index)
         if fill == REFUSE and len(put_in):
+            self._check_own_step(regular.index[start:end].difference(put_in).to_numpy(), step)
             where = f"{len(put_in)}, the first at {iso(put_in[0], self.found.reading.zone)}, at the step {step}"
             raise UserError(f"missing time steps in the look-back: {where}; {ADVICE}")
         whole = _whole_before(regular, start, fill)
@@ -269,6 +270,12 @@ class KnownRows:
         series = _series(self.table.name, self.table.sha256, replace(self.found, values_TN=past), config, step)
         ahead = filled(regular[list(self.covariates)].iloc[start:after], fill, first + start)
         return replace(series, raw_covariates_TK=_raw(ahead, self.covariates))
+
+    def _check_own_step(self, times: Times, step: str) -> None:
+        """Refuses rows that lack none of their own steps, but of the model's: a coarser file is no file with gaps."""
+        own = grid_of(times, self.found.reading.zone) if len(times) >= MIN_ROWS else None
+        if own is not None and not own.missing and own.step != step:
+            raise UserError(f"expected the model's step {step!r}, found {own.step!r}")
 
     def texts_of(self, times: Times) -> pd.Index[Any]:
         """Returns times as they would stand in the table, those of several columns joined by blanks."""

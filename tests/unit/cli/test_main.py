@@ -11,7 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from prunecast.cli.console import Output
 from prunecast.cli.main import main
+from prunecast.records import Ratio
+from prunecast.results import Measurements, ModelMeasurement
 from prunecast.store import read_record
 from prunecast.train.checkpoint import RunState
 
@@ -138,6 +141,11 @@ def test_a_structured_model_is_smaller_and_goes_through_the_whole_chain(
     assert set(rows[1]["speedup"]) == {"ratio", "low", "high"}
     assert rows[1]["latency_ms"]["n"] >= 100
     assert {type(row["machine_busy"]) for row in rows} == {bool}
+    models = tuple(ModelMeasurement(**row | {"speedup": Ratio(ratio=2, low=1.5, high=2.25)}) for row in rows)
+    Output().result(Measurements(models=models))
+    text = capsys.readouterr().out
+    assert "2.00 (1.50 to 2.25)" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text.split("\n")[1], "all of the head is there"
 
 
 def test_an_export_says_what_it_runs_on(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,6 +108,15 @@ def test_the_picture_is_drawn_and_never_over_another_file(tmp_path: Path) -> Non
             check_data(path, plot=tmp_path / name)
 
 
+def test_drift_is_told_only_where_the_test_part_has_a_season(tmp_path: Path) -> None:
+    path = written(tmp_path / "own.csv", a=day(1) + np.repeat([0.0, 20.0], [320, ROWS - 320]))
+    assert any("drifts" in text for text in check_data(path).hints)
+    pd.read_csv(path).iloc[-100:].to_csv(path, index=False)
+    check = check_data(path)
+    assert check.parts.test == 20, "hours"
+    assert not any("drifts" in text for text in check.hints)
+
+
 def screen(
     source: str | Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str
 ) -> list[str]:

@@ -93,3 +93,18 @@ def test_reading_ends_in_a_series_or_in_one_line(tmp_path: Path, seed: int) -> N
             except UserError as error:
                 said.append(str(error))
     assert all("\n" not in line and len(line) < 600 for line in said)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [("<!DOCTYPE html>\n<html>404</html>\n", "HTML"), ('[{"date": 1}]', "JSON"), ('{"date": [1]}', "JSON")],
+)
+def test_what_is_no_table_is_named_for_what_it_is(content: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text(content)
+    with pytest.raises(UserError, match=f"own.csv: is .*{kind}.*, expected a CSV"):
+        check_data(tmp_path / "own.csv")
+
+
+def test_lines_may_end_as_old_spreadsheets_end_them(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_bytes(b"date,v\r2024-01-01,1\r2024-01-02,2\r2024-01-03,4\r")
+    assert load_series(DataConfig(name=str(tmp_path / "own.csv"))).raw_TC[:, 0].tolist() == [1, 2, 4]

@@ -163,7 +163,7 @@ def test_other_line_ends_are_named_by_the_first_hash(tmp_path: Path) -> None:
 
 def test_unknown_hash_has_to_be_accepted(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry = entry_at(f"{server}/good", sha256=())
-    with pytest.raises(UserError, match=r"no hash is known .* add --accept-unverified"):
+    with pytest.raises(UserError, match=r"no hash is known .* prunecast data fetch \w+ --accept-unverified"):
         fetch(entry, tmp_path)
     assert list(tmp_path.iterdir()) == []
     path = fetch(entry, tmp_path, accept_unverified=True)
