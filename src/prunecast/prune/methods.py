@@ -276,6 +276,12 @@ STRUCTURED_FISHER = replace(
     summary="the same by the mean square of the slopes of single windows (second order)",
     score="unit-fisher",
 )
+STRUCTURED_GAUSS_NEWTON = replace(
+    STRUCTURED_TAYLOR,
+    name="structured-gauss-newton",
+    summary="the units go whose removal moves the forecast least per operation (second order)",
+    score="unit-gauss-newton",
+)
 STRUCTURED_EMA_TAYLOR = replace(
     STRUCTURED_TAYLOR,
     name="structured-ema-taylor",
@@ -292,7 +298,7 @@ STRUCTURED_FLAP = replace(
 STRUCTURED_LEAVE_ONE_OUT = replace(
     STRUCTURED_TAYLOR,
     name="structured-loo",
-    summary="the same by its slope, so that units of a module add up to the loss without it",
+    summary="the same, so that units of a module add up to what leaving it out adds to the loss",
     score="unit-leave-one-out",
 )
 OBC = Method(

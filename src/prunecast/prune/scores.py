@@ -43,6 +43,9 @@ DECAY = 0.2
 MODULES: tuple[GroupKind, ...] = ("head", "ffn")
 """Kinds of units that together are a module which adds to a stream: without all of them it adds a constant."""
 
+HARMLESS = 1e-9
+"""Increase of the loss that a module is taken to make which makes none: its units keep their order."""
+
 GateValues = Mapping[str, Tensor]
 """Group name -> the factor of each unit (U,)."""
 
@@ -119,6 +122,26 @@ def unit_fisher(model: ForecastModel, statistics: Statistics) -> Scores:
     return second_order | _increases(model, statistics, second_order)
 
 
+def unit_gauss_newton(model: ForecastModel, statistics: Statistics) -> Scores:
+    """Scores each unit with how far its removal moves the forecast: the mean square, to first order in its gate.
+
+    That is half the second derivative of the loss by Gauss and Newton, which is the Fisher information of errors with a
+    normal distribution; like an increase of the loss it is in squared units of the data, so that units and layers
+    compare. The squared length of a window's derivative is estimated along one direction of random signs (Hutchinson
+    1990). Layers, which have no gate, score what theirs adds to the loss.
+    """
+    generator, gates = torch.Generator().manual_seed(statistics.seed), Gates(model, statistics.kinds)
+    sums: dict[str, Tensor] = {}
+    windows = 0
+    for batch in statistics.batches:
+        signs_BHC = torch.randint(2, batch.y_BHC.shape, generator=generator).to(batch.y_BHC) * 2 - 1
+        windows += len(signs_BHC)
+        for name, slope_NU in gates.projected_slopes(batch, signs_BHC).items():
+            sums[name] = sums.get(name, 0) + slope_NU.square().sum(0) / batch.y_BHC[0].numel()
+    moved = {name: total_U / windows for name, total_U in sums.items()}
+    return moved | _increases(model, statistics, moved)
+
+
 def unit_ema_taylor(model: ForecastModel, statistics: Statistics) -> Scores:
     """Scores each unit with a moving average, over batches, of the second-order estimate of what its removal adds.
 
@@ -140,19 +163,20 @@ def unit_ema_taylor(model: ForecastModel, statistics: Statistics) -> Scores:
 def unit_leave_one_out(model: ForecastModel, statistics: Statistics) -> Scores:
     """Scores units so that those of an attention or feed-forward module add up to what leaving it out adds to the loss.
 
-    That is exact: a pass over the windows without each module, and without each layer. Within a module, units differ by
-    the size of their first-order estimates (`unit_taylor`), which is all that there is for the width of a stream.
-    SPAT (Guo et al. 2025, arXiv 2505.08768) removes whole attention modules by an estimate of this.
+    That is exact: a pass over the windows without each module, and without each layer. Within a module, units differ as
+    their second-order estimates do (`unit_gauss_newton`), which are all that there is for the width of a stream. A
+    module that the loss falls without goes first, its units in their order. SPAT (Guo et al. 2025, arXiv 2505.08768)
+    removes whole attention modules by an estimate of this.
     """
-    scores = dict(unit_taylor(model, statistics))
+    scores = dict(unit_gauss_newton(model, statistics))
     gates = Gates(model, statistics.kinds)
     dense = _mean_loss(partial(gates.losses, gates.ones()), statistics)
     for group in gates.groups:
         if group.kind in MODULES:
             without = gates.ones() | {group.name: torch.zeros_like(gates.ones()[group.name])}
             increase = _mean_loss(partial(gates.losses, without), statistics) - dense
-            estimate_U = scores[group.name]
-            scores[group.name] = estimate_U + (increase - estimate_U.sum()) / group.size
+            estimated = scores[group.name].sum().clamp_min(torch.finfo(torch.double).tiny)
+            scores[group.name] = scores[group.name] / estimated * max(increase, HARMLESS)
     return scores
 
 
@@ -296,12 +320,24 @@ class Gates:
 
     def slopes(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the derivative of each window's loss by each gate at 1, group name -> (N, U), float64."""
+        return self._slopes(self.losses, batch)
 
-        def loss(values: dict[str, Tensor], *window: Tensor) -> Tensor:
-            return self.losses(values, Batch(*(part.unsqueeze(0) for part in window))).squeeze(0)
+    def projected_slopes(self, batch: Batch, directions_BHC: Tensor) -> dict[str, Tensor]:
+        """Returns the derivative by each gate at 1 of each window's forecast along a direction, (N, U), float64."""
+
+        def along(values: GateValues, batch: Batch) -> Tensor:
+            # the direction lies where the truth would
+            forecast_BHC = self._forecast(values, batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF)
+            return (forecast_BHC * batch.y_BHC).sum(dim=(1, 2))
+
+        return self._slopes(along, batch._replace(y_BHC=directions_BHC))
+
+    def _slopes(self, of_batch: Callable[[GateValues, Batch], Tensor], batch: Batch) -> dict[str, Tensor]:
+        def of_window(values: dict[str, Tensor], *window: Tensor) -> Tensor:
+            return of_batch(values, Batch(*(part.unsqueeze(0) for part in window))).squeeze(0)
 
         numbers = sum(parameter.numel() for parameter in self._model.parameters())
-        of_windows = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), chunk_size=max(1, SIDE_BY_SIDE // numbers))
+        of_windows = vmap(grad(of_window), in_dims=(None, 0, 0, 0, 0), chunk_size=max(1, SIDE_BY_SIDE // numbers))
         with plain_operators(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # the LSTM's windows come one by one
             slopes: dict[str, Tensor] = of_windows(self.ones(), *batch)

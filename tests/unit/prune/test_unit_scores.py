@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tests.support.coupled_model import ENTRY, Coupled, coupled
+from tests.support.coupled_model import ENTRY, Coupled, CoupledConfig, coupled
 from tests.support.small_models import prunable_models, small_inputs, small_model
 from torch import Tensor
 
@@ -13,10 +13,12 @@ from prunecast.errors import UserError
 from prunecast.prune.methods import Statistics
 from prunecast.prune.scores import (
     DECAY,
+    HARMLESS,
     Gates,
     unit_ema_taylor,
     unit_fisher,
     unit_fluctuation,
+    unit_gauss_newton,
     unit_leave_one_out,
     unit_magnitude,
     unit_random,
@@ -27,7 +29,7 @@ from prunecast.recipe import PruneConfig
 from prunecast.registry import MODELS
 
 STATISTICS = Statistics(seed=11)
-LOOK_AT_DATA = [unit_taylor, unit_fisher, unit_ema_taylor, unit_leave_one_out]
+LOOK_AT_DATA = [unit_taylor, unit_fisher, unit_ema_taylor, unit_gauss_newton, unit_leave_one_out]
 
 
 @pytest.fixture(autouse=True)
@@ -183,17 +185,44 @@ def test_layers_score_what_leaving_them_out_adds_to_the_loss(score) -> None:
     assert torch.allclose(score(model, Statistics(1, data))["blocks"], expected, rtol=1e-10)
 
 
-@torch.no_grad()
 def test_units_of_a_module_add_up_to_what_leaving_it_out_adds_to_the_loss() -> None:
     model, data = coupled().double(), batches(4, 2)
-    scores, taylor = unit_leave_one_out(model, Statistics(1, data)), unit_taylor(model, Statistics(1, data))
+    scores, estimates = unit_leave_one_out(model, Statistics(1, data)), unit_gauss_newton(model, Statistics(1, data))
     for group, weight in (("blocks.0.heads", "blocks.0.merge.weight"), ("blocks.1.ffn", "blocks.1.down.weight")):
         silenced = copy.deepcopy(model)
-        silenced.get_parameter(weight).zero_()
-        expected = mean_loss(silenced, data) - mean_loss(model, data)
-        assert torch.allclose(scores[group].sum(), expected, rtol=1e-10)
-        assert torch.equal(scores[group].argsort(), taylor[group].argsort())
-    assert torch.equal(scores["width"], taylor["width"])
+        silenced.get_parameter(weight).data.zero_()
+        increase = (mean_loss(silenced, data) - mean_loss(model, data)).detach().clamp_min(HARMLESS)
+        assert torch.allclose(scores[group].sum(), increase, rtol=1e-9)
+        assert torch.equal(scores[group].argsort(), estimates[group].argsort())
+    assert torch.equal(scores["width"], estimates["width"])
+
+
+def test_gauss_newton_is_how_far_the_forecast_moves_where_it_is_linear_in_the_gates() -> None:
+    """With one number to forecast, a random sign tells all of it."""
+    model = Coupled(CoupledConfig(channels=1, horizon=1)).double().eval()
+    (batch,) = batches(6)
+    one = Batch(batch.x_BLC[..., :1], batch.y_BHC[:, :1, :1], batch.x_mark_BLF, batch.y_mark_BTF)
+    scores = unit_gauss_newton(model, Statistics(1, [one]))["blocks.1.ffn"]
+    with torch.no_grad():
+        for unit in range(len(scores)):
+            others = torch.tensor([other for other in range(len(scores)) if other != unit])
+            moved = shrink(model, {"blocks.1.ffn": others})(one.x_BLC) - model(one.x_BLC)
+            assert torch.allclose(scores[unit], moved.square().mean(), rtol=1e-9, atol=1e-15)
+
+
+def test_projected_slopes_are_those_of_the_forecast_along_a_direction() -> None:
+    model, (data,) = coupled().double(), batches(3)
+    gates, directions_BHC = Gates(model, ("ffn",)), torch.randn(3, 5, 2, dtype=torch.double)
+
+    def along(gate_U: Tensor) -> Tensor:
+        """The loss against a truth far away along the direction falls as the forecast goes there."""
+        values, far = gates.ones() | {"blocks.0.ffn": gate_U}, 1e6
+        near_N = gates.losses(values, data._replace(y_BHC=far * directions_BHC))
+        return (near_N - gates.losses(values, data._replace(y_BHC=-far * directions_BHC))) / (-4 * far) * 10
+
+    slopes_NU = gates.projected_slopes(data, directions_BHC)["blocks.0.ffn"]
+    expected_NU = torch.autograd.functional.jacobian(along, gates.ones()["blocks.0.ffn"])
+    assert torch.allclose(slopes_NU, expected_NU, rtol=1e-6, atol=1e-9)
 
 
 def test_fluctuation_is_the_error_of_a_unit_at_its_mean_against_its_layer() -> None:
