@@ -214,7 +214,9 @@ class MovementMasks(MasksInTraining):
             weight.add_(self._aside[name])  # a masked weight is zero
         masks = self.choose(self.cubic_share(number), self._task.masks)
         for name, weight in weights.items():
-            self._aside[name] = weight * ~masks[name] if name in masks else torch.zeros_like(weight)
+            self._aside[name] = torch.zeros_like(weight)
+            if name in masks:
+                self._aside[name] += weight * ~masks[name].to(weight.device)
         self.hold(masks)
 
     def state(self) -> dict[str, Tensor]:

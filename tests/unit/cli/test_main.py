@@ -122,6 +122,20 @@ def test_fine_tuning_holds_the_masks(model: Path, tmp_path: Path, capsys: pytest
     assert tuned["val_mse"] != bare["val_mse"]
 
 
+def test_a_method_that_prunes_in_training_needs_epochs(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["prune", str(model), "--method", "gradual-magnitude", "--sparsity", "0.9", "--out", str(tmp_path / "p")]
+    assert main(common) == 2
+    message = "prunes in training, expected epochs of fine-tuning, found 0; give --finetune-epochs"
+    assert f"prunecast: error: method 'gradual-magnitude' {message}" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+    pruned = facts(capsys, *common, "--finetune-epochs", "1", "--set", "finetune.max_steps=3")
+    assert pruned["requested"] == pruned["realised"] == round(0.9 * pruned["total"])
+    listed = {entry["name"]: entry["trains"] for entry in facts(capsys, "list", "methods")["methods"]}
+    assert {name for name, trains in listed.items() if trains} >= {"gradual-magnitude", "movement", "rigl"}
+
+
 def test_a_structured_model_is_smaller_and_goes_through_the_whole_chain(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
