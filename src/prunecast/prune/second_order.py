@@ -216,22 +216,25 @@ def best_of_size(problem: Problem, mask_GOI: Tensor) -> Solution:
         problem: with the weights that may stay.
         mask_GOI: how many weights of each row stay.
     """
-    hessian_GII, free_GOI = problem.hessian_GII, ridge(problem).weight_GOI
-    may_GOI = torch.ones_like(mask_GOI) if problem.support_GOI is None else problem.support_GOI
-    inputs = mask_GOI.shape[2]
-    kept_SI = (
-        torch.arange(2**inputs, device=mask_GOI.device)[:, None] >> torch.arange(inputs, device=mask_GOI.device) & 1 > 0
-    )
-    sizes_S = kept_SI.sum(1)
-    best_GOI = mask_GOI.clone()
-    for place, output in (mask_GOI.any(2) & (mask_GOI != may_GOI).any(2)).nonzero().tolist():
-        mask_I, may_I = mask_GOI[place, output], may_GOI[place, output]
-        kept_TI = kept_SI[(sizes_S == mask_I.sum()) & ~(kept_SI & ~may_I).any(1)]
-        target_TI = problem.right_GIO[place, :, output].expand(kept_TI.shape)
-        weight_TI = _solve_on(kept_TI[None], hessian_GII[place, None], target_TI[None])[0]
-        change_TI = weight_TI - free_GOI[place, output]
-        best_GOI[place, output] = kept_TI[((change_TI @ hessian_GII[place]) * change_TI).sum(1).argmin()]
-    return ridge(replace(problem, support_GOI=best_GOI))
+    hessian_GII, target_RI = problem.hessian_GII, problem.right_GIO.mT.flatten(0, 1)
+    free_RI, stays_RI = ridge(problem).weight_GOI.flatten(0, 1), mask_GOI.flatten(0, 1).clone()
+    may_RI = torch.ones_like(stays_RI) if problem.support_GOI is None else problem.support_GOI.flatten(0, 1)
+    bits = torch.arange(stays_RI.shape[1], device=stays_RI.device)
+    kept_SI = (torch.arange(2 ** len(bits), device=bits.device)[:, None] >> bits) % 2 > 0
+    sizes_R = stays_RI.sum(1)
+    for size in sorted(set(sizes_R.tolist())):
+        kept_TI = kept_SI[kept_SI.sum(1) == size]
+        same_size = (sizes_R == size).nonzero().squeeze(1)
+        for part in _slices(len(same_size), 64 * kept_TI.numel()):
+            rows = same_size[part]
+            hessian_RII = hessian_GII[rows // mask_GOI.shape[1]]
+            shape_RTI = (len(rows), *kept_TI.shape)
+            weight_RTI = _solve_on(kept_TI.expand(shape_RTI), hessian_RII, target_RI[rows][:, None].expand(shape_RTI))
+            change_RTI = weight_RTI - free_RI[rows][:, None]
+            damage_RT = (change_RTI @ hessian_RII * change_RTI).sum(2)
+            damage_RT.masked_fill_((kept_TI & ~may_RI[rows][:, None]).any(2), torch.inf)
+            stays_RI[rows] = kept_TI[damage_RT.argmin(1)]
+    return ridge(replace(problem, support_GOI=stays_RI.view_as(mask_GOI)))
 
 
 @dataclass(frozen=True)
