@@ -32,7 +32,7 @@ from prunecast.models.io import MASK_PREFIX, WEIGHTS_FILE, pack_mask, unpack_mas
 from prunecast.prune.apply import prune_model
 from prunecast.prune.dependency import Structure, set_tensor, structure_of, tensors_in
 from prunecast.prune.masks import check_masks
-from prunecast.prune.methods import Masks
+from prunecast.prune.methods import NO_RECOVERY, Masks
 from prunecast.prune.regression import maps_of
 from prunecast.prune.torch_maps import maps_of_layer
 from prunecast.recipe import PruneConfig, checked
@@ -69,6 +69,7 @@ class PrunedModule:
         sizes: module name -> attribute -> the whole number it has now, where cutting changed it.
         outcome: what was asked for and done.
         left_whole: name of a layer whose units could not be cut -> why; empty where no units were asked for.
+        unrepaired: names of parameters that lost something and could not be repaired, where repair was asked for.
     """
 
     module: nn.Module
@@ -76,6 +77,7 @@ class PrunedModule:
     sizes: Mapping[str, Mapping[str, int]]
     outcome: Pruning
     left_whole: Mapping[str, str] = field(default_factory=dict)
+    unrepaired: tuple[str, ...] = ()
 
     def save(self, directory: str | Path) -> None:
         """Writes a new folder: the tensors, the masks and the changed sizes, without pickle.
@@ -132,6 +134,11 @@ def prune_module(
     """
     config = recipe if isinstance(recipe, PruneConfig) else checked(PruneConfig, recipe, "prune")
     method = METHODS.load(config.method)
+    if method.trains:
+        raise UserError(f"method {method.name!r} prunes in training, which a module of your own does not get here")
+    if method.needs_targets:
+        what = "compares forecasts with what came true, which a module of your own is not told"
+        raise UserError(f"method {method.name!r} {what}; use structured-flap or structured-magnitude")
     units = bool(GRANULARITIES.load(method.granularity).shrinks)
     if config.candidates == "study":
         raise UserError("prune.candidates: expected body or all for a module of your own, found study")
@@ -159,7 +166,10 @@ def prune_module(
             )
         except UserError as error:
             raise UserError(str(error).replace(f"'{_INSIDE}", "'")) from None
-    after = cast("ForeignModel", pruned.model)
+    after, repairs = cast("ForeignModel", pruned.model), (config.recovery or method.recovery) != NO_RECOVERY
+    touched = [name for name, removed in pruned.outcome.removed_weights.items() if removed]
+    touched += [member.name for group in foreign.groups() if group.name in pruned.keep for member in group.members]
+    lost = [name for name in dict.fromkeys(touched) if name in foreign.prunable() and name not in foreign.repairable()]
     outcome = pruned.outcome.model_copy(
         update={
             "removed_weights": _outside(pruned.outcome.removed_weights),
@@ -172,6 +182,7 @@ def prune_module(
         sizes=_changed(model, after.module),
         outcome=outcome,
         left_whole=_outside(foreign.structure.left_whole),
+        unrepaired=tuple(_outside(dict.fromkeys(lost))) if repairs else (),
     )
 
 
@@ -268,15 +279,24 @@ class ForeignModel(ForecastModel):
         Raises:
             MissingExtra: without Torch-Pruning.
         """
-        self.structure = structure_of(self, lambda model: model(self._inputs))
+        self.structure = structure_of(self, lambda model: cast("ForeignModel", model).result(self._inputs))
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
-        """Returns what the module gives for inputs, whatever that is."""
-        inputs = cast("_Whole", x_BLC).inputs
+        """Returns all that the module gives for each entry of a batch, (B, N, 1): what methods compare."""
+        found = [tensor for tensor in tensors_in(self.result(x_BLC)) if tensor.ndim and tensor.is_floating_point()]
+        batch = [tensor for tensor in found if len(tensor) == len(found[0])]
+        return torch.cat(
+            [tensor.flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1) for tensor in batch], 1
+        ).unsqueeze(2)
+
+    def result(self, inputs: object) -> Any:
+        """Returns what the module gives, as it gives it."""
+        assert isinstance(inputs, _Whole)
+        given = inputs.inputs
         with _SameDraws():
-            if isinstance(inputs, Mapping):
-                return cast("Tensor", self.module(**inputs))
-            return cast("Tensor", self.module(*inputs) if isinstance(inputs, tuple) else self.module(inputs))
+            if isinstance(given, Mapping):
+                return self.module(**given)
+            return self.module(*given) if isinstance(given, tuple) else self.module(given)
 
     def prunable(self) -> tuple[str, ...]:
         """Names of the weights of linear layers, convolutions and attention that reach the result."""
@@ -321,7 +341,7 @@ class ForeignModel(ForecastModel):
         kept = cast("ForeignConfig", config).kept_units
         smaller = self.emptied({name: torch.arange(count) for name, count in kept.items()}) if kept else self
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            smaller(cast("Tensor", self._inputs))
+            smaller.result(self._inputs)
         return int(counter.get_total_flops()) // 2
 
     def macs_per_weight(self) -> dict[str, float]:
@@ -365,7 +385,7 @@ class ForeignModel(ForecastModel):
         handles = [layer.register_forward_hook(hear(name), with_kwargs=True) for name, layer in layers.items()]
         try:
             with torch.no_grad():
-                self(cast("Tensor", self._inputs))
+                self.result(self._inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -386,7 +406,7 @@ class ForeignModel(ForecastModel):
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            result = [one.sum() for one in tensors_in(self(cast("Tensor", self._inputs))) if one.requires_grad]
+            result = [one.sum() for one in tensors_in(self.result(self._inputs)) if one.requires_grad]
             if not result:
                 raise UserError("example_inputs: expected a result that depends on the module's weights, found none")
             gradients = torch.autograd.grad(torch.stack(result).sum(), list(parameters.values()), allow_unused=True)

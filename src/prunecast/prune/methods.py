@@ -37,6 +37,7 @@ class Method:
         budget: how an amount is asked for: as a share, an N:M pattern, or a latency.
         schedule: how masks change in training, a name in `registry.SCHEDULES`; None for a method without training.
         needs_data: whether its score looks at batches of the training part.
+        needs_targets: whether it compares forecasts of those with what came true.
         per_cost: whether units compare by their scores per what they cost, in the unit of the budget. That is for
             scores that are estimates of one damage: the least is done where the damage per saving is least.
     """
@@ -52,6 +53,7 @@ class Method:
     budget: Literal["share", "pattern", "latency"] = "share"
     schedule: str | None = None
     needs_data: bool = False
+    needs_targets: bool = False
     blocks: str = "1x1"
     recovery: str = NO_RECOVERY
     per_cost: bool = False
@@ -268,6 +270,7 @@ STRUCTURED_TAYLOR = Method(
     default_of="operations",
     control="structured-random",
     needs_data=True,
+    needs_targets=True,
     per_cost=True,
 )
 STRUCTURED_FISHER = replace(
@@ -293,6 +296,7 @@ STRUCTURED_FLAP = replace(
     name="structured-flap",
     summary="the units go that vary least, as what reads them weighs it, each against its layer (FLAP)",
     score="unit-fluctuation",
+    needs_targets=False,
     per_cost=False,
 )
 STRUCTURED_LEAVE_ONE_OUT = replace(

@@ -72,6 +72,26 @@ def test_a_layer_that_never_reaches_the_result_is_no_candidate() -> None:
     assert "3.idle.weight" not in prune_module(model, inputs, {"sparsity": 0.5}).masks
 
 
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_prunes_or_says_why_it_cannot(name: str) -> None:
+    model, inputs = encoder()
+    data = [(torch.randn(8, 24, 7),) for _ in range(3)]
+    method = METHODS.load(name)
+    if method.trains or method.needs_targets:
+        with pytest.raises(UserError, match=f"method '{name}' (prunes in training|compares forecasts)"):
+            prune_module(model, inputs, {"method": name, "sparsity": 0.3}, data=data)
+        return
+    if method.needs_data:
+        with pytest.raises(UserError, match="looks at data"):
+            prune_module(model, inputs, {"method": name, "sparsity": 0.3})
+    pruned = prune_module(model, inputs, {"method": name, "sparsity": 0.3}, data=data if method.needs_data else None)
+    within = 0.01 * pruned.outcome.total if name in UNITS else 0
+    assert abs(pruned.outcome.realised - pruned.outcome.requested) <= within
+    again = prune_module(model, inputs, {"method": name, "sparsity": 0.3}, data=data if method.needs_data else None)
+    for (key, now), then in zip(pruned.module.state_dict().items(), again.module.state_dict().values(), strict=True):
+        assert torch.equal(now, then), key
+
+
 def test_masks_are_held_and_only_grow() -> None:
     model, inputs = encoder()
     first = prune_module(model, inputs, {"sparsity": 0.3})
