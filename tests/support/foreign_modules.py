@@ -103,3 +103,19 @@ def module_and_inputs(kind: str) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     module, inputs = MODULES[kind]()
     return module.eval(), inputs
+
+
+def other_inputs(inputs: Any, seed: int) -> Any:
+    """Returns inputs of the same kind and of other values, 32 in a batch; what is all ones stays so."""
+    if isinstance(inputs, dict):
+        return {name: other_inputs(value, seed + place) for place, (name, value) in enumerate(inputs.items())}
+    if isinstance(inputs, tuple):
+        return tuple(other_inputs(value, seed) for value in inputs)
+    if not isinstance(inputs, Tensor):
+        return inputs
+    shape = (32, *inputs.shape[1:])
+    return (
+        torch.ones(shape)
+        if bool((inputs == 1).all())
+        else torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    )

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.foreign_modules import MODULES, Attention, encoder, entangled, module_and_inputs
+from tests.support.foreign_modules import MODULES, Attention, encoder, entangled, module_and_inputs, other_inputs
 from torch import Tensor, nn
 
 import prunecast
 from prunecast.errors import MissingExtra, UserError
+from prunecast.prune.dependency import tensors_in
 from prunecast.prune.foreign import PrunedModule, load_pruned, prune_module
 from prunecast.registry import GRANULARITIES, METHODS
 
@@ -26,8 +27,12 @@ def called(module: nn.Module, inputs: Any) -> list[Tensor]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         result = module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
-    results = result.values() if isinstance(result, Mapping) else [result]
-    return [one for one in results if isinstance(one, Tensor)]
+    return tensors_in(result)
+
+
+def forecast_of(results: list[Tensor]) -> Tensor:
+    """Returns the results that are a forecast: of Hugging Face's models not the loss, the scale and the like."""
+    return next(one for one in results if one.ndim > 1 and one.shape[1] >= 12)
 
 
 def zeros(module: nn.Module) -> int:
@@ -81,15 +86,44 @@ def test_every_method_prunes_or_says_why_it_cannot(name: str) -> None:
         with pytest.raises(UserError, match=f"method '{name}' (prunes in training|compares forecasts)"):
             prune_module(model, inputs, {"method": name, "sparsity": 0.3}, data=data)
         return
-    if method.needs_data:
+    recipe = {"method": name, "sparsity": 0.5 if method.budget == "pattern" else 0.3}
+    looks = method.needs_data or method.recovery != "none"
+    if looks:
         with pytest.raises(UserError, match="looks at data"):
-            prune_module(model, inputs, {"method": name, "sparsity": 0.3})
-    pruned = prune_module(model, inputs, {"method": name, "sparsity": 0.3}, data=data if method.needs_data else None)
-    within = 0.01 * pruned.outcome.total if name in UNITS else 0
+            prune_module(model, inputs, recipe)
+    pruned = prune_module(model, inputs, recipe, data=data if looks else None)
+    within = 0.01 * pruned.outcome.total if name in UNITS else 0 if method.blocks == "1x1" else 16
     assert abs(pruned.outcome.realised - pruned.outcome.requested) <= within
-    again = prune_module(model, inputs, {"method": name, "sparsity": 0.3}, data=data if method.needs_data else None)
+    again = prune_module(model, inputs, recipe, data=data if looks else None)
     for (key, now), then in zip(pruned.module.state_dict().items(), again.module.state_dict().values(), strict=True):
         assert torch.equal(now, then), key
+
+
+def test_what_repair_cannot_reach_is_named() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(4, 4, 3, groups=2, padding=1), nn.Flatten(), nn.Linear(20, 20), nn.Linear(20, 2))
+    recipe = {"sparsity": 0.5, "recovery": "ridge"}
+    data = [torch.randn(16, 4, 5) for _ in range(3)]
+    assert prune_module(model, data[0], recipe, data=data).unrepaired == ("0.weight",)
+    assert prune_module(model, data[0], {"sparsity": 0.5}).unrepaired == ()
+
+
+def test_attention_to_another_stream_or_behind_a_mask_is_not_repaired() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.other = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+            mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+            x = x + self.own(x, x, x, attn_mask=mask)[0]
+            return self.out(x + self.other(x, memory, memory)[0])
+
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 5, 8), torch.randn(8, 3, 8)) for _ in range(3)]
+    pruned = prune_module(Reads(), data[0], {"sparsity": 0.5, "recovery": "ridge"}, data=data)
+    assert set(pruned.unrepaired) == {"own.out_proj.weight", "other.in_proj_weight", "other.out_proj.weight"}
 
 
 def test_masks_are_held_and_only_grow() -> None:
@@ -205,6 +239,23 @@ def test_modules_of_others_are_pruned_saved_and_loaded(kind: str, method: str, t
     assert loaded.outcome == outcome
     assert loaded.masks.keys() == pruned.masks.keys()
     assert all(torch.equal(loaded.masks[name], mask) for name, mask in pruned.masks.items())
+
+
+@pytest.mark.parametrize("method", ["magnitude", "structured-magnitude"])
+@pytest.mark.parametrize("kind", MODULES)
+def test_modules_of_others_are_repaired(kind: str, method: str) -> None:
+    model, inputs = module_and_inputs(kind)
+    data, test = [other_inputs(inputs, seed) for seed in range(8)], other_inputs(inputs, 9)
+    wanted = forecast_of(called(model, test))
+
+    def error(recovery: str) -> float:
+        recipe = {"method": method, "sparsity": 0.4, "recovery": recovery}
+        pruned = prune_module(model, inputs, recipe, data=data if recovery == "ridge" else None)
+        assert pruned.unrepaired == ()
+        assert all(not pruned.module.get_parameter(name)[~mask].any() for name, mask in pruned.masks.items())
+        return float((forecast_of(called(pruned.module, test)) - wanted).square().mean())
+
+    assert error("ridge") < 0.35 * error("none")
 
 
 @pytest.fixture
