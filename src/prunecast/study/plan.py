@@ -179,12 +179,9 @@ class _Cell:
         for method in methods.values():
             if method.control is not None and method.control not in methods:
                 recovery = grid.settings.get("recovery", method.recovery)
-                # it looks at no data but to make good what went, in the way of the method that it stands beside
-                settings = {
-                    key: value
-                    for key, value in grid.settings.items()
-                    if recovery != NO_RECOVERY or not key.startswith("calibration_")
-                }
+                # it prunes at once, and looks at no data but to make good what went, as the method does beside it
+                foreign = ("training_", "calibration_") if recovery == NO_RECOVERY else ("training_",)
+                settings = {key: value for key, value in grid.settings.items() if not key.startswith(foreign)}
                 yield method.control, settings | ({} if recovery == NO_RECOVERY else {"recovery": recovery})
 
     def variant(self, dense: Job, config: PruneConfig) -> Iterator[Job]:

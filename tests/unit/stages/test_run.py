@@ -17,7 +17,7 @@ from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.models.base import build
 from prunecast.models.io import load_model
-from prunecast.recipe import load_recipe
+from prunecast.recipe import PruneConfig, load_recipe
 from prunecast.records import RunRecord
 from prunecast.registry import METHODS
 from prunecast.resolve import resolved
@@ -26,6 +26,7 @@ from prunecast.stages.job import Job
 from prunecast.stages.run import Chain, prepared_for, run_stage
 from prunecast.store import read_record
 from prunecast.study.plan import plan
+from prunecast.study.study import check_budgets
 
 SIZES = {"lookback": 24, "horizon": 6}
 TRAIN = {"epochs": 1, "max_steps": 5, "threads": 1, "device": "cpu"}
@@ -104,6 +105,14 @@ def test_a_method_that_prunes_in_training_is_one_stage_of_verb_and_study(
     assert record.parent == dense.fingerprint
     with pytest.raises(UserError, match=f"method '{method}' prunes in training, expected epochs"):
         planned(table, methods=[method], finetune=[False])
+
+
+def test_the_control_of_a_method_that_prunes_in_training_is_pruned_at_once(table: Path) -> None:
+    line = {"methods": ["acdc"], "sparsities": [0.5], "settings": {"training_updates": 4}}
+    jobs = [job for job in planned(table, controls=["random"], prune=[line]) if job.prunes]
+    check_budgets(jobs)
+    found = {job.recipe.prune.method: job.recipe.prune.training_updates for job in jobs if job.recipe.prune}
+    assert found == {"acdc": 4, "random": PruneConfig().training_updates}
 
 
 @pytest.mark.parametrize("method", METHODS_THAT_TRAIN)
