@@ -476,7 +476,7 @@ def export(
 
 def forecast(
     source: Path,
-    data: Path,
+    data: str | Path,
     *,
     out: Path,
     fill: str = "refuse",
@@ -491,14 +491,15 @@ def forecast(
 
     Args:
         source: a model folder or an exported file.
-        data: history; its last rows are used.
+        data: history, a catalogue name or a file; its last rows are used.
         out: CSV file of the result; must not exist.
         fill: gaps in the look-back: refuse, ffill or interpolate:N.
         origin: the last time that the forecast knows, in the file's form or as 2024-01-31T12:00.
         origins: forecasts to make, one horizon apart, of which the last ends where the file does.
         plot: PNG file of a picture with history and forecast; must not exist.
     """
-    from prunecast.data.files import exists, read_table
+    from prunecast.data.files import exists
+    from prunecast.data.series import table_named
     from prunecast.inference import forecast_table, open_artifact
     from prunecast.report.tables import inert
     from prunecast.store import new_file
@@ -511,7 +512,7 @@ def forecast(
             f"{source} was imported without data, so that its scaler is not known; "
             "import the checkpoint with --data NAME|FILE to forecast"
         )
-    table = read_table(data, opened.metadata.data, opened.metadata.data.reading)
+    table = table_named(str(data), opened.metadata.data, opened.metadata.data.reading)
     found = forecast_table(opened.metadata, opened.predictor(), table, fill=fill, origin=origin, origins=origins)
     written = found.written()
     with new_file(out) as path:

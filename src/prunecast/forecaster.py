@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import pandas as pd
 
-from prunecast.data.files import read_table, table_of
-from prunecast.data.series import load_series, series_of
+from prunecast.data.files import table_of
+from prunecast.data.series import load_series, series_of, table_named
 from prunecast.errors import UserError
 from prunecast.inference import Forecasts, eager_predictor, forecast_table
 from prunecast.models.base import ForecastModel
@@ -85,7 +85,7 @@ class Forecaster:
         table = (
             table_of(history)
             if isinstance(history, pd.DataFrame | pd.Series)
-            else read_table(Path(history), saved.metadata.data, saved.metadata.data.reading)
+            else table_named(str(history), saved.metadata.data, saved.metadata.data.reading)
         )
         predict = eager_predictor(saved)
         return forecast_table(saved.metadata, predict, table, fill=fill, origin=origin, origins=origins)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from prunecast import api
+from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.results import ForecastFile
 
@@ -173,6 +174,18 @@ def test_covariates_of_the_future_come_from_the_file_itself(tmp_path: Path) -> N
     rows.to_csv(tmp_path / "future.csv", index=False)
     _, last = forecast(tmp_path / "m", tmp_path / "future.csv")
     assert last["a"].to_numpy() == pytest.approx(found["a"].iloc[-HORIZON:].to_numpy())
+
+
+def test_history_is_found_by_a_name_too(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named, _ = forecast(model, own(tmp_path / "own.csv"))
+    monkeypatch.setenv("PRUNECAST_DATA", str(tmp_path))
+    assert api.forecast(model, "own.csv", out=tmp_path / "bare.csv").start == named.start
+    api.train("repeat", "synthetic-load", lookback=24, horizon=6, settings=("train.threads=1",), out=tmp_path / "m")
+    found = api.forecast(tmp_path / "m", "synthetic-load", out=tmp_path / "next.csv")
+    last = load_series("synthetic-load").times[-1]
+    assert pd.Timestamp(found.start) == last + pd.Timedelta("1h")
+    with pytest.raises(UserError, match="unknown data set 'synthetic-laod' and no such file"):
+        api.forecast(model, "synthetic-laod", out=tmp_path / "x.csv")
 
 
 def test_rows_of_a_coarser_step_are_told_from_gaps(model: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TYPES: Mapping[str, Any] = {
     "str": str,
     "str | None": str | None,
+    "str | Path": str,
     "str | Path | pd.DataFrame": str,
     "Path": Path,
     "Path | None": Path | None,

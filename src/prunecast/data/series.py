@@ -119,6 +119,23 @@ def load_series(data: DataConfig | str | Path | pd.DataFrame | pd.Series[Any], s
     return series_of(read_table(own_file(config.name), config), config)
 
 
+def table_named(name: str, options: ReadOptions, known: Reading | None = None) -> Table:
+    """Returns the table of a set of the catalogue or of a file, looked for as `load_series` does, for its known rows.
+
+    Args:
+        name: of the set or the file.
+        options: how a file is read.
+        known: what was found out about a model's own file.
+
+    Raises:
+        UserError: when it cannot be found or read.
+    """
+    if name not in catalog.names():
+        return read_table(own_file(name), options, known)
+    entry = catalog.entry(name)
+    return table_of(synthetic.generate(), name) if entry.file is None else read_table(locate(entry), options, known)
+
+
 def _section(name: str, settings: Sequence[str]) -> DataConfig:
     check_settings(settings, frozenset({"data"}))
     return load_recipe(settings=settings, base={"data": {"name": name}}).data
