@@ -97,13 +97,16 @@ def table_of(frame: pd.DataFrame | pd.Series[Any], name: str = "data frame") -> 
     """Returns the columns of a data frame, or a series, as its Parquet file would hold them; nothing is written.
 
     An index of times, of periods (which count from their begin, in a column too) or of texts is a column, called `date`
-    where it has no name; the levels of an index of several are columns each. An index that only counts is none.
+    where it has no name; the levels of an index of several are columns each. An index that only counts is none. Names
+    of several levels are joined by points: ("load", "north") is load.north.
 
     Raises:
         UserError: when it has no rows, or columns that no Parquet file can hold.
     """
     if isinstance(frame, pd.Series):
         frame = frame.to_frame()
+    if isinstance(frame.columns, pd.MultiIndex):
+        frame = frame.set_axis([".".join(filter(None, map(str, names))) for names in frame.columns], axis=1)
     if isinstance(frame.index, pd.PeriodIndex):
         frame = frame.set_axis(frame.index.to_timestamp())
     if isinstance(frame.index, pd.MultiIndex):
@@ -285,8 +288,13 @@ def _parse_csv(text: str, name: str, delimiter: str | None) -> tuple[pa.Table, s
         text = text.replace("\r", "\n")
     if "\n" not in text.strip():
         raise UserError(f"{name}: has no rows")
-    delimiter = delimiter or _delimiter(text)
+    asked, delimiter = delimiter, delimiter or _delimiter(text)
     names = next(iter(_cells(text, delimiter, 1)), [])
+    if len(names) == 1 and asked and len(next(iter(_cells(text, found := _delimiter(text), 1)), [])) > 1:
+        raise UserError(
+            f"{name}: data.delimiter: expected several columns, found one with {asked!r}; set it to {found!r}, which "
+            "stands between the columns, or leave it out"
+        )
     if len(names) > MAX_COLUMNS:
         raise UserError(f"{name}: has {len(names)} columns, expected at most {MAX_COLUMNS}")
     try:
@@ -333,7 +341,7 @@ def _read_large(path: Path, options: ReadOptions, known: Reading | None) -> Tabl
     rows = _cells(text, delimiter, HEAD_ROWS + 1)
     types = plain_types(rows) if len(rows) > 20 else None  # as many as the delimiter is found from
     names = [name.strip() for name in rows[0]] if rows else []
-    if types is None or len(set(names) - {""}) < len(names) or len(names) > MAX_COLUMNS:
+    if types is None or len(set(names) - {""}) < len(names) or not 1 < len(names) <= MAX_COLUMNS:
         return None
     kept = [name for name, kind in zip(names, types, strict=True) if kind is None and name not in options.drop]
     named = (name for name in names if name.casefold() in TIME_NAMES)

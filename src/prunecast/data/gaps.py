@@ -24,7 +24,9 @@ MIN_ROWS = 3
 _ZERO = np.timedelta64(0)
 REFUSE = "refuse"
 _FILL = re.compile(r"refuse|ffill|interpolate:[1-9]\d*")
-ADVICE = "set data.fill (or --fill) to ffill or interpolate:N, or repair the file"
+ADVICE = "set data.fill to ffill or interpolate:N, or repair the file"
+FORECAST_ADVICE = "set fill (--fill) to ffill or interpolate:N, or repair the file"
+"""A forecast has an option of its own for the gaps in its look-back."""
 
 
 def check_fill(fill: str) -> None:
@@ -232,13 +234,14 @@ def on_grid(
     return frame.reindex(pd.DatetimeIndex(grid_times(times, grid, zone))), grid.step
 
 
-def filled(frame: pd.DataFrame, fill: str, first: int = 0) -> pd.DataFrame:
+def filled(frame: pd.DataFrame, fill: str, first: int = 0, advice: str = ADVICE) -> pd.DataFrame:
     """Returns the frame without missing values.
 
     Args:
         frame: on a grid.
         fill: what may be done about missing values.
         first: row of the file where the frame begins, for messages.
+        advice: what to do where `fill` refuses.
 
     Raises:
         UserError: when there are some and `fill` refuses, or cannot close a gap.
@@ -247,7 +250,7 @@ def filled(frame: pd.DataFrame, fill: str, first: int = 0) -> pd.DataFrame:
     if problem is None:
         return frame
     if fill == REFUSE:
-        raise UserError(f"{problem}; {ADVICE}")
+        raise UserError(f"{problem}; {advice}")
     whole = frame.ffill() if fill == "ffill" else _bridged(frame, int(fill.partition(":")[2]), first)
     problem = _missing(whole, first)
     if problem is not None:

@@ -23,7 +23,7 @@ from prunecast.data.download import locate, verified
 from prunecast.data.files import Table, exists, parsed, read_content, read_table, table_of
 from prunecast.data.frames import Frame, frame_of_table
 from prunecast.data.gaps import (
-    ADVICE,
+    FORECAST_ADVICE,
     MIN_ROWS,
     REFUSE,
     Break,
@@ -280,12 +280,12 @@ class KnownRows:
         if fill == REFUSE and len(put_in):
             self._check_own_step(regular.index[start:end].difference(put_in).to_numpy(), step)
             where = f"{len(put_in)}, the first at {iso(put_in[0], self.found.reading.zone)}, at the step {step}"
-            raise UserError(f"missing time steps in the look-back: {where}; {ADVICE}")
+            raise UserError(f"missing time steps in the look-back: {where}; {FORECAST_ADVICE}")
         whole = _whole_before(regular, start, fill)
-        past = filled(regular.iloc[whole:end], fill, first + whole).iloc[start - whole :]
+        past = filled(regular.iloc[whole:end], fill, first + whole, FORECAST_ADVICE).iloc[start - whole :]
         config = DataConfig(name=self.table.name, covariates=self.covariates)
         series = _series(self.table.name, self.table.sha256, replace(self.found, values_TN=past), config, step)
-        ahead = filled(regular[list(self.covariates)].iloc[start:after], fill, first + start)
+        ahead = filled(regular[list(self.covariates)].iloc[start:after], fill, first + start, FORECAST_ADVICE)
         return replace(series, raw_covariates_TK=_raw(ahead, self.covariates))
 
     def _check_own_step(self, times: Times, step: str) -> None:

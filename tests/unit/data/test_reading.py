@@ -489,6 +489,15 @@ def test_delimiters_within_quotes_are_none(tmp_path: Path, delimiter: str) -> No
     assert load(tmp_path, content, delimiter=delimiter).raw_TC[0].tolist() == [1.5, 2.5]
 
 
+def test_a_wrong_delimiter_is_named_with_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = table(HOURS, "%Y-%m-%d %H:%M", "date;v").replace(",", ";")
+    for size in (1 << 30, 0):
+        monkeypatch.setattr("prunecast.data.files.LARGE_BYTES", size)
+        refused(tmp_path, content, "data.delimiter: expected several columns, found one with '|'; set it to ';'",
+                delimiter="|")  # fmt: skip
+        assert load(tmp_path, content, delimiter=";").channels == ("v",)
+
+
 # Files
 
 
@@ -561,6 +570,15 @@ def test_the_index_of_a_data_frame_is_its_times(index: pd.Index, frequency: str,
         table_of(pd.DataFrame({"a": ["x", 1.5]}))
     with pytest.raises(UserError, match="Duplicate column names"):
         table_of(pd.DataFrame({"date": 1.0}, index=HOURS))
+
+
+def test_names_of_two_levels_are_joined() -> None:
+    names = pd.MultiIndex.from_tuples([("load", "north"), ("load", "south"), (3, "")])
+    frame = pd.DataFrame(np.arange(144.0).reshape(48, 3), index=HOURS, columns=names)
+    assert series_of(table_of(frame), DataConfig(name="-")).channels == ("load.north", "load.south", "3")
+    frame.columns = pd.MultiIndex.from_tuples([("load", ""), ("", "load"), ("a", "b")])
+    with pytest.raises(UserError, match="Duplicate column names"):
+        table_of(frame)
 
 
 # What is read is what was written

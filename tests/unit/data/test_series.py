@@ -150,7 +150,7 @@ def rows(*values: str) -> str:
         (rows("1,2", "x1,3", "2,2"), "column 'a', row 2: expected a number, found 'x1'"),
         (
             rows("1,2", ",3", "2,2", "NaN,1"),
-            "column 'a': missing values (NaN): 2, the first in row 2; set data.fill (or --fill)",
+            "column 'a': missing values (NaN): 2, the first in row 2; set data.fill to ffill",
         ),
         (rows("1,2", "1,3", "2,-inf"), "column 'b', row 3: expected a finite number, found inf"),
         ("date,a,a\n2020-01-01,1,2\n", "column 'a' stands twice"),
