@@ -93,7 +93,7 @@ def test_a_gap_that_the_look_back_does_not_touch_is_no_error(tmp_path: Path) -> 
     late = written(tmp_path / "c.csv", times.delete([20, 115]), "%Y-%m-%d")
     with pytest.raises(
         UserError,
-        match=r"missing time steps in the look-back: 1, the first at 2023-06-12.* at the step B; set data\.fill",
+        match=r"missing time steps in the look-back: 1, the first at 2023-06-12.* at the step B; set fill \(--fill\)",
     ):
         api.forecast(tmp_path / "model", late, out=tmp_path / "x")
     lines = early.read_text().splitlines()

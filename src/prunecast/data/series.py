@@ -291,7 +291,8 @@ class KnownRows:
     def _check_own_step(self, times: Times, step: str) -> None:
         """Refuses rows that lack none of their own steps, but of the model's: a coarser file is no file with gaps."""
         own = grid_of(times, self.found.reading.zone) if len(times) >= MIN_ROWS else None
-        if own is not None and not own.missing and own.step != step:
+        models = grid_of(times, self.found.reading.zone, step)  # Tuesday to Friday lacks neither days nor business days
+        if own is not None and not own.missing and own.step != step and models is not None and models.missing:
             raise UserError(f"expected the model's step {step!r}, found {own.step!r}")
 
     def texts_of(self, times: Times) -> pd.Index[Any]:
