@@ -55,6 +55,10 @@ FILES = {
         csv(np.arange(99) * 900 + 1664458771),
     ],
     "both readings": [csv(DAY, form="%d/%m/%Y %H:%M")],
+    "each midnight": [
+        csv([f"{time - time.resolution:%d/%m/%Y} {time.hour or 24}:00" for time in HOURS]),
+        csv([f"{time:%d/%m/%Y %H:%M}".removesuffix(" 00:00") for time in HOURS]),
+    ],
     "two digits": [csv(HOURS, form="%m/%d/%y %H:%M")],
     "in two columns": [
         csv(HOURS, form="%Y-%m-%d", Time=HOURS.strftime("%H:%M"), y=VALUES).replace(b"date", b"Date")

@@ -170,7 +170,7 @@ def _first_there(name: str, places: Sequence[Path]) -> Path:
     looked = [str(folder) for folder in dict.fromkeys(place.parent for place in places)]
     looked = ["the current folder" if folder == "." else folder for folder in looked]
     where = f" in {', '.join(looked[:-1])} or {looked[-1]}" if len(looked) > 1 else ""
-    raise UserError(f"{name[:300]}: no such file{where}")
+    raise UserError(f"{name[:200]}: no such file{where}")
 
 
 def find_beside(name: str, folder: Path) -> str:
