@@ -250,6 +250,9 @@ class FinetuneConfig(FitConfig):
         return self != self.plain()
 
 
+NO_RECOVERY = "none"
+"""What stays keeps its weights."""
+
 CALIBRATION_BATCHES = 8
 TRAINING_SHARE = 0.75
 TRAINING_UPDATES = 20
@@ -299,6 +302,17 @@ class PruneConfig(Section):
         exclude_if=_not(TRAINING_UPDATES),
         description="methods that prune in training: how often masks change until then, evenly spread",
     )
+
+
+def read_by_control(settings: Mapping[str, Any], recovery: str | None) -> dict[str, Any]:
+    """Returns what of a method's settings its random control reads too: it prunes at once, and looks at no score.
+
+    Args:
+        settings: keys of the prune section.
+        recovery: of the method, and so of its control, which looks at data for that alone.
+    """
+    unread = ("training_",) if recovery != NO_RECOVERY else ("training_", "calibration_")
+    return {key: value for key, value in settings.items() if not key.startswith(unread)}
 
 
 class MeasureConfig(Section):

@@ -14,10 +14,10 @@ from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, ForecastModel, blank
 from prunecast.prune.masks import apply_masks, check_masks
-from prunecast.prune.methods import NO_RECOVERY, Cost, Granularity, Masks, Pruned, Statistics, Task, WeightCost
+from prunecast.prune.methods import Cost, Granularity, Masks, Pruned, Statistics, Task, WeightCost
 from prunecast.prune.regression import Solve, reconstruct
 from prunecast.prune.schedule import MasksInTraining, Updates, in_steps
-from prunecast.recipe import PruneConfig
+from prunecast.recipe import NO_RECOVERY, PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS, RECOVERIES, SCHEDULES
 
 
@@ -142,8 +142,7 @@ def _task(
         weight_cost=weight_cost,
         masks=masks,
     )
-    if task.recovery != NO_RECOVERY:
-        RECOVERIES.check(task.recovery)
+    task.method.check_recovery(config.recovery)
     if task.needs_data and statistics.data is None:
         raise UserError(f"method {config.method!r} looks at data, expected batches of the training part, found none")
     return task
@@ -152,7 +151,7 @@ def _task(
 def _granularity(task: Task) -> Granularity:
     """Returns what goes at once, once no option is without meaning for the method."""
     foreign = () if task.needs_data else ("calibration_batches", "calibration_seed")
-    for option in (*foreign, *(("step", "recovery") if task.method.trains else ("training_share", "training_updates"))):
+    for option in (*foreign, *(("step",) if task.method.trains else ("training_share", "training_updates"))):
         task.refuse(option)
     granularity: Granularity = GRANULARITIES.load(task.method.granularity)
     return granularity

@@ -23,7 +23,7 @@ from prunecast.models.base import ForecastModel, LinearMap
 from prunecast.prune.allocate import lowest, shares_of
 from prunecast.prune.budget import Budget, budget_for, nearest_count
 from prunecast.prune.masks import apply_masks
-from prunecast.prune.methods import NO_RECOVERY, Granularity, Pruned, Scores, Statistics, Task
+from prunecast.prune.methods import Granularity, Pruned, Scores, Statistics, Task
 from prunecast.prune.regression import RIDGE, MapName, Problem, Solution, full_name, maps_of, reconstruct
 from prunecast.prune.second_order import (
     Amount,
@@ -39,6 +39,7 @@ from prunecast.prune.second_order import (
     wanda,
 )
 from prunecast.prune.unstructured import candidates, zeros_in
+from prunecast.recipe import NO_RECOVERY
 from prunecast.registry import ALLOCATIONS, SOLVERS
 
 WIDEST_TRACE = 512

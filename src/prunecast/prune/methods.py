@@ -6,19 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from prunecast.errors import UserError
-from prunecast.recipe import PruneConfig
+from prunecast.errors import UserError, near
+from prunecast.recipe import NO_RECOVERY, PruneConfig
 from prunecast.records import BudgetOf, GroupKind, Pruning
+from prunecast.registry import RECOVERIES
 
 if TYPE_CHECKING:  # `prunecast list methods` answers without torch
     from torch import Tensor
 
     from prunecast.batch import Batch
     from prunecast.models.base import ForecasterConfig, ForecastModel, Keep
-
-
-NO_RECOVERY = "none"
-"""What stays keeps its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +70,21 @@ class Method:
             raise UserError(
                 f"method {self.name!r} prunes in training, expected epochs of fine-tuning, found 0; "
                 "give --finetune-epochs (in a recipe finetune.epochs)"
+            )
+
+    def check_recovery(self, recovery: str | None) -> None:
+        """Checks that a recovery, where one is asked for, is known and has something to make good.
+
+        Raises:
+            UserError: when it is not, or when training makes good what goes.
+        """
+        known = (NO_RECOVERY, *RECOVERIES.names())
+        if recovery is not None and recovery not in known:
+            raise UserError(f"unknown recovery {recovery!r}; {near(recovery, known)}")
+        if recovery is not None and self.trains:
+            raise UserError(
+                f"method {self.name!r} prunes in training, which makes good what goes: expected no recovery, found "
+                f"{recovery!r}; leave it out"
             )
 
 

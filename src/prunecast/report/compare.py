@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from prunecast.errors import UserError
-from prunecast.recipe import LOOKS_BACK, fingerprint
+from prunecast.recipe import LOOKS_BACK, fingerprint, read_by_control
 from prunecast.records import Role, Scoring
 from prunecast.report.statistics import Difference, Floats, Interval, LogRatio, difference
 from prunecast.report.style import MODEL_NAMES, percent
 from prunecast.study.frame import StageRow, StudyFrame
 
-Against = Literal["dense", "dense-continued", "small-dense", "naive", "zeroed-body"]
+Against = Literal["dense", "dense-continued", "small-dense", "random", "naive", "zeroed-body"]
 Verdict = Literal["better", "worse", "not told apart", "no interval"]
 
 FLOORS: tuple[Against, ...] = ("naive", "zeroed-body")
@@ -213,6 +213,8 @@ class StudyRuns:
             continued = self._controls.get(("dense-continued", dense["fingerprint"], _tuning(row)))
             found.append(("dense-continued", continued))
         if role in _PRUNED:
+            if "method_control" in row:
+                found.append(("random", self._drawn.get(self._removal(row, row["method_control"]))))
             own, bare = (self._controls.get(("small-dense", of, "")) for of in (name, row.get("parent", "")))
             found.append(("small-dense", own or bare))
         if role not in ("naive", "zeroed-body"):
@@ -236,6 +238,19 @@ class StudyRuns:
                 if above in row:
                     found[variant.role, row[above], _tuning(row) if variant.role == "dense-continued" else ""] = row
         return found
+
+    @cached_property
+    def _drawn(self) -> dict[Hashable, StageRow]:
+        """What was pruned at random, by what it removed of which model, and how what stays made good for that."""
+        drawn = (run for variant, runs in self.runs.items() if variant.is_control for run in runs.values())
+        return {self._removal(row, row["method"]): row for row in drawn if row["role"] in _PRUNED}
+
+    def _removal(self, row: StageRow, method: str) -> Hashable:
+        """Returns all that a pruned model and its random control have in common, the control's method named."""
+        dense, recovery = self.dense(row), row.get("recovery")
+        settings = read_by_control(row["recipe"]["prune"], recovery) | {"method": method, "recovery": recovery}
+        tuning = _tuning(row) if row["role"] == "pruned+finetuned" else ""
+        return dense and dense["fingerprint"], row["role"], fingerprint(settings), tuning
 
 
 def _tuning(row: StageRow) -> str:
@@ -284,8 +299,9 @@ def _variants(rows: Mapping[str, StageRow]) -> dict[str, Variant]:
         {"name"},
     )
     method_name = _namer(
-        (((case, row["method"]), row["recipe"]["prune"]) for case, row in entries if row["role"] in _PRUNED),
+        ((row["method"], row["recipe"]["prune"]) for _, row in entries if row["role"] in _PRUNED),
         {"method", "sparsity"},
+        always=("recovery",),
     )
     found = {}
     for case, row in entries:
@@ -302,7 +318,7 @@ def _variants(rows: Mapping[str, StageRow]) -> dict[str, Variant]:
                 (case, root["model"]), MODEL_NAMES.get(root["model"], root["model"]), root["recipe"]["model"]
             ),
             role=row["role"],
-            method=method and method_name((case, method), method, source["recipe"]["prune"]),
+            method=method and method_name(method, method, source["recipe"]["prune"]),
             sparsity_requested=None if method is None else float(source["sparsity_requested"]),
             key=f"{'small ' if row['role'] == 'small-dense' else ''}{fingerprint(same)}",
             is_control=method is not None and bool(source["method_is_control"]),
@@ -311,13 +327,14 @@ def _variants(rows: Mapping[str, StageRow]) -> dict[str, Variant]:
 
 
 def _namer(
-    entries: Iterable[tuple[Hashable, Mapping[str, Any]]], ignore: set[str]
+    entries: Iterable[tuple[Hashable, Mapping[str, Any]]], ignore: set[str], always: Sequence[str] = ()
 ) -> Callable[[Hashable, str, Mapping[str, Any]], str]:
     """Returns what adds "(key=value, ...)" to a name: the settings in which the configurations of a group differ.
 
     Args:
         entries: groups, and the recipe's sections of each.
         ignore: keys that a name says already.
+        always: keys that are said wherever a section has them.
     """
     sections: dict[Hashable, dict[str, Mapping[str, Any]]] = {}
     for group, section in entries:
@@ -332,7 +349,8 @@ def _namer(
     }
 
     def named(group: Hashable, name: str, section: Mapping[str, Any]) -> str:
-        settings = ", ".join(f"{key}={section.get(key)}" for key in differing.get(group, ()))
+        said = sorted({*differing.get(group, ()), *always} & section.keys())  # what is left out is as by default
+        settings = ", ".join(f"{key}={section[key]}" for key in said)
         return f"{name} ({settings})" if settings else name
 
     return named
@@ -345,8 +363,8 @@ class Comparison:
     Attributes:
         variant: what is judged.
         other: what it is held against.
-        against: why: its dense parent, that parent trained on, the small dense model of its size, a naive forecast,
-            its dense parent with the body zeroed.
+        against: why: its dense parent, that parent trained on, the small dense model of its size, the same removed at
+            random, a naive forecast, its dense parent with the body zeroed.
         seeds: how many seeds both have.
         reference: mean error of `other` over these seeds.
         difference: mean difference of the errors.

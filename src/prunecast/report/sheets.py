@@ -143,7 +143,7 @@ def _errors(row: StageRow, metric: str) -> Cells:
         saturated = isinstance(floors, str) and floors != ""
         error = replace(error, note="" if missing(spread) else f"± {spread:.4f}", flag=flag if saturated else None)
     cells = {Head("test error", name, paper=main): error}
-    for against, paper in (("dense", main), ("dense-continued", main), ("small-dense", False)):
+    for against, paper in (("dense", main), ("dense-continued", main), ("small-dense", False), ("random", False)):
         column = f"{prefix}vs_{against.replace('-', '_')}"
         change = _number(row.get(column), signed)
         if change.text:
@@ -345,10 +345,7 @@ def controls_table(context: Context, name: str, case: Case) -> ReportTable:
         zeroed = next((c for v in own if v.role == "zeroed-body" and (c := compared.of(v, "dense"))), None)
         floors = [variant for variant in pruned if compared.saturated(variant)]
         floor_names = dict.fromkeys(name for variant in floors for name in compared.floor_names(variant))
-        small = [compared.of(variant, "small-dense") for variant in pruned if variant.finetuned]
-        verdicts = Counter(comparison.verdict for comparison in small if comparison is not None)
-        said = [f"{verdicts[kind]} {kind}" for kind in ("better", "not told apart", "worse") if verdicts[kind]]
-        lead = float(verdicts["better"] - verdicts["worse"]) if verdicts else None
+        tuned = [variant for variant in pruned if variant.finetuned]
         controls = [*naive, *(variant for variant in own if not variant.pruned)]
         cells = {name_head("model"): Cell(model, order=model)}
         cells |= {Head("dense, against", other.model): _relative(held.get(other)) for other in naive}
@@ -359,16 +356,25 @@ def controls_table(context: Context, name: str, case: Case) -> ReportTable:
                 ", ".join(floor_names),
                 len(floors) if pruned else None,
             ),
-            Head("", "against small dense"): Cell(", ".join(said), order=lead),
+            Head("", "against small dense"): _tally(compared.of(variant, "small-dense") for variant in tuned),
+            Head("", "against random"): _tally(compared.of(variant, "random") for variant in pruned),
             RECORDS: linked((v.model if v.role == "naive" else v.name, scored(context.study, v)) for v in controls),
         }
         rows.append(TableRow(cells))
     note = (
         "Changes of MSE with 95 % intervals. Saturated: pruned variants that are not shown to be better than a naive "
         "forecast or than the dense model with its body zeroed. Small dense: pruned and fine-tuned variants against "
-        "dense models of their size, trained from scratch."
+        "dense models of their size, trained from scratch. Random: pruned variants against as much removed at random "
+        "from the same model, by the same recovery and fine-tuning."
     )
     return ReportTable(name, "What the controls say", rows, note).without_empty()
+
+
+def _tally(found: Iterable[Comparison | None]) -> Cell:
+    """Returns how many comparisons came out better, worse, or neither."""
+    verdicts = Counter(comparison.verdict for comparison in found if comparison is not None)
+    said = [f"{verdicts[kind]} {kind}" for kind in ("better", "not told apart", "worse") if verdicts[kind]]
+    return Cell(", ".join(said), order=float(verdicts["better"] - verdicts["worse"]) if verdicts else None)
 
 
 def _relative(comparison: Comparison | None) -> Cell:

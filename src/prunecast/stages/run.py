@@ -87,6 +87,8 @@ class Chain:
             raise UserError(NO_EARLIER)
         if tuning.rewind and method is not None and GRANULARITIES.load(method.granularity).shrinks:
             raise UserError(f"finetune.rewind: expected a method that masks weights, found {method.name!r}, which cuts")
+        if config is not None and method is not None:
+            method.check_recovery(config.recovery)
         first = replace(self.train(label), stage="prune", role="pruned", parent=parent)
         looked_at = parent if tuning.looks_back else None
         tuned = replace(first, stage="finetune", role="pruned+finetuned", unpruned=looked_at)

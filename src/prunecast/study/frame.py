@@ -253,7 +253,11 @@ _Cell = tuple[pa.DataType, Any]
 def _row(record: RunRecord) -> dict[str, _Cell]:
     """Returns the columns of a stage; MSE and MAE always have theirs."""
     row = _taken(record, DESCRIBES)
-    row["method_is_control"] = (FLAG, is_control(row["method"][1]))
+    method = _method(row["method"][1])
+    row["method_is_control"] = (FLAG, method is not None and method.is_control)
+    row["method_control"] = (TEXT, None if method is None else method.control)
+    own = None if method is None else method.recovery
+    row["recovery"] = (TEXT, _at(record, "recipe.prune.recovery") or own)
     for prefix, place in SCORINGS.items():
         found: Accuracy | None = _at(record, place)
         errors = {"mse": None, "mae": None} if found is None else {"mse": found.mse, "mae": found.mae, **found.metrics}
@@ -287,9 +291,9 @@ def _json(value: Any) -> str:
 
 
 @lru_cache
-def is_control(method: str | None) -> bool:
-    """Whether a method is there to be compared with: it removes at random what another removes by its score."""
-    return method is not None and method in METHODS.entries and bool(METHODS.load(method).is_control)
+def _method(name: str | None) -> Any:
+    """Returns a method of pruning; None for no name, and for one that a record has and nobody knows any more."""
+    return METHODS.load(name) if name is not None and name in METHODS.entries else None
 
 
 _Array = tuple[str, str, str, Sequence[float]]

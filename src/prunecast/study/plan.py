@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from prunecast.data.series import Series, find_beside
 from prunecast.errors import UserError, near
 from prunecast.models.base import ForecasterConfig
-from prunecast.prune.methods import NO_RECOVERY, Granularity, Method
+from prunecast.prune.methods import Granularity, Method
 from prunecast.recipe import (
     DataConfig,
     DatasetEntry,
@@ -23,6 +23,7 @@ from prunecast.recipe import (
     checked,
     load_recipe,
     merged,
+    read_by_control,
 )
 from prunecast.registry import GRANULARITIES, METHODS, RUNTIMES
 from prunecast.resolve import resolved
@@ -170,25 +171,26 @@ class _Cell:
                         yield from self.variant(dense, checked(PruneConfig, values, "study.prune"))
 
     def methods(self, grid: PruneGrid) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields the methods of a line of the grid with their settings, and the random control of each."""
+        """Yields the methods of a line of the grid with their settings, and the random control of each.
+
+        A control stands beside its method with the same recovery, so one line may have it twice, with and without.
+        """
         methods: dict[str, Method] = {name: METHODS.load(name) for name in grid.methods}
-        for name in methods:
-            yield name, grid.settings
+        for name, method in methods.items():
+            yield name, _without_own(method, grid.settings)
         if "random" not in self.study.controls:
             return
         for method in methods.values():
-            if method.control is not None and method.control not in methods:
-                recovery = grid.settings.get("recovery", method.recovery)
-                # it prunes at once, and looks at no data but to make good what went, as the method does beside it
-                foreign = ("training_", "calibration_") if recovery == NO_RECOVERY else ("training_",)
-                settings = {key: value for key, value in grid.settings.items() if not key.startswith(foreign)}
-                yield method.control, settings | ({} if recovery == NO_RECOVERY else {"recovery": recovery})
+            if method.control is not None:
+                recovery = grid.settings.get("recovery") or method.recovery
+                settings = read_by_control(grid.settings, recovery) | {"recovery": recovery}
+                yield method.control, _without_own(METHODS.load(method.control), settings)
 
     def variant(self, dense: Job, config: PruneConfig) -> Iterator[Job]:
         chain = replace(self.chain, recipe=self.chain.recipe.model_copy(update={"prune": config}))
         method: Method = METHODS.load(config.method)
-        repaired = "" if config.recovery in (None, method.recovery) else f" {config.recovery}"
-        cell, name = replace(self, chain=chain), f"{config.method}{repaired} {config.sparsity:g}"
+        recovery = "" if config.recovery is None else f" (recovery={config.recovery})"
+        cell, name = replace(self, chain=chain), f"{config.method}{recovery} {config.sparsity:g}"
         method.check_epochs(chain.recipe.finetune.epochs if True in self.study.finetune else 0)
         *bare, last = chain.prune(dense.fingerprint, name)
         pruned, tuned = (bare[0], last) if bare else (last, None)
@@ -216,3 +218,8 @@ class _Cell:
     @property
     def tunes(self) -> bool:
         return True in self.study.finetune and self.chain.recipe.finetune.epochs > 0
+
+
+def _without_own(method: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings of a method without a recovery that is its own anyway: what is one thing has one name."""
+    return {key: value for key, value in settings.items() if key != "recovery" or value not in (None, method.recovery)}

@@ -131,6 +131,53 @@ def test_a_control_can_be_left_out_by_naming_the_others(table: Path, control: st
         assert not any("random" in job.label for job in without)
 
 
+
+def removals(jobs: Iterable[Job]) -> Counter[tuple[str, str | None]]:
+    """Returns the methods of the Transformer's prunings, each with the recovery that it was asked for."""
+    prunings = [job.recipe.prune for job in of_model(jobs, "transformer") if job.stage == "prune"]
+    return Counter((config.method, config.recovery) for config in prunings if config is not None)
+
+
+def test_a_random_control_recovers_as_its_method_does(table: Path) -> None:
+    once = {"sparsities": [0.5]}
+    lines = [{"methods": METHODS, **once}, {"methods": METHODS, **once, "settings": {"recovery": "ridge"}}]
+    both = grid(table, prune_lines(*lines))
+    controls = {"random", "structured-random"}
+    assert removals(both) == {(name, how): 1 for name in {*METHODS, *controls} for how in (None, "ridge")}
+    labels = [job.label for job in both]
+    assert len(labels) == len(set(labels)), "cells of one method are told apart"
+    one_line = removals(grid(table, prune_lines({"methods": ["magnitude", "random", "obc"], **once})))
+    assert one_line == {("magnitude", None): 1, ("random", None): 1, ("obc", None): 1, ("random", "ridge"): 1}
+
+
+def test_a_recovery_that_is_the_methods_own_is_no_other_cell(table: Path) -> None:
+    line = {"methods": ["obc", "magnitude"], "sparsities": [0.5]}
+    plain, said = (grid(table, prune_lines(*lines)) for lines in ([line], [line, line | {"settings": {"recovery": "ridge"}}]))
+    assert removals(said) == removals(plain) + Counter([("magnitude", "ridge")])
+
+
+def test_a_control_reads_what_its_method_reads_of_the_data(table: Path) -> None:
+    settings = {"recovery": "ridge", "calibration_batches": 2}
+    jobs = grid(table, prune_lines({"methods": ["magnitude"], "sparsities": [0.5], "settings": settings}))
+    prunings = [job.recipe.prune for job in of_model(jobs, "transformer") if job.stage == "prune"]
+    assert {config.calibration_batches for config in prunings if config} == {2}
+
+
+@pytest.mark.parametrize(
+    ("method", "recovery", "expected"),
+    [
+        ("magnitude", "rigde", "unknown recovery 'rigde'; did you mean 'ridge'"),
+        ("movement", "ridge", "'movement' prunes in training.*expected no recovery, found 'ridge'"),
+    ],
+)
+def test_a_recovery_without_meaning_is_refused_before_anything_is_trained(
+    table: Path, method: str, recovery: str, expected: str
+) -> None:
+    line = {"methods": [method], "sparsities": [0.5], "settings": {"recovery": recovery}}
+    with pytest.raises(UserError, match=expected):
+        grid(table, prune_lines(line))
+
+
 def test_of_the_controls_only_small_dense_models_are_timed(table: Path) -> None:
     timed = [job for job in grid(table) if job.stage in ("export", "measure")]
     assert {job.role for job in timed} == {"dense", "pruned", "pruned+finetuned", "small-dense"}
