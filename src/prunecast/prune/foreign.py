@@ -32,10 +32,10 @@ from prunecast.models.io import MASK_PREFIX, WEIGHTS_FILE, pack_mask, unpack_mas
 from prunecast.prune.apply import prune_model
 from prunecast.prune.dependency import Structure, set_tensor, structure_of, tensors_in
 from prunecast.prune.masks import check_masks
-from prunecast.prune.methods import NO_RECOVERY, Masks
+from prunecast.prune.methods import Masks
 from prunecast.prune.regression import maps_of
 from prunecast.prune.torch_maps import maps_of_layer
-from prunecast.recipe import PruneConfig, checked
+from prunecast.recipe import NO_RECOVERY, PruneConfig, checked
 from prunecast.records import Pruning, Strict
 from prunecast.registry import GRANULARITIES, METHODS
 from prunecast.store import new_directory

@@ -131,7 +131,6 @@ def test_a_control_can_be_left_out_by_naming_the_others(table: Path, control: st
         assert not any("random" in job.label for job in without)
 
 
-
 def removals(jobs: Iterable[Job]) -> Counter[tuple[str, str | None]]:
     """Returns the methods of the Transformer's prunings, each with the recovery that it was asked for."""
     prunings = [job.recipe.prune for job in of_model(jobs, "transformer") if job.stage == "prune"]
@@ -152,7 +151,9 @@ def test_a_random_control_recovers_as_its_method_does(table: Path) -> None:
 
 def test_a_recovery_that_is_the_methods_own_is_no_other_cell(table: Path) -> None:
     line = {"methods": ["obc", "magnitude"], "sparsities": [0.5]}
-    plain, said = (grid(table, prune_lines(*lines)) for lines in ([line], [line, line | {"settings": {"recovery": "ridge"}}]))
+    plain, said = (
+        grid(table, prune_lines(*lines)) for lines in ([line], [line, line | {"settings": {"recovery": "ridge"}}])
+    )
     assert removals(said) == removals(plain) + Counter([("magnitude", "ridge")])
 
 
