@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from tests.support.in_process import InProcess
 from tests.support.series_files import write_table
@@ -15,7 +14,8 @@ from prunecast.data.series import load_series
 from prunecast.recipe import load_recipe
 from prunecast.report.compare import StudyRuns
 from prunecast.report.context import Context
-from prunecast.report.render import write_report
+from prunecast.report.sheets import variants_table
+from prunecast.report.tables import Cell, Head
 from prunecast.study.plan import plan
 from prunecast.study.study import open_study, run_study
 
@@ -81,13 +81,16 @@ def test_two_cells_of_one_method_are_two_lines(finished: Path) -> None:
         assert errors[method, "pruned", 0.7] != errors[f"{method} (recovery=ridge)", "pruned", 0.7]
 
 
-def test_tables_of_a_report_have_the_control_beside_each_method(finished: Path, tmp_path: Path) -> None:
-    frame, failures = open_study(finished).tables()
-    write_report(frame, failures, tmp_path / "report.html", title="Recoveries")
-    summary = pd.read_csv(tmp_path / "report_files" / "summary.csv")
-    judged = summary[summary["method"].isin(CONTROLS)]
-    assert judged["vs_random"].notna().all()
-    assert summary[~summary["method"].isin(CONTROLS)]["vs_random"].isna().all()
+def test_tables_have_the_control_beside_each_method(finished: Path) -> None:
+    context = Context(open_study(finished).tables()[0])
+    judged = context.summary["method"].isin(CONTROLS)
+    assert context.summary[judged]["vs_random"].notna().all()
+    assert context.summary[~judged]["vs_random"].isna().all()
+    [case] = context.study.cases
+    shown = variants_table(context, "variants", case).rows
+    against = Head("change of MSE against", "random", paper=False)
+    held = {row.series for row in shown if row.cells.get(against, Cell()).text}
+    assert held == set(CONTROLS)
 
 
 def test_records_of_before_that_name_no_control_are_compared_without(finished: Path) -> None:
