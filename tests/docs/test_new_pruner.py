@@ -17,9 +17,9 @@ from tests.support.coupled_model import ENTRY, coupled, macs, macs_per_weight
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.prune.apply import prune_model
+from prunecast.prune.apply import prune_in_training, prune_model
 from prunecast.recipe import PruneConfig
-from prunecast.registry import ALLOCATIONS, GRANULARITIES, METHODS, MODELS, SCORES
+from prunecast.registry import ALLOCATIONS, GRANULARITIES, METHODS, MODELS, SCHEDULES, SCORES, SOLVERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "new-pruner.md"
 
@@ -28,7 +28,7 @@ LINES = re.findall(r'^    "([\w-]+)": "([\w.]+):(\w+)",$', PAGE.read_text(encodi
 """Registered name, module and attribute, as the page has them."""
 
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-TABLES = {"scores": "SCORES", "allocate": "ALLOCATIONS", "methods": "METHODS"}
+TABLES = {"scores": "SCORES", "allocate": "ALLOCATIONS", "methods": "METHODS", "schedule": "SCHEDULES"}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def _documented(monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, str(PAGE), "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(MODELS.entries, "coupled", ENTRY)
-    tables = {"SCORES": SCORES, "ALLOCATIONS": ALLOCATIONS, "METHODS": METHODS}
+    tables = {"SCORES": SCORES, "ALLOCATIONS": ALLOCATIONS, "METHODS": METHODS, "SCHEDULES": SCHEDULES}
     for name, path, attribute in LINES:
         table = tables[TABLES[path.rpartition(".")[2]]]
         monkeypatch.setitem(table.entries, name, f"documented_pruner:{attribute}")
@@ -93,6 +93,24 @@ def test_the_documented_recombination_prunes_the_weakest_units_of_the_model() ->
     assert pruned.model.config.width == 12
 
 
+@pytest.mark.usefixtures("_documented")
+def test_the_documented_schedule_removes_as_much_at_each_update() -> None:
+    model = coupled()
+    config = PruneConfig(method="linear-magnitude", sparsity=0.6, training_updates=3)
+    hook = prune_in_training(model, config, steps=4, seed=1, cost=macs, weight_cost=macs_per_weight)
+    optimizer = torch.optim.Adam(model.parameters())
+    hook.on_start(model, optimizer)
+    gone = []
+    for step, batch in enumerate(_batches(4)):
+        optimizer.zero_grad()
+        (model(batch.x_BLC) - batch.y_BHC).square().mean().backward()  # type: ignore[no-untyped-call]
+        hook.after_backward(step)
+        optimizer.step()
+        hook.after_step(step)
+        gone.append(hook.outcome.realised)
+    assert gone == [round(share * hook.outcome.total) for share in (0.2, 0.4, 0.6, 0.6)]
+
+
 def test_methods_are_listed_without_torch() -> None:
     code = (
         "import sys; from prunecast.registry import METHODS;"
@@ -105,6 +123,11 @@ def test_methods_are_listed_without_torch() -> None:
 def test_methods_name_registered_parts() -> None:
     for name in METHODS.names():
         method = METHODS.load(name)
-        for table, part in ((SCORES, method.score), (ALLOCATIONS, method.allocation)):
+        granularity = GRANULARITIES.load(method.granularity)
+        for table, part in (
+            (SOLVERS if granularity.updates else SCORES, method.score),
+            (ALLOCATIONS, method.allocation),
+        ):
             assert callable(table.load(part))
-        assert callable(GRANULARITIES.load(method.granularity).prune)
+        assert method.schedule is None or callable(SCHEDULES.load(method.schedule))
+        assert callable(granularity.prune)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # `prunecast list methods` answers without torch
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A recipe: score x granularity x allocation.
+    """A recipe: score x granularity x allocation, and a schedule where it prunes in training.
 
     Attributes:
         name: as in `registry.METHODS`.

@@ -123,6 +123,11 @@ class MasksInTraining(HeldMasks, ABC):
         changed = {"realised": realised, "removed_weights": zeros_in(self.masks)}
         return self._asked.model_copy(update=changed)
 
+    @property
+    def config(self) -> PruneConfig:
+        """What was asked for."""
+        return self._task.config
+
     def after_step(self, step: int) -> None:
         """Zeroes what is masked, and changes masks when it is time."""
         super().after_step(step)
@@ -143,7 +148,7 @@ class MasksInTraining(HeldMasks, ABC):
 
         Zhu and Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878), equation 1.
         """
-        last, first = self._task.config.sparsity, self._amount(self._task.masks) / self._asked.total
+        last, first = self.config.sparsity, self._amount(self._task.masks) / self._asked.total
         left = 1 - number / self.updates.count
         return last + (first - last) * left**3
 
@@ -156,7 +161,7 @@ class MasksInTraining(HeldMasks, ABC):
         """
         if round(share * self._asked.total) <= self._amount(gone):
             return gone
-        config = self._task.config.model_copy(update={"sparsity": share})
+        config = self.config.model_copy(update={"sparsity": share})
         return self._prune(replace(self._task, config=config, masks=gone)).masks
 
     def _amount(self, masks: Masks) -> float:
@@ -246,7 +251,7 @@ class AlternatingMasks(MasksInTraining):
         """Chooses masks, or lets go of them."""
         sparse = (self.updates.count - number) % 2 == 0
         gone = self._task.masks
-        self.hold(self.choose(self._task.config.sparsity, gone) if sparse else gone)
+        self.hold(self.choose(self.config.sparsity, gone) if sparse else gone)
 
 
 class RiggedMasks(MasksInTraining):
