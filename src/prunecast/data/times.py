@@ -287,7 +287,8 @@ class TimesByBlock:
             midnights = wall_times(times, zone) if self._late.count else times[:0]
             if int((midnights == midnights.astype("datetime64[D]")).sum()) > self._late.count:
                 raise UserError(at(self._name, self._late.first, "24:00 stands beside 0:00; write midnight in one way"))
-            read = _zoned(self._name, ReadTimes(times, form, zone), self._options)
+            since = "UTC" if form in EPOCH_UNITS and self._options.timezone else zone  # seconds since 1970 are UTC's
+            read = _zoned(self._name, ReadTimes(times, form, since), self._options)
         except UserError as error:
             return ReadTimes(np.full(self._rows, NO_TIME), problem=str(error), cell=cell)
         return replace(read, notes=tuple(self._notes()), cell=cell)
@@ -482,6 +483,7 @@ def _minutes(offset: str) -> int:
 # Times into texts
 
 
+_EPOCH = np.datetime64("1970-01-01", "ns")
 _ISO_FORMS = tuple(
     date + clock + offset
     for date in ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%Y-%m")
@@ -503,6 +505,8 @@ def time_of(text: str, reading: Reading) -> np.datetime64:
         raise UserError(f"expected a time as the file has it, or as 2024-01-31T12:00, found {excerpt(text)}")
     if reading.zone is None or re.search(_OFFSET, text.strip()):
         return time
+    if reading.form in EPOCH_UNITS and not np.isnat(times[0]):
+        return time
     if _doubled(np.array([time]), reading.zone).any():
         raise UserError(f"{excerpt(text)}: clocks double that hour in {reading.zone}; write its offset too, as +02:00")
     local = pd.Timestamp(time).tz_localize(reading.zone, nonexistent="shift_forward")
@@ -523,11 +527,12 @@ def texts_of(times: Times, reading: Reading, cell: str) -> pd.Index[Any]:
     wall = local.tz_localize(None)
     if form is None:
         return local
-    if not re.search(_OFFSET, cell) and _doubled(wall.to_numpy(), reading.zone).any():
+    named = form not in EPOCH_UNITS and not re.search(_OFFSET, cell)
+    if named and _doubled(wall.to_numpy(), reading.zone).any():
         return pd.Index([time.isoformat() for time in local])
     if form == "excel" or form in EPOCH_UNITS:
-        start, unit = ("1899-12-30", "D") if form == "excel" else ("1970-01-01", form)
-        numbers = ((wall - pd.Timestamp(start)) / pd.Timedelta(1, cast("Unit", unit))).to_numpy()
+        since, unit = (wall - pd.Timestamp("1899-12-30"), "D") if form == "excel" else (times - _EPOCH, form)
+        numbers = (pd.TimedeltaIndex(since) / pd.Timedelta(1, cast("Unit", unit))).to_numpy()
         cells: pd.Index[Any] = pd.Index(numbers.astype(np.int64) if (numbers % 1 == 0).all() else numbers)
         return cells
     if form == "quarter":

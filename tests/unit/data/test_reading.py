@@ -290,6 +290,17 @@ def test_a_forecast_says_which_of_two_hours_it_means(tmp_path: Path) -> None:
         assert time_of("2023-10-29T02:00+01:00", reading) == np.datetime64("2023-10-29T01:00")
 
 
+def test_seconds_since_1970_are_of_utc_whatever_clocks_they_are_told_by(tmp_path: Path) -> None:
+    times = pd.date_range("2023-03-01", "2023-11-30 23:00", freq="h")
+    seconds = times.as_unit("s").astype(np.int64)
+    series = load(tmp_path, "time,v\n" + "".join(f"{time},1\n" for time in seconds), timezone="Europe/Berlin")
+    np.testing.assert_array_equal(series.times, times.to_numpy())
+    assert (series.reading.zone, series.frequency) == ("Europe/Berlin", "h")
+    assert texts_of(series.times, series.reading, str(seconds[0])).tolist() == seconds.tolist()
+    assert time_of(str(seconds[9]), series.reading) == times[9].to_numpy()
+    assert time_of("2023-03-01T10:00", series.reading) == times[9].to_numpy()
+
+
 def test_times_with_and_without_offset_are_told_apart(tmp_path: Path) -> None:
     rows = "2024-01-01T00:00,1\n2024-01-01T01:00+01:00,2\n2024-01-01T02:00,3\n"
     refused(tmp_path, "date,v\n" + rows, "row 2: has an offset from UTC, and the first row has none")
