@@ -304,6 +304,13 @@ class PruneConfig(Section):
     )
 
 
+def with_recovery(method: str, recovery: str | None) -> str:
+    """Returns a method with a recovery that is not its own: "magnitude + ridge", "obc without recovery"."""
+    if recovery is None:
+        return method
+    return f"{method} without recovery" if recovery == NO_RECOVERY else f"{method} + {recovery}"
+
+
 def read_by_control(settings: Mapping[str, Any], recovery: str | None) -> dict[str, Any]:
     """Returns what of a method's settings its random control reads too: it prunes at once, and looks at no score.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from prunecast.errors import UserError
-from prunecast.recipe import LOOKS_BACK, fingerprint, read_by_control
+from prunecast.recipe import LOOKS_BACK, fingerprint, read_by_control, with_recovery
 from prunecast.records import Role, Scoring
 from prunecast.report.statistics import Difference, Floats, Interval, LogRatio, difference
 from prunecast.report.style import MODEL_NAMES, percent
@@ -299,16 +299,15 @@ def _variants(rows: Mapping[str, StageRow]) -> dict[str, Variant]:
         {"name"},
     )
     method_name = _namer(
-        ((row["method"], row["recipe"]["prune"]) for _, row in entries if row["role"] in _PRUNED),
-        {"method", "sparsity"},
-        always=("recovery",),
+        ((_removed_by(row), row["recipe"]["prune"]) for _, row in entries if row["role"] in _PRUNED),
+        {"method", "sparsity", "recovery"},
     )
     found = {}
     for case, row in entries:
         root = _dense(row, rows) or row
         # a small dense model bears the name of the pruned stage that it was sized after
         source = rows.get(row.get("compared_with", ""), row)
-        method = source.get("method") if source["role"] in _PRUNED else None
+        method = _removed_by(source) if source["role"] in _PRUNED else None
         # what the seeds of a variant share; a small dense model without its original stands alone
         sections = {name: source["recipe"].get(name) for name in _SECTIONS[source["role"]]}
         same = {"role": source["role"], "model": source["model"], "of": source.get("compared_with"), **sections}
@@ -326,15 +325,19 @@ def _variants(rows: Mapping[str, StageRow]) -> dict[str, Variant]:
     return found
 
 
+def _removed_by(row: StageRow) -> str:
+    config = row["recipe"]["prune"]
+    return with_recovery(config["method"], config.get("recovery"))
+
+
 def _namer(
-    entries: Iterable[tuple[Hashable, Mapping[str, Any]]], ignore: set[str], always: Sequence[str] = ()
+    entries: Iterable[tuple[Hashable, Mapping[str, Any]]], ignore: set[str]
 ) -> Callable[[Hashable, str, Mapping[str, Any]], str]:
     """Returns what adds "(key=value, ...)" to a name: the settings in which the configurations of a group differ.
 
     Args:
         entries: groups, and the recipe's sections of each.
         ignore: keys that a name says already.
-        always: keys that are said wherever a section has them.
     """
     sections: dict[Hashable, dict[str, Mapping[str, Any]]] = {}
     for group, section in entries:
@@ -349,7 +352,7 @@ def _namer(
     }
 
     def named(group: Hashable, name: str, section: Mapping[str, Any]) -> str:
-        said = sorted({*differing.get(group, ()), *always} & section.keys())  # what is left out is as by default
+        said = (key for key in differing.get(group, ()) if key in section)  # what is left out is as by default
         settings = ", ".join(f"{key}={section[key]}" for key in said)
         return f"{name} ({settings})" if settings else name
 

@@ -378,7 +378,7 @@ def share_x(title: str, *, grid: bool = False) -> alt.X:
 
 def row_y() -> alt.Y:
     """Returns the y of named rows, in the order of the data."""
-    look = {"labelColor": INK, "labelFontSize": 10.5, "labelPadding": 9}
+    look = {"labelColor": INK, "labelFontSize": 10.5, "labelPadding": 9, "labelLimit": 260}
     return alt.Y("row:N", sort=None, axis=alt.Axis(title=None, ticks=False, domain=False, grid=False, **look))
 
 
@@ -395,10 +395,15 @@ def legend_of(series: Iterable[str], known: Mapping[str, Look]) -> Legend:
     return tuple((name, known[name]) for name in dict.fromkeys(series))
 
 
+SHORT_NAME = 24
+"""Characters of a series' name of which three have room beside each other in a legend."""
+
+
 def colour_of(series: Legend) -> alt.Color:
     """Returns the colours of series, with their legend."""
     scale = alt.Scale(domain=[name for name, _ in series], range=[look.colour for _, look in series])
-    return alt.Color("series:N", scale=scale)
+    long = max((len(name) for name, _ in series), default=0) > SHORT_NAME
+    return alt.Color("series:N", scale=scale, legend=alt.Legend(columns=2, labelLimit=240) if long else alt.Undefined)
 
 
 def picked() -> Any:

@@ -24,6 +24,7 @@ from prunecast.recipe import (
     load_recipe,
     merged,
     read_by_control,
+    with_recovery,
 )
 from prunecast.registry import GRANULARITIES, METHODS, RUNTIMES
 from prunecast.resolve import resolved
@@ -189,8 +190,7 @@ class _Cell:
     def variant(self, dense: Job, config: PruneConfig) -> Iterator[Job]:
         chain = replace(self.chain, recipe=self.chain.recipe.model_copy(update={"prune": config}))
         method: Method = METHODS.load(config.method)
-        recovery = "" if config.recovery is None else f" (recovery={config.recovery})"
-        cell, name = replace(self, chain=chain), f"{config.method}{recovery} {config.sparsity:g}"
+        cell, name = replace(self, chain=chain), f"{with_recovery(config.method, config.recovery)} {config.sparsity:g}"
         method.check_epochs(chain.recipe.finetune.epochs if True in self.study.finetune else 0)
         *bare, last = chain.prune(dense.fingerprint, name)
         pruned, tuned = (bare[0], last) if bare else (last, None)

@@ -37,9 +37,9 @@ RECIPE: dict[str, Any] = {
 CONTROLS = {
     "magnitude": "random",
     "structured-magnitude": "structured-random",
-    "obc": "random (recovery=ridge)",
-    "magnitude (recovery=ridge)": "random (recovery=ridge)",
-    "structured-magnitude (recovery=ridge)": "structured-random (recovery=ridge)",
+    "obc": "random + ridge",
+    "magnitude + ridge": "random + ridge",
+    "structured-magnitude + ridge": "structured-random + ridge",
 }
 """Method, as reports name it -> its control."""
 
@@ -78,7 +78,7 @@ def test_two_cells_of_one_method_are_two_lines(finished: Path) -> None:
     assert len(names) == len(set(names))
     errors = context.summary.set_index(["method", "role", "sparsity_requested"])["test_mse"]
     for method in ("magnitude", "structured-magnitude", "random", "structured-random"):
-        assert errors[method, "pruned", 0.7] != errors[f"{method} (recovery=ridge)", "pruned", 0.7]
+        assert errors[method, "pruned", 0.7] != errors[f"{method} + ridge", "pruned", 0.7]
 
 
 def test_tables_have_the_control_beside_each_method(finished: Path) -> None:
