@@ -63,12 +63,11 @@ class FileCheck(results.Result):
         windows: dict[int, dict[str, Any]] = {}
         for count in check.windows:
             row = windows.setdefault(count.lookback, {"look-back": str(count.lookback)})
-            fits = min(count.train, count.validation, count.test) > 0
-            row[f"horizon {count.horizon}"] = f"{count.train} + {count.test}" if fits else "-"
-        some_fit = any(" + " in cell for row in windows.values() for cell in row.values())
+            row[f"horizon {count.horizon}"] = f"{count.train} + {count.test}" if count.fits else "-"
+        some_fit = any(count.fits for count in check.windows)
         return {
             "rows": f"{check.rows:,} (training {parts.train:,}, validation {parts.validation:,}, test {parts.test:,})",
-            "span": f"{check.start} to {check.end}",
+            "span": f"{check.start} to {check.end}" if check.start else None,
             "step": check.frequency,
             "breaks": f"{check.break_count}: {places}" if places else "none",
             "seasons": [

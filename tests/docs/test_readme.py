@@ -46,7 +46,16 @@ SHORTER = {
 }
 """Verb -> what makes it quick; the page's own options are read all the same."""
 
-MADE = {"record.json", "config.json", "recipe.yaml", "stages.json", "damaged/", "report_files/", "build/results/"}
+MADE = {
+    "record.json",
+    "module.json",
+    "config.json",
+    "recipe.yaml",
+    "stages.json",
+    "damaged/",
+    "report_files/",
+    "build/results/",
+}
 """What a run makes; the pages speak of it, and no clone has it."""
 
 NOT_OURS = ("git", "cd", "pip", "source", "ls")

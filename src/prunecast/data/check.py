@@ -194,7 +194,7 @@ def check_data(
                 whole,
                 channels,
                 entry,
-                too_short=lengths if step and not any(map(_fits, windows)) else None,
+                too_short=lengths if step and not any(count.fits for count in windows) else None,
                 whole_season=lengths.test >= max(FEWEST_FOR_DRIFT, season or (season_of(step) if step else 1)),
             ),
         ),
@@ -350,7 +350,7 @@ def _hints(
         too_short: the parts of a series that leaves no common windows; None for others.
         whole_season: whether the test part has one.
     """
-    hints = [f"{size}; {remedy}" for size, remedy in ([] if too_short is None else [_longest(too_short)])]
+    hints = [] if too_short is None else [_longest(too_short)]
     seen = [*_twice(found), *_odd(found.values_TN, channels, whole_season=whole_season), *_copies(whole)]
     if entry is None:
         return (*hints, *(f"{what}; {remedy}" for what, remedy in seen))
@@ -362,22 +362,15 @@ def _hints(
     return (*known, *hints, *(what for what, _ in seen))
 
 
-def _fits(count: describe.WindowCount) -> bool:
-    return min(count.train, count.validation, count.test) > 0
-
-
-def _longest(lengths: SplitLengths) -> tuple[str, str]:
+def _longest(lengths: SplitLengths) -> str:
     """Returns that no common windows fit, and the longest that do."""
     train, validation, test = lengths
     rows = f"{sum(lengths)} rows (training {train}, validation {validation}, test {test})"
     least = f"a look-back of {min(describe.LOOKBACKS)} and a horizon of {min(describe.HORIZONS)}"
     horizon = min(validation, test, train - 1)
     if horizon < 1:
-        return f"{rows} are too few for any look-back and horizon", "more rows, or another data.split, are needed"
-    return (
-        f"{rows} are too few for {least}",
-        f"the longest that fit are --horizon {horizon} --lookback {train - horizon}",
-    )
+        return f"{rows} are too few for any look-back and horizon; more rows, or another data.split, are needed"
+    return f"{rows} are too few for {least}; the longest that fit are --horizon {horizon} --lookback {train - horizon}"
 
 
 def _twice(found: Frame) -> Iterator[tuple[str, str]]:

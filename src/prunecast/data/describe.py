@@ -128,6 +128,11 @@ class WindowCount(Record):
     validation: int
     test: int
 
+    @property
+    def fits(self) -> bool:
+        """Whether each part has one."""
+        return min(self.train, self.validation, self.test) > 0
+
 
 LOOKBACKS, HORIZONS = (24, 96, 336, 720), (24, 96, 192, 336, 720)
 
