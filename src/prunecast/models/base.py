@@ -378,8 +378,9 @@ class ForecastModel(Layer, ABC):
         return self.config.shrunk(keep)
 
     def emptied(self, keep: Keep) -> ForecastModel:
-        """Returns the smaller model that remains when only `keep` stays; its parameters are to be filled."""
-        return blank(self.shrunk_config(keep))
+        """Returns the smaller model that remains when only `keep` stays, of this device and type; to be filled."""
+        parameter = next(self.parameters())
+        return blank(self.shrunk_config(keep)).to(parameter.device, parameter.dtype)
 
     def maps_of_part(self, name: str, part: nn.Module) -> Mapping[str, LinearMap]:
         """Returns the linear maps that a layer below computes which is not of the house: name -> map."""

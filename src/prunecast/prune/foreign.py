@@ -176,8 +176,10 @@ def prune_module(
             "kept_units": _outside(pruned.outcome.kept_units),
         }
     )
+    for given, smaller in zip(model.modules(), after.module.modules(), strict=True):
+        smaller.training = given.training
     return PrunedModule(
-        module=after.module.train(model.training),
+        module=after.module,
         masks=_outside(pruned.masks),
         sizes=_changed(model, after.module),
         outcome=outcome,
@@ -257,7 +259,10 @@ class ForeignModel(ForecastModel):
 
     def __init__(self, module: nn.Module, inputs: ModuleInputs, output_layer: str | Sequence[str] | None) -> None:
         super().__init__(ForeignConfig(name=type(module).__name__, channels=1))
-        self.module = copy.deepcopy(module).eval()
+        try:
+            self.module = copy.deepcopy(module).eval()
+        except (RuntimeError, TypeError) as error:  # what torch and pickle say of what they cannot copy
+            raise UserError(f"model: expected a module that can be copied, found {error}") from None
         self.structure = Structure()
         self._inputs = _Whole(inputs)
         self._rows: dict[str, float] = {}

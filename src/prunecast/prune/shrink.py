@@ -17,9 +17,7 @@ def shrink(model: ForecastModel, keep: Keep) -> ForecastModel:
         model: is left as it is.
         keep: group name -> sorted indices of the units that stay; groups that are not named stay whole.
     """
-    small = model.emptied(keep)
-    parameter = next(model.parameters())
-    small.to(parameter.device, parameter.dtype).train(model.training)
+    small = model.emptied(keep).train(model.training)
     small.load_state_dict(cut(model.state_dict(), model.groups(), keep))
     return small
 

@@ -126,6 +126,39 @@ def test_attention_to_another_stream_or_behind_a_mask_is_not_repaired() -> None:
     assert set(pruned.unrepaired) == {"own.out_proj.weight", "other.in_proj_weight", "other.out_proj.weight"}
 
 
+def test_modes_and_types_of_parts_stay() -> None:
+    model, inputs = encoder()
+    model.train()
+    model[0].eval()
+    model[0].requires_grad_(False)
+    model[2].to(torch.float64)
+    model.insert(2, _ToDouble())
+    pruned = prune_module(model, inputs, {"method": "structured-magnitude", "sparsity": 0.3})
+    for given, now in zip(model.modules(), pruned.module.modules(), strict=True):
+        assert given.training == now.training
+    for given, now in zip(model.parameters(), pruned.module.parameters(), strict=True):
+        assert (given.dtype, given.requires_grad) == (now.dtype, now.requires_grad)
+
+
+class _ToDouble(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+def test_a_module_that_cannot_be_copied_is_refused() -> None:
+    model, inputs = encoder()
+    model[0].cache = model(*inputs)
+    with pytest.raises(UserError, match="model: expected a module that can be copied, found Only Tensors created"):
+        prune_module(model, inputs, {"sparsity": 0.3})
+
+
+def test_a_pruned_module_is_exported_as_any_module() -> None:
+    model, inputs = encoder()
+    pruned = prune_module(model, inputs, {"method": "structured-magnitude", "sparsity": 0.3}).module
+    exported = torch.export.export(pruned, inputs).module()
+    torch.testing.assert_close(exported(*inputs), pruned(*inputs))
+
+
 def test_masks_are_held_and_only_grow() -> None:
     model, inputs = encoder()
     first = prune_module(model, inputs, {"sparsity": 0.3})
