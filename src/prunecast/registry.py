@@ -144,6 +144,7 @@ SCORES = Registry(
         "random": "prunecast.prune.scores:random",
         "movement": "prunecast.prune.scores:movement",
         "unit-magnitude": "prunecast.prune.scores:unit_magnitude",
+        "unit-obs": "prunecast.prune.surgeon:unit_obs",
         "unit-random": "prunecast.prune.scores:unit_random",
         "unit-taylor": "prunecast.prune.scores:unit_taylor",
         "unit-fisher": "prunecast.prune.scores:unit_fisher",
@@ -168,8 +169,9 @@ ALLOCATIONS = Registry(
         "owl": "prunecast.prune.allocate:owl_masks",
         "map-uniform": "prunecast.prune.layerwise:uniform_blocks",
         "map-damage": "prunecast.prune.layerwise:damage_blocks",
-        "unit-uniform": "prunecast.prune.allocate:uniform_priorities",
-        "unit-global": "prunecast.prune.allocate:global_priorities",
+        "unit-uniform": "prunecast.prune.allocate:uniform_order",
+        "unit-global": "prunecast.prune.allocate:global_order",
+        "unit-damage": "prunecast.prune.damage:by_damage",
     },
 )
 

@@ -12,13 +12,13 @@ from math import floor
 import torch
 from torch import Tensor
 
-from prunecast.prune.methods import Masks, Scores
+from prunecast.prune.methods import Masks, Scores, UnitRequest
 
 ElementAllocation = Callable[[Scores, int], Masks]
 """(scores, count) -> masks with exactly `count` False. A score of -inf marks a weight that is gone already."""
 
-UnitAllocation = Callable[[Scores], Scores]
-"""Scores of units -> priorities: over all groups, the units of lowest priority go first."""
+UnitAllocation = Callable[[Scores, UnitRequest], "Order"]
+"""(scores of units, what is asked for) -> the order in which they go, all but those that have to stay."""
 
 
 def global_masks(scores: Scores, count: int) -> Masks:
@@ -161,6 +161,16 @@ def largest_remainder(sizes: Sequence[int], count: int) -> list[int]:
     for place in by_remainder[: count - sum(shares)]:
         shares[place] += 1
     return shares
+
+
+def uniform_order(scores: Scores, request: UnitRequest) -> Order:
+    """Every group loses the same share."""
+    return removal_order(uniform_priorities(scores), request.minimum)
+
+
+def global_order(scores: Scores, request: UnitRequest) -> Order:
+    """The lowest scores go first, wherever they are."""
+    return removal_order(global_priorities(scores), request.minimum)
 
 
 def uniform_priorities(scores: Scores) -> Scores:

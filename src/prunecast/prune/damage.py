@@ -20,23 +20,23 @@ from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.models.base import ForecastModel, Group, Keep
-from prunecast.prune.allocate import Order, UnitRequest
+from prunecast.prune.allocate import Order
 from prunecast.prune.knapsack import Choice, choose
-from prunecast.prune.methods import Scores, Statistics
+from prunecast.prune.methods import Scores, Statistics, UnitRequest
 from prunecast.prune.regression import Problem, Solution, reconstruct
 from prunecast.prune.shrink import shrink
 
-WIDTHS = (1, 7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
+WIDTHS = (1, 7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8)
 """Shares of every residual stream that may stay."""
 
 LEVELS = 32
 """Numbers of units of a group that a knapsack chooses from."""
 
-TRIED = 10
+TRIED = 8
 """Proposals that are carried out and compared."""
 
-BATCHES = 2
-"""Of windows to repair on, and as many to compare on."""
+BATCHES = 1
+"""Of windows to repair on, and twice as many to compare on, which costs less."""
 
 Counts = Mapping[str, int]
 """Group name -> how many of its units go, the first in its order."""
@@ -70,6 +70,8 @@ def by_damage(scores: Scores, request: UnitRequest) -> Order:
     """
     search = _Search(scores, request)
     proposals = sorted(search.proposals(), key=lambda proposal: proposal.damage)
+    if not proposals:
+        return search.order(search.smallest())
     tried = [(search.trial.harm(search.keep(proposal)), proposal) for proposal in proposals[:TRIED]]
     return search.order(min(tried, key=lambda pair: pair[0])[1])
 
@@ -79,7 +81,7 @@ class Trial:
 
     def __init__(self, model: ForecastModel, statistics: Statistics) -> None:
         """Takes the first batches to repair on and the next ones to compare on; all for both where they are few."""
-        batches = list(islice(statistics.batches, 2 * BATCHES))
+        batches = list(islice(statistics.batches, 3 * BATCHES))
         self.model = model
         self._repair = Statistics(statistics.seed, batches[:BATCHES])
         self._windows = _joined(batches[BATCHES:] or batches)
@@ -209,26 +211,19 @@ class _Search:
         }
 
     def _chain(self) -> list[tuple[Keep, float]]:
-        """Returns stacks with ever fewer layers and their damage; the next to go does least for what it saves."""
-        left = {group.name: list(range(group.size)) for group in self.stacks}
+        """Returns stacks with ever fewer layers, and their damage: those go first that alone do least for their cost."""
+        alone = []
+        for group in self.stacks:
+            for layer in range(group.size):
+                keep = {group.name: torch.tensor([other for other in range(group.size) if other != layer])}
+                alone.append((self.trial.damage(keep) / max(self.total - self.cost(keep), 1), group, layer))
         chain: list[tuple[Keep, float]] = [({}, 0.0)]
-        while True:
-            steps = []
-            for group in self.stacks:
-                for layer in left[group.name] if len(left[group.name]) > group.minimum else ():
-                    stay = {**left, group.name: [other for other in left[group.name] if other != layer]}
-                    keep = {
-                        stack.name: torch.tensor(stay[stack.name])
-                        for stack in self.stacks
-                        if len(stay[stack.name]) < stack.size
-                    }
-                    damage = self.trial.damage(keep)
-                    saved = self.cost(chain[-1][0]) - self.cost(keep)
-                    steps.append(((damage - chain[-1][1]) / max(saved, 1), stay, keep, damage))
-            if not steps:
-                return chain
-            _, left, keep, damage = min(steps, key=lambda step: step[0])
-            chain.append((keep, damage))
+        for _, group, layer in sorted(alone, key=lambda step: step[0]):
+            stay = chain[-1][0].get(group.name, torch.arange(group.size))
+            if len(stay) > group.minimum:
+                keep = {**chain[-1][0], group.name: stay[stay != layer]}
+                chain.append((keep, self.trial.damage(keep)))
+        return chain
 
     def _knapsack(self, inner: Sequence[Group], outer: Proposal) -> Proposal | None:
         """Returns a proposal with as much of the inner groups as the budget needs; None where that is not enough."""
@@ -249,13 +244,18 @@ class _Search:
             chosen = choose(choices, max(budget, 0)) if inner else ()
             picked = zip(inner, levels, choices, chosen, strict=True)
             taken = [(group.name, counts[place], options[place].damage) for group, counts, options, place in picked]
-            counts = dict(outer.counts) | {name: count for name, count, _ in taken}
-            found = Proposal(counts, outer.layers, outer.damage + sum(damage for *_, damage in taken))
+            of_all = dict(outer.counts) | {name: count for name, count, _ in taken}
+            found = Proposal(of_all, outer.layers, outer.damage + sum(damage for *_, damage in taken))
             excess = self.cost(self.keep(found)) - target
             if abs(excess) < 0.005 * self.total or budget <= 0:
                 break
             budget -= excess  # where costs do not add up: modes times heads, say
         return found
+
+    def smallest(self) -> Proposal:
+        """Returns what is left when as much goes as the search would take."""
+        most = self._narrowed(WIDTHS[-1]) | {group.name: removable(group) for group in self.inner}
+        return Proposal(most, {group.name: torch.arange(group.minimum) for group in self.stacks}, math.inf)
 
     def order(self, proposal: Proposal) -> Order:
         """Returns the units of a proposal, then all others; single units that are cheap are near the border."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # `prunecast list methods` answers without torch
     from torch import Tensor
 
     from prunecast.batch import Batch
-    from prunecast.models.base import ForecasterConfig, ForecastModel, Keep
+    from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +188,30 @@ class Task:
         """
         if getattr(self.config, option) != PruneConfig.model_fields[option].default:
             raise UserError(f"method {self.method.name!r} has no use for prune.{option}; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRequest:
+    """What an allocation of units is asked for.
+
+    Attributes:
+        model: whose units go.
+        groups: those of its groups that may lose units.
+        statistics: windows of the training part.
+        cost: what a model of a config costs, in the unit of the budget.
+        requested: how much is to be saved of that.
+    """
+
+    model: ForecastModel
+    groups: Sequence[Group]
+    statistics: Statistics
+    cost: Cost
+    requested: int
+
+    @property
+    def minimum(self) -> dict[str, int]:
+        """How many units of each group have to stay."""
+        return {group.name: group.minimum for group in self.groups}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 
 from prunecast.errors import UserError
 from prunecast.models.base import ForecasterConfig, Group, blank
-from prunecast.prune.allocate import Order, UnitAllocation, removal_order
+from prunecast.prune.allocate import Order, UnitAllocation, uniform_order
 from prunecast.prune.budget import Budget, budget_for, nearest_count
-from prunecast.prune.methods import Cost, Granularity, Pruned, Score, Scores, Task
+from prunecast.prune.methods import Cost, Granularity, Pruned, Score, Scores, Task, UnitRequest
 from prunecast.prune.shrink import cut, shrink
 from prunecast.registry import ALLOCATIONS, SCORES
 
@@ -25,7 +25,9 @@ def prune_units(task: Task) -> Pruned:
     task.refuse("candidates")
     groups = _groups(task)
     score: Score = SCORES.load(task.method.score)
-    order, saved, budget = _plan(task, groups, score(task.model, task.statistics))
+    order, saved, budget = _plan(
+        task, groups, score(task.model, task.statistics), ALLOCATIONS.load(task.method.allocation)
+    )
     count = nearest_count(saved, 1, len(order), budget.requested)
     keep = order.keep(count)
     kept_units = {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
@@ -40,7 +42,7 @@ def check_units(task: Task) -> None:
         UserError: as `prune_units` does, without a search and without a smaller model.
     """
     groups = _groups(task)
-    _plan(task, groups, {group.name: torch.zeros(group.size) for group in groups})
+    _plan(task, groups, {group.name: torch.zeros(group.size) for group in groups}, uniform_order)
 
 
 def _groups(task: Task) -> tuple[Group, ...]:
@@ -52,7 +54,9 @@ def _groups(task: Task) -> tuple[Group, ...]:
     return groups
 
 
-def _plan(task: Task, groups: tuple[Group, ...], scores: Scores) -> tuple[Order, Callable[[int], int], Budget]:
+def _plan(
+    task: Task, groups: tuple[Group, ...], scores: Scores, allocate: UnitAllocation
+) -> tuple[Order, Callable[[int], int], Budget]:
     """Returns the order in which units go, what removing so many of them saves, and a budget that is within reach."""
     ranked = {}
     for group in groups:  # units that never reach the forecast go first, whatever they hold
@@ -65,10 +69,12 @@ def _plan(task: Task, groups: tuple[Group, ...], scores: Scores) -> tuple[Order,
         for group in (group for group in groups if group.size > group.minimum):
             least = cost(task.model.shrunk_config({group.name: torch.arange(group.minimum)}))
             ranked[group.name] = ranked[group.name] / max((total - least) / (group.size - group.minimum), 1)
-    allocate: UnitAllocation = ALLOCATIONS.load(task.method.allocation)
-    order = removal_order(allocate(ranked), {group.name: group.minimum for group in groups})
-    saved = cache(lambda count: total - cost(task.model.shrunk_config(order.keep(count))))
     budget = budget_for(task.of, total, task.config.sparsity)
+    request = UnitRequest(
+        model=task.model, groups=groups, statistics=task.statistics, cost=cost, requested=budget.requested
+    )
+    order = allocate(ranked, request)
+    saved = cache(lambda count: total - cost(task.model.shrunk_config(order.keep(count))))
     budget.check(saved(len(order)))
     return order, saved, budget
 
