@@ -33,7 +33,7 @@ from pydantic import (
 
 from prunecast.errors import UserError, near, shown
 from prunecast.records import BudgetOf, Control, GroupKind, Scoring, Stage, Strict
-from prunecast.registry import METRICS
+from prunecast.registry import METHODS, METRICS
 
 RECIPE_FILE = "recipe.yaml"
 """The name of the resolved recipe beside every result."""
@@ -258,13 +258,26 @@ TRAINING_SHARE = 0.75
 TRAINING_UPDATES = 20
 
 
+NARROWING: tuple[GroupKind, ...] = ("head", "ffn", "width")
+"""Kinds of units that make layers narrower, and take none away."""
+
+
+def _kinds(method: str) -> tuple[GroupKind, ...]:
+    """Returns the kinds that a method takes by itself; an unknown method is refused elsewhere."""
+    kinds: tuple[GroupKind, ...] = METHODS.load(method).kinds if method in METHODS.entries else NARROWING
+    return kinds
+
+
 class PruneConfig(Section):
     """What to remove, by what method, and how much of what."""
 
     method: str = "magnitude"
     sparsity: float = Field(0.5, gt=0, lt=1, description="share removed, of what `of` says of the given model")
     of: BudgetOf | None = Field(None, description="the method's own when absent")
-    kinds: tuple[GroupKind, ...] = Field(("head", "ffn", "width"), description="structured: which kinds may go")
+    kinds: tuple[GroupKind, ...] = Field(
+        default_factory=lambda data: _kinds(data.get("method", "")),
+        description="structured: which kinds may go; the method's own when absent",
+    )
     candidates: Literal["body", "all", "study"] = Field(
         "body",
         description="unstructured: without the output layer, with it, or those that the study of arXiv 2412.12883 took",

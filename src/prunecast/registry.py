@@ -107,6 +107,7 @@ METHODS = Registry(
         "acdc": "prunecast.prune.methods:ACDC",
         "rigl": "prunecast.prune.methods:RIGL",
         "random": "prunecast.prune.methods:RANDOM",
+        "structured": "prunecast.prune.methods:STRUCTURED",
         "structured-magnitude": "prunecast.prune.methods:STRUCTURED_MAGNITUDE",
         "structured-random": "prunecast.prune.methods:STRUCTURED_RANDOM",
         "structured-taylor": "prunecast.prune.methods:STRUCTURED_TAYLOR",

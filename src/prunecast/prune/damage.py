@@ -23,10 +23,11 @@ from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.prune.allocate import Order
 from prunecast.prune.knapsack import Choice, choose
 from prunecast.prune.methods import Scores, Statistics, UnitRequest
-from prunecast.prune.regression import Problem, Solution, reconstruct
+from prunecast.prune.regression import reconstruct
+from prunecast.prune.second_order import ridge
 from prunecast.prune.shrink import shrink
 
-WIDTHS = (1, 7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8)
+WIDTH_SHARES = (1, 7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8)
 """Shares of every residual stream that may stay."""
 
 LEVELS = 32
@@ -35,7 +36,7 @@ LEVELS = 32
 TRIED = 8
 """Proposals that are carried out and compared."""
 
-BATCHES = 1
+TRIAL_BATCHES = 1
 """Of windows to repair on, and twice as many to compare on, which costs less."""
 
 Counts = Mapping[str, int]
@@ -81,10 +82,10 @@ class Trial:
 
     def __init__(self, model: ForecastModel, statistics: Statistics) -> None:
         """Takes the first batches to repair on and the next ones to compare on; all for both where they are few."""
-        batches = list(islice(statistics.batches, 3 * BATCHES))
+        batches = list(islice(statistics.batches, 3 * TRIAL_BATCHES))
         self.model = model
-        self._repair = Statistics(statistics.seed, batches[:BATCHES])
-        self._windows = _joined(batches[BATCHES:] or batches)
+        self._repair = Statistics(statistics.seed, batches[:TRIAL_BATCHES])
+        self._windows = _joined(batches[TRIAL_BATCHES:] or batches)
         self._forecast_BHC = _forecast(model, self._windows)
         self._error = self._loss(self._forecast_BHC)
 
@@ -98,16 +99,12 @@ class Trial:
 
     def _compared(self, keep: Keep) -> tuple[float, float]:
         small = shrink(self.model, keep)
-        reconstruct(self.model, small, _ridge, self._repair, keep=keep)
+        reconstruct(self.model, small, ridge, self._repair, keep=keep)
         forecast_BHC = _forecast(small, self._windows)
         return float((forecast_BHC - self._forecast_BHC).square().mean()), self._loss(forecast_BHC) - self._error
 
     def _loss(self, forecast_BHC: Tensor) -> float:
         return float((forecast_BHC - self._windows.y_BHC).square().mean())
-
-
-def _ridge(problem: Problem) -> Solution:
-    return problem.solution(torch.linalg.solve(problem.hessian_GII, problem.right_GIO).mT)
 
 
 @torch.inference_mode()
@@ -193,7 +190,7 @@ class _Search:
 
     def proposals(self) -> list[Proposal]:
         """Returns a proposal for each number of layers and each share of the widths that is within reach."""
-        widths = {share: self._narrowed(share) for share in (WIDTHS if self.streams else (1,))}
+        widths = {share: self._narrowed(share) for share in (WIDTH_SHARES if self.streams else (1,))}
         harm = {share: self.trial.damage(self.cut(counts)) if counts else 0.0 for share, counts in widths.items()}
         found = []
         for layers, damage in self._chain():
@@ -211,7 +208,7 @@ class _Search:
         }
 
     def _chain(self) -> list[tuple[Keep, float]]:
-        """Returns stacks with ever fewer layers, and their damage: those go first that alone do least for their cost."""
+        """Returns stacks with ever fewer layers, and their damage: those go first that do least for what they cost."""
         alone = []
         for group in self.stacks:
             for layer in range(group.size):
@@ -254,7 +251,7 @@ class _Search:
 
     def smallest(self) -> Proposal:
         """Returns what is left when as much goes as the search would take."""
-        most = self._narrowed(WIDTHS[-1]) | {group.name: removable(group) for group in self.inner}
+        most = self._narrowed(WIDTH_SHARES[-1]) | {group.name: removable(group) for group in self.inner}
         return Proposal(most, {group.name: torch.arange(group.minimum) for group in self.stacks}, math.inf)
 
     def order(self, proposal: Proposal) -> Order:

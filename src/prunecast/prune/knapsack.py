@@ -49,7 +49,7 @@ def choose(groups: Sequence[Sequence[Choice]], budget: int) -> tuple[int, ...]:
     bound = slack
     while True:
         found = milp(
-            damages / scale,
+            (damages / scale).round(9),  # the solver prints a note where its own rounding shows
             integrality=np.ones(len(owner)),
             bounds=Bounds(0, np.where(extra <= slack, 1, 0)),
             constraints=[one_each, LinearConstraint(extra[None] / max(slack, 1), -np.inf, bound / max(slack, 1))],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from prunecast.errors import UserError, near
-from prunecast.recipe import NO_RECOVERY, PruneConfig
+from prunecast.recipe import NARROWING, NO_RECOVERY, PruneConfig
 from prunecast.records import BudgetOf, GroupKind, Pruning
 from prunecast.registry import RECOVERIES
 
@@ -37,6 +37,7 @@ class Method:
         needs_targets: whether it compares forecasts of those with what came true.
         per_cost: whether units compare by their scores per what they cost, in the unit of the budget. That is for
             scores that are estimates of one damage: the least is done where the damage per saving is least.
+        kinds: of units that may go, unless the recipe says so.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Method:
     blocks: str = "1x1"
     recovery: str = NO_RECOVERY
     per_cost: bool = False
+    kinds: tuple[GroupKind, ...] = NARROWING
 
     @property
     def trains(self) -> bool:
@@ -186,7 +188,8 @@ class Task:
         Raises:
             UserError: when it was set.
         """
-        if getattr(self.config, option) != PruneConfig.model_fields[option].default:
+        default = self.method.kinds if option == "kinds" else PruneConfig.model_fields[option].default
+        if getattr(self.config, option) != default:
             raise UserError(f"method {self.method.name!r} has no use for prune.{option}; leave it out")
 
 
@@ -340,6 +343,19 @@ STRUCTURED_LEAVE_ONE_OUT = replace(
     name="structured-loo",
     summary="the same, so that units of a module add up to what leaving it out adds to the loss",
     score="unit-leave-one-out",
+)
+STRUCTURED = Method(
+    name="structured",
+    summary="the best of its kind: layers, heads, units, modes and widths by what they cost the forecast once repaired",
+    score="unit-obs",
+    granularity="unit",
+    allocation="unit-damage",
+    default_of="operations",
+    control="structured-random",
+    needs_data=True,
+    needs_targets=True,
+    recovery="ridge",
+    kinds=get_args(GroupKind),
 )
 OBC = Method(
     name="obc",

@@ -23,6 +23,8 @@ def prune_units(task: Task) -> Pruned:
         UserError: on a budget that cannot be met, an option that has no meaning here, or a model without units.
     """
     task.refuse("candidates")
+    if task.method.allocation == "unit-damage":  # it looks at all that goes at once
+        task.refuse("step")
     groups = _groups(task)
     score: Score = SCORES.load(task.method.score)
     order, saved, budget = _plan(

@@ -28,7 +28,7 @@ from prunecast.prune.shrink import shrink
 STEPS = 128
 """Of so many units or fewer one goes at a time; of more that share of them, or the largest layers take minutes."""
 
-BATCHES = 2
+MOMENT_BATCHES = 2
 """Of windows that the moments are taken of."""
 
 WINDOWS = 16
@@ -100,7 +100,7 @@ def unit_obs(model: ForecastModel, statistics: Statistics) -> Scores:
     """
     model = copy.deepcopy(model).eval()
     groups = [group for group in model.groups() if group.kind in statistics.kinds]
-    batches = [batch for batch, _ in zip(statistics.batches, range(BATCHES), strict=False)]
+    batches = [batch for batch, _ in zip(statistics.batches, range(MOMENT_BATCHES), strict=False)]
     consumers = _consumers(model, groups, batches, statistics.seed)
     scores = {}
     for group in groups:
@@ -200,7 +200,8 @@ def _moments(
     generator = torch.Generator().manual_seed(seed)
     direction_BHC = torch.randn(forecast_BHC.shape, generator=generator).to(forecast_BHC)
     kept = [(key, result) for key, results in outputs.items() for result in results]
-    found = torch.autograd.grad(forecast_BHC, [result for _, result in kept], direction_BHC, allow_unused=True)
+    along = (forecast_BHC * direction_BHC).sum()
+    found = torch.autograd.grad(along, [result for _, result in kept], allow_unused=True)
     shares = {key: torch.ones(len(_matrix(model, key, own)), dtype=torch.float64) for key, own in maps.items()}
     for key in outputs:
         of_key = [slope for (other, _), slope in zip(kept, found, strict=True) if other == key and slope is not None]
