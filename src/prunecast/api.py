@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prunecast import results
 from prunecast.errors import UserError, near
-from prunecast.registry import EXECUTORS, METHODS, MODELS, PUBLISHED, RUNTIMES, TRACKERS
+from prunecast.registry import DEFAULT_METHOD, EXECUTORS, METHODS, MODELS, PUBLISHED, RUNTIMES, TRACKERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,11 +157,7 @@ def list_names(kind: str) -> results.Names:
         published = [name.split("/") for name in PUBLISHED.names()]
         rows = [{"name": name, "imports": [whose for of, whose in published if of == name]} for name in MODELS.names()]
     elif kind == "methods":
-        methods = {name: METHODS.load(name) for name in METHODS.names()}
-        rows = [
-            {"name": name, "budget": method.budget, "trains": method.trains, "summary": method.summary}
-            for name, method in methods.items()
-        ]
+        return _methods()
     elif kind == "runtimes":
         rows = [{"name": name} for name in RUNTIMES.names()]
     elif kind == "datasets":
@@ -171,6 +167,28 @@ def list_names(kind: str) -> results.Names:
     else:
         raise UserError(f"unknown kind {kind!r}; {near(kind, KINDS)}")
     return results.Names(kind=kind, rows=tuple(rows))
+
+
+def _methods() -> results.Methods:
+    from prunecast.prune.methods import FAMILIES, Method
+
+    methods: dict[str, Method] = {name: METHODS.load(name) for name in METHODS.names()}
+    rows = [
+        {
+            "name": name,
+            "family": method.family,
+            "budget": method.budget,
+            "of": method.default_of,
+            "blocks": method.blocks,
+            "recovery": method.recovery,
+            "data": method.needs_data,
+            "trains": method.trains,
+            "control": method.control,
+            "summary": method.summary,
+        }
+        for name, method in methods.items()
+    ]
+    return results.Methods(kind="methods", rows=tuple(rows), families=FAMILIES)
 
 
 def data_list() -> results.Catalog:
@@ -302,11 +320,12 @@ def import_checkpoint(
 
 def prune(
     directory: Path,
-    method: str,
-    sparsity: float,
+    method: str = DEFAULT_METHOD,
+    sparsity: float | None = None,
     *,
     out: Path,
     of: str | None = None,
+    recovery: str | None = None,
     finetune_epochs: int = 0,
     data: str | None = None,
     settings: Sequence[str] = (),
@@ -318,9 +337,10 @@ def prune(
         directory: a model folder; it stays as it is.
         method: name of a pruning method; see prunecast list methods.
         sparsity: share to remove, between 0 and 1, of what `of` says, counted on the given model: weights that
-            its masks hold at zero count as removed, units that were cut out earlier do not count.
+            its masks hold at zero count as removed, units that were cut out earlier do not count. It has to be given.
         out: folder of the result; must not exist.
         of: prunable, model or operations; the method's own when absent.
+        recovery: how what stays makes good what went, without training: ridge or none; the method's own when absent.
         finetune_epochs: epochs of training afterwards, with masks held.
         data: where the data is, when the model was trained on a file or imported without data.
         settings: any key of the sections seed, prune and finetune.
@@ -335,6 +355,7 @@ def prune(
             method,
             sparsity,
             of=of,
+            recovery=recovery,
             finetune_epochs=finetune_epochs,
             settings=settings,
             beside=out,

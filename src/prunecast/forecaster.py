@@ -15,7 +15,7 @@ from prunecast.errors import UserError
 from prunecast.inference import Forecasts, eager_predictor, forecast_table
 from prunecast.models.base import ForecastModel
 from prunecast.recipe import ExportConfig
-from prunecast.registry import RUNTIMES
+from prunecast.registry import DEFAULT_METHOD, RUNTIMES
 from prunecast.resolve import training_recipe
 from prunecast.results import Exported, ModelSummary
 from prunecast.stages.export import export_alone
@@ -92,16 +92,19 @@ class Forecaster:
 
     def prune(
         self,
-        method: str,
-        sparsity: float,
+        method: str = DEFAULT_METHOD,
+        sparsity: float | None = None,
         *,
         of: str | None = None,
+        recovery: str | None = None,
         finetune_epochs: int = 0,
         settings: Sequence[str] = (),
     ) -> Forecaster:
         """Returns a pruned forecaster; this one stays as it is. Arguments as of `prunecast prune`."""
         pruned = Forecaster(self.model, self.horizon, self.lookback, self.seed, self.settings)
-        pruned._known = self._fitted.pruned(method, sparsity, of=of, finetune_epochs=finetune_epochs, settings=settings)
+        pruned._known = self._fitted.pruned(
+            method, sparsity, of=of, recovery=recovery, finetune_epochs=finetune_epochs, settings=settings
+        )
         return pruned
 
     def export(self, runtime: str, out: str | Path, *, int8: bool = False) -> Exported:

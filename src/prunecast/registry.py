@@ -138,6 +138,9 @@ METHODS = Registry(
     },
 )
 
+DEFAULT_METHOD = next(name for name in ("structured", "unstructured") if name in METHODS.entries)
+"""What prunes where no method is named: of what makes a model smaller, the best there is."""
+
 SCORES = Registry(
     "score",
     {

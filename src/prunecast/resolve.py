@@ -40,19 +40,22 @@ def pruning_recipe(
     model: dict[str, Any],
     *,
     method: str,
-    sparsity: float,
+    sparsity: float | None,
     of: str | None,
+    recovery: str | None,
     finetune_epochs: int,
     settings: Sequence[str],
 ) -> Recipe:
     """Returns the recipe that prunes a model of config `model` that the recipe `trained` made. Others as of `prune`.
 
     Raises:
-        UserError: on an unknown method, or a setting that touches what the trained model has settled.
+        UserError: on an unknown method, no sparsity, or a setting that touches what the trained model has settled.
     """
+    if sparsity is None:
+        raise UserError("prune: expected the share to remove, between 0 and 1, found none; give --sparsity")
     # of an earlier pruning only what may go stays as it was: the masks that it left are of that
     kept = {key: value for key, value in (trained.get("prune") or {}).items() if key == "candidates"}
-    pruning = {**kept, "method": METHODS.check(method), "sparsity": sparsity, "of": of}
+    pruning = {**kept, "method": METHODS.check(method), "sparsity": sparsity, "of": of, "recovery": recovery}
     tuning = {"epochs": finetune_epochs} | {key: FinetuneConfig.model_fields[key].default for key in LOOKS_BACK}
     check_settings(settings, PRUNING_SECTIONS)
     base = merged({**trained, "prune": None}, {"prune": pruning, "finetune": tuning})

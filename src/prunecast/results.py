@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunecast.records import Accuracy, Artefact, Imported, Pruning, Ratio, Scoring, Size
+    from prunecast.records import Accuracy, Artefact, BudgetOf, Imported, Pruning, Ratio, Scoring, Size
 
 
 ROWS_SHOWN = 8
 """Rows of a table of errors on a terminal; the JSON has them all."""
+
+BUDGETS_SHOWN: Mapping[BudgetOf, str] = {"prunable": "weights", "model": "parameters", "operations": "operations"}
+"""What a share is a share of -> in a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,26 @@ class Names(Result):
     def to_json(self) -> dict[str, Any]:
         """Returns the rows under the name of their kind."""
         return {self.kind: list(self.rows)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods(Names):
+    """The methods of pruning; `families` has what they are listed under, by name and in order."""
+
+    families: Mapping[str, str]
+
+    def shown(self) -> dict[str, Any]:
+        """Returns nothing beside the tables."""
+        return {}
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Returns the methods of each family, narrow enough for a small terminal."""
+        found: dict[str, list[Mapping[str, Any]]] = {title: [] for title in self.families.values()}
+        for row in sorted(self.rows, key=lambda row: row["name"] != row["family"]):  # the best of its kind comes first
+            of = row["blocks"] if row["budget"] == "pattern" else BUDGETS_SHOWN[row["of"]]
+            shown = {"name": row["name"], "removes": of, "recovery": row["recovery"], "data": row["data"]}
+            found[self.families[row["family"]]].append(shown | {"summary": row["summary"]})
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +198,7 @@ class ModelSummary(Evaluation):
         known = {"path": known.pop("path")} | known
         del known["pruning"], known["imported"]
         if self.pruning is not None:
-            known |= self.pruning.model_dump(include={*_BUDGET, "given_nonzero"})
+            known |= self.pruning.model_dump(include={"method", *_BUDGET, "given_nonzero"})
         if self.imported is not None:
             known |= self.imported.model_dump(mode="json", exclude={"sha256"})
         return known

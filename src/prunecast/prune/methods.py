@@ -17,6 +17,17 @@ if TYPE_CHECKING:  # `prunecast list methods` answers without torch
     from prunecast.batch import Batch
     from prunecast.models.base import ForecasterConfig, ForecastModel, Group, Keep
 
+Family = Literal["structured", "unstructured", "blocks", "training", "control"]
+
+FAMILIES: Mapping[str, str] = {
+    "structured": "Structured: units are cut out, the model becomes smaller",
+    "unstructured": "Unstructured: single weights become zero",
+    "blocks": "Unstructured, in blocks or patterns",
+    "training": "In training: asked for with epochs of fine-tuning",
+    "control": "Controls: at random, to be beaten",
+}
+"""What methods are listed under, in this order."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -61,6 +72,17 @@ class Method:
     def trains(self) -> bool:
         """Whether the method itself needs training steps."""
         return self.schedule is not None
+
+    @property
+    def family(self) -> Family:
+        """What it is listed under."""
+        if self.is_control:
+            return "control"
+        if self.trains:
+            return "training"
+        if self.default_of == "operations":
+            return "structured"
+        return "unstructured" if self.budget == "share" and self.blocks == "1x1" else "blocks"
 
     def check_epochs(self, epochs: int) -> None:
         """Checks that a method that prunes in training has epochs of fine-tuning to do it in.
@@ -315,7 +337,7 @@ STRUCTURED_TAYLOR = Method(
 STRUCTURED_FISHER = replace(
     STRUCTURED_TAYLOR,
     name="structured-fisher",
-    summary="the same by the mean square of the slopes of single windows (second order)",
+    summary="structured-taylor by the mean square of the slopes of single windows (second order)",
     score="unit-fisher",
 )
 STRUCTURED_GAUSS_NEWTON = replace(
@@ -327,7 +349,7 @@ STRUCTURED_GAUSS_NEWTON = replace(
 STRUCTURED_EMA_TAYLOR = replace(
     STRUCTURED_TAYLOR,
     name="structured-ema-taylor",
-    summary="the same by a moving average of both orders over batches (Prune-then-Finetune)",
+    summary="structured-taylor by a moving average of both orders over batches (Prune-then-Finetune)",
     score="unit-ema-taylor",
 )
 STRUCTURED_FLAP = replace(
@@ -341,7 +363,7 @@ STRUCTURED_FLAP = replace(
 STRUCTURED_LEAVE_ONE_OUT = replace(
     STRUCTURED_TAYLOR,
     name="structured-loo",
-    summary="the same, so that units of a module add up to what leaving it out adds to the loss",
+    summary="structured-gauss-newton, units of a module adding up to what leaving it out adds to the loss",
     score="unit-leave-one-out",
 )
 STRUCTURED = Method(
@@ -389,11 +411,15 @@ OBC_2_4 = replace(
     budget="pattern",
     blocks="2:4",
 )
-SPARSEGPT_2_4 = replace(OBC_2_4, name="sparsegpt-2:4", summary="SparseGPT in that pattern", score="sparsegpt")
+SPARSEGPT_2_4 = replace(OBC_2_4, name="sparsegpt-2:4", summary="SparseGPT, two of four stay", score="sparsegpt")
 WANDA_2_4 = replace(
-    OBC_2_4, name="wanda-2:4", summary="Wanda in that pattern, no update", score="wanda", recovery=NO_RECOVERY
+    OBC_2_4,
+    name="wanda-2:4",
+    summary="Wanda, two of four stay, no update",
+    score="wanda",
+    recovery=NO_RECOVERY,
 )
-MAGNITUDE_2_4 = replace(WANDA_2_4, name="magnitude-2:4", summary="magnitude in that pattern", score="magnitude")
+MAGNITUDE_2_4 = replace(WANDA_2_4, name="magnitude-2:4", summary="the two larger of four stay", score="magnitude")
 OBC_1X4 = replace(OBC, name="obc-1x4", summary="obc, four weights of an output at once", blocks="1x4")
 OBC_1X16 = replace(OBC, name="obc-1x16", summary="obc, sixteen weights of an output at once", blocks="1x16")
 OBC_16X1 = replace(OBC, name="obc-16x1", summary="obc, the weights of sixteen outputs at once", blocks="16x1")

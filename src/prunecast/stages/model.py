@@ -115,9 +115,10 @@ class TrainedModel:
     def pruned(
         self,
         method: str,
-        sparsity: float,
+        sparsity: float | None,
         *,
         of: str | None = None,
+        recovery: str | None = None,
         finetune_epochs: int = 0,
         settings: Sequence[str] = (),
         beside: Path | None = None,
@@ -134,6 +135,7 @@ class TrainedModel:
             method=method,
             sparsity=sparsity,
             of=of,
+            recovery=recovery,
             finetune_epochs=finetune_epochs,
             settings=settings,
         )

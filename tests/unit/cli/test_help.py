@@ -18,7 +18,7 @@ VERBS = {
     "data check": "NAME|FILE --fill --set --plot",
     "train": "--model --data --horizon --lookback --seed --set --out",
     "import": "CHECKPOINT --from --model --modes --modes-seed --data --set --out",
-    "prune": "DIR --method --sparsity --of --finetune-epochs --data --set --out",
+    "prune": "DIR --method --sparsity --of --recovery --finetune-epochs --data --set --out",
     "evaluate": "DIR|ARTIFACT --data --scoring",
     "measure": "DIR|ARTIFACT... --runtime --threads --batch --data --wait",
     "export": "DIR --runtime --int8 --opset --data --out",

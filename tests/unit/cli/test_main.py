@@ -13,7 +13,9 @@ import pytest
 
 from prunecast.cli.console import Output
 from prunecast.cli.main import main
+from prunecast.prune.methods import FAMILIES
 from prunecast.records import Ratio
+from prunecast.registry import DEFAULT_METHOD
 from prunecast.results import Measurements, ModelMeasurement
 from prunecast.store import read_record
 from prunecast.train.checkpoint import RunState
@@ -93,6 +95,46 @@ def test_prune_gives_exactly_what_was_asked_for(
     again = facts(capsys, "evaluate", str(tmp_path / "p"))
     assert again.keys() - pruned.keys() == {"channels", "steps"}, "its errors in detail"
     assert {key: again[key] for key in again if key in pruned} == {key: pruned[key] for key in pruned if key in again}
+
+
+def test_the_best_method_prunes_where_none_is_named(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruned = facts(capsys, "prune", str(model), "--sparsity", "0.5", "--out", str(tmp_path / "p"))
+    assert pruned["method"] == DEFAULT_METHOD
+    assert pruned["realised"] <= pruned["total"]
+    assert main(["prune", "--help"]) == 0
+    assert f"[default: {DEFAULT_METHOD}]" in capsys.readouterr().out
+
+
+def test_what_stays_makes_good_what_went_where_that_is_asked_for(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["prune", str(model), "--method", "magnitude", "--sparsity", "0.8"]
+    plain, none, ridge = (
+        facts(capsys, *common, *recovery, "--out", str(tmp_path / str(number)))
+        for number, recovery in enumerate([[], ["--recovery", "none"], ["--recovery", "ridge"]])
+    )
+    assert plain["val_mse"] == none["val_mse"]
+    dense = facts(capsys, "evaluate", str(model))["val_mse"]
+    assert abs(ridge["val_mse"] - dense) < abs(plain["val_mse"] - dense), "nearer to what the whole model forecasts"
+    assert ridge["nonzero"] == plain["nonzero"]
+
+
+def test_methods_are_listed_by_family_on_a_small_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list", "methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = facts(capsys, "list", "methods")["methods"]
+    assert {row["family"] for row in rows} == set(FAMILIES)
+    assert [line.split(" ")[0] for line in lines].count("name") == len(FAMILIES)
+    for row in rows:
+        [line] = [line for line in lines if line.split(" ")[0] == row["name"]]
+        assert row["recovery"] in line.split()
+        assert row["trains"] == (row["family"] == "training")
 
 
 def test_a_share_counts_from_the_given_model_and_says_so(
@@ -284,6 +326,12 @@ def test_bad_files(content: bytes, hint: str, tmp_path: Path, capsys: pytest.Cap
         (["--method", "magnitude", "--sparsity", "0.999", "--of", "model"], "cannot"),
         (["--method", "structured-magnitude", "--sparsity", "0.999"], "at most"),
         (["--method", "magnitude", "--sparsity", "0.5", "--of", "weights"], "prune.of"),
+        (["--method", "magnitude"], "between 0 and 1, found none; give --sparsity"),
+        (["--method", "magnitude", "--sparsity", "0.5", "--recovery", "rigde"], "did you mean 'ridge'?"),
+        (
+            ["--method", "movement", "--sparsity", "0.5", "--finetune-epochs", "1", "--recovery", "ridge"],
+            "prunes in training, which makes good what goes: expected no recovery, found 'ridge'; leave it out",
+        ),
         (["--method", "magnitude", "--sparsity", "0.5", "--set", "model.d_model=4"], "has no effect here"),
     ],
 )
