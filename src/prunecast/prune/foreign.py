@@ -146,14 +146,12 @@ def prune_module(
         raise UserError("prune.calibration_seed: nothing is drawn, the data are taken as given; leave it out")
     if units and (config.of or method.default_of) != "operations":
         raise UserError(f"prune.of: expected operations for units of a module of your own, found {config.of}")
-    batches = None
-    if data is not None:
-        batches = [_as_batch(inputs) for inputs in islice(data, config.calibration_batches)]
     check_masks(model, masks or {})
     with _heard():
         foreign = ForeignModel(model, example_inputs, output_layer)
         if units:
             foreign.find_structure()
+        batches = None if data is None else [foreign.batch(one) for one in islice(data, config.calibration_batches)]
         try:
             pruned = prune_model(
                 foreign,
@@ -251,7 +249,7 @@ class ForeignConfig(ForecasterConfig):
 class ForeignModel(ForecastModel):
     """Any module in the clothes of a model of the house: what methods ask for, found by listening to a call of it.
 
-    Its `forward` takes what `_as_batch` makes of inputs. Each call draws the same random numbers, so that modules that
+    Its `forward` takes what `batch` makes of inputs. Each call draws the same random numbers, so that modules that
     sample in their forward pass can be compared.
     """
 
@@ -293,6 +291,12 @@ class ForeignModel(ForecastModel):
         return torch.cat(
             [tensor.flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1) for tensor in batch], 1
         ).unsqueeze(2)
+
+    def batch(self, inputs: ModuleInputs) -> Batch:
+        """Returns inputs as a batch; what the module itself gives stands in the place of what came true."""
+        x_BLC, mark = cast("Tensor", _Whole(inputs)), torch.zeros(0)
+        with torch.no_grad():
+            return Batch(x_BLC, self(x_BLC), mark, mark)
 
     def result(self, inputs: object) -> Any:
         """Returns what the module gives, as it gives it."""
@@ -452,24 +456,6 @@ def _joined(parts: Sequence[Any]) -> Any:
     if isinstance(first, tuple | list):
         return type(first)(_joined(values) for values in zip(*parts, strict=True))
     return first
-
-
-class _NoTarget:
-    """In the place of what is to be forecast: whoever computes with it is told that there is none."""
-
-    def __getitem__(self, part: slice) -> _NoTarget:
-        return self
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> _NoTarget:
-        if func is torch.cat:
-            return cls()
-        raise UserError("the method compares forecasts to what came true, which a module of your own is not told here")
-
-
-def _as_batch(inputs: ModuleInputs) -> Batch:
-    absent = cast("Tensor", _NoTarget())
-    return Batch(cast("Tensor", _Whole(inputs)), absent, absent, absent)
 
 
 class _SameDraws(TorchFunctionMode):
