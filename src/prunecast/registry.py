@@ -103,6 +103,7 @@ METHODS = Registry(
         "magnitude": "prunecast.prune.methods:MAGNITUDE",
         "magnitude-layer": "prunecast.prune.methods:MAGNITUDE_LAYER",
         "gradual-magnitude": "prunecast.prune.methods:GRADUAL_MAGNITUDE",
+        "gradual-magnitude-lamp": "prunecast.prune.methods:GRADUAL_MAGNITUDE_LAMP",
         "movement": "prunecast.prune.methods:MOVEMENT",
         "acdc": "prunecast.prune.methods:ACDC",
         "rigl": "prunecast.prune.methods:RIGL",

@@ -277,6 +277,12 @@ GRADUAL_MAGNITUDE = replace(
     summary="the smallest weights become zero a little at a time while the model trains, fast at first",
     schedule="gradual",
 )
+GRADUAL_MAGNITUDE_LAMP = replace(
+    GRADUAL_MAGNITUDE,
+    name="gradual-magnitude-lamp",
+    summary="the same with LAMP scores, which leave no layer empty",
+    allocation="lamp",
+)
 MOVEMENT = replace(
     GRADUAL_MAGNITUDE,
     name="movement",
@@ -287,7 +293,8 @@ MOVEMENT = replace(
 ACDC = replace(
     GRADUAL_MAGNITUDE,
     name="acdc",
-    summary="training is sparse, by magnitude, and dense in turn (AC/DC)",
+    summary="training is sparse, by magnitude with LAMP scores, and dense in turn (AC/DC)",
+    allocation="lamp",
     schedule="alternating",
 )
 RIGL = replace(
