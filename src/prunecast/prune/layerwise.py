@@ -16,7 +16,6 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from prunecast.errors import UserError
 from prunecast.models.base import ForecastModel, LinearMap
@@ -32,8 +31,8 @@ from prunecast.prune.second_order import (
     Quota,
     Solver,
     damage,
+    damage_steps,
     keep_highest,
-    obc_trace,
     ria,
     ridge,
     wanda,
@@ -41,9 +40,6 @@ from prunecast.prune.second_order import (
 from prunecast.prune.unstructured import candidates, zeros_in
 from prunecast.recipe import NO_RECOVERY
 from prunecast.registry import ALLOCATIONS, SOLVERS
-
-WIDEST_TRACE = 512
-"""Inputs up to which the damage of every count is told exactly: the work grows with their cube."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +255,8 @@ def uniform_blocks(task: Task, sites: Mapping[str, Site], shape: BlockShape) -> 
 def damage_blocks(task: Task, sites: Mapping[str, Site], shape: BlockShape) -> Callable[[int], Mapping[str, int]]:
     """Where they cost the forecast least: the damage to a map, times what a damage there does to the forecast.
 
-    What a map loses with any number of blocks gone is told in one pass (`obc_trace`), from what it reads in the dense
-    model. How the forecast answers is measured: by how far it moves when that map alone has lost its share.
+    What a map loses with any number of blocks gone is known from what it reads in the dense model (`damage_steps`). How
+    the forecast answers is measured: by how far it moves when that map alone has lost its share.
     """
     lost: dict[str, Tensor] = {}  # what each further block that goes adds to the damage of a map
     tried: dict[str, tuple[float, Tensor]] = {}  # the damage and the weights of a map that has lost its share
@@ -270,9 +266,10 @@ def damage_blocks(task: Task, sites: Mapping[str, Site], shape: BlockShape) -> C
         if site is not None and problem.name not in lost:
             free = problem if site.free_I.all() else without_inputs(problem, ~site.free_I)
             free = replace(free, support_GOI=~site.gone_GOI if site.gone_GOI.any() else None)
-            lost[problem.name], mask = _losses(free, shape, round(task.config.sparsity * site.blocks(shape)))
+            lost[problem.name] = damage_steps(free, shape)
             whole = torch.ones_like(problem.weight_GOI, dtype=torch.bool)
-            whole[:, :, site.free_I] = mask
+            share = round(task.config.sparsity * site.blocks(shape))
+            whole[:, :, site.free_I] = _cheapest(free, Amount(share, shape))
             solved = ridge(replace(problem, support_GOI=whole))
             tried[problem.name] = damage(problem, solved.weight_GOI), solved.weight_GOI
         return Solution(problem.weight_GOI, problem.bias_O)
@@ -293,30 +290,11 @@ _LEAST = 1e-30
 """Stands in for a damage of zero."""
 
 
-def _losses(problem: Problem, shape: BlockShape, count: int) -> tuple[Tensor, Tensor]:
-    """Returns what each further block that goes costs, never falling, and a mask with `count` blocks gone.
-
-    Of a wide map by what each block would cost alone (the first step of `obc`), scaled to what `count` of them cost.
-    """
-    if problem.weight_GOI.shape[2] <= WIDEST_TRACE:
-        trace = obc_trace(problem, shape)
-        return trace.damage_by_count().diff().cummax(0).values, trace.mask(count)
+def _cheapest(problem: Problem, quota: Quota) -> Tensor:
+    """Returns a mask whose quota would cost least if each weight went alone: the first step of `obc`."""
     best_GOI = ridge(problem).weight_GOI
-    alone_GOI = best_GOI.square() / torch.linalg.inv(problem.hessian_GII).diagonal(dim1=1, dim2=2).unsqueeze(1)
-    mask = keep_highest(alone_GOI, Amount(count, shape), problem.support_GOI)
-    support = 1.0 if problem.support_GOI is None else problem.support_GOI
-    costs = _block_sums(alone_GOI * support, shape).sort().values
-    real = damage(problem, ridge(replace(problem, support_GOI=mask)).weight_GOI)
-    return costs * (real / max(float(costs[:count].sum()), _LEAST)), mask
-
-
-def _block_sums(score_GOI: Tensor, shape: BlockShape) -> Tensor:
-    """Returns the sum of each block, one after another; what an edge lacks counts nothing."""
-    _, outputs, inputs = score_GOI.shape
-    padded = functional.pad(score_GOI, (0, -inputs % shape.columns, 0, -outputs % shape.rows))
-    maps, outputs, inputs = padded.shape
-    cells = padded.view(maps, outputs // shape.rows, shape.rows, inputs // shape.columns, shape.columns)
-    return cells.sum((2, 4)).flatten()
+    own_G1I = torch.linalg.inv(problem.hessian_GII).diagonal(dim1=1, dim2=2).unsqueeze(1)
+    return keep_highest(best_GOI.square() / own_G1I, quota, problem.support_GOI)
 
 
 def _moves(task: Task, tried: Mapping[str, tuple[Site, Tensor]]) -> dict[str, float]:
