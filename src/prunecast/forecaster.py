@@ -14,7 +14,7 @@ from prunecast.data.series import load_series, series_of, table_named
 from prunecast.errors import UserError
 from prunecast.inference import Forecasts, eager_predictor, forecast_table
 from prunecast.models.base import ForecastModel
-from prunecast.recipe import ExportConfig
+from prunecast.recipe import ExportConfig, checked
 from prunecast.registry import DEFAULT_METHOD, RUNTIMES
 from prunecast.resolve import training_recipe
 from prunecast.results import Exported, ModelSummary
@@ -107,9 +107,10 @@ class Forecaster:
         )
         return pruned
 
-    def export(self, runtime: str, out: str | Path, *, int8: bool = False) -> Exported:
-        """Writes an artefact for a runtime; returns its path, size and deviation from PyTorch."""
-        config, path, fitted = ExportConfig(runtime=RUNTIMES.check(runtime), int8=int8), Path(out), self._fitted
+    def export(self, runtime: str, out: str | Path, *, int8: bool = False, opset: int | None = None) -> Exported:
+        """Writes an artefact for a runtime; returns its path, size, deviation from PyTorch, and what it runs on."""
+        path, fitted = Path(out), self._fitted
+        config = checked(ExportConfig, {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset}, "export")
         artefact = export_alone(fitted.saved, lambda: fitted.windows, config, path)
         return Exported.of(path, artefact, RUNTIMES.load(runtime).needs(config.opset))
 

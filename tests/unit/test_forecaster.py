@@ -35,6 +35,9 @@ def test_the_whole_way(table: pd.DataFrame, tmp_path: Path) -> None:
     assert list(forecast.columns) == ["when", "load", "sun"]
     assert forecast["when"].iloc[0] == table["when"].iloc[-1] + pd.Timedelta("1h")
     assert pruned.export("onnxruntime", tmp_path / "p.onnx").bytes > 0
+    assert "ONNX Runtime 1.15" in pruned.export("onnxruntime", tmp_path / "old.onnx", opset=19).needs
+    with pytest.raises(UserError, match=r"export\.opset"):
+        pruned.export("onnxruntime", tmp_path / "x.onnx", opset=3)
     pruned.save(tmp_path / "saved")
     loaded = prunecast.Forecaster.load(tmp_path / "saved")
     assert loaded.predict(table).equals(forecast)
