@@ -131,7 +131,12 @@ def documented(package: Extended, page: str, tables: dict[str, str]) -> None:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Extended:
     """The package with four additions."""
     package = extended(tmp_path_factory.mktemp("package"))
-    tables = {"prune.scores": "SCORES", "prune.allocate": "ALLOCATIONS", "prune.methods": "METHODS"}
+    tables = {
+        "prune.scores": "SCORES",
+        "prune.allocate": "ALLOCATIONS",
+        "prune.methods": "METHODS",
+        "prune.schedule": "SCHEDULES",
+    }
     documented(package, "new-pruner.md", tables)
     documented(package, "new-runtime.md", {"export.numpy_runtime": "RUNTIMES"})
     package.add("prune/two_of_four.py", TWO_OF_FOUR)
