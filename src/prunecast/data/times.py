@@ -89,8 +89,8 @@ def read_times(name: str, column: pa.ChunkedArray, options: ReadOptions, known: 
     """
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         times, zone = _from_arrow(column), getattr(column.type, "tz", None)
-        rows = np.flatnonzero(np.isnat(times))[:1]
-        problem = next((_unreadable(name, int(row), column[int(row)].as_py()) for row in rows), None)
+        unread = np.flatnonzero(np.isnat(times))[:1].tolist()  # as texts: Python's own times end with the year 9999
+        problem = next((_unreadable(name, row, column[row].cast(pa.string()).as_py()) for row in unread), None)
         return _zoned(name, ReadTimes(times, None, zone, problem), options)
     if is_number(column.type):  # whole ones have no point
         whole = pc.all(pc.equal(column, pc.round(column))).as_py() if pa.types.is_floating(column.type) else False

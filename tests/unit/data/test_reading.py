@@ -592,6 +592,14 @@ def test_names_of_two_levels_are_joined() -> None:
         table_of(frame)
 
 
+@pytest.mark.parametrize("beyond", [300_000_000_000_000_000, -300_000_000_000_000_000, 10_000_000_000_000_000])
+def test_times_beyond_all_calendars_are_named(tmp_path: Path, beyond: int) -> None:
+    times = pa.array([0, 3_600_000_000, beyond], pa.timestamp("us"))
+    pq.write_table(pa.table({"date": times, "v": [1.0, 2.0, 3.0]}), tmp_path / "own.parquet")
+    with pytest.raises(UserError, match=r"column 'date', row 3: expected a date or time, found '"):
+        load_series(DataConfig(name=str(tmp_path / "own.parquet")))
+
+
 # What is read is what was written
 
 
