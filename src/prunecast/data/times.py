@@ -39,6 +39,9 @@ from prunecast.records import Reading
 BLOCK_ROWS = 1 << 18
 """Texts of more rows are read block by block."""
 
+_HELD_S = 2**63 // 10**9
+"""Nanoseconds hold so many seconds before and after 1970."""
+
 SAMPLE_ROWS = 1000
 """Forms are guessed from at most so many rows."""
 
@@ -139,10 +142,9 @@ def _unreadable(name: str, row: int, found: str | None, asked: str | None = None
 
 def _from_arrow(column: pa.ChunkedArray) -> Times:
     zone = getattr(column.type, "tz", None)
-    try:
-        nanoseconds = column.cast(pa.timestamp("ns", tz=zone)).cast(pa.int64())
-    except pa.ArrowInvalid:  # a year that nanoseconds cannot hold
-        return np.full(len(column), NO_TIME)
+    seconds = column.cast(pa.timestamp("s", tz=zone), safe=False).cast(pa.int64())
+    held = pc.and_(pc.less(seconds, _HELD_S), pc.greater(seconds, -_HELD_S))
+    nanoseconds = pc.if_else(held, column, None).cast(pa.timestamp("ns", tz=zone)).cast(pa.int64())
     # NaT is the smallest whole number there is
     filled = nanoseconds.fill_null(np.iinfo(np.int64).min)
     return np.asarray(filled.to_numpy()).view("datetime64[ns]")
