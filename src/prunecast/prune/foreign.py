@@ -138,7 +138,10 @@ def prune_module(
         raise UserError(f"method {method.name!r} prunes in training, which a module of your own does not get here")
     if method.needs_targets:
         what = "compares forecasts with what came true, which a module of your own is not told"
-        raise UserError(f"method {method.name!r} {what}; use structured-flap or structured-magnitude")
+        raise UserError(f"method {method.name!r} {what}; use structured")
+    repairs = (config.recovery or method.recovery) != NO_RECOVERY
+    if data is None and (method.needs_data or repairs):
+        raise UserError(f"method {method.name!r} looks at data, expected more inputs in data, found none")
     units = bool(GRANULARITIES.load(method.granularity).shrinks)
     if config.candidates == "study":
         raise UserError("prune.candidates: expected body or all for a module of your own, found study")
@@ -164,7 +167,7 @@ def prune_module(
             )
         except UserError as error:
             raise UserError(str(error).replace(f"'{_INSIDE}", "'")) from None
-    after, repairs = cast("ForeignModel", pruned.model), (config.recovery or method.recovery) != NO_RECOVERY
+    after = cast("ForeignModel", pruned.model)
     touched = [name for name, removed in pruned.outcome.removed_weights.items() if removed]
     touched += [member.name for group in foreign.groups() if group.name in pruned.keep for member in group.members]
     lost = [name for name in dict.fromkeys(touched) if name in foreign.prunable() and name not in foreign.repairable()]

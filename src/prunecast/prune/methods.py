@@ -45,7 +45,7 @@ class Method:
         budget: how an amount is asked for: as a share, an N:M pattern, or a latency.
         schedule: how masks change in training, a name in `registry.SCHEDULES`; None for a method without training.
         needs_data: whether its score looks at batches of the training part.
-        needs_targets: whether it compares forecasts of those with what came true.
+        needs_targets: whether it has no use for a model's own forecasts in the place of what came true.
         per_cost: whether units compare by their scores per what they cost, in the unit of the budget. That is for
             scores that are estimates of one damage: the least is done where the damage per saving is least.
         kinds: of units that may go, unless the recipe says so.
@@ -382,7 +382,6 @@ STRUCTURED = Method(
     default_of="operations",
     control="structured-random",
     needs_data=True,
-    needs_targets=True,
     recovery="ridge",
     kinds=get_args(GroupKind),
 )

@@ -254,11 +254,12 @@ def test_cuts_in_steps_come_as_near_as_those_at_once() -> None:
     assert abs(outcome.realised - outcome.requested) < 0.01 * outcome.total
 
 
-@pytest.mark.parametrize("method", ["magnitude", "structured-magnitude"])
+@pytest.mark.parametrize("method", ["magnitude", "structured-magnitude", "structured"])
 @pytest.mark.parametrize("kind", MODULES)
 def test_modules_of_others_are_pruned_saved_and_loaded(kind: str, method: str, tmp_path: Path) -> None:
     model, inputs = module_and_inputs(kind)
-    pruned = prune_module(model, inputs, {"method": method, "sparsity": 0.4})
+    data = [other_inputs(inputs, seed) for seed in range(3)] if METHODS.load(method).needs_data else None
+    pruned = prune_module(model, inputs, {"method": method, "sparsity": 0.4}, data=data)
     outcome = pruned.outcome
     assert abs(outcome.realised - outcome.requested) <= (0.06 * outcome.total if method in UNITS else 0)
     pruned.save(tmp_path / "saved")
