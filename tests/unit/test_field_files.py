@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from prunecast import api
+from prunecast.cli.main import main
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.inference import open_artifact
@@ -141,6 +142,17 @@ def test_checkpoints_in_the_words_of_other_tools_are_taken(name: str, tmp_path: 
     api.import_checkpoint(FIELD / name, "transformer", source="tslib", out=tmp_path / "model")
     saved = load_model(tmp_path / "model")
     assert bool(saved.masks) == name.startswith("prune")
+
+
+@pytest.mark.parametrize("path", sorted(FIELD.glob("*.csv")), ids=lambda path: path.stem)
+def test_data_check_shows_each_on_one_screen(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["data", "check", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize("name", ["nan-init.onnx", "bad-utf8.onnx", "bytes-name.onnx"])
