@@ -58,6 +58,8 @@ _DRAWS = frozenset(
     | {Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_}
 )
 
+_DRAWS_LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrunedModule:
@@ -202,7 +204,7 @@ def load_pruned(module: nn.Module, directory: str | Path) -> PrunedModule:
     folder = Path(directory)
     try:
         values, content = json.loads((folder / SIZES_FILE).read_bytes()), (folder / WEIGHTS_FILE).read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder}: expected a saved pruned module, found none that can be read: {error}") from None
     facts = checked(SavedSizes, values, str(folder / SIZES_FILE))
     if hashlib.sha256(content).hexdigest() != facts.sha256:
@@ -290,10 +292,8 @@ class ForeignModel(ForecastModel):
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns all that the module gives for each entry of a batch, (B, N, 1): what methods compare."""
         found = [tensor for tensor in tensors_in(self.result(x_BLC)) if tensor.ndim and tensor.is_floating_point()]
-        batch = [tensor for tensor in found if len(tensor) == len(found[0])]
-        return torch.cat(
-            [tensor.flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1) for tensor in batch], 1
-        ).unsqueeze(2)
+        flat = [tensor.reshape(len(tensor), -1, 1) for tensor in found if len(tensor) == len(found[0])]
+        return torch.cat(flat, dim=1)
 
     def batch(self, inputs: ModuleInputs) -> Batch:
         """Returns inputs as a batch; what the module itself gives stands in the place of what came true."""
@@ -470,6 +470,10 @@ class _SameDraws(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _DRAWS_LIKE:
+            func, like = _DRAWS_LIKE[func], args[0]
+            kwargs = {"dtype": like.dtype, "device": like.device, **kwargs}
+            args = (like.shape,)
         if func in _DRAWS and kwargs.get("generator") is None:
             of = args[0].device if args and isinstance(args[0], Tensor) else torch.get_default_device()
             device = torch.device(kwargs.get("device") or of)

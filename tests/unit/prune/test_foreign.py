@@ -247,6 +247,29 @@ def test_a_cut_that_does_not_hold_is_not_made() -> None:
         prune_module(model, inputs, {"method": "structured-magnitude"})
 
 
+class _Noisy(nn.Module):
+    """Draws in its forward pass, in all usual ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + torch.randn_like(x) + torch.rand_like(x) + torch.randn(x.shape) + torch.empty_like(x).normal_()
+        return self.down(torch.relu(self.up(x[torch.randint(len(x), (len(x),))])))
+
+
+def test_a_module_that_draws_is_compared_on_the_same_draws() -> None:
+    torch.manual_seed(0)
+    model, data = _Noisy(), [torch.randn(32, 6) for _ in range(4)]
+    before = torch.get_rng_state()
+    recipe = {"method": "structured-magnitude", "sparsity": 0.25, "recovery": "ridge"}
+    pruned, again = (prune_module(model, data[0], recipe, data=data).module for _ in range(2))
+    assert pruned.up.out_features == 6
+    assert all(torch.equal(now, then) for now, then in zip(pruned.parameters(), again.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_cuts_in_steps_come_as_near_as_those_at_once() -> None:
     model, inputs = encoder()
     outcome = prune_module(model, inputs, {"method": "structured-magnitude", "sparsity": 0.3, "step": 0.1}).outcome
@@ -324,6 +347,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         load_pruned(encoder(8)[0], folder)
     with pytest.raises(UserError, match="expected a saved pruned module"):
         load_pruned(encoder()[0], tmp_path)
+    (folder / "module.json").rename(folder / "kept")
+    (folder / "module.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="expected a saved pruned module"):
+        load_pruned(encoder()[0], folder)
+    (folder / "kept").rename(folder / "module.json")
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(UserError, match=r"model\.safetensors is not what was saved; take an intact copy"):
