@@ -352,6 +352,7 @@ STRUCTURED_GAUSS_NEWTON = replace(
     name="structured-gauss-newton",
     summary="the units go whose removal moves the forecast least per operation (second order)",
     score="unit-gauss-newton",
+    recovery="ridge",
 )
 STRUCTURED_EMA_TAYLOR = replace(
     STRUCTURED_TAYLOR,
@@ -368,7 +369,7 @@ STRUCTURED_FLAP = replace(
     per_cost=False,
 )
 STRUCTURED_LEAVE_ONE_OUT = replace(
-    STRUCTURED_TAYLOR,
+    STRUCTURED_GAUSS_NEWTON,
     name="structured-loo",
     summary="structured-gauss-newton, units of a module adding up to what leaving it out adds to the loss",
     score="unit-leave-one-out",
