@@ -301,7 +301,7 @@ RIGL = replace(
     GRADUAL_MAGNITUDE,
     name="rigl",
     summary="from masks by magnitude, the smallest weights are dropped and those of largest gradient grow (RigL)",
-    allocation="layer",
+    allocation="erk",
     schedule="rigged",
 )
 RANDOM = replace(
