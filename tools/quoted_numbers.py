@@ -11,7 +11,8 @@ A marker names a study, a block and its arguments; names with blanks stand in qu
 
     the error is <!-- numbers: etth1-small value test_mse Transformer "magnitude 80 %" -->1.059<!-- /numbers -->
 
-Blocks are the functions in `BLOCKS`; `published` alone is of the literature, and its study is called so. A star:
+Blocks are the functions in `BLOCKS`; `published` alone is of the literature, and `methods` of the registry, and their
+studies are called so. A star:
 worse than the dense model trained on for as long as fine-tuning took (the 95 % interval of the difference leaves out
 0); what is called shown has such an interval too.
 """
@@ -30,9 +31,12 @@ from typing import Any
 
 import pandas as pd
 
+from prunecast.prune.methods import FAMILIES, Method
+from prunecast.registry import METHODS
 from prunecast.report.compare import Case
 from prunecast.report.context import Context
 from prunecast.report.published_errors import Place, published_errors
+from prunecast.report.style import BUDGET_NAMES
 from prunecast.report.thresholds import Level, Sweep
 from prunecast.study.frame import StudyFrame
 from prunecast.study.study import open_study
@@ -402,6 +406,27 @@ def stages(study: str) -> str:
     return f"{len(tables(study).stages):,}"
 
 
+def methods(registry: str, family: str) -> str:
+    """Returns the methods of pruning of one family, as a table: all that the registry says of each."""
+    assert registry == "registry"
+    if family not in FAMILIES:
+        raise ValueError(f"expected a family of {', '.join(FAMILIES)}, found {family!r}")
+    found: dict[str, Method] = {name: METHODS.load(name) for name in METHODS.names()}
+    lines = [
+        "| method | what it does | a share is of the | recovery | looks at data | trains | control |",
+        "|" + 7 * "---|",
+    ]
+    for name in sorted(found, key=lambda name: name != family):  # the best of its kind comes first
+        method = found[name]
+        if method.family == family:
+            amount = BUDGET_NAMES[method.default_of] if method.budget == "share" else f"pattern {method.blocks}"
+            says = ("yes" if one else "no" for one in (method.needs_data, method.trains))
+            control = "" if method.control is None else f"`{method.control}`"
+            cells = (f"`{name}`", method.summary, amount, method.recovery, *says, control)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 BLOCKS: Mapping[str, Callable[..., str]] = {
     block.__name__: block
     for block in [
@@ -419,7 +444,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
             single_times,
             small_dense,
         ),
-        *(against, value, across, hours, stages, published),
+        *(against, value, across, hours, stages, published, methods),
     ]
 }
 

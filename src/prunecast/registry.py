@@ -139,8 +139,8 @@ METHODS = Registry(
     },
 )
 
-DEFAULT_METHOD = next(name for name in ("structured", "unstructured") if name in METHODS.entries)
-"""What prunes where no method is named: of what makes a model smaller, the best there is."""
+DEFAULT_METHOD = "structured"
+"""What prunes where no method is named: of what makes a model smaller and faster, the best there is."""
 
 SCORES = Registry(
     "score",
