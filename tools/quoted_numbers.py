@@ -412,19 +412,16 @@ def methods(registry: str, family: str) -> str:
     if family not in FAMILIES:
         raise ValueError(f"expected a family of {', '.join(FAMILIES)}, found {family!r}")
     found: dict[str, Method] = {name: METHODS.load(name) for name in METHODS.names()}
-    lines = [
-        "| method | what it does | a share is of the | recovery | looks at data | trains | control |",
-        "|" + 7 * "---|",
-    ]
+    lines = []
     for name in sorted(found, key=lambda name: name != family):  # the best of its kind comes first
         method = found[name]
         if method.family == family:
             amount = BUDGET_NAMES[method.default_of] if method.budget == "share" else f"pattern {method.blocks}"
             says = ("yes" if one else "no" for one in (method.needs_data, method.trains))
             control = "" if method.control is None else f"`{method.control}`"
-            cells = (f"`{name}`", method.summary, amount, method.recovery, *says, control)
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append([f"`{name}`", method.summary, amount, method.recovery, *says, control])
+    heads = ["method", "what it does", "a share is of the", "recovery", "looks at data", "trains", "control"]
+    return table(heads, lines)
 
 
 BLOCKS: Mapping[str, Callable[..., str]] = {

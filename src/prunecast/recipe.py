@@ -324,15 +324,19 @@ def with_recovery(method: str, recovery: str | None) -> str:
     return f"{method} without recovery" if recovery == NO_RECOVERY else f"{method} + {recovery}"
 
 
-def read_by_control(settings: Mapping[str, Any], recovery: str | None) -> dict[str, Any]:
+def read_by_control(method: str, settings: Mapping[str, Any], recovery: str | None) -> dict[str, Any]:
     """Returns what of a method's settings its random control reads too: it prunes at once, and looks at no score.
 
     Args:
+        method: name of the method; the kinds that are its own when none are given are no setting.
         settings: keys of the prune section.
         recovery: of the method, and so of its control, which looks at data for that alone.
     """
     unread = ("training_",) if recovery != NO_RECOVERY else ("training_", "calibration_")
-    return {key: value for key, value in settings.items() if not key.startswith(unread)}
+    own = tuple(settings.get("kinds") or ()) == _kinds(method)
+    return {
+        key: value for key, value in settings.items() if not key.startswith(unread) and not (own and key == "kinds")
+    }
 
 
 class MeasureConfig(Section):

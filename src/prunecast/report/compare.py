@@ -248,7 +248,8 @@ class StudyRuns:
     def _removal(self, row: StageRow, method: str) -> Hashable:
         """Returns all that a pruned model and its random control have in common, the control's method named."""
         dense, recovery = self.dense(row), row.get("recovery")
-        settings = read_by_control(row["recipe"]["prune"], recovery) | {"method": method, "recovery": recovery}
+        settings = read_by_control(row["method"], row["recipe"]["prune"], recovery)
+        settings |= {"method": method, "recovery": recovery}
         tuning = _tuning(row) if row["role"] == "pruned+finetuned" else ""
         return dense and dense["fingerprint"], row["role"], fingerprint(settings), tuning
 

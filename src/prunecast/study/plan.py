@@ -181,10 +181,10 @@ class _Cell:
             yield name, _without_own(method, grid.settings)
         if "random" not in self.study.controls:
             return
-        for method in methods.values():
+        for name, method in methods.items():
             if method.control is not None:
                 recovery = grid.settings.get("recovery") or method.recovery
-                settings = read_by_control(grid.settings, recovery) | {"recovery": recovery}
+                settings = read_by_control(name, grid.settings, recovery) | {"recovery": recovery}
                 yield method.control, _without_own(METHODS.load(method.control), settings)
 
     def variant(self, dense: Job, config: PruneConfig) -> Iterator[Job]:

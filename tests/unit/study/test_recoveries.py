@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
         "controls": ["random", "dense-continued"],
         "models": [{"model": {"name": "transformer", "d_model": 8, "n_heads": 2, "d_ff": 8, "encoder_layers": 1}}],
         "prune": [
-            {"methods": ["magnitude", "structured-magnitude", "obc"], **ONCE},
+            {"methods": ["magnitude", "structured-magnitude", "obc", "structured"], **ONCE},
             {"methods": ["magnitude", "structured-magnitude"], **ONCE, "settings": {"recovery": "ridge"}},
         ],
     },
@@ -38,6 +38,7 @@ CONTROLS = {
     "magnitude": "random",
     "structured-magnitude": "structured-random",
     "obc": "random + ridge",
+    "structured": "structured-random + ridge",
     "magnitude + ridge": "random + ridge",
     "structured-magnitude + ridge": "structured-random + ridge",
 }
