@@ -341,7 +341,7 @@ class Gates:
         with plain_operators(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # the LSTM's windows come one by one
             slopes: dict[str, Tensor] = of_windows(self.ones(), *batch)
-        return {name: slope_NU.double() for name, slope_NU in slopes.items()}
+        return {name: slope_NU.cpu().double() for name, slope_NU in slopes.items()}
 
     def _forecast(self, values: GateValues, *inputs: Tensor) -> Tensor:
         scaled: dict[str, Tensor] = {}
