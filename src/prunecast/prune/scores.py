@@ -101,7 +101,7 @@ def unit_random(model: ForecastModel, statistics: Statistics) -> Scores:
 
 
 def unit_taylor(model: ForecastModel, statistics: Statistics) -> Scores:
-    """Scores each unit with the size of the mean slope of the loss by its gate (Molchanov et al. 2019, equation 8).
+    """Scores each unit with the size of the mean slope of the loss by its gate (Molchanov et al. 2019).
 
     That is the first-order estimate of what its removal changes. Layers, which have no gate, score what theirs adds.
     """
@@ -115,7 +115,7 @@ def unit_fisher(model: ForecastModel, statistics: Statistics) -> Scores:
 
     That is the second-order estimate of what its removal adds to the loss, the mean of squared gradients of single
     windows (the empirical Fisher information) in the place of the second derivative (Theis et al. 2018, "Faster gaze
-    prediction with dense networks and Fisher pruning", equation 7). Layers, which have no gate, score what theirs adds.
+    prediction with dense networks and Fisher pruning"). Layers, which have no gate, score what theirs adds.
     """
     slopes = _slopes(model, statistics)
     second_order = {name: torch.cat(parts).square().mean(0) / 2 for name, parts in slopes.items()}
@@ -185,9 +185,9 @@ def unit_fluctuation(model: ForecastModel, statistics: Statistics) -> Scores:
 
     That is the error where a unit is replaced by its mean, Var(h_j) ||W_:,j||^2, summed over its positions and over all
     maps that read it; then less the mean of its group, over the deviation in it, so that layers compare (An et al.
-    2024, "Fluctuation-based Adaptive Structured Pruning for Large Language Models", equations 5 and 6). The means
-    themselves go into biases when the pruned model is repaired (`recovery: ridge`), whose moments are centred: the
-    paper's b + W_R m_R is what that gives where the weights that are left are not solved too.
+    2024, "Fluctuation-based Adaptive Structured Pruning for Large Language Models"). The means themselves go into
+    biases when the pruned model is repaired (`recovery: ridge`), whose moments are centred: the paper's b + W_R m_R is
+    what that gives where the weights that are left are not solved too.
 
     Raises:
         UserError: when units may go that no linear map reads, such as layers.
@@ -298,16 +298,13 @@ class Gates:
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         self._members = {group.name: _gated(self._model, group, weights) for group in every}
         self._values: GateValues = {}
-        gated: list[Group] = []
-        for group in every:
-            if self._members[group.name] or group.softmax_of is not None:
-                gated.append(group)
+        self.groups = tuple(group for group in every if self._members[group.name] or group.softmax_of is not None)
+        for group in self.groups:
             if group.normalised:
                 self._gate_norms(group)
             if group.softmax_of is not None:
                 attention = self._model.get_submodule(group.softmax_of)
                 attention.get_submodule("dropout").register_forward_hook(partial(self._softmax, group.name))
-        self.groups = tuple(gated)
 
     def ones(self) -> dict[str, Tensor]:
         """Returns the gates of the model as it is."""
