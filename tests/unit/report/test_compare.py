@@ -65,6 +65,20 @@ def test_a_control_trained_on_for_other_steps_is_no_fair_opponent() -> None:
     assert not any("dense-continued" in dict(found.partners(row)) for row in rows_of(found))
 
 
+def test_the_plain_control_stands_beside_fine_tuning_that_looks_back() -> None:
+    records = study(seeds=(1,), **SMALL)
+    taught = [
+        changed(r, recipe=r.recipe | {"finetune": r.recipe["finetune"] | {"distill": 0.5, "rewind": True}})
+        if r.role == "pruned+finetuned"
+        else r
+        for r in records
+    ]
+    found = collect(taught)
+    tuned = [row for row in rows_of(found) if row["role"] == "pruned+finetuned" and row["model"] == "transformer"]
+    assert tuned
+    assert all("dense-continued" in dict(found.partners(row)) for row in tuned)
+
+
 def test_each_variant_is_held_against_its_own_references() -> None:
     found = {(c.variant.full_name, c.against): c for c in comparisons(collect(study(**SMALL))).every}
     assert found["Transformer structured-magnitude 75 %, fine-tuned", "dense-continued"].other.full_name == (

@@ -18,6 +18,7 @@ from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import DataConfig, FitConfig
 from prunecast.records import Epoch
 from prunecast.train import fit as fitting
+from prunecast.train.checkpoint import KeptStep
 from prunecast.train.evaluate import evaluate_both, evaluate_model, scored_windows
 from prunecast.train.fit import DivergedError, fit, learning_rate
 from prunecast.train.progress import Reporter
@@ -84,6 +85,24 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(prepared: Prepared, tmp
     assert torch.equal(weights(again), weights(whole))
     assert all((whole.get_parameter(name)[~mask] == 0).all() for name, mask in masks.items())
     assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize("step", [0, 2, 7])
+def test_weights_of_an_earlier_step_are_kept_through_an_interruption(
+    prepared: Prepared, tmp_path: Path, step: int
+) -> None:
+    checkpoint, parts = tmp_path / "checkpoint.safetensors", (prepared.train, prepared.validation, CONFIG)
+    whole, broken, again = KeptStep(step), KeptStep(step), KeptStep(step)
+    fit(transformer(prepared), *parts, seed=1, hooks=[whole])
+    with pytest.raises(Stop):
+        fit(transformer(prepared), *parts, seed=1, hooks=[broken], checkpoint=checkpoint, reporter=StopsAfter(1))
+    assert (broken.tensors is None) == (step == 7), "an epoch has three steps"
+    fit(transformer(prepared), *parts, seed=1, hooks=[again], checkpoint=checkpoint)
+    assert whole.tensors is not None
+    assert again.tensors is not None
+    assert all(torch.equal(value, again.tensors[name]) for name, value in whole.tensors.items())
+    start = transformer(prepared).state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in whole.tensors.items()) == (step == 0)
 
 
 def test_the_best_epoch_is_kept(prepared: Prepared) -> None:
