@@ -287,7 +287,12 @@ class ForeignModel(ForecastModel):
         Raises:
             MissingExtra: without Torch-Pruning.
         """
-        self.structure = structure_of(self, lambda model: cast("ForeignModel", model).result(self._inputs))
+        precise = _Whole(_doubled(self._inputs.inputs))
+
+        def call(model: nn.Module, double: bool) -> Any:
+            return cast("ForeignModel", model).result(precise if double else self._inputs)
+
+        self.structure = structure_of(self, call)
 
     def forward(self, x_BLC: Tensor, x_mark_BLF: Tensor | None = None, y_mark_BTF: Tensor | None = None) -> Tensor:
         """Returns all that the module gives for each entry of a batch, (B, N, 1): what methods compare."""
@@ -459,6 +464,15 @@ def _joined(parts: Sequence[Any]) -> Any:
     if isinstance(first, tuple | list):
         return type(first)(_joined(values) for values in zip(*parts, strict=True))
     return first
+
+
+def _doubled(inputs: Any) -> Any:
+    """Returns inputs whose floating-point numbers have 64 bits."""
+    if isinstance(inputs, Tensor):
+        return inputs.double() if inputs.is_floating_point() else inputs
+    if isinstance(inputs, Mapping):
+        return {name: _doubled(value) for name, value in inputs.items()}
+    return type(inputs)(map(_doubled, inputs)) if isinstance(inputs, tuple | list) else inputs
 
 
 class _SameDraws(TorchFunctionMode):

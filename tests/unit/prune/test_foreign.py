@@ -247,6 +247,29 @@ def test_a_cut_that_does_not_hold_is_not_made() -> None:
         prune_module(model, inputs, {"method": "structured-magnitude"})
 
 
+def test_inputs_on_which_units_do_nothing_prove_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16, bias=False), nn.ReLU(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 6))
+    recipe = {"method": "structured-magnitude", "sparsity": 0.3}
+    told = prune_module(model, torch.zeros(4, 6), recipe)
+    assert set(told.outcome.kept_units) == {"2"}
+    assert told.left_whole["0"] == "its units change the result of the example inputs too little to tell; give others"
+    assert set(prune_module(model, torch.randn(4, 6), recipe).outcome.kept_units) == {"0", "2"}
+
+
+def test_a_wrong_cut_is_seen_behind_a_large_result() -> None:
+    class Offset(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, _ = entangled()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 100 + 0.01 * self.inner(x)
+
+    with pytest.raises(UserError, match="has no units of kinds"):
+        prune_module(Offset(), entangled()[1], {"method": "structured-magnitude"})
+
+
 class _Noisy(nn.Module):
     """Draws in its forward pass, in all usual ways."""
 
