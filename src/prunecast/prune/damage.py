@@ -36,6 +36,9 @@ LEVELS = 32
 TRIED = 8
 """Proposals that are carried out and compared."""
 
+FEW = 8
+"""Of so many families of groups or fewer the damage is measured twice, of more once: time grows with them."""
+
 TRIAL_BATCHES = 1
 """Of windows to repair on, and twice as many to compare on, which costs less."""
 
@@ -70,10 +73,10 @@ def by_damage(scores: Scores, request: UnitRequest) -> Order:
         UserError: without windows.
     """
     search = _Search(scores, request)
-    proposals = sorted(search.proposals(), key=lambda proposal: proposal.damage)
+    proposals = search.proposals()
     if not proposals:
         return search.order(search.smallest())
-    tried = [(search.trial.harm(search.keep(proposal)), proposal) for proposal in proposals[:TRIED]]
+    tried = [(search.trial.harm(search.keep(proposal)), proposal) for proposal in proposals]
     return search.order(min(tried, key=lambda pair: pair[0])[1])
 
 
@@ -154,7 +157,7 @@ class _Search:
         for group in self.inner:
             families.setdefault(re.sub(r"\d+", "", group.name), []).append(group)
         for family in families.values():
-            self._measure(family)
+            self._measure(family, (0.5, 1.0) if len(families) <= FEW else (0.75,))
 
     def cost(self, keep: Keep) -> int:
         """Returns what is left costs."""
@@ -168,37 +171,44 @@ class _Search:
         """Returns which units a proposal leaves."""
         return {**self.cut(proposal.counts), **proposal.layers}
 
-    def _measure(self, family: Sequence[Group]) -> None:
-        """Finds the damages of all numbers of units of some groups: their scores' sums, to the scale of two trials.
+    def _measure(self, family: Sequence[Group], shares: Sequence[float]) -> None:
+        """Finds the damages of all numbers of units of some groups: their scores' sums, to the scale of trials.
 
-        Repair makes up for more of a large cut than of a small one, so the scale changes from half to all of the units.
+        Repair makes up for more of a large cut than of a small one, so of two trials, of half and of all of the units,
+        the scale goes from one to the other.
         """
         sums = {}
         for group in family:
             score = self.scores[group.name][self.orders[group.name]].double().clamp_min(0)
             sums[group.name] = torch.cat([score.new_zeros(1), score.cumsum(0)])[: removable(group) + 1]
         scales = []
-        for share in (0.5, 1.0):
+        for share in shares:
             counts = {group.name: max(1, round(share * removable(group))) for group in family}
             expected = sum(float(sums[name][count]) for name, count in counts.items())
             found = max(self.trial.damage(self.cut(counts)), 1e-12)
             scales.append(math.log(found / max(expected, 1e-15)))
         for group in family:
             share_K = torch.arange(removable(group) + 1) / removable(group)
-            scale_K = scales[0] + (scales[1] - scales[0]) * (2 * share_K - 1).clamp_min(0)
+            scale_K = scales[0] + (scales[-1] - scales[0]) * (2 * share_K - 1).clamp_min(0)
             self.damages[group.name] = (sums[group.name] * scale_K.exp()).cummax(0).values
 
     def proposals(self) -> list[Proposal]:
-        """Returns a proposal for each number of layers and each share of the widths that is within reach."""
-        widths = {share: self._narrowed(share) for share in (WIDTH_SHARES if self.streams else (1,))}
-        harm = {share: self.trial.damage(self.cut(counts)) if counts else 0.0 for share, counts in widths.items()}
-        found = []
-        for layers, damage in self._chain():
-            inner = [group for group in self.inner if not _is_gone(group, layers)]
-            for share, counts in widths.items():
-                rest = self._knapsack(inner, Proposal(counts, layers, damage + harm[share]))
-                found += [] if rest is None else [rest]
-        return found
+        """Returns the best proposals: at most one for each number of layers and each share of the widths."""
+        widths = [self._narrowed(share) for share in (WIDTH_SHARES if self.streams else (1,))]
+        harm = [self.trial.damage(self.cut(counts)) if counts else 0.0 for counts in widths]
+        outer = [
+            Proposal(counts, layers, damage + alone)
+            for layers, damage in self._chain()
+            for counts, alone in zip(widths, harm, strict=True)
+        ]
+        found: list[Proposal] = []
+        for proposal in sorted(outer, key=lambda proposal: proposal.damage):
+            if len(found) >= TRIED and proposal.damage > found[TRIED - 1].damage:
+                break  # what goes besides cannot make it better
+            inner = [group for group in self.inner if not _is_gone(group, proposal.layers)]
+            whole = self._knapsack(inner, proposal)
+            found = sorted([*found, *([] if whole is None else [whole])], key=lambda other: other.damage)
+        return found[:TRIED]
 
     def _narrowed(self, share: float) -> dict[str, int]:
         return {
