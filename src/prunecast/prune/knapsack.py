@@ -45,11 +45,11 @@ def choose(groups: Sequence[Sequence[Choice]], budget: int) -> tuple[int, ...]:
     # what a level costs beyond the cheapest of its group: in large sums the solver would not see single units
     extra = np.array([level.cost - low for low, levels in zip(least, groups, strict=True) for level in levels])
     one_each = LinearConstraint((owner == np.arange(len(groups))[:, None]).astype(float), 1, 1)
-    scale = max(float(np.abs(damages).max()), np.finfo(float).tiny)  # its tolerances are absolute
+    scale = max(float(np.abs(damages).max()), np.finfo(float).tiny)  # its tolerances are absolute: a gap of 1e-6
     bound = slack
     while True:
         found = milp(
-            (damages / scale).round(9),  # the solver prints a note where its own rounding shows
+            damages * (1e4 / scale),
             integrality=np.ones(len(owner)),
             bounds=Bounds(0, np.where(extra <= slack, 1, 0)),
             constraints=[one_each, LinearConstraint(extra[None] / max(slack, 1), -np.inf, bound / max(slack, 1))],
