@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.stage_folders import FILES, put_result
 
 from prunecast.errors import UserError
-from prunecast.recipe import FitConfig, Recipe, StudyConfig
+from prunecast.recipe import Recipe, StudyConfig, TrainConfig
 from prunecast.stages.job import Job, TimingJob
 from prunecast.store import Damaged, Store
 from prunecast.study.executor import (
@@ -40,7 +40,7 @@ def stage(number: int, needs: Sequence[Job] = (), *, threads: int = 1, timed: bo
     return TimingJob(
         stage="measure" if timed else "train",
         role="dense",
-        recipe=Recipe(train=FitConfig(threads=threads, device=device)),  # type: ignore[arg-type]
+        recipe=Recipe(train=TrainConfig(threads=threads, device=device)),  # type: ignore[arg-type]
         data_sha256=str(number),
         source="nowhere",
         exports=tuple(job.fingerprint for job in needs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -142,16 +143,14 @@ def test_a_written_recipe_finds_its_file_again(
 
 def test_each_data_set_of_a_study_is_looked_for(tmp_path: Path) -> None:
     write_table(tmp_path / "a.csv")
-    sets: list[Any] = [{"data": {"name": name}} for name in ("far/a.csv", "ETTh1", "absent.csv")]
+    sets: list[Any] = [{"data": {"name": name}} for name in ("far/a.csv", "ETTh1")]
     recipe = load_recipe(base={"study": {"datasets": [*sets, {"data": {"freq": "t"}}]}})
     study = located(recipe, tmp_path).study
     assert study is not None
-    assert [entry.data.get("name") for entry in study.datasets] == [
-        str(tmp_path / "a.csv"),
-        "ETTh1",
-        "absent.csv",
-        None,
-    ]
+    assert [entry.data.get("name") for entry in study.datasets] == [str(tmp_path / "a.csv"), "ETTh1", None]
+    absent = load_recipe(base={"study": {"datasets": [*sets, {"data": {"name": "absent.csv"}}]}})
+    with pytest.raises(UserError, match=r"absent\.csv: no such file in .*" + re.escape(str(tmp_path))):
+        located(absent, tmp_path)
 
 
 def test_another_file_of_the_name_is_told_and_computed_anew(micro: Micro, tmp_path: Path) -> None:
