@@ -138,7 +138,7 @@ def share(method: str) -> float:
 
 def candidates(model: ForecastModel, method: str) -> Sequence[str]:
     """Returns the names of what a method could remove from a model."""
-    kinds = PruneConfig().kinds
+    kinds = PruneConfig(method=method).kinds
     if GRANULARITIES.load(METHODS.load(method).granularity).shrinks:
         return [group.name for group in model.groups() if group.kind in kinds]
     return model.prunable()

@@ -199,6 +199,7 @@ class _Search:
         outer = [
             Proposal(counts, layers, damage + alone)
             for layers, damage in self._chain()
+            if self.cost(layers) >= self.total - self.request.requested  # of whole layers none goes that is too much
             for counts, alone in zip(widths, harm, strict=True)
         ]
         found: list[Proposal] = []

@@ -178,7 +178,6 @@ def _moments(
 
     def keep(key: MapName) -> Any:
         def after(module: nn.Module, arguments: tuple[Any, ...], result: Tensor) -> None:
-            result.retain_grad()
             outputs.setdefault(key, []).append(result)
 
         return after
@@ -201,7 +200,7 @@ def _moments(
     direction_BHC = torch.randn(forecast_BHC.shape, generator=generator).to(forecast_BHC)
     kept = [(key, result) for key, results in outputs.items() for result in results]
     along = (forecast_BHC * direction_BHC).sum()
-    found = torch.autograd.grad(along, [result for _, result in kept], allow_unused=True)
+    found = torch.autograd.grad(along, [result for _, result in kept], allow_unused=True) if kept else ()
     shares = {key: torch.ones(len(_matrix(model, key, own)), dtype=torch.float64) for key, own in maps.items()}
     for key in outputs:
         of_key = [slope for (other, _), slope in zip(kept, found, strict=True) if other == key and slope is not None]
