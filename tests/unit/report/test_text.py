@@ -84,8 +84,11 @@ def test_the_controls_say_whether_anything_was_learned_and_whether_pruning_was_n
 
 def test_controls_that_were_not_run_have_no_column() -> None:
     every = study(seeds=(1,), unstructured=(0.5,), structured=(), measured=False)
-    bare = Context(frame_of(record for record in every if record.role not in ("naive", "zeroed-body")))
-    (heads,) = {tuple(row) for row in controls(bare).values()}
+    some = [record for record in every if record.role not in ("naive", "zeroed-body")]
+    (heads,) = {tuple(row) for row in controls(Context(frame_of(some))).values()}
+    assert heads == ("model", "saturated ◇", "against random", "records")
+    chosen = [record for record in some if (record.recipe["prune"] or {}).get("method") != "random"]
+    (heads,) = {tuple(row) for row in controls(Context(frame_of(chosen))).values()}
     assert heads == ("model", "saturated ◇", "records")
 
 
