@@ -31,6 +31,8 @@ app = typer.Typer(
 data = typer.Typer(help="Find, download and check data.")
 study = typer.Typer(help="Run a grid of pipelines, ask how it stands, and hand its records on.")
 
+STDOUT, STDERR = 1, 2
+
 GLOBAL_FLAGS = ("--json", "--quiet")
 
 ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -70,14 +72,44 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags = [argument for argument in arguments if argument in GLOBAL_FLAGS]
     rest = [argument for argument in arguments if argument not in GLOBAL_FLAGS]
-    with _ended_like_interrupted():
+    with _ended_like_interrupted(), _results_alone():
         code = _run(flags + rest)  # the global flags may stand anywhere
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - Python flushes again at its end, and would complain
-        code = _complain(f"cannot write to the standard output: {error.strerror}")
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - Python flushes again at its end, and would complain
+            code = code or _complain(f"cannot write to the standard output: {error.strerror}")
     return code
+
+
+@contextmanager
+def _results_alone() -> Iterator[None]:
+    """Keeps the standard output for results: what libraries print there by themselves goes to the standard error.
+
+    HiGHS, which solves integer programmes for scipy, has such lines, and they would break the JSON of a verb.
+    """
+    before = sys.stdout
+    try:
+        ours = before.fileno() == STDOUT
+        kept = os.dup(STDOUT) if ours else STDOUT
+    except (OSError, ValueError):  # a stream that is no file, or is closed
+        ours = False
+    if not ours:
+        yield
+        return
+    before.flush()
+    with suppress(OSError):  # a closed standard error hears nothing
+        os.dup2(STDERR, STDOUT)
+    sys.stdout = results = open(kept, "w", encoding=before.encoding, errors=before.errors)  # noqa: PTH123, SIM115
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            results.flush()
+        os.dup2(kept, STDOUT)
+        with suppress(OSError):
+            results.close()
+        sys.stdout = before
 
 
 def _run(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -86,3 +87,20 @@ def test_a_name_that_no_file_can_have(verb: list[str], tmp_path: Path, capsys: p
     assert line.count("\n") == 1
     assert len(line) < 330
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_library_prints_is_no_part_of_the_result() -> None:
+    code = """
+import os, sys
+from prunecast import api
+from prunecast.cli import main
+run = main._run
+def printing(arguments):
+    os.write(1, b"transformNewIntegerFeasibleSolution\\n")
+    return run(arguments)
+main._run = printing
+sys.exit(main.main(["--json", "list", "models"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "models" in json.loads(done.stdout)
+    assert done.stderr == "transformNewIntegerFeasibleSolution\n"
