@@ -179,8 +179,9 @@ def test_a_method_that_prunes_in_training_needs_epochs(
 
 
 def test_a_structured_model_is_smaller_and_goes_through_the_whole_chain(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # however long the paths of temporary files are
     out, artefact = tmp_path / "s", tmp_path / "s.onnx"
     facts(capsys, "prune", str(model), "--method", "structured-magnitude", "--sparsity", "0.5", "--out", str(out))
     exported = facts(capsys, "export", str(out), "--runtime", "onnxruntime", "--out", str(artefact))
