@@ -32,11 +32,12 @@ from typing import Any
 import pandas as pd
 
 from prunecast.prune.methods import FAMILIES, Method
+from prunecast.recipe import NO_RECOVERY
 from prunecast.registry import METHODS
 from prunecast.report.compare import Case
 from prunecast.report.context import Context
 from prunecast.report.published_errors import Place, published_errors
-from prunecast.report.style import BUDGET_NAMES
+from prunecast.report.style import BUDGET_NAMES, MODEL_NAMES
 from prunecast.report.thresholds import Level, Sweep
 from prunecast.study.frame import StudyFrame
 from prunecast.study.study import open_study
@@ -399,6 +400,36 @@ def published(_literature: str, model: str, dataset: str, horizon: str) -> str:
     """The published MSE and MAE of a model at look-back 96, from `prunecast/report/published.csv`."""
     found = published_errors()[Place(dataset, int(horizon), model, 96)]
     return f"{found.mse:.3f} / {found.mae:.3f}"
+
+
+def untrained(study: str, dataset: str, horizon: str, family: str) -> str:
+    """A row a method and share: by how many percent validation / test MSE change without training; means over seeds.
+
+    Args:
+        study: published.
+        dataset: name.
+        horizon: of the forecasts.
+        family: structured or unstructured; controls stand with the methods.
+    """
+    every = tables(study).stages
+    every = every[(every["dataset"] == dataset) & (every["horizon"] == int(horizon))]
+    dense = every[every["role"] == "dense"].set_index(["model", "seed"])
+    names = [MODEL_NAMES[model] for model in dict.fromkeys(dense.index.get_level_values("model"))]
+    lines: dict[str, dict[str, str]] = {}
+    columns = ["model", "method", "recovery", "sparsity_requested"]
+    for key, cell in every[every["role"] == "pruned"].groupby(columns, sort=False, dropna=False):
+        model, method, recovery, share = key
+        kind: Method = METHODS.load(method)
+        if (kind.granularity == "unit") == (family == "structured"):
+            repaired = isinstance(recovery, str) and recovery not in (kind.recovery, NO_RECOVERY)
+            head = f"{method}{f' + {recovery}' if repaired else ''} {percent(share)}"
+            parents = dense.loc[list(zip(cell["model"], cell["seed"], strict=True))]
+            changes = (100 * (cell[name].mean() / parents[name].mean() - 1) for name in ("validation_mse", "test_mse"))
+            lines.setdefault(head, {})[MODEL_NAMES[model]] = " / ".join(f"{change:+.1f}" for change in changes)
+    return table(
+        [f"{dataset}, horizon {horizon}", *names],
+        ([head, *(line.get(name, "") for name in names)] for head, line in lines.items()),
+    )
 
 
 def stages(study: str) -> str:
