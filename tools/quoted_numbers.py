@@ -472,7 +472,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
             single_times,
             small_dense,
         ),
-        *(against, value, across, hours, stages, published, methods),
+        *(against, value, across, hours, untrained, stages, published, methods),
     ]
 }
 
