@@ -155,7 +155,10 @@ def errors(study: str, dataset: str, horizon: str) -> str:
     asked, digits = amounts(found), decimals(found)
     cut = {method: shares for method, shares in asked.items() if method.startswith("structured")}
     faster = f"faster at {', '.join(f'{100 * share:.0f}' for share in next(iter(cut.values())))} %" if cut else ""
-    heads = [f"{short(method)} {percent(share)}" for method, shares in asked.items() for share in shares]
+    called = {method: short(method) for method in asked}
+    if len(set(called.values())) < len(called):  # where there are several of a kind, each has its own name
+        called = dict(zip(asked, asked, strict=True))
+    heads = [f"{called[method]} {percent(share)}" for method, shares in asked.items() for share in shares]
     lines = []
     for model in models(found):
         own = [row for row in found if row["model"] == model]
