@@ -37,7 +37,7 @@ from prunecast.prune.second_order import (
     ridge,
     wanda,
 )
-from prunecast.prune.unstructured import candidates, zeros_in
+from prunecast.prune.unstructured import candidates, worth, zeros_in
 from prunecast.recipe import NO_RECOVERY
 from prunecast.registry import ALLOCATIONS, SOLVERS
 
@@ -147,14 +147,13 @@ def prune_layerwise(task: Task) -> Pruned:
     names, solver = candidates(task), SOLVERS.load(task.method.score)
     sites, shape = sites_of(task, names), block_shape(task.method.blocks)
     size = sum(math.prod(site.shape) for site in sites.values())
-    prices = {name: _price(site, task) for name, site in sites.items()} if task.of == "operations" else {}
+    prices = task.weight_cost(task.model) if task.of == "operations" else {}
     if isinstance(shape, Pattern):
         budget = _pattern_budget(task, shape, size)
         quotas: dict[str, Quota] = dict.fromkeys(sites, shape)
     else:
         budget, quotas = _quotas(task, sites, shape, size, prices)
     model = copy.deepcopy(task.model)
-
     recovers = task.recovery != NO_RECOVERY
 
     def solve(problem: Problem) -> Solution:
@@ -169,17 +168,7 @@ def prune_layerwise(task: Task) -> Pruned:
     masks = {name: solved.masks[name] for name in names}
     apply_masks(model, masks)
     removed = zeros_in(masks)
-    by_site = {
-        name: sum(
-            removed[full_name(site.key[0], part)]
-            for part in site.own.parameters
-            if full_name(site.key[0], part) in removed
-        )
-        for name, site in sites.items()
-    }
-    realised = (
-        round(math.fsum(prices[name] * zeros for name, zeros in by_site.items())) if prices else sum(removed.values())
-    )
+    realised = round(worth(masks, prices)) if prices else sum(removed.values())
     return Pruned(model, masks, budget.outcome(task.method.name, realised, removed_weights=removed))
 
 
@@ -198,9 +187,8 @@ def block_shape(blocks: str) -> BlockShape | Pattern:
     raise UserError(f"blocks: expected outputs x inputs such as 1x16, or a pattern such as 2:4, found {blocks!r}")
 
 
-def _price(site: Site, task: Task) -> float:
+def _price(site: Site, prices: Mapping[str, float]) -> float:
     """Returns the MACs of one forecast that each weight of a map takes part in."""
-    prices = task.weight_cost(task.model)
     return max(prices.get(full_name(site.key[0], part), 0.0) for part in site.own.parameters)
 
 
@@ -224,8 +212,11 @@ def _quotas(
     allocate = cache(build(task, sites, shape))
     gone, most = _gone(sites, shape), sum(site.blocks(shape) for site in sites.values()) - 1
     # a block at an edge is a smaller one: each counts as the mean one of its map
-    worth = {name: prices.get(name, 1.0) * math.prod(site.shape) / site.blocks(shape) for name, site in sites.items()}
-    saved = cache(lambda count: math.fsum(worth[name] * own for name, own in allocate(count).items()))
+    each = {
+        name: (_price(site, prices) if prices else 1.0) * math.prod(site.shape) / site.blocks(shape)
+        for name, site in sites.items()
+    }
+    saved = cache(lambda count: math.fsum(each[name] * own for name, own in allocate(count).items()))
     if task.of == "operations":
         total = task.cost(task.model.config)
     else:

@@ -36,11 +36,11 @@ def prune_elements(task: Task) -> Pruned:
     most, gone = size - 1, sum(int(score.isneginf().sum()) for score in scores.values())  # at least one weight stays
     if task.of == "operations":
         prices = task.weight_cost(task.model)
-        saved = cache(lambda count: _worth(allocate(scores, count), prices))
+        saved = cache(lambda count: worth(allocate(scores, count), prices))
         budget = budget_for(task.of, task.cost(task.model.config), task.config.sparsity)
         budget.check(saved(most), saved(gone))
         masks = allocate(scores, nearest_count(saved, max(gone, 1), most, budget.requested))
-        realised = round(_worth(masks, prices))
+        realised = round(worth(masks, prices))
     else:
         total = size if task.of == "prunable" else sum(parameter.numel() for parameter in task.model.parameters())
         budget = budget_for(task.of, total, task.config.sparsity)
@@ -83,7 +83,7 @@ def _ranked(name: str, score: Tensor, task: Task) -> Tensor:
     return score if mask is None else score.masked_fill(~mask.to(score.device), -torch.inf)
 
 
-def _worth(masks: Masks, prices: Mapping[str, float]) -> float:
+def worth(masks: Masks, prices: Mapping[str, float]) -> float:
     """Returns the MACs that masks save; a parameter without a price takes part in no product."""
     return math.fsum(prices.get(name, 0.0) * zeros for name, zeros in zeros_in(masks).items())
 

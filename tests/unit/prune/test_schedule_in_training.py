@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.interruptions import Stop, StopsAfter
 
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
@@ -17,10 +18,8 @@ from prunecast.prune.apply import prune_in_training, prune_model
 from prunecast.prune.methods import Masks, Statistics
 from prunecast.prune.schedule import MasksInTraining, Updates
 from prunecast.recipe import DataConfig, FitConfig, PruneConfig
-from prunecast.records import Epoch
 from prunecast.registry import METHODS, SCORES
 from prunecast.train.fit import fit, total_steps
-from prunecast.train.progress import Reporter
 
 ETTH1 = Path(__file__).parents[2] / "data" / "ETTh1-2000.csv"
 FIT = FitConfig(epochs=3, batch_size=200, learning_rate=0.003, schedule="constant", threads=1, device="cpu")
@@ -28,20 +27,6 @@ TRAINING = [name for name in METHODS.names() if METHODS.load(name).trains]
 SPARSITY = 0.8
 
 in_training = pytest.mark.parametrize("method", TRAINING)
-
-
-class Stop(Exception):
-    """What an interruption looks like from inside."""
-
-
-class StopsAfter(Reporter):
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
-
-    def epoch(self, epoch: Epoch) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Stop
 
 
 @pytest.fixture(scope="module")

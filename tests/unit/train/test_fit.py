@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support.interruptions import Stop, StopsAfter
 from torch import nn
 
 from prunecast.data.series import load_series
@@ -16,28 +17,12 @@ from prunecast.errors import UserError
 from prunecast.models.base import ForecastModel, TrainingHook, build, config_from
 from prunecast.prune.masks import HeldMasks
 from prunecast.recipe import DataConfig, FitConfig
-from prunecast.records import Epoch
 from prunecast.train import fit as fitting
 from prunecast.train.checkpoint import KeptStep
 from prunecast.train.evaluate import evaluate_both, evaluate_model, scored_windows
 from prunecast.train.fit import DivergedError, fit, learning_rate
-from prunecast.train.progress import Reporter
 
 CONFIG = FitConfig(epochs=4, batch_size=400, learning_rate=0.01, schedule="constant", threads=1)
-
-
-class Stop(Exception):
-    """What an interruption looks like from inside."""
-
-
-class StopsAfter(Reporter):
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
-
-    def epoch(self, epoch: Epoch) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Stop
 
 
 @pytest.fixture(scope="module")
