@@ -406,7 +406,7 @@ def measure(
     data: str | None = None,
     wait: str = "60s",
 ) -> results.Measurements:
-    """Measures size, operations, memory and time; later models against the first, in turn.
+    """Measures size, operations, memory, time and energy; later models against the first, in turn.
 
     Args:
         sources: model folders or exported files; the first is the reference.
@@ -423,7 +423,7 @@ def measure(
     from prunecast.measure.operations import count_operations
     from prunecast.measure.size import measure_size
     from prunecast.recipe import ExportConfig, MeasureConfig, checked
-    from prunecast.stages.measure import real_inputs
+    from prunecast.stages.measure import operation_cut, real_inputs
 
     load, wait_s = cache(load_series), seconds(wait)
     opened = [open_artifact(source).with_data(data, load) for source in sources]
@@ -440,24 +440,22 @@ def measure(
                 for number, path in enumerate(paths)
             ]
             busy = was_busy or is_busy()
+        counted = [count_operations(item.saved) for item in opened]
         models = [
             results.ModelMeasurement(
                 path=item.path,
-                runtime=timing.runtime,
                 parameters=size.parameters,
                 dead=size.dead,
                 nonzero=size.nonzero,
                 bytes=path.stat().st_size if path.is_file() else size.raw_bytes,
-                macs=operations.dense_macs,
-                effective_macs=operations.effective_macs,
-                executed_macs=operations.executed_macs,
-                peak_memory_bytes=timing.peak_memory_bytes,
-                latency_ms=timing.latency.model_dump(include={"median", "p95", "n"}),
-                speedup=timing.speedup,
-                machine_busy=busy,
+                operations=operations,
+                timing=timing.model_copy(
+                    update={"operation_cut": operation_cut(counted[0], operations) if timing.speedup else None}
+                ),
+                machine_busy=busy or (timing.beside is not None and timing.beside.busy),
             )
-            for item, path, timing in zip(opened, paths, timings, strict=True)
-            for size, operations in [(measure_size(item.saved), count_operations(item.saved))]
+            for item, path, timing, operations in zip(opened, paths, timings, counted, strict=True)
+            for size in [measure_size(item.saved)]
         ]
     return results.Measurements(models=tuple(models))
 

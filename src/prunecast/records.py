@@ -20,6 +20,9 @@ SCHEMA_VERSION: Final = 2
 RECORD_BYTES: Final = 4096
 """The most that the scalars of a record take, as JSON."""
 
+BUSY_SHARE: Final = 0.05
+"""Share of the processors' time from which a timing says that others ran beside it."""
+
 # Every closed vocabulary of the package stands here, once.
 
 Scoring = Literal["full", "paper"]
@@ -179,8 +182,30 @@ class Ratio(Record):
         return self.low > 1.0 or self.high < 1.0
 
 
+class Beside(Record):
+    """What others took of the processors that a timing was pinned to, while its clock ran."""
+
+    others_share: float = Field(description="of the processors' time, by other processes")
+    steal_share: float = Field(description="of the processors' time, by the host for its other guests")
+
+    @property
+    def busy(self) -> bool:
+        """Whether that is enough to lengthen times: more than `BUSY_SHARE`."""
+        return self.others_share + self.steal_share > BUSY_SHARE
+
+
+class Energy(Record):
+    """What the processor packages took for one call, whoever else ran on them included; or why it is not known."""
+
+    millijoules: float | None = None
+    absent: str | None = Field(None, description="why there is no number")
+
+
 class Timing(Record):
-    """One runtime's times: of this model, of the reference timed in turn with it, and their ratio."""
+    """One runtime's times: of this model, of the reference timed in turn with it, and their ratio.
+
+    A cold start is the import of the runtime, the load of the model, and its first forecast.
+    """
 
     runtime: str
     threads: int
@@ -188,9 +213,45 @@ class Timing(Record):
     latency: Latency
     reference: Latency | None = None
     speedup: Ratio | None = None
+    operation_cut: float | None = Field(
+        None,
+        description="the reference's multiply-adds over this model's with a non-zero weight: the promised speed-up",
+    )
     peak_memory_bytes: int | None = Field(None, description="most memory the process held, loading and forecasting")
     baseline_memory_bytes: int | None = Field(None, description="of that, held before the model was loaded")
+    start_ms: float | None = Field(None, description="import of the runtime in a new process")
     load_ms: float | None = None
+    first_forecast_ms: float | None = Field(None, description="the first call after the load")
+    beside: Beside | None = None
+    energy: Energy | None = None
+
+    @property
+    def cold_start_ms(self) -> float | None:
+        """From the import of the runtime to the first forecast; None where a part was not measured."""
+        if self.start_ms is None or self.load_ms is None or self.first_forecast_ms is None:
+            return None
+        return self.start_ms + self.load_ms + self.first_forecast_ms
+
+    @property
+    def realised_share(self) -> Ratio | None:
+        """The speed-up over the cut of the operations, with its interval: 1 where all that was promised came true."""
+        if self.speedup is None or self.operation_cut is None:
+            return None
+        ends = (self.speedup.ratio, self.speedup.low, self.speedup.high)
+        ratio, low, high = (value / self.operation_cut for value in ends)
+        return Ratio(ratio=ratio, low=low, high=high)
+
+    @property
+    def windows_per_s(self) -> float:
+        """Throughput: windows forecast in a second of calls as long as the median one."""
+        return 1e3 * self.batch / self.latency.median
+
+    @property
+    def model_memory_bytes(self) -> int | None:
+        """What the model needs beside the runtime; None where it was not measured."""
+        if self.peak_memory_bytes is None or self.baseline_memory_bytes is None:
+            return None
+        return self.peak_memory_bytes - self.baseline_memory_bytes
 
 
 class Parity(Record):
@@ -275,7 +336,10 @@ class StageTiming(Record):
     started_at: str
     elapsed_s: float
     runtimes: tuple[Timing, ...] = ()
-    machine_busy: bool = Field(False, description="whether other stages ran beside a timing, which waited in vain")
+    machine_busy: bool = Field(
+        False,
+        description="whether other stages ran beside a timing, or others took its processors' time",
+    )
 
 
 class Imported(Record):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunecast.records import Accuracy, Artefact, BudgetOf, Imported, Pruning, Ratio, Scoring, Size
+    from prunecast.records import Accuracy, Artefact, BudgetOf, Imported, Operations, Pruning, Scoring, Size, Timing
 
 
 ROWS_SHOWN = 8
@@ -219,31 +219,48 @@ class ModelSummary(Evaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMeasurement(Result):
-    """Size, operations, memory and time of one model; `speedup` is None for the first, which others are held against.
+    """Size, operations, memory, time and energy of one model.
 
-    `latency_ms` has the median, the 95th percentile and the number of samples; `machine_busy` says whether other stages
-    ran beside it.
+    `timing` has what was measured; its speed-up and what it realises of the operations that are gone are against the
+    first model. `machine_busy` says whether other stages, or other programs, took processor time beside it.
     """
 
     path: Path
-    runtime: str
     parameters: int
     dead: int
     nonzero: int
     bytes: int
-    macs: int
-    effective_macs: int
-    executed_macs: int
-    peak_memory_bytes: int | None
-    latency_ms: Mapping[str, float]
-    speedup: Ratio | None
+    operations: Operations
+    timing: Timing
     machine_busy: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the numbers; a speed-up only where there is one."""
+        """Returns the numbers; of a speed-up and what follows from it only where there is one."""
+        timing, operations = self.timing, self.operations
         known = super().to_json()
-        speedup = known.pop("speedup")
-        return known if speedup is None else known | {"speedup": speedup.model_dump()}
+        known |= {"runtime": timing.runtime, "threads": timing.threads, "batch": timing.batch}
+        known |= {
+            "macs": operations.dense_macs,
+            "effective_macs": operations.effective_macs,
+            "executed_macs": operations.executed_macs,
+            "peak_memory_bytes": timing.peak_memory_bytes,
+            "model_memory_bytes": timing.model_memory_bytes,
+            "latency_ms": timing.latency.model_dump(include={"median", "p95", "n"}),
+            "windows_per_s": timing.windows_per_s,
+            "cold_start_ms": {
+                "total": timing.cold_start_ms,
+                "start": timing.start_ms,
+                "load": timing.load_ms,
+                "first_forecast": timing.first_forecast_ms,
+            },
+            "energy": None if timing.energy is None else timing.energy.model_dump(exclude_none=True),
+            "beside": None if timing.beside is None else timing.beside.model_dump(),
+        }
+        if timing.speedup is not None:
+            known["speedup"] = timing.speedup.model_dump()
+        if timing.realised_share is not None:
+            known |= {"operation_cut": timing.operation_cut, "realised_share": timing.realised_share.model_dump()}
+        return {name: value for name, value in known.items() if name not in {"timing", "operations"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,24 +269,49 @@ class Measurements(Result):
 
     models: tuple[ModelMeasurement, ...]
 
+    def shown(self) -> dict[str, Any]:
+        """Returns what stands below the tables: why there is no energy."""
+        reasons = [model.timing.energy.absent for model in self.models if model.timing.energy is not None]
+        return {"energy": f"not known: {reasons[0]}"} if any(reasons) else {}
+
     def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Returns a row for each model, times in ms, a speed-up with its interval; the JSON has more."""
-        return {"models": [_timed(model) for model in self.models]}
+        """Returns rows for each model, times in ms, a speed-up with its interval; the JSON has more."""
+        return {"models": [_sized(model) for model in self.models], "times": [_timed(model) for model in self.models]}
+
+
+def _sized(model: ModelMeasurement) -> Mapping[str, Any]:
+    timing = model.timing
+    energy = None if timing.energy is None else timing.energy.millijoules
+    return {
+        "path": str(model.path),
+        "runtime": timing.runtime,
+        "nonzero": model.nonzero,
+        "bytes": model.bytes,
+        "macs": model.operations.dense_macs,
+        "memory MB": _megabytes(timing.peak_memory_bytes),
+        "of the model": _megabytes(timing.model_memory_bytes),
+        "energy mJ": energy,
+    }
+
+
+def _megabytes(count: int | None) -> float | None:
+    return None if count is None else round(count / 1e6, 1)
 
 
 def _timed(model: ModelMeasurement) -> Mapping[str, Any]:
-    up, latency = model.speedup, model.latency_ms
+    timing = model.timing
+    up, realised, beside = timing.speedup, timing.realised_share, timing.beside
+    others = "" if beside is None else f" ({beside.others_share + beside.steal_share:.0%} by others)"
     return {
         "path": str(model.path),
-        "runtime": model.runtime,
-        "nonzero": model.nonzero,
-        "bytes": model.bytes,
-        "macs": model.macs,
-        "memory MB": None if model.peak_memory_bytes is None else round(model.peak_memory_bytes / 1e6, 1),
-        "median ms": latency["median"],
-        "p95 ms": latency["p95"],
+        "median ms": timing.latency.median,
+        "p95 ms": timing.latency.p95,
+        "windows/s": timing.windows_per_s,
         "speed-up": "-" if up is None else f"{up.ratio:.2f} ({up.low:.2f} to {up.high:.2f})",
-        "machine": "busy" if model.machine_busy else "free",
+        "of the cut": "-" if realised is None else f"{realised.ratio:.0%}",
+        "load ms": timing.load_ms,
+        "cold start ms": timing.cold_start_ms,
+        "machine": f"busy{others}" if model.machine_busy else "free",
     }
 
 

@@ -24,7 +24,7 @@ from prunecast.errors import UserError
 from prunecast.export.base import Inputs
 from prunecast.measure.latency_worker import INPUTS_FILE, JOB_FILE, RESULT_FILE, TimingResult, TimingTask, Turns
 from prunecast.recipe import MeasureConfig
-from prunecast.records import Latency, Ratio, Timing
+from prunecast.records import Beside, Energy, Latency, Ratio, Timing
 
 KEPT_SAMPLES = 2000
 RATIO_RESAMPLES = 2000
@@ -66,7 +66,11 @@ def time_against(runtime: str, path: Path, reference: Path | None, inputs: Input
         speedup=None if reference is None else speedup(samples_ms[1], samples_ms[0]),
         peak_memory_bytes=measured.peak_memory_bytes,
         baseline_memory_bytes=measured.baseline_memory_bytes,
+        start_ms=round(measured.start_ms, 3),
         load_ms=round(measured.load_ms, 3),
+        first_forecast_ms=round(measured.first_forecast_ms, 3),
+        beside=Beside(others_share=round(measured.others_share, 3), steal_share=round(measured.steal_share, 3)),
+        energy=Energy(millijoules=measured.energy_mj, absent=measured.energy_absent),
     )
 
 

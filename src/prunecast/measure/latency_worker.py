@@ -11,7 +11,6 @@ import json
 import math
 import os
 import random
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +19,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs, Predictor, Runtime
+from prunecast.measure.counters import (
+    ProcessorClock,
+    energy_counters,
+    keep_to_idlest,
+    millijoules,
+    peak_resident_bytes,
+    resident_bytes,
+)
 from prunecast.registry import RUNTIMES
 
 JOB_FILE, INPUTS_FILE, RESULT_FILE = "job.json", "inputs.npz", "result.json"
@@ -31,8 +37,6 @@ SEED = 1
 LOADS = 5
 TURN, LONGEST_TURN = 4, 100
 """Calls of the slowest model in its turn, and of any."""
-
-_STATUS = Path("/proc/self/status")
 
 Turns = list[list[int]]
 """Time in ns of each call, per turn."""
@@ -55,11 +59,21 @@ class TimingTask:
 
 @dataclass(frozen=True, kw_only=True)
 class TimingResult:
-    """What came of it: the first model's load and memory, and the times in ns per load and model."""
+    """What came of it: the first model's cold start, memory and energy, and the times in ns per load and model.
 
+    `start_ms` is the import of the runtime, `energy_mj` that of one call, or `energy_absent` says why there is none;
+    `others_share` and `steal_share` are of the processors' time while the times were taken.
+    """
+
+    start_ms: float
     load_ms: float
+    first_forecast_ms: float
     baseline_memory_bytes: int
     peak_memory_bytes: int
+    others_share: float
+    steal_share: float
+    energy_mj: float | None
+    energy_absent: str | None
     times_ns: list[list[Turns]]
 
 
@@ -75,27 +89,51 @@ def main(folder: Path) -> None:
 
 def _measured(job: TimingTask, folder: Path) -> TimingResult:
     """Loads the first model, and only when its memory is known the one that it is timed against."""
-    if hasattr(os, "sched_setaffinity"):  # keep to the idlest processors, one per thread
-        allowed, busy = os.sched_getaffinity(0), psutil.cpu_percent(interval=0.05, percpu=True)
-        idlest = sorted(allowed, key=lambda cpu: busy[cpu] if cpu < len(busy) else 0.0)
-        os.sched_setaffinity(0, idlest[: job.threads])
+    keep_to_idlest(job.threads)
     with np.load(folder / INPUTS_FILE, allow_pickle=False) as file:
         inputs = dict(file)
     runtime: Runtime = RUNTIMES.load(job.runtime)
+    clock = time.perf_counter()
     runtime.start()
+    start_ms = (time.perf_counter() - clock) * 1e3
     load = [partial(runtime.load, Path(path), job.threads) for path in job.paths]
     if (torch := sys.modules.get("torch")) is not None:  # other runtimes are told to take denormals for zero in `load`
         torch.set_flush_denormal(True)
     baseline_bytes, clock = resident_bytes(), time.perf_counter()
     first = load[0]()
     load_ms = (time.perf_counter() - clock) * 1e3
+    [first_ns] = _timed(first, inputs, 1)
     _timed(first, inputs, job.warmup)
+    peak_bytes, processors = peak_resident_bytes(), ProcessorClock()
+    times_ns = _over_loads(load, inputs, job)
+    others_share, steal_share = processors.shares()
+    energy = _energy_mj(first, inputs, job)
     return TimingResult(
+        start_ms=start_ms,
         load_ms=load_ms,
+        first_forecast_ms=first_ns / 1e6,
         baseline_memory_bytes=baseline_bytes,
-        peak_memory_bytes=peak_resident_bytes(),
-        times_ns=_over_loads(load, inputs, job),
+        peak_memory_bytes=peak_bytes,
+        others_share=others_share,
+        steal_share=steal_share,
+        energy_mj=None if isinstance(energy, str) else energy,
+        energy_absent=energy if isinstance(energy, str) else None,
+        times_ns=times_ns,
     )
+
+
+def _energy_mj(predict: Predictor, inputs: Inputs, job: TimingTask) -> float | str:
+    """Returns the energy of one call in mJ, over at least the task's count and time, or why it is not known."""
+    counters = energy_counters()
+    if isinstance(counters, str):
+        return counters
+    times_ns: list[int] = []
+
+    def work() -> None:
+        while len(times_ns) < job.min_count or sum(times_ns) < job.min_time_s * 1e9:
+            times_ns.extend(_timed(predict, inputs, 10))
+
+    return millijoules(counters, work) / len(times_ns)
 
 
 def _over_loads(load: Sequence[Callable[[], Predictor]], inputs: Inputs, job: TimingTask) -> list[list[Turns]]:
@@ -156,29 +194,6 @@ def _timed(predict: Predictor, inputs: Inputs, calls: int) -> list[int]:
         predict(inputs)
         times.append(clock() - start)
     return times
-
-
-def resident_bytes() -> int:
-    """Returns the physical memory that this process holds now."""
-    return int(psutil.Process().memory_info().rss)
-
-
-def peak_resident_bytes() -> int:
-    """Returns the most physical memory that this process has held so far.
-
-    The peak comes from the address space itself where the system has it (Linux): `ru_maxrss` would hand a child the
-    peak of the parent that it was forked from.
-    """
-    if _STATUS.is_file():
-        peak = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
-        if peak is not None:
-            return int(peak[1]) * 1024
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak_rss if sys.platform == "darwin" else peak_rss * 1024
 
 
 if __name__ == "__main__":

@@ -114,6 +114,10 @@ def _variants(rows: Rows, labels: Sequence[str], main: str | None) -> Iterator[t
                 Head(runtime_name(main), "file, RAM", paper=False): replace(
                     file, note=f"RAM {memory.text}" if memory.text else ""
                 ),
+                Head(runtime_name(main), "cold start", paper=False): _milliseconds(row, f"{main}_cold_start_ms"),
+                Head(runtime_name(main), "energy", paper=False): _number(
+                    row.get(f"{main}_energy_mj"), lambda mj: f"{three_digits(mj)} mJ"
+                ),
             }
         for label in labels:
             if label != main:
@@ -130,7 +134,11 @@ def _number(value: float | None, write: Callable[[float], str], note: str = "") 
 
 
 def _time(row: StageRow, label: str) -> Cell:
-    return _number(row.get(f"{label}_latency_ms"), lambda ms: f"{three_digits(ms)} ms")
+    return _milliseconds(row, f"{label}_latency_ms")
+
+
+def _milliseconds(row: StageRow, column: str) -> Cell:
+    return _number(row.get(column), lambda ms: f"{three_digits(ms)} ms")
 
 
 def _errors(row: StageRow, metric: str) -> Cells:
@@ -405,6 +413,7 @@ def speed_table(context: Context, name: str, found: Sequence[Speed]) -> ReportTa
             Head("speed-up", "promised"): Cell(times(speed.promised), order=speed.promised),
         }
         cells |= {Head("speed-up", runtime_name(label)): speedup_cell(speed.measured.get(label)) for label in labels}
+        cells |= {Head("realised", runtime_name(label)): _realised(speed, label) for label in labels}
         cells[RECORDS] = linked(
             (f"{variant.case.title}, {how}" if several else how, timed(study, variant))
             for variant, how in tuned.items()
@@ -412,9 +421,18 @@ def speed_table(context: Context, name: str, found: Sequence[Speed]) -> ReportTa
         rows.append(TableRow(cells, series=speed.model if by_model else speed.method))
     note = (
         "Geometric means over data sets, horizons and seeds; the interval's ends are the means of theirs. Promised: "
-        "the dense model's multiply-adds over those with a non-zero weight."
+        "the dense model's multiply-adds over those with a non-zero weight. Realised: the measured speed-up over it."
     )
     return ReportTable(name, "Promised and measured speed-up", rows, note, sortable=True)
+
+
+def _realised(speed: Speed, label: str) -> Cell:
+    """Returns the share of the promised speed-up that was measured, with its interval."""
+    ratio = speed.measured.get(label)
+    if ratio is None:
+        return Cell()
+    share, low, high = (value / speed.promised for value in (ratio.value, ratio.low, ratio.high))
+    return Cell(percent(share), f"{percent(low)} to {percent(high)}", share)
 
 
 def rank_table(name: str, title: str, study: StudyRuns, ranked: Ranked) -> ReportTable:

@@ -2,7 +2,8 @@
 
 A runtime's columns start with its label: the runtime's name, and where one was timed in several ways or on several
 machines, what tells them apart. `<label>_model_memory_bytes` is what the process held beside what it held before the
-model was loaded; all else is as in `prunecast.study.frame`.
+model was loaded, `<label>_cold_start_ms` the time from the import of the runtime to the first forecast,
+`<label>_realised_share` the speed-up over the cut of the operations; all else is as in `prunecast.study.frame`.
 """
 
 from __future__ import annotations
@@ -84,6 +85,12 @@ class Timings:
                 if f"{own}baseline_memory_bytes" in row and f"{own}peak_memory_bytes" in row:
                     added = row[f"{own}peak_memory_bytes"] - row[f"{own}baseline_memory_bytes"]
                     found[f"{label}_model_memory_bytes"] = added
+                found[f"{label}_windows_per_s"] = 1e3 * timer.batch / row[f"{own}latency_ms"]
+                cold = [f"{own}{part}_ms" for part in ("start", "load", "first_forecast")]
+                if not any(missing(row.get(part)) for part in cold):
+                    found[f"{label}_cold_start_ms"] = sum(row[part] for part in cold)
+                if not missing(energy := row.get(f"{own}energy_mj")):
+                    found[f"{label}_energy_mj"] = energy
         return found
 
 
@@ -97,6 +104,10 @@ def runs_table(study: StudyRuns, timings: Timings) -> pd.DataFrame:
         for variant, runs in study.runs.items()
         for row in runs.values()
     ]
+    for _, row in rows:
+        if not missing(promised := row.get("promised_speedup")):
+            found = {label: row.get(f"{label}_speedup", np.nan) / promised for label in timings.labels}
+            row |= {f"{label}_realised_share": share for label, share in found.items() if not missing(share)}
     return pd.DataFrame([row for _, row in rows], index=pd.Index([variant for variant, _ in rows], dtype=object))
 
 

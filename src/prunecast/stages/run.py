@@ -157,11 +157,13 @@ def run_stage(job: Job | ImportJob, inputs: StageInputs) -> Finished:
         torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
         started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         result = _result(job, inputs)
+        timings = result.timings if isinstance(result, MeasureResult) else ()
+        disturbed = any(found.beside is not None and found.beside.busy for found in timings)
         timing = StageTiming(
             started_at=started_at,
             elapsed_s=time.perf_counter() - clock,
-            machine_busy=job.stage == "measure" and (inputs.machine_busy or is_busy()),
-            runtimes=result.timings if isinstance(result, MeasureResult) else (),
+            machine_busy=job.stage == "measure" and (disturbed or inputs.machine_busy or is_busy()),
+            runtimes=timings,
         )
         record = _record(job, result, inputs, timing)
         if inputs.directory is not None:

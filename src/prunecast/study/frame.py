@@ -124,9 +124,16 @@ RUNTIME_COLUMNS: Columns = {
     "speedup": (REAL, "speedup.ratio"),
     "speedup_low": (REAL, "speedup.low"),
     "speedup_high": (REAL, "speedup.high"),
+    "operation_cut": (REAL, "operation_cut"),
+    "realised_share": (REAL, "realised_share.ratio"),
     "peak_memory_bytes": (WHOLE, "peak_memory_bytes"),
     "baseline_memory_bytes": (WHOLE, "baseline_memory_bytes"),
+    "start_ms": (REAL, "start_ms"),
     "load_ms": (REAL, "load_ms"),
+    "first_forecast_ms": (REAL, "first_forecast_ms"),
+    "others_share": (REAL, "beside.others_share"),
+    "steal_share": (REAL, "beside.steal_share"),
+    "energy_mj": (REAL, "energy.millijoules"),
 }
 """Column, after the runtime's name -> its type, and where it stands in a timing."""
 

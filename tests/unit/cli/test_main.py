@@ -14,7 +14,7 @@ import pytest
 from prunecast.cli.console import Output
 from prunecast.cli.main import main
 from prunecast.prune.methods import FAMILIES
-from prunecast.records import Ratio
+from prunecast.records import Beside, Energy, Latency, Operations, Ratio, Timing
 from prunecast.registry import DEFAULT_METHOD
 from prunecast.results import Measurements, ModelMeasurement
 from prunecast.store import read_record
@@ -198,11 +198,43 @@ def test_a_structured_model_is_smaller_and_goes_through_the_whole_chain(
     assert set(rows[1]["speedup"]) == {"ratio", "low", "high"}
     assert rows[1]["latency_ms"]["n"] >= 100
     assert {type(row["machine_busy"]) for row in rows} == {bool}
-    models = tuple(ModelMeasurement(**row | {"speedup": Ratio(ratio=2, low=1.5, high=2.25)}) for row in rows)
-    Output().result(Measurements(models=models))
+    assert rows[1]["operation_cut"] == rows[0]["macs"] / rows[1]["effective_macs"]
+    realised = rows[1]["realised_share"]
+    assert realised["ratio"] == pytest.approx(rows[1]["speedup"]["ratio"] / rows[1]["operation_cut"])
+    cold, once = rows[1]["cold_start_ms"], rows[1]["latency_ms"]["median"]
+    assert cold["total"] == pytest.approx(cold["start"] + cold["load"] + cold["first_forecast"])
+    assert rows[1]["windows_per_s"] == pytest.approx(1000 / once)
+    assert 0 < rows[1]["model_memory_bytes"] < rows[1]["peak_memory_bytes"]
+    assert rows[1]["energy"].keys() in ({"millijoules"}, {"absent"})
+
+
+def test_the_table_of_times_has_all_of_its_head(capsys: pytest.CaptureFixture[str]) -> None:
+    latency = Latency(median=0.5, p95=0.7, n=2, samples=(0.4, 0.6))
+    timing = Timing(
+        runtime="onnxruntime",
+        threads=1,
+        batch=4,
+        latency=latency,
+        speedup=Ratio(ratio=2, low=1.5, high=2.25),
+        operation_cut=4.0,
+        beside=Beside(others_share=0.11, steal_share=0.02),
+        energy=Energy(absent="nothing counts it"),
+    )
+    model = ModelMeasurement(
+        path=Path("small.onnx"),
+        parameters=9,
+        dead=0,
+        nonzero=9,
+        bytes=99,
+        operations=Operations(dense_macs=8, effective_macs=8, executed_macs=8),
+        timing=timing,
+        machine_busy=True,
+    )
+    Output().result(Measurements(models=(model,)))
     text = capsys.readouterr().out
-    assert "2.00 (1.50 to 2.25)" in text
-    assert "\N{HORIZONTAL ELLIPSIS}" not in text.split("\n")[1], "all of the head is there"
+    for shown in ("2.00 (1.50 to 2.25)", "50%", "8,000", "busy (13% by others)", "not known: nothing counts it"):
+        assert shown in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text, "all of the head is there"
 
 
 def test_an_export_says_what_it_runs_on(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

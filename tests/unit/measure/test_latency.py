@@ -15,8 +15,8 @@ from prunecast.errors import UserError
 from prunecast.export.raw import raw_inputs
 from prunecast.measure import latency
 from prunecast.measure import latency_worker as child
+from prunecast.measure.counters import ProcessorClock, energy_counters, millijoules, peak_resident_bytes, resident_bytes
 from prunecast.measure.latency import kept_samples, speedup, summary, time_against
-from prunecast.measure.latency_worker import peak_resident_bytes, resident_bytes
 from prunecast.models.io import save_model
 from prunecast.recipe import MeasureConfig
 from prunecast.registry import RUNTIMES
@@ -110,8 +110,15 @@ def test_a_real_process_times_an_artefact_against_itself(artefact: Path) -> None
     assert timing.reference is not None
     assert timing.speedup is not None
     assert 0.2 < timing.speedup.ratio < 5
-    assert timing.load_ms is not None
-    assert timing.load_ms > 0
+    parts = (timing.start_ms, timing.load_ms, timing.first_forecast_ms)
+    assert all(part is not None and part > 0 for part in parts)
+    assert timing.cold_start_ms == sum(parts)
+    assert timing.windows_per_s == pytest.approx(1e3 / timing.latency.median)
+    assert timing.model_memory_bytes == timing.peak_memory_bytes - timing.baseline_memory_bytes
+    assert timing.beside is not None
+    assert 0 <= timing.beside.others_share <= 1
+    assert timing.energy is not None
+    assert (timing.energy.millijoules is None) != (timing.energy.absent is None)
     assert timing.peak_memory_bytes > timing.baseline_memory_bytes > 2**20
     assert timing.peak_memory_bytes < 2**30
 
@@ -148,7 +155,7 @@ def test_the_process_for_onnx_runtime_imports_no_torch() -> None:
 
 def test_peak_memory_rises_with_what_is_held_and_stays() -> None:
     code = (
-        "from prunecast.measure.latency_worker import *; before = peak_resident_bytes(); "
+        "from prunecast.measure.counters import *; before = peak_resident_bytes(); "
         "held = bytearray(b'x' * 2**26); assert peak_resident_bytes() - before > 2**25; "
         "del held; assert peak_resident_bytes() - before > 2**25; print(before)"
     )
@@ -156,3 +163,57 @@ def test_peak_memory_rises_with_what_is_held_and_stays() -> None:
     held = bytearray(os.urandom(2**20) * 100)
     assert int(done.stdout) < peak_resident_bytes(), "a child must not inherit the peak of this process"
     assert resident_bytes() > len(held)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no processes")
+def test_who_else_ran_on_the_processor_is_seen() -> None:
+    """A process that is pinned beside a busy one on the same processor gets a half."""
+    code = """
+import os, subprocess, sys, time
+from prunecast.measure.counters import ProcessorClock
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if sys.argv[1:] else None
+clock, end = ProcessorClock(), time.perf_counter() + 0.8
+while time.perf_counter() < end:
+    pass
+print(*clock.shares())
+if other:
+    other.kill()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "busy"], capture_output=True, text=True, check=True)
+    others, steal = map(float, done.stdout.split())
+    assert others + steal > 0.25
+
+
+def test_a_clock_starts_from_nothing() -> None:
+    assert all(0 <= share <= 1 for share in ProcessorClock().shares())
+
+
+def package(folder: Path, number: int, used_uj: int) -> Path:
+    """A processor package as the system shows it, with a part whose energy is in the whole's."""
+    zone = folder / f"intel-rapl:{number}"
+    for place, name in ((zone, f"package-{number}"), (folder / f"intel-rapl:{number}:0", "core")):
+        place.mkdir(parents=True)
+        (place / "name").write_text(f"{name}\n")
+        (place / "energy_uj").write_text(f"{used_uj}\n")
+        (place / "max_energy_range_uj").write_text("1000000\n")
+    return zone / "energy_uj"
+
+
+def test_energy_is_that_of_all_packages_and_counters_that_run_over_are_followed(tmp_path: Path) -> None:
+    first, second = package(tmp_path, 0, 990_000), package(tmp_path, 1, 5_000)
+    counters = energy_counters(tmp_path)
+    assert counters == [first, second]
+
+    def work() -> None:
+        first.write_text("10000")
+        second.write_text("8000")
+
+    assert millijoules(counters, work) == 23.0
+
+
+def test_a_machine_without_energy_counters_says_so(tmp_path: Path) -> None:
+    assert "offers no energy counters" in energy_counters(tmp_path / "powercap")
+    if os.getuid():
+        package(tmp_path, 0, 1).chmod(0)
+        assert "may not be read" in energy_counters(tmp_path)
