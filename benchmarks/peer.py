@@ -1,12 +1,17 @@
 """Ours beside the one peer that a user can install: onnxsim, which prunes ONNX files, on the same model and windows.
 
     pip install onnxsim==0.8.1
-    python benchmarks/peer.py STUDY [--models NAME...] [--seeds N...] [--shares 0.5 0.8 0.9] [--out table.md]
+    python benchmarks/peer.py runs/pruning-etth1 --out results/peer-etth1
+    make results
 
-STUDY is a folder that `prunecast study run` filled, with its dense models in it. Each is exported; onnxsim prunes the
-file (magnitude, Wanda, SparseGPT) with the calibration windows that ours look at; what it makes of each weight is read
-back into the model, so that all are scored alike. "The same layers": of both, only those count that both prune, the
-output layer spared; a share is that of each layer for theirs, of all of these layers together for ours.
+The first folder is one that `prunecast study run` filled, with its dense models in it. Each is exported; onnxsim
+prunes the file (magnitude, Wanda, SparseGPT) with the calibration windows that ours look at; what it makes of each
+weight is read back into the model, so that all are scored alike. "The same layers": of both, only those count that all
+its three methods prune, the output layer spared; a share is that of each layer for theirs, of all of these layers
+together for ours.
+
+The second folder holds `peer.json`, from which `docs/results.md` has its table. It is written after each cell, and what
+stands there is not computed again; after a change of ours `--again` computes ours anew, without onnxsim.
 """
 
 from __future__ import annotations
@@ -14,10 +19,12 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
+import importlib.metadata
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,8 +32,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from prunecast import environment
 from prunecast.data.series import load_series
 from prunecast.data.windows import DrawnBatches, Prepared
+from prunecast.errors import UserError
 from prunecast.export.raw import raw_inputs
 from prunecast.inference import window_shape
 from prunecast.measure.operations import dense_macs, macs_per_weight
@@ -35,115 +44,166 @@ from prunecast.models.io import SavedModel, load_model
 from prunecast.prune.apply import prune_model
 from prunecast.recipe import RECIPE_FILE, PruneConfig, load_recipe
 from prunecast.registry import RUNTIMES
+from prunecast.stages.prune import CALIBRATION_BATCH
 from prunecast.stages.run import cut_windows
 from prunecast.train.evaluate import evaluate_model
 
-OURS = ("magnitude", "sparsegpt", "obc", "unstructured")
+OURS = ("unstructured", "sparsegpt")
 THEIRS = ("magnitude", "wanda", "sparsegpt")
-BATCHES, WINDOWS = 8, 32
+SHARES = (0.5, 0.8, 0.9)
+FILE = "peer.json"
+PEER = "onnxsim"
+
+Row = dict[str, Any]
 
 
 def main() -> None:
-    """Prints a table of validation errors against the dense model, a row for each model, share and method."""
+    """Fills the table of errors: a part for each dense model, in it a row for each share and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
-    parser.add_argument("--models", nargs="*", default=[])
-    parser.add_argument("--seeds", nargs="*", type=int, default=[])
-    parser.add_argument("--shares", nargs="*", type=float, default=[0.5, 0.8, 0.9])
-    parser.add_argument("--out", type=Path, help="also write the table there")
+    parser.add_argument("--out", type=Path, required=True, help=f"folder for {FILE}")
+    parser.add_argument("--models", nargs="*", default=[], help="only these")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[], help="only these")
+    parser.add_argument("--again", action="store_true", help="compute ours anew")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    changes: dict[tuple[str, float, str], list[tuple[float, float]]] = {}
-    for name, seed, saved, prepared in _dense_models(arguments.study):
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    target = arguments.out / FILE
+    parts: list[Row] = json.loads(target.read_text()) if target.exists() else []
+    for path, record in _dense_models(arguments.study):
+        name, seed = record["model"], record["seed"]
         if (arguments.models and name not in arguments.models) or (arguments.seeds and seed not in arguments.seeds):
             continue
-        dense = _errors(saved.model, prepared)
-        for share in arguments.shares:
-            for method, model in _pruned(saved, prepared, share, seed):
-                found = _errors(model, prepared)
-                both = tuple(100 * (mine / other - 1) for mine, other in zip(found, dense, strict=True))
-                changes.setdefault((name, share, method), []).append((both[0], both[1]))
-                print(f"{name} seed {seed} {share:g} {method}: {both[0]:+.1f} % / {both[1]:+.1f} %", flush=True)
-    table = _table(changes)
-    print(table)
-    if arguments.out is not None:
-        arguments.out.write_text(table)
+        part = next((part for part in parts if part["dense"] == record["fingerprint"]), None)
+        if part is None:
+            part = {"model": name, "dataset": record["data"]["name"], "seed": seed, "dense": record["fingerprint"]}
+            part |= {f"{split}_mse": record[split]["mse"] for split in ("validation", "test")}
+            parts.append(part | {"rows": []})
+            part = parts[-1]
+        if arguments.again:
+            part["rows"] = [row for row in part["rows"] if row["tool"] == PEER]
+        for _ in _filled(part, path):
+            parts.sort(key=lambda part: (part["model"], part["seed"]))
+            target.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
 
 
-def _dense_models(study: Path) -> Iterator[tuple[str, int, SavedModel, Prepared]]:
-    for path in sorted(study.glob("store/**/record.json")):
-        record = json.loads(path.read_text())
-        if record["stage"] == "train" and record["role"] == "dense":
-            saved, recipe = load_model(path.parent), load_recipe(path.parent / RECIPE_FILE)
-            yield (
-                record["model"],
-                record["seed"],
-                saved,
-                cut_windows(load_series(recipe.data), recipe.data, window_shape(recipe.model)),
-            )
+def _dense_models(study: Path) -> Iterator[tuple[Path, Row]]:
+    records = ((path.parent, json.loads(path.read_text())) for path in sorted(study.glob("store/**/record.json")))
+    found = [(path, record) for path, record in records if record["stage"] == "train" and record["role"] == "dense"]
+    return iter(sorted(found, key=lambda pair: (pair[1]["seed"], pair[1]["model"])))
 
 
-def _errors(model: ForecastModel, prepared: Prepared) -> tuple[float, float]:
-    """Returns the MSE of validation and test."""
-    validation = evaluate_model(model, prepared.validation, "validation").mse
-    return validation, evaluate_model(model, prepared.test, "test").mse
+def _filled(part: Row, path: Path) -> Iterator[Row]:
+    """Adds the rows to a part that it lacks, and yields each."""
+    done = {(row["share"], row["tool"], row["method"]) for row in part["rows"]}
+    asked = [(share, PEER, method) for share in SHARES for method in THEIRS]
+    asked += [(share, "prunecast", method) for share in SHARES for method in OURS]
+    if done >= set(asked):
+        return
+    saved, recipe = load_model(path), load_recipe(path / RECIPE_FILE)
+    prepared = cut_windows(load_series(recipe.data), recipe.data, window_shape(recipe.model))
+    windows = DrawnBatches(prepared.train, CALIBRATION_BATCH, PruneConfig().calibration_batches, part["seed"])
+    if "refused" not in part and "layers" not in part:
+        peer = Peer(saved, windows)
+        try:
+            found = [peer.pruned(method, SHARES[0]) for method in THEIRS]
+        except UserError as error:
+            found, part["refused"] = [{}], str(error)
+        part["layers"] = sorted(set.intersection(*(set(weights) for weights in found)))
+        part["weights"] = sum(saved.model.get_parameter(name).numel() for name in part["layers"])
+        part["prunable"] = sum(saved.model.get_parameter(name).numel() for name in saved.model.prunable())
+        if not part["layers"] and "refused" not in part:
+            part["refused"] = "it prunes none of the layers that ours prune"
+        yield part
+    if "refused" in part:
+        return
+    peer = None
+    for share, tool, method in asked:
+        if (share, tool, method) in done:
+            continue
+        if tool == PEER:
+            peer = peer or Peer(saved, windows)
+            model, version = _with_weights(saved.model, peer.pruned(method, share), part["layers"]), peer.version
+        else:
+            model, version = _ours(saved, windows, method, share, part), environment.describe().commit
+        zeros = sum(int((model.get_parameter(name) == 0).sum()) for name in part["layers"]) / part["weights"]
+        row = {"share": share, "tool": tool, "method": method, "version": version, "zeros": round(zeros, 6)}
+        row["validation_mse"] = evaluate_model(model, prepared.validation, "validation").mse
+        row["test_mse"] = evaluate_model(model, prepared.test, "test").mse
+        part["rows"].append(row)
+        change = 100 * (row["validation_mse"] / part["validation_mse"] - 1)
+        print(f"{part['model']} seed {part['seed']}, {share:g}, {tool} {method}: {change:+.1f} %", flush=True)
+        yield row
 
 
-def _pruned(saved: SavedModel, prepared: Prepared, share: float, seed: int) -> Iterator[tuple[str, ForecastModel]]:
-    windows = DrawnBatches(prepared.train, WINDOWS, BATCHES, seed)
-    theirs = {method: _theirs(saved, windows, method, share) for method in THEIRS}
-    common = set.intersection(*(set(weights) for weights in theirs.values()))
-    for method, weights in theirs.items():
-        model = copy.deepcopy(saved.model)
-        for name in common:
-            model.get_parameter(name).data.copy_(weights[name])
-        yield f"onnxsim {method}", model
-    # ours on the same layers
-    saved.model.prunable, prunable = (lambda: tuple(sorted(common))), saved.model.prunable  # type: ignore[method-assign]
+def _with_weights(dense: ForecastModel, weights: dict[str, Tensor], names: Sequence[str]) -> ForecastModel:
+    model = copy.deepcopy(dense)
+    for name in names:
+        model.get_parameter(name).data.copy_(weights[name])
+    return model
+
+
+def _ours(saved: SavedModel, windows: DrawnBatches, method: str, share: float, part: Row) -> ForecastModel:
+    """Returns the model with as many of the same layers' weights gone, by one of our methods."""
+    layers = tuple(part["layers"])
+    saved.model.prunable, prunable = (lambda: layers), saved.model.prunable  # type: ignore[method-assign]
     try:
-        for method in OURS:
-            config = PruneConfig(method=method, sparsity=share)
-            yield (
-                f"ours {method}",
-                prune_model(
-                    saved.model, config, seed=seed, cost=dense_macs, weight_cost=macs_per_weight, batches=windows
-                ).model,
-            )
+        return prune_model(
+            saved.model,
+            PruneConfig(method=method, sparsity=share),
+            seed=part["seed"],
+            cost=dense_macs,
+            weight_cost=macs_per_weight,
+            batches=windows,
+        ).model
     finally:
         saved.model.prunable = prunable  # type: ignore[method-assign]
 
 
-def _theirs(saved: SavedModel, windows: DrawnBatches, method: str, share: float) -> dict[str, Tensor]:
-    """Returns what onnxsim makes of each weight that it prunes, by the name of the parameter; no output layer."""
-    pruning = importlib.import_module("onnxsim.pruning")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dense.onnx"
-        RUNTIMES.load("onnxruntime").export(saved, path)
-        before, _ = importlib.import_module("onnxsim").simplify(onnx.load(path))  # else no weight is a constant
-    inputs = {node.name for node in before.graph.input}
-    data = [
-        {name: values for name, values in raw_inputs(saved.metadata, batch).items() if name in inputs}
-        for batch in windows
-    ]
-    dense = _products(before)
-    own: dict[str, Callable[[], onnx.ModelProto]] = {
-        "magnitude": lambda: pruning.apply_magnitude_pruning(before, sparsity=share),
-        "wanda": lambda: pruning.apply_wanda_pruning(before, calibration_data=data, sparsity=share),
-        "sparsegpt": lambda: pruning.apply_sparsegpt_pruning(before, calibration_data=data, sparsity=share),
-    }
-    after = _products(own[method]())
-    assert len(after) == len(dense), "a product for a product, in the same order"
-    spared, found = saved.model.output_layer(), {}
-    for parameter in saved.model.prunable():
-        weight = saved.model.get_parameter(parameter).detach().numpy()
-        for old, new in zip(dense, after, strict=True):
-            if parameter in spared or np.array_equal(old, new):
-                continue
-            if old.shape == weight.shape and np.array_equal(old, weight):
-                found[parameter] = torch.from_numpy(new.copy())
-            elif old.T.shape == weight.shape and np.array_equal(old.T, weight):
-                found[parameter] = torch.from_numpy(new.T.copy())
-    return found
+class Peer:
+    """What onnxsim makes of one model: exported and simplified once, pruned as often as asked."""
+
+    def __init__(self, saved: SavedModel, windows: DrawnBatches) -> None:
+        self.version = importlib.metadata.version(PEER)
+        self._pruning = importlib.import_module(f"{PEER}.pruning")
+        self._model = saved.model
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "dense.onnx"
+            RUNTIMES.load("onnxruntime").export(saved, path)
+            self._file, _ = importlib.import_module(PEER).simplify(onnx.load(path))  # else no weight is a constant
+        inputs = {node.name for node in self._file.graph.input}
+        self._data = [
+            {name: values for name, values in raw_inputs(saved.metadata, batch).items() if name in inputs}
+            for batch in windows
+        ]
+
+    def pruned(self, method: str, share: float) -> dict[str, Tensor]:
+        """Returns what it makes of each weight that it prunes, by the name of the parameter; no output layer.
+
+        Raises:
+            UserError: when it makes other products of the model.
+        """
+        own: dict[str, Callable[[], onnx.ModelProto]] = {
+            "magnitude": lambda: self._pruning.apply_magnitude_pruning(self._file, sparsity=share),
+            "wanda": lambda: self._pruning.apply_wanda_pruning(self._file, calibration_data=self._data, sparsity=share),
+            "sparsegpt": lambda: self._pruning.apply_sparsegpt_pruning(
+                self._file, calibration_data=self._data, sparsity=share
+            ),
+        }
+        dense, after = _products(self._file), _products(own[method]())
+        if len(after) != len(dense):
+            raise UserError(f"it makes {len(after)} products of the {len(dense)} of the file")
+        spared, found = self._model.output_layer(), {}
+        for parameter in self._model.prunable():
+            weight = self._model.get_parameter(parameter).detach().numpy()
+            for old, new in zip(dense, after, strict=True):
+                if parameter in spared or np.array_equal(old, new):
+                    continue
+                if old.shape == weight.shape and np.array_equal(old, weight):
+                    found[parameter] = torch.from_numpy(new.copy())
+                elif old.T.shape == weight.shape and np.array_equal(old.T, weight):
+                    found[parameter] = torch.from_numpy(new.T.copy())
+        return found
 
 
 def _products(model: onnx.ModelProto) -> list[np.ndarray]:
@@ -159,21 +219,6 @@ def _products(model: onnx.ModelProto) -> list[np.ndarray]:
         for name in node.input[:2]
         if name in constants
     ]
-
-
-def _table(changes: dict[tuple[str, float, str], list[tuple[float, float]]]) -> str:
-    methods = list(dict.fromkeys(method for _, _, method in changes))
-    cells = list(dict.fromkeys((model, share) for model, share, _ in changes))
-    lines = [f"| model | share | {' | '.join(methods)} |", f"|---|---|{'---|' * len(methods)}"]
-    for model, share in cells:
-        values = [_mean(changes[model, share, method]) for method in methods]
-        lines.append(f"| {model} | {share:g} | {' | '.join(values)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _mean(pairs: Sequence[tuple[float, float]]) -> str:
-    validation, test = (sum(values) / len(values) for values in zip(*pairs, strict=True))
-    return f"{validation:+.1f} / {test:+.1f}"
 
 
 if __name__ == "__main__":
