@@ -34,7 +34,7 @@ from torch import Tensor
 
 from prunecast import environment
 from prunecast.data.series import load_series
-from prunecast.data.windows import DrawnBatches, Prepared
+from prunecast.data.windows import DrawnBatches
 from prunecast.errors import UserError
 from prunecast.export.raw import raw_inputs
 from prunecast.inference import window_shape
