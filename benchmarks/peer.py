@@ -6,9 +6,9 @@
 
 The first folder is one that `prunecast study run` filled, with its dense models in it. Each is exported; onnxsim
 prunes the file (magnitude, Wanda, SparseGPT) with the calibration windows that ours look at; what it makes of each
-weight is read back into the model, so that all are scored alike. "The same layers": of both, only those count that all
-its three methods prune, the output layer spared; a share is that of each layer for theirs, of all of these layers
-together for ours.
+weight is read back into the model, so that all are scored alike, on the windows of validation. "The same layers": of
+both, only those count that all its three methods prune, the output layer spared; a share is that of each layer for
+theirs, of all of these layers together for ours.
 
 The second folder holds `peer.json`, from which `docs/results.md` has its table. It is written after each cell, and what
 stands there is not computed again; after a change of ours `--again` computes ours anew, without onnxsim.
@@ -48,7 +48,7 @@ from prunecast.stages.prune import CALIBRATION_BATCH
 from prunecast.stages.run import cut_windows
 from prunecast.train.evaluate import evaluate_model
 
-OURS = ("unstructured", "sparsegpt")
+OURS = ("unstructured",)
 THEIRS = ("magnitude", "wanda", "sparsegpt")
 SHARES = (0.5, 0.8, 0.9)
 FILE = "peer.json"
@@ -58,7 +58,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Fills the table of errors: a part for each dense model, in it a row for each share and method."""
+    """Fills the table of validation errors: a part for each dense model, in it a row for each share and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--out", type=Path, required=True, help=f"folder for {FILE}")
@@ -77,9 +77,8 @@ def main() -> None:
         part = next((part for part in parts if part["dense"] == record["fingerprint"]), None)
         if part is None:
             part = {"model": name, "dataset": record["data"]["name"], "seed": seed, "dense": record["fingerprint"]}
-            part |= {f"{split}_mse": record[split]["mse"] for split in ("validation", "test")}
-            parts.append(part | {"rows": []})
-            part = parts[-1]
+            part |= {"validation_mse": record["validation"]["mse"], "rows": []}
+            parts.append(part)
         if arguments.again:
             part["rows"] = [row for row in part["rows"] if row["tool"] == PEER]
         for _ in _filled(part, path):
@@ -129,7 +128,6 @@ def _filled(part: Row, path: Path) -> Iterator[Row]:
         zeros = sum(int((model.get_parameter(name) == 0).sum()) for name in part["layers"]) / part["weights"]
         row = {"share": share, "tool": tool, "method": method, "version": version, "zeros": round(zeros, 6)}
         row["validation_mse"] = evaluate_model(model, prepared.validation, "validation").mse
-        row["test_mse"] = evaluate_model(model, prepared.test, "test").mse
         part["rows"].append(row)
         change = 100 * (row["validation_mse"] / part["validation_mse"] - 1)
         print(f"{part['model']} seed {part['seed']}, {share:g}, {tool} {method}: {change:+.1f} %", flush=True)
