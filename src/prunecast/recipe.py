@@ -72,6 +72,14 @@ ColumnNames = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
 """The names of columns."""
 
 
+KeptUnits = Annotated[
+    tuple[tuple[str, int | tuple[int, ...]], ...],
+    BeforeValidator(lambda value: tuple(sorted(value.items())) if isinstance(value, Mapping) else value),
+    PlainSerializer(dict, return_type=Any),  # a mapping in the file; here what can be hashed
+]
+"""Group name -> how many of its units stay, or which."""
+
+
 Parts = Annotated[
     tuple[float, float, float] | tuple[str, str],
     PlainSerializer(lambda parts: parts, return_type=Any),  # pydantic's own warns of the two kinds of tuple
@@ -156,6 +164,9 @@ class DataConfig(ReadOptions):
         None, description="train, validation, test shares, or the dates on which the last two begin; else the published"
     )
     scoring: Scoring = Field("full", description="full: every window; paper: whole batches of 32 only")
+    score_test: bool = Field(
+        True, exclude_if=_not(True), description="whether the test part is scored; whoever selects leaves it alone"
+    )
     metrics: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="what errors are given in besides MSE and MAE, by name"
     )
@@ -284,6 +295,12 @@ class PruneConfig(Section):
     )
     step: float | None = Field(
         None, gt=0, lt=1, description="share removed at a time, scores renewed in between; all at once when absent"
+    )
+    keep: KeptUnits | None = Field(
+        None,
+        exclude_if=_not(None),
+        description="structured: group -> how many of its units stay, or which, as a search has found; the others stay "
+        "whole, and `sparsity` is what that comes to",
     )
     recovery: str | None = Field(
         None,

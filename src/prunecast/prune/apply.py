@@ -154,4 +154,6 @@ def _granularity(task: Task) -> Granularity:
     for option in (*foreign, *(("step",) if task.method.trains else ("training_share", "training_updates"))):
         task.refuse(option)
     granularity: Granularity = GRANULARITIES.load(task.method.granularity)
+    if not granularity.shrinks:
+        task.refuse("keep")
     return granularity

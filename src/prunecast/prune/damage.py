@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from prunecast.batch import Batch
+from prunecast.errors import UserError
 from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.prune.allocate import Order
 from prunecast.prune.knapsack import Choice, choose
@@ -72,12 +74,8 @@ def by_damage(scores: Scores, request: UnitRequest) -> Order:
     Raises:
         UserError: without windows.
     """
-    search = _Search(scores, request)
-    proposals = search.proposals()
-    if not proposals:
-        return search.order(search.smallest())
-    tried = [(search.trial.harm(search.keep(proposal)), proposal) for proposal in proposals]
-    return search.order(min(tried, key=lambda pair: pair[0])[1])
+    search = Search(scores, request)
+    return search.order(search.best(search.total - request.requested) or search.smallest())
 
 
 class Trial:
@@ -120,39 +118,56 @@ def _joined(batches: Sequence[Batch]) -> Batch:
     return Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A further budget: `price` says what is left costs, and that may be `most`."""
+
+    price: Callable[[Keep], int]
+    most: int
+
+
 @dataclass
-class _Search:
+class Search:
     """What is known of a model: orders, damages and costs of all numbers of units of each group.
 
     Attributes:
+        scores: units of low scores go first, see `by_damage`.
+        request: the model, what may go, and windows.
+        price: what is left costs; by the request's cost of its config when absent.
+        limits: budgets besides that which a proposal is asked to meet.
+        tile: of feed-forward units and widths so many stay, or a multiple of it: what a processor computes at once.
         stacks: groups of layers that can lose some.
         streams: the widths of residual streams.
         inner: all other groups that can lose units.
         orders: (U,) of each group but layers, the first to go first.
-        damages: (removable + 1,) of each inner group, alone.
-        unit_costs: of a unit of each inner group, with all else in place.
+        damages: (most that may go + 1,) of each inner group, alone.
+        unit_costs: of a unit of each inner group, with all else in place; of the price, then of each limit.
     """
 
     scores: Scores
     request: UnitRequest
+    price: Callable[[Keep], int] | None = None
+    limits: Sequence[Limit] = ()
+    tile: int = 1
     stacks: list[Group] = field(default_factory=list)
     streams: list[Group] = field(default_factory=list)
     inner: list[Group] = field(default_factory=list)
     orders: dict[str, Tensor] = field(default_factory=dict)
     damages: dict[str, Tensor] = field(default_factory=dict)
-    unit_costs: dict[str, float] = field(default_factory=dict)
+    unit_costs: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trial = Trial(self.request.model, self.request.statistics)
         self.total = self.cost({})
-        for group in (group for group in self.request.groups if group.size > group.minimum):
+        for group in (group for group in self.request.groups if self.removable(group)):
             kind = self.stacks if group.stack else self.streams if group.normalised else self.inner
             kind.append(group)
         for group in (*self.streams, *self.inner):
             self.orders[group.name] = self.scores[group.name].argsort(stable=True)
+        whole = [(limit, limit.price({})) for limit in self._prices(self.total)]
         for group in self.inner:
-            saved = self.total - self.cost(self.cut({group.name: removable(group)}))
-            self.unit_costs[group.name] = saved / removable(group)
+            gone, count = self.cut({group.name: self.removable(group)}), self.removable(group)
+            self.unit_costs[group.name] = tuple((high - limit.price(gone)) / count for limit, high in whole)
         families: dict[str, list[Group]] = {}  # the same part of every layer is measured together
         for group in self.inner:
             families.setdefault(re.sub(r"\d+", "", group.name), []).append(group)
@@ -161,7 +176,26 @@ class _Search:
 
     def cost(self, keep: Keep) -> int:
         """Returns what is left costs."""
+        if self.price is not None:
+            return self.price(keep)
         return self.request.cost(self.request.model.shrunk_config(keep))
+
+    def removable(self, group: Group) -> int:
+        """Returns how many units of a group may go, of those that come in tiles all but one tile."""
+        return group.size - max(group.minimum, min(self._tile(group), group.size))
+
+    def _tile(self, group: Group) -> int:
+        return self.tile if group.kind in ("ffn", "width") else 1
+
+    def _levels(self, group: Group) -> list[int]:
+        """Returns numbers of units that may go, from none to all, few enough for a knapsack."""
+        most, tile = self.removable(group), self._tile(group)
+        whole = [0, *(count for count in range(1, most + 1) if (group.size - count) % tile == 0)]
+        return sorted({whole[round((len(whole) - 1) * step / LEVELS)] for step in range(LEVELS + 1)})
+
+    def _prices(self, target: int) -> list[Limit]:
+        """Returns all that proposals have to meet."""
+        return [Limit(self.cost, target), *self.limits]
 
     def cut(self, counts: Counts) -> dict[str, Tensor]:
         """Returns which units stay when so many go."""
@@ -180,46 +214,63 @@ class _Search:
         sums = {}
         for group in family:
             score = self.scores[group.name][self.orders[group.name]].double().clamp_min(0)
-            sums[group.name] = torch.cat([score.new_zeros(1), score.cumsum(0)])[: removable(group) + 1]
+            sums[group.name] = torch.cat([score.new_zeros(1), score.cumsum(0)])[: self.removable(group) + 1]
         scales = []
         for share in shares:
-            counts = {group.name: max(1, round(share * removable(group))) for group in family}
+            counts = {group.name: max(1, round(share * self.removable(group))) for group in family}
             expected = sum(float(sums[name][count]) for name, count in counts.items())
             found = max(self.trial.damage(self.cut(counts)), 1e-12)
             scales.append(math.log(found / max(expected, 1e-15)))
         for group in family:
-            share_K = torch.arange(removable(group) + 1) / removable(group)
+            share_K = torch.arange(self.removable(group) + 1) / self.removable(group)
             scale_K = scales[0] + (scales[-1] - scales[0]) * (2 * share_K - 1).clamp_min(0)
             self.damages[group.name] = (sums[group.name] * scale_K.exp()).cummax(0).values
 
-    def proposals(self) -> list[Proposal]:
-        """Returns the best proposals: at most one for each number of layers and each share of the widths."""
-        widths = [self._narrowed(share) for share in (WIDTH_SHARES if self.streams else (1,))]
-        harm = [self.trial.damage(self.cut(counts)) if counts else 0.0 for counts in widths]
+    def best(self, target: int, tried: int = TRIED) -> Proposal | None:
+        """Returns the proposal that harms least when it is carried out, of so many that cost at most the target.
+
+        None where not even the smallest model costs so little, or meets all limits.
+        """
+        proposals = self.proposals(target, tried)
+        harms = [self.trial.harm(self.keep(proposal)) for proposal in proposals]
+        return min(zip(harms, proposals, strict=True), key=lambda pair: pair[0])[1] if proposals else None
+
+    def proposals(self, target: int, tried: int = TRIED) -> list[Proposal]:
+        """Returns the best proposals that cost at most the target.
+
+        At most one for each number of layers and each share of the widths.
+        """
         outer = [
             Proposal(counts, layers, damage + alone)
-            for layers, damage in self._chain()
-            if self.cost(layers) >= self.total - self.request.requested  # of whole layers none goes that is too much
-            for counts, alone in zip(widths, harm, strict=True)
+            for layers, damage in self._chain
+            if self.cost(layers) >= target  # of whole layers none goes that is too much
+            for counts, alone in self._widths
         ]
         found: list[Proposal] = []
         for proposal in sorted(outer, key=lambda proposal: proposal.damage):
-            if len(found) >= TRIED and proposal.damage > found[TRIED - 1].damage:
+            if len(found) >= tried and proposal.damage > found[tried - 1].damage:
                 break  # what goes besides cannot make it better
             inner = [group for group in self.inner if not _is_gone(group, proposal.layers)]
-            whole = self._knapsack(inner, proposal)
+            whole = self._knapsack(inner, proposal, target)
             found = sorted([*found, *([] if whole is None else [whole])], key=lambda other: other.damage)
-        return found[:TRIED]
+        return found[:tried]
+
+    @cached_property
+    def _widths(self) -> list[tuple[Counts, float]]:
+        """Counts of the streams' units that go, for each share of the widths, and their damage."""
+        widths = [self._narrowed(share) for share in (WIDTH_SHARES if self.streams else (1,))]
+        return [(counts, self.trial.damage(self.cut(counts)) if counts else 0.0) for counts in widths]
 
     def _narrowed(self, share: float) -> dict[str, int]:
-        return {
-            group.name: min(removable(group), group.size - round(share * group.size))
-            for group in self.streams
-            if share < 1
-        }
+        counts = {}
+        for group in self.streams if share < 1 else ():
+            stay = round(share * group.size / self._tile(group)) * self._tile(group)
+            counts[group.name] = min(self.removable(group), max(0, group.size - stay))
+        return counts
 
+    @cached_property
     def _chain(self) -> list[tuple[Keep, float]]:
-        """Returns stacks with ever fewer layers, and their damage: those go first that do least for what they cost."""
+        """Stacks with ever fewer layers, and their damage: those go first that do least for what they cost."""
         alone = []
         for group in self.stacks:
             for layer in range(group.size):
@@ -233,36 +284,54 @@ class _Search:
                 chain.append((keep, self.trial.damage(keep)))
         return chain
 
-    def _knapsack(self, inner: Sequence[Group], outer: Proposal) -> Proposal | None:
-        """Returns a proposal with as much of the inner groups as the budget needs; None where that is not enough."""
-        target = self.total - self.request.requested
-        whole = self.cost(self.keep(outer))
-        least = self.cost({**self.keep(outer), **self.cut({group.name: removable(group) for group in inner})})
-        if least > target:
+    def _knapsack(self, inner: Sequence[Group], outer: Proposal, target: int) -> Proposal | None:
+        """Returns a proposal with as much of the inner groups as the budgets need; None where that is not enough."""
+        limits = self._prices(target)
+        smallest = {**self.keep(outer), **self.cut({group.name: self.removable(group) for group in inner})}
+        whole, least = ([limit.price(keep) for limit in limits] for keep in (self.keep(outer), smallest))
+        if any(low > limit.most for low, limit in zip(least, limits, strict=True)):
             return None
+        units = [
+            [self.unit_costs[group.name][k] * self.removable(group) for group in inner] for k in range(len(limits))
+        ]
         # narrower streams make all units cheaper, roughly alike
-        scale = (whole - least) / max(1, sum(self.unit_costs[group.name] * removable(group) for group in inner))
-        levels = [_levels(removable(group)) for group in inner]
+        scales = [(high - low) / max(1, sum(of)) for high, low, of in zip(whole, least, units, strict=True)]
+        levels = [self._levels(group) for group in inner]
         choices = []
         for group, counts in zip(inner, levels, strict=True):
-            price, damage = self.unit_costs[group.name] * scale, self.damages[group.name]
-            choices.append([Choice(float(damage[n]), round(price * (removable(group) - n))) for n in counts])
-        budget, found = target - least, outer
+            prices = [price * scale for price, scale in zip(self.unit_costs[group.name], scales, strict=True)]
+            damage, most = self.damages[group.name], self.removable(group)
+            costs = [tuple(round(price * (most - count)) for price in prices) for count in counts]
+            choices.append(
+                [
+                    Choice(float(damage[n]), first, tuple(others))
+                    for n, (first, *others) in zip(counts, costs, strict=True)
+                ]
+            )
+        budgets, found = [limit.most - low for limit, low in zip(limits, least, strict=True)], outer
         for _ in range(3):
-            chosen = choose(choices, max(budget, 0)) if inner else ()
+            try:
+                chosen = choose(choices, *(max(budget, 0) for budget in budgets)) if inner else ()
+            except UserError:  # no choice meets all limits
+                return None
             picked = zip(inner, levels, choices, chosen, strict=True)
             taken = [(group.name, counts[place], options[place].damage) for group, counts, options, place in picked]
             of_all = dict(outer.counts) | {name: count for name, count, _ in taken}
             found = Proposal(of_all, outer.layers, outer.damage + sum(damage for *_, damage in taken))
-            excess = self.cost(self.keep(found)) - target
-            if abs(excess) < 0.005 * self.total or budget <= 0:
+            excesses = [limit.price(self.keep(found)) - limit.most for limit in limits]
+            near = abs(excesses[0]) < 0.005 * self.total and all(excess <= 0 for excess in excesses[1:])
+            if near or all(budget <= 0 for budget in budgets):
                 break
-            budget -= excess  # where costs do not add up: modes times heads, say
+            # where costs do not add up: modes times heads, say; what is met already is no reason to spend more
+            budgets = [
+                budget - (excess if not k else max(excess, 0))
+                for k, (budget, excess) in enumerate(zip(budgets, excesses, strict=True))
+            ]
         return found
 
     def smallest(self) -> Proposal:
         """Returns what is left when as much goes as the search would take."""
-        most = self._narrowed(WIDTH_SHARES[-1]) | {group.name: removable(group) for group in self.inner}
+        most = self._narrowed(WIDTH_SHARES[-1]) | {group.name: self.removable(group) for group in self.inner}
         return Proposal(most, {group.name: torch.arange(group.minimum) for group in self.stacks}, math.inf)
 
     def order(self, proposal: Proposal) -> Order:
@@ -276,12 +345,12 @@ class _Search:
         for group in self.streams:
             units, count = self.orders[group.name].tolist(), proposal.counts.get(group.name, 0)
             gone += [(-1.0, group.name, unit) for unit in units[:count]]
-            left += [(math.inf, group.name, unit) for unit in units[count : removable(group)]]
+            left += [(math.inf, group.name, unit) for unit in units[count : self.removable(group)]]
         for group in self.inner:
             units, damage = self.orders[group.name].tolist(), self.damages[group.name]
-            count = removable(group) if _is_gone(group, proposal.layers) else proposal.counts.get(group.name, 0)
-            price = max(self.unit_costs[group.name], 1e-9)
-            for place, unit in enumerate(units[: removable(group)]):
+            count = self.removable(group) if _is_gone(group, proposal.layers) else proposal.counts.get(group.name, 0)
+            price = max(self.unit_costs[group.name][0], 1e-9)
+            for place, unit in enumerate(units[: self.removable(group)]):
                 worth = 0.0 if _is_gone(group, proposal.layers) else float(damage[place + 1] - damage[place]) / price
                 (gone if place < count else left).append((worth, group.name, unit))
         ordered = [*sorted(gone, key=lambda unit: unit[0]), *sorted(left, key=lambda unit: unit[0])]
@@ -289,16 +358,6 @@ class _Search:
         sizes = {group.name: group.size for group in self.request.groups}
         of_group = torch.tensor([places[name] for _, name, _ in ordered])
         return Order(sizes, of_group, torch.tensor([unit for *_, unit in ordered]))
-
-
-def removable(group: Group) -> int:
-    """Returns how many units of a group may go."""
-    return group.size - group.minimum
-
-
-def _levels(most: int) -> list[int]:
-    """Returns numbers of units from none to all, few enough for a knapsack."""
-    return sorted({round(most * step / LEVELS) for step in range(LEVELS + 1)})
 
 
 def _is_gone(group: Group, layers: Keep) -> bool:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
+from torch import Tensor
 
-from prunecast.errors import UserError
+from prunecast.errors import UserError, near
 from prunecast.models.base import ForecasterConfig, Group, blank
 from prunecast.prune.allocate import Order, UnitAllocation, uniform_order
 from prunecast.prune.budget import Budget, budget_for, nearest_count
 from prunecast.prune.methods import Cost, Granularity, Pruned, Score, Scores, Task, UnitRequest
 from prunecast.prune.shrink import cut, shrink
+from prunecast.records import BudgetOf
 from prunecast.registry import ALLOCATIONS, SCORES
+
+TOLD = 0.002
+"""How far the share that a recipe names may be from what the units that it keeps come to."""
 
 
 def prune_units(task: Task) -> Pruned:
@@ -23,17 +28,19 @@ def prune_units(task: Task) -> Pruned:
         UserError: on a budget that cannot be met, an option that has no meaning here, or a model without units.
     """
     task.refuse("candidates")
-    if task.method.allocation == "unit-damage":  # it looks at all that goes at once
+    if task.method.allocation == "unit-damage" or task.config.keep is not None:  # all that goes is known at once
         task.refuse("step")
     groups = _groups(task)
     score: Score = SCORES.load(task.method.score)
-    order, saved, budget = _plan(
-        task, groups, score(task.model, task.statistics), ALLOCATIONS.load(task.method.allocation)
-    )
-    count = nearest_count(saved, 1, len(order), budget.requested)
-    keep = order.keep(count)
+    scores = score(task.model, task.statistics)
+    if task.config.keep is not None:
+        keep, realised, budget = _as_told(task, groups, scores)
+    else:
+        order, saved, budget = _plan(task, groups, scores, ALLOCATIONS.load(task.method.allocation))
+        count = nearest_count(saved, 1, len(order), budget.requested)
+        keep, realised = order.keep(count), saved(count)
     kept_units = {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
-    outcome = budget.outcome(task.method.name, saved(count), kept_units=kept_units)
+    outcome = budget.outcome(task.method.name, realised, kept_units=kept_units)
     return Pruned(shrink(task.model, keep), cut(task.masks, task.model.groups(), keep), outcome, keep)
 
 
@@ -44,7 +51,11 @@ def check_units(task: Task) -> None:
         UserError: as `prune_units` does, without a search and without a smaller model.
     """
     groups = _groups(task)
-    _plan(task, groups, {group.name: torch.zeros(group.size) for group in groups}, uniform_order)
+    scores = {group.name: torch.zeros(group.size) for group in groups}
+    if task.config.keep is not None:
+        _as_told(task, groups, scores)
+    else:
+        _plan(task, groups, scores, uniform_order)
 
 
 def _groups(task: Task) -> tuple[Group, ...]:
@@ -60,12 +71,7 @@ def _plan(
     task: Task, groups: tuple[Group, ...], scores: Scores, allocate: UnitAllocation
 ) -> tuple[Order, Callable[[int], int], Budget]:
     """Returns the order in which units go, what removing so many of them saves, and a budget that is within reach."""
-    ranked = {}
-    for group in groups:  # units that never reach the forecast go first, whatever they hold
-        score = scores[group.name]
-        unused = torch.tensor(group.unused_units, dtype=torch.int64, device=score.device)
-        ranked[group.name] = score.index_fill(0, unused, -torch.inf)
-    cost: Cost = {"operations": task.cost, "model": _parameters, "prunable": _prunable_weights}[task.of]
+    ranked, cost = dict(ranked_units(groups, scores)), _cost(task)
     total = cost(task.model.config)
     if task.method.per_cost:
         for group in (group for group in groups if group.size > group.minimum):
@@ -79,6 +85,49 @@ def _plan(
     saved = cache(lambda count: total - cost(task.model.shrunk_config(order.keep(count))))
     budget.check(saved(len(order)))
     return order, saved, budget
+
+
+def ranked_units(groups: Iterable[Group], scores: Scores) -> Scores:
+    """Returns scores by which units that never reach the forecast go first, whatever they hold."""
+    ranked = {}
+    for group in groups:
+        score = scores[group.name]
+        unused = torch.tensor(group.unused_units, dtype=torch.int64, device=score.device)
+        ranked[group.name] = score.index_fill(0, unused, -torch.inf)
+    return ranked
+
+
+def _as_told(task: Task, groups: tuple[Group, ...], scores: Scores) -> tuple[dict[str, Tensor], int, Budget]:
+    """Returns which units stay as the recipe says: so many, those of the lowest scores go, or the ones that it names.
+
+    Raises:
+        UserError: when it names others than the model has, or the share that goes is not the one of the recipe.
+    """
+    ranked, known, keep = ranked_units(groups, scores), {group.name: group for group in groups}, {}
+    for name, told in task.config.keep or ():
+        if name not in known:
+            raise UserError(f"prune.keep: the model has no units {name!r} that may go; {near(name, known)}")
+        group = known[name]
+        count, wrong = (told, ()) if isinstance(told, int) else (len({*told}), {*told} - {*range(group.size)})
+        if wrong or not group.minimum <= count <= group.size:
+            raise UserError(f"prune.keep: {name}: expected {group.minimum} to all of its {group.size}, found {told}")
+        stay = ranked[name].argsort(stable=True)[group.size - count :].tolist() if isinstance(told, int) else told
+        if count < group.size:
+            keep[name] = torch.tensor(sorted({*stay}))
+    cost = _cost(task)
+    total = cost(task.model.config)
+    realised, budget = total - cost(task.model.shrunk_config(keep)), budget_for(task.of, total, task.config.sparsity)
+    if abs(realised - budget.requested) > TOLD * total:
+        raise UserError(
+            f"prune.sparsity: expected the share that prune.keep removes, {realised / total:.4f}, "
+            f"found {task.config.sparsity:g}"
+        )
+    return keep, realised, budget
+
+
+def _cost(task: Task) -> Cost:
+    costs: dict[BudgetOf, Cost] = {"operations": task.cost, "model": _parameters, "prunable": _prunable_weights}
+    return costs[task.of]
 
 
 def _parameters(config: ForecasterConfig) -> int:

@@ -145,7 +145,8 @@ def assessed(
     Args:
         saved: the model.
         prepared: its data.
-        data: says which windows count, and what errors are given in besides MSE and MAE.
+        data: says which windows count, whether those of the test part do, and what errors are given in besides MSE
+            and MAE.
         fit: how it was trained. It may hold the full score of the validation part already, in MSE and MAE.
         pruning: how it was pruned.
         imported: where it comes from.
@@ -155,10 +156,13 @@ def assessed(
     metrics = bound_metrics(prepared, data.metrics)
     if validation is None or data.scoring != "full" or metrics:
         validation = evaluate_model(saved.model, prepared.validation, "validation", data.scoring, metrics)
-    if data.scoring == "full":
+    test = test_paper = None
+    if not data.score_test:
+        pass
+    elif data.scoring == "full":
         test, test_paper = evaluate_both(saved.model, prepared.test, "test", metrics)
     else:
-        test, test_paper = evaluate_model(saved.model, prepared.test, "test", data.scoring, metrics), None
+        test = evaluate_model(saved.model, prepared.test, "test", data.scoring, metrics)
     return ModelResult(
         saved=saved,
         validation=validation,
@@ -166,7 +170,7 @@ def assessed(
         test_paper=test_paper,
         size=measure_size(saved),
         operations=count_operations(saved),
-        examples=draw_examples(saved, prepared),
+        examples=draw_examples(saved, prepared) if data.score_test else (),
         fit=fit,
         pruning=pruning,
         imported=imported,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 import pytest
 
@@ -58,3 +59,28 @@ def test_a_budget_is_not_overdrawn_by_less_than_the_solver_sees() -> None:
 def test_any_cost_that_comes_in_whole_numbers() -> None:
     """Microseconds, say; a level may do good, as the one of a model that overfits."""
     assert choose([[Choice(0.0, 250), Choice(-0.1, 200)], [Choice(0.0, 80), Choice(0.5, 10)]], 280) == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_several_budgets_are_met_at_once(seed: int) -> None:
+    draw = random.Random(seed)
+    groups = [
+        [Choice(draw.random(), draw.randint(0, 30), (draw.randint(0, 30), draw.randint(0, 9))) for _ in range(4)]
+        for _ in range(5)
+    ]
+    budgets = (80, 75, 25)
+    met = {
+        sum(choice.damage for choice in picked)
+        for picked in product(*groups)
+        if all(sum(c.costs[k] for c in picked) <= budget for k, budget in enumerate(budgets))
+    }
+    chosen = [levels[place] for levels, place in zip(groups, choose(groups, *budgets), strict=True)]
+    assert sum(choice.damage for choice in chosen) == pytest.approx(min(met))
+
+
+def test_budgets_that_no_choice_meets_together_are_named() -> None:
+    groups = [[Choice(0.0, 1, (5,)), Choice(0.0, 5, (1,))]]
+    with pytest.raises(
+        UserError, match=r"expected budgets that some choice of levels meets all at once, found \(2, 2\)"
+    ):
+        choose(groups, 2, 2)

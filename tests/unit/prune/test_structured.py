@@ -236,3 +236,43 @@ def test_a_model_without_units_is_refused() -> None:
 def test_options_without_meaning_are_refused() -> None:
     with pytest.raises(UserError, match=r"method 'structured-magnitude' has no use for prune\.candidates"):
         _prune(coupled(), candidates="all")
+
+
+def test_what_stays_can_be_told_and_a_recipe_that_says_so_repeats_it() -> None:
+    model, found = coupled(), _prune(coupled(), sparsity=0.5)
+    share = found.outcome.realised / found.outcome.total
+    told = {name: len(units) for name, units in found.keep.items()}
+    again = _prune(model, sparsity=share, keep=told)
+    assert again.keep.keys() == found.keep.keys()
+    assert all(torch.equal(again.keep[name], units) for name, units in found.keep.items())
+    assert (again.outcome.requested, again.outcome.realised) == (found.outcome.realised,) * 2
+    config = PruneConfig(method="structured-magnitude", sparsity=share, keep=told)
+    assert config.model_dump(mode="json")["keep"] == told
+    assert PruneConfig(**config.model_dump(mode="json")) == config
+    assert "keep" not in PruneConfig().model_dump()
+    layer = _prune(
+        model,
+        sparsity=1 - macs(model.shrunk_config({"blocks": torch.tensor([1])})) / macs(model.config),
+        keep={"blocks": [1]},
+        kinds=("layer",),
+    )
+    assert layer.keep["blocks"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"keep": {"blocks.0.fnf": 3}}, "no units 'blocks.0.fnf' that may go; did you mean 'blocks.0.ffn'"),
+        ({"keep": {"blocks.0.ffn": 1}}, "blocks.0.ffn: expected 2 to all of its 10, found 1"),
+        ({"keep": {"blocks.0.ffn": (3, 10)}}, r"expected 2 to all of its 10, found \(3, 10\)"),
+        (
+            {"keep": {"blocks.0.ffn": 9}, "sparsity": 0.5},
+            "expected the share that prune.keep removes, 0.0150, found 0.5",
+        ),
+        ({"keep": {"blocks.0.ffn": 9}, "step": 0.1}, r"has no use for prune\.step"),
+        ({"keep": {"blocks.0.ffn": 9}, "method": "magnitude"}, r"has no use for prune\.keep"),
+    ],
+)
+def test_what_cannot_stay_so_is_named(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _prune(coupled(), **section)

@@ -236,3 +236,12 @@ def test_a_stage_leaves_the_model_that_it_goes_on_from_as_it_is(table: Path) -> 
     assert zeroed.record.test != trained.record.test
     after = trained.result.saved.model.state_dict()  # type: ignore[union-attr]
     assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_whoever_selects_leaves_the_test_part_alone(table: Path) -> None:
+    [job] = [job for job in planned(table, {"data": {"name": str(table), "score_test": False}}) if job.stage == "train"]
+    [scored] = [job for job in planned(table) if job.stage == "train"]
+    record = run_stage(job, StageInputs(prepared=prepared_for(job))).record
+    assert record.validation is not None
+    assert (record.test, record.test_paper, record.examples) == (None, None, ())
+    assert job.fingerprint != scored.fingerprint
