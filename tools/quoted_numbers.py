@@ -12,7 +12,7 @@ A marker names a study, a block and its arguments; names with blanks stand in qu
     the error is <!-- numbers: etth1-small value test_mse Transformer "magnitude 80 %" -->1.059<!-- /numbers -->
 
 Blocks are the functions in `BLOCKS`; `published` alone is of the literature, and `methods` of the registry, and their
-studies are called so. A star:
+studies are called so; of the blocks that begin with `peer` it names a folder of `benchmarks/peer.py`. A star:
 worse than the dense model trained on for as long as fine-tuning took (the 95 % interval of the difference leaves out
 0); what is called shown has such an interval too.
 """
@@ -20,23 +20,27 @@ worse than the dense model trained on for as long as fine-tuning took (the 95 % 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from math import isclose
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from prunecast.prune.methods import FAMILIES, Method
 from prunecast.recipe import NO_RECOVERY
 from prunecast.registry import METHODS
-from prunecast.report.compare import Case
+from prunecast.report.compare import Case, Variant
 from prunecast.report.context import Context
 from prunecast.report.published_errors import Place, published_errors
+from prunecast.report.statistics import Interval
+from prunecast.report.statistics import difference as mean_difference
 from prunecast.report.style import BUDGET_NAMES, MODEL_NAMES
 from prunecast.report.thresholds import Level, Sweep
 from prunecast.study.frame import StudyFrame
@@ -435,6 +439,218 @@ def untrained(study: str, dataset: str, horizon: str, family: str) -> str:
     )
 
 
+# What stands between two ways to prune, without training: differences by how many percent, with their intervals
+
+
+def gap(study: str, variant: Variant, other: Variant, split: str) -> Interval:
+    """Returns by how many percent a variant's error lies above another's, over the seeds of both, with its interval.
+
+    Args:
+        study: published.
+        variant: what is judged.
+        other: what it is held against.
+        split: validation or test.
+    """
+    found = context(study).study
+    seeds = sorted(set(found.runs[variant]) & set(found.runs[other]))
+    kinds = ("block_mse", "block_windows")
+    (own, windows), (reference, _) = (
+        [
+            np.stack([found.frame.values(found.runs[one][seed]["fingerprint"], kind, split) for seed in seeds])
+            for kind in kinds
+        ]
+        for one in (variant, other)
+    )
+    interval = mean_difference(own, reference, windows[0]).interval()
+    whole = float((reference * windows).sum() / windows.sum()) / 100
+    return Interval(*(end / whole for end in (interval.value, interval.low, interval.high)))
+
+
+def variants_of(study: str, *case: str) -> dict[tuple[str, str, float | None], Variant]:
+    """Returns a case's variants by model, what they are called (dense, zeroed body, a method), and amount.
+
+    Args:
+        study: published.
+        *case: data set and horizon; may be left out where the study has one of them.
+    """
+    found = context(study).study
+    at = Case(case[0], int(case[1])) if case else found.cases[0]
+    return {(one.model, one.series, one.sparsity_requested): one for one in found.of_case(at)}
+
+
+def pairs(study: str, ways: str, share: str, *case: str) -> Iterator[tuple[Variant, Variant]]:
+    """Yields two ways ("one against other", or "one against dense") at one amount, in percent, of each model."""
+    known, (method, other) = variants_of(study, *case), ways.split(" against ")
+    for (model, name, amount), variant in known.items():
+        if name == method and amount is not None and same_share(amount, share):
+            against = known.get((model, other, None if other == "dense" else amount))
+            if against is not None:
+                yield variant, against
+
+
+def with_interval(found: Interval, digits: int = 1) -> str:
+    """Returns a difference in percent with its interval; a star where that leaves out 0."""
+    ends = f"({found.low:+.{digits}f} ... {found.high:+.{digits}f})"
+    return f"{found.value:+.{digits}f}{'*' if found.leaves_out_zero else ''} {ends}"
+
+
+def pays(study: str, ways: str, share: str, *case: str) -> str:
+    """A row a model: error of two ways to prune against dense, and of the first against the second, by percent."""
+    known, lines = variants_of(study, *case), []
+    for variant, other in pairs(study, ways, share, *case):
+        dense = known[variant.model, "dense", None]
+        line = [f"{gap(study, one, dense, 'validation').value:+.1f}" for one in (variant, other)]
+        both = [with_interval(gap(study, variant, other, split)) for split in ("validation", "test")]
+        lines.append([variant.model, *line, *both])
+    heads = [f"{way}, validation, against dense" for way in ways.split(" against ")]
+    return table([f"{share} %", *heads, "one against the other, validation", "test"], lines)
+
+
+def pays_for(study: str, ways: str, share: str, split: str, *case: str) -> str:
+    """A phrase: for how many models the first of two ways has the lower error, and for which that is shown."""
+    found = {one.model: gap(study, one, other, split) for one, other in pairs(study, ways, share, *case)}
+    lower = sum(one.value < 0 for one in found.values())
+    shown = [model for model, one in found.items() if one.high < 0]
+    worse = [model for model, one in found.items() if one.low > 0]
+    text = f"lower for {lower} of {len(found)} models, shown for {len(shown)} ({', '.join(shown) or 'none'})"
+    return f"{text}; higher shown for {', '.join(worse)}" if worse else text
+
+
+def pays_one(study: str, model: str, ways: str, share: str, split: str, *case: str) -> str:
+    """A phrase: how far the first of two ways lies from the second for one model, and whether that is shown."""
+    every = pairs(study, ways, share, *case)
+    found = next(gap(study, one, other, split) for one, other in every if one.model == model)
+    side, shown = "lower" if found.value < 0 else "higher", "shown" if found.leaves_out_zero else "not shown"
+    return f"{abs(found.value):.1f} % {side} (interval {found.low:+.1f} ... {found.high:+.1f}: {shown})"
+
+
+def repaired(study: str, *case: str) -> dict[tuple[str, float], dict[str, Interval]]:
+    """Returns by how many percent repair changes validation errors, by method and amount, then by model."""
+    known = variants_of(study, *case)
+    found: dict[tuple[str, float], dict[str, Interval]] = {}
+    for (model, name, share), variant in known.items():
+        bare = known.get((model, name.removesuffix(" + ridge"), share))
+        if share is not None and bare is not None and bare is not variant:
+            own = found.setdefault((name.removesuffix(" + ridge"), share), {})
+            own[model] = gap(study, variant, bare, "validation")
+    return dict(sorted(found.items(), key=lambda item: item[0]))
+
+
+def repair(study: str, *case: str) -> str:
+    """A row a method and share: by how many percent repair changes validation MSE against none, without training."""
+    found = repaired(study, *case)
+    names = list(dict.fromkeys(model for own in found.values() for model in own))
+    lines = (
+        [f"{method} {percent(share)}", *(with_interval(own[name], 0) if name in own else "" for name in names)]
+        for (method, share), own in found.items()
+    )
+    return table(["repaired against not", *names], lines)
+
+
+def repair_harms(study: str, *case: str) -> str:
+    """A phrase: in how many cells repair has the lower validation error, and in which it has the higher one."""
+    found = repaired(study, *case)
+    cells = [
+        (f"{model}, {of} {percent(share)}", one) for (of, share), own in found.items() for model, one in own.items()
+    ]
+    lower, shown = (sum(one.value < 0 for _, one in cells), sum(one.high < 0 for _, one in cells))
+    higher = [f"{name}: {with_interval(one, 0)}" for name, one in cells if one.value >= 0]
+    return f"in {lower} of {len(cells)} cells (shown in {shown}); higher in {'; '.join(higher) or 'none'}"
+
+
+def remaining(study: str, model: str, *case: str) -> str:
+    """A row a variant of one model: parameters left of all that reach its forecast, and by how much errors change."""
+    every, known = context(study).study, variants_of(study, *case)
+    dense = known[model, "dense", None]
+    parent = next(iter(every.runs[dense].values()))
+    lines = []
+    for (of, name, _), variant in known.items():
+        if of == model and variant is not dense:
+            left = np.mean([row["nonzero"] - row["unused"] for row in every.runs[variant].values()])
+            left /= parent["parameters"] - parent["unused"]
+            changes = [with_interval(gap(study, variant, dense, split)) for split in ("validation", "test")]
+            lines.append((name, -left, [name, f"{100 * left:.1f} %", *changes]))
+    heads = [model, "left of all parameters", "validation MSE", "test MSE"]
+    order = {name: at for at, name in enumerate(dict.fromkeys(name for name, _, _ in lines))}
+    return table(heads, [line for _, _, line in sorted(lines, key=lambda one: (order[one[0]], one[1]))])
+
+
+# Beside a peer: `results/<name>/peer.json`, from `benchmarks/peer.py`
+
+
+@cache
+def peer_parts(name: str) -> list[Row]:
+    """Returns what `benchmarks/peer.py` found: a part for each dense model, in it a row for each share and method."""
+    parts: list[Row] = json.loads((RESULTS / name / "peer.json").read_text(encoding="utf-8"))
+    return parts
+
+
+def peer_changes(name: str) -> dict[tuple[str, float], dict[str, dict[int, float]]]:
+    """Returns by how many percent validation errors change: by model and share, then by method, then by seed."""
+    found: dict[tuple[str, float], dict[str, dict[int, float]]] = {}
+    for part, row in ((own, row) for own in peer_parts(name) for row in own["rows"]):
+        label = f"{row['tool']} {row['method']}"
+        change = 100 * (row["validation_mse"] / part["validation_mse"] - 1)
+        found.setdefault((MODEL_NAMES[part["model"]], row["share"]), {}).setdefault(label, {})[part["seed"]] = change
+    return found
+
+
+def peer(name: str) -> str:
+    """A row a model and share: change of validation MSE by each method, and in how many seeds ours is lowest."""
+    found = peer_changes(name)
+    labels = list(dict.fromkeys(label for own in found.values() for label in own))
+    labels.sort(key=lambda label: label.startswith("prunecast"))
+    lines = []
+    for (model, share), own in sorted(found.items()):
+        ours, theirs, seeds = ours_and_theirs(own)
+        below = sum(ours[seed] < min(one[seed] for one in theirs) for seed in seeds)
+        cells = (f"{np.mean([own[label][seed] for seed in seeds]):+.1f}" if label in own else "" for label in labels)
+        lines.append([model, percent(share), *cells, f"{below} of {len(seeds)}"])
+    for model, reason in refusals(name).items():
+        lines.append([model, "", *[""] * len(labels), f"refused: {reason}"])
+    return table(["model", "share", *labels, "ours below all of theirs"], lines)
+
+
+def ours_and_theirs(
+    own: Mapping[str, Mapping[int, float]],
+) -> tuple[Mapping[int, float], list[Mapping[int, float]], list[int]]:
+    """Returns the changes by ours, those by each of theirs, and the seeds that all have."""
+    ours = next(of for label, of in own.items() if label.startswith("prunecast"))
+    theirs = [of for label, of in own.items() if not label.startswith("prunecast")]
+    return ours, theirs, sorted(set(ours).intersection(*theirs))
+
+
+def refusals(name: str) -> dict[str, str]:
+    """Returns the models that their tool refuses, each with its reason."""
+    return {MODEL_NAMES[part["model"]]: part["refused"] for part in peer_parts(name) if "refused" in part}
+
+
+def peer_not_below(name: str) -> str:
+    """A phrase: where the mean of ours does not lie below the mean of each of theirs."""
+    found = []
+    for (model, share), own in sorted(peer_changes(name).items()):
+        ours, theirs, seeds = ours_and_theirs(own)
+        means = [np.mean([of[seed] for seed in seeds]) for of in (ours, *theirs)]
+        if means[0] >= min(means[1:]):
+            found.append(f"{model} at {percent(share)} ({means[0]:+.1f} against {min(means[1:]):+.1f} %)")
+    return ", ".join(found) or "nowhere"
+
+
+def peer_layers(name: str) -> str:
+    """A phrase: how much of what ours may prune of each model lies in layers that theirs prune too."""
+    shares = {MODEL_NAMES[p["model"]]: percent(p["weights"] / p["prunable"]) for p in peer_parts(name) if p["layers"]}
+    return ", ".join(f"{model} {share}" for model, share in sorted(shares.items()))
+
+
+def peer_extent(name: str) -> str:
+    """A phrase: how many models and seeds, and which version of the peer."""
+    parts = [part for part in peer_parts(name) if part["rows"]]
+    versions = {row["version"] for part in parts for row in part["rows"] if row["tool"] == "onnxsim"}
+    seeds = sorted({part["seed"] for part in parts})
+    whole = len({part["model"] for part in parts})
+    return f"onnxsim {', '.join(sorted(versions))}, {whole} models, seeds {', '.join(map(str, seeds))}"
+
+
 def stages(study: str) -> str:
     """How many stages the study has."""
     return f"{len(tables(study).stages):,}"
@@ -476,6 +692,8 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
             small_dense,
         ),
         *(against, value, across, hours, untrained, stages, published, methods),
+        *(pays, pays_for, pays_one, repair, repair_harms, remaining),
+        *(peer, peer_not_below, peer_layers, peer_extent),
     ]
 }
 

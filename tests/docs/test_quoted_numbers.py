@@ -47,6 +47,23 @@ def test_phrases_say_which_way_a_number_points_and_whether_that_is_shown() -> No
     assert quoted.published("literature", "dlinear", "ETTh1", "96") == "0.386 / 0.400"
 
 
+def test_two_ways_to_prune_are_held_against_each_other_as_the_report_does() -> None:
+    study, case = "pruning-etth1", ("ETTh1", "96")
+    known = quoted.variants_of(study, *case)
+    own = known["Crossformer", "magnitude", 0.8]
+    row = quoted.row_of(study, "vs_dense", "Crossformer", own.name, *case)
+    reference = row["test_mse"] - row["vs_dense"]
+    found = quoted.gap(study, own, known["Crossformer", "dense", None], "test")
+    for end, column in ((found.value, "vs_dense"), (found.low, "vs_dense_low"), (found.high, "vs_dense_high")):
+        assert end == pytest.approx(100 * row[column] / reference)
+    assert quoted.pays_one(study, "Crossformer", "magnitude against dense", "80", "test").endswith("shown)")
+    assert quoted.pays(study, "magnitude against random", "80").count("\n| ") == 1 + len(
+        quoted.models(quoted.rows(study, *case))
+    )
+    cells = sum(map(len, quoted.repaired(study).values()))
+    assert f" of {cells} cells" in quoted.repair_harms(study)
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
