@@ -182,14 +182,11 @@ class Search:
 
     def removable(self, group: Group) -> int:
         """Returns how many units of a group may go, of those that come in tiles all but one tile."""
-        return group.size - max(group.minimum, min(self._tile(group), group.size))
-
-    def _tile(self, group: Group) -> int:
-        return self.tile if group.kind in ("ffn", "width") else 1
+        return group.size - least_units(group, self.tile)
 
     def _levels(self, group: Group) -> list[int]:
         """Returns numbers of units that may go, from none to all, few enough for a knapsack."""
-        most, tile = self.removable(group), self._tile(group)
+        most, tile = self.removable(group), tile_of(group, self.tile)
         whole = [0, *(count for count in range(1, most + 1) if (group.size - count) % tile == 0)]
         return sorted({whole[round((len(whole) - 1) * step / LEVELS)] for step in range(LEVELS + 1)})
 
@@ -250,7 +247,7 @@ class Search:
         for proposal in sorted(outer, key=lambda proposal: proposal.damage):
             if len(found) >= tried and proposal.damage > found[tried - 1].damage:
                 break  # what goes besides cannot make it better
-            inner = [group for group in self.inner if not _is_gone(group, proposal.layers)]
+            inner = [group for group in self.inner if not is_gone(group, proposal.layers)]
             whole = self._knapsack(inner, proposal, target)
             found = sorted([*found, *([] if whole is None else [whole])], key=lambda other: other.damage)
         return found[:tried]
@@ -264,7 +261,7 @@ class Search:
     def _narrowed(self, share: float) -> dict[str, int]:
         counts = {}
         for group in self.streams if share < 1 else ():
-            stay = round(share * group.size / self._tile(group)) * self._tile(group)
+            stay = round(share * group.size / tile_of(group, self.tile)) * tile_of(group, self.tile)
             counts[group.name] = min(self.removable(group), max(0, group.size - stay))
         return counts
 
@@ -348,10 +345,10 @@ class Search:
             left += [(math.inf, group.name, unit) for unit in units[count : self.removable(group)]]
         for group in self.inner:
             units, damage = self.orders[group.name].tolist(), self.damages[group.name]
-            count = self.removable(group) if _is_gone(group, proposal.layers) else proposal.counts.get(group.name, 0)
+            count = self.removable(group) if is_gone(group, proposal.layers) else proposal.counts.get(group.name, 0)
             price = max(self.unit_costs[group.name][0], 1e-9)
             for place, unit in enumerate(units[: self.removable(group)]):
-                worth = 0.0 if _is_gone(group, proposal.layers) else float(damage[place + 1] - damage[place]) / price
+                worth = 0.0 if is_gone(group, proposal.layers) else float(damage[place + 1] - damage[place]) / price
                 (gone if place < count else left).append((worth, group.name, unit))
         ordered = [*sorted(gone, key=lambda unit: unit[0]), *sorted(left, key=lambda unit: unit[0])]
         places = {group.name: place for place, group in enumerate(self.request.groups)}
@@ -360,7 +357,17 @@ class Search:
         return Order(sizes, of_group, torch.tensor([unit for *_, unit in ordered]))
 
 
-def _is_gone(group: Group, layers: Keep) -> bool:
+def tile_of(group: Group, tile: int) -> int:
+    """Returns of how many units those of a group stay a multiple, where a processor computes `tile` at once."""
+    return tile if group.kind in ("ffn", "width") else 1
+
+
+def least_units(group: Group, tile: int) -> int:
+    """Returns how many units of a group stay at the least."""
+    return max(group.minimum, min(tile_of(group, tile), group.size))
+
+
+def is_gone(group: Group, layers: Keep) -> bool:
     """Returns whether the layer that a group belongs to is among those that go."""
     for stack, stay in layers.items():
         if group.name.startswith(f"{stack}."):

@@ -1,0 +1,346 @@
+"""What a smaller model costs in one runtime, from the clock on some and by a fit for all others.
+
+Whole models are measured, not single layers: what a call costs beside its products, and what a runtime fuses, is in
+their times. They need no training: the graph of a model follows from its config. A time is then a sum of what there is
+of each thing (multiply-adds, weights, layers, heads, hidden units) with coefficients that are not negative, for nothing
+that is added makes a model faster. Bytes are counted; only what a file has beside its tensors is fitted.
+
+N models, P parts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Self
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from prunecast.compress.budget import Costs
+from prunecast.export.base import Inputs, Runtime
+from prunecast.measure.latency import time_against
+from prunecast.measure.operations import macs_per_weight
+from prunecast.models.base import ForecastModel, Group, Keep, build
+from prunecast.models.io import SavedModel, save_model
+from prunecast.prune.damage import is_gone, least_units, tile_of
+from prunecast.recipe import MeasureConfig
+from prunecast.records import Strict
+from prunecast.registry import RUNTIMES
+from prunecast.report.statistics import Floats
+
+MEASURED = 25
+"""Models that a table is fitted to, the dense and the smallest one among them."""
+
+KEPT_SHARES = (1 / 2, 1 / 4, 1 / 8)
+"""Of units that stay in them, along one axis or along all."""
+
+QUICK = {"warmup": 3, "min_count": 25, "min_time_s": 0.1}
+"""How they are timed: many models for a short time tell more than few for a long one."""
+
+
+# What there is of a smaller model
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tensor; `dims` has for each of its dimensions how many positions the units of which groups own together."""
+
+    shape: tuple[int, ...]
+    reals: int
+    item_bytes: int
+    weight_macs: float
+    is_parameter: bool
+    dims: Mapping[int, Sequence[tuple[int, Sequence[str]]]]
+    stack: tuple[str, int] | None
+
+
+class Anatomy:
+    """Counts what is left of a model for any choice of units, in a fraction of a millisecond: nothing is built.
+
+    Attributes:
+        groups: of the model, by name.
+        parts: names of what `amounts` counts.
+    """
+
+    def __init__(self, model: ForecastModel) -> None:
+        self.groups = {group.name: group for group in model.groups()}
+        stacks = [group.name for group in self.groups.values() if group.stack]
+        self._stacks = stacks
+        families: dict[str, list[Group]] = {}
+        for group in (group for group in self.groups.values() if not group.stack):
+            families.setdefault(family_of(group), []).append(group)
+        self._families = families
+        self.parts = ("call", "MMACs of weights", "k numbers", "k numbers beyond half", *stacks, *families)
+        macs, owners = macs_per_weight(model), self._owners()
+        parameters = dict(model.named_parameters())
+        tensors = {**parameters, **{name: value for name, value in model.named_buffers() if name in model.state_dict()}}
+        self._places = [
+            _Place(
+                shape=tuple(tensor.shape),
+                reals=2 if tensor.is_complex() else 1,
+                item_bytes=tensor.element_size(),
+                weight_macs=macs.get(name, 0.0),
+                is_parameter=name in parameters,
+                dims={
+                    dim: [(len(span), names) for span, names in shared.items()]
+                    for dim, shared in owners.get(name, {}).items()
+                },
+                stack=next(
+                    (
+                        (stack, int(name.removeprefix(f"{stack}.").partition(".")[0]))
+                        for stack in stacks
+                        if name.startswith(f"{stack}.")
+                    ),
+                    None,
+                ),
+            )
+            for name, tensor in tensors.items()
+        ]
+        self._whole = self.parameters({})
+
+    def _owners(self) -> dict[str, dict[int, dict[frozenset[int], list[str]]]]:
+        """Returns tensor -> dimension -> positions -> the groups whose units own them.
+
+        Two groups own the same positions where they meet in one dimension, as heads and the features of each.
+        """
+        owners: dict[str, dict[int, dict[frozenset[int], list[str]]]] = {}
+        for group in self.groups.values():
+            for member in group.members:
+                shared = owners.setdefault(member.name, {}).setdefault(member.dim, {})
+                shared.setdefault(frozenset(member.index.flatten().tolist()), []).append(group.name)
+        return owners
+
+    def _numbers(self, keep: Keep) -> list[int]:
+        """Returns how many numbers each tensor has left."""
+        share = {name: len(stay) / self.groups[name].size for name, stay in keep.items()}
+        layers = {name: {*keep[name].tolist()} for name in self._stacks if name in keep}
+        numbers = []
+        for place in self._places:
+            if place.stack is not None and place.stack[1] not in layers.get(place.stack[0], (place.stack[1],)):
+                numbers.append(0)
+                continue
+            shape = list(place.shape)
+            for dim, owners in place.dims.items():
+                shape[dim] -= sum(
+                    round(span * (1 - math.prod(share.get(name, 1.0) for name in names))) for span, names in owners
+                )
+            numbers.append(math.prod(shape))
+        return numbers
+
+    def parameters(self, keep: Keep) -> int:
+        """Returns the parameters that are left; a complex one counts as two."""
+        counted = zip(self._numbers(keep), self._places, strict=True)
+        return sum(n * place.reals for n, place in counted if place.is_parameter)
+
+    def bytes(self, keep: Keep) -> int:
+        """Returns the bytes of all tensors that are left, buffers included."""
+        return sum(n * place.item_bytes for n, place in zip(self._numbers(keep), self._places, strict=True))
+
+    def amounts(self, keep: Keep) -> Floats:
+        """Returns how much there is of each part, (P,)."""
+        counted, parameters = zip(self._numbers(keep), self._places, strict=True), self.parameters(keep)
+        macs = sum(n * place.reals * place.weight_macs for n, place in counted)
+        layers = {name: keep[name] for name in self._stacks if name in keep}
+        units = [
+            sum(len(keep.get(group.name, range(group.size))) for group in family if not is_gone(group, layers))
+            for family in self._families.values()
+        ]
+        stacked = [len(keep.get(name, range(self.groups[name].size))) for name in self._stacks]
+        large = max(0.0, parameters - self._whole / 2) / 1e3
+        return np.array([1.0, macs / 1e6, parameters / 1e3, large, *stacked, *units])
+
+
+def family_of(group: Group) -> str:
+    """Returns what the same groups of all layers have in common: their names without numbers."""
+    return re.sub(r"\.\d+", "", group.name)
+
+
+# Which models are measured
+
+
+def models_to_measure(groups: Sequence[Group], tile: int, count: int = MEASURED) -> list[Keep]:
+    """Returns choices of units that span what a search may find: the dense model, the smallest, then along all axes.
+
+    Which of a group's units stay is all one: the first.
+    """
+    families = dict.fromkeys(map(family_of, groups))
+
+    def cut(share_of: Callable[[Group], float]) -> Keep:
+        stay = {}
+        for group in groups:
+            step, share = tile_of(group, tile), share_of(group)
+            wanted = max(least_units(group, tile), round(group.size * share / step) * step)
+            if share < 1 and wanted < group.size:
+                stay[group.name] = wanted
+        layers = {group.name: torch.arange(stay[group.name]) for group in groups if group.stack and group.name in stay}
+        kept = {group.name: group for group in groups if group.name in stay and not is_gone(group, layers)}
+        return {name: torch.arange(stay[name]) for name in kept}
+
+    def along(family: str, share: float) -> Keep:
+        return cut(lambda group: share if family_of(group) == family else 1.0)
+
+    found = [cut(lambda _: 1.0), cut(lambda _: 0.0)]
+    found += [cut(lambda group, share=share: 1.0 if group.stack else share) for share in KEPT_SHARES]  # type: ignore[misc]
+    found += [along(family, share) for share in (0.0, 1 / 2) for family in families]
+    draw = Random(0)
+    while len(found) < 4 * count:
+        shares = {family: draw.choice((1.0, *KEPT_SHARES, 0.0)) for family in families}
+        found.append(cut(lambda group, shares=shares: shares[family_of(group)]))  # type: ignore[misc]
+    named: dict[tuple[tuple[str, int], ...], Keep] = {}
+    for keep in found:
+        named.setdefault(tuple(sorted((name, len(units)) for name, units in keep.items())), keep)
+    return list(named.values())[:count]
+
+
+@dataclass
+class Stopwatch:
+    """Measures untrained models in a runtime, each in turn with the dense one: a machine that slows down does not show.
+
+    Attributes:
+        saved: the dense model.
+        runtime: name of the runtime.
+        config: threads and batch.
+        inputs: real windows in raw units.
+        folder: an empty one, for artefacts.
+        dense_ms: time of the dense model when the first other one was measured.
+    """
+
+    saved: SavedModel
+    runtime: str
+    config: MeasureConfig
+    inputs: Inputs
+    folder: Path
+    dense_ms: float | None = None
+
+    def __call__(self, keep: Keep) -> Costs:
+        """Returns the costs of the model that has only these units."""
+        suffix = RUNTIMES.load(self.runtime).suffix
+        reference, path = self.folder / f"dense{suffix}", self.folder / f"smaller{suffix}"
+        if not reference.exists():
+            write_artefact(self.saved, self.runtime, reference)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build(self.saved.model.shrunk_config(keep)).eval()
+        write_artefact(SavedModel(model, self.saved.metadata), self.runtime, path)
+        config = self.config.model_copy(update=QUICK)
+        timing = time_against(self.runtime, path, reference, self.inputs, config)
+        assert timing.reference is not None
+        self.dense_ms = self.dense_ms or timing.reference.median
+        return Costs(
+            latency_ms=timing.latency.median * self.dense_ms / timing.reference.median,
+            bytes=bytes_of(path),
+            memory_bytes=timing.peak_memory_bytes,
+        )
+
+
+def write_artefact(saved: SavedModel, runtime: str, path: Path) -> None:
+    """Writes what a runtime loads: its file, or a model folder where it runs that itself; replaces what is there."""
+    kind: Runtime = RUNTIMES.load(runtime)
+    if kind.suffix:
+        kind.export(saved, path)
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        save_model(saved, path)
+
+
+def bytes_of(path: Path) -> int:
+    """Returns the bytes of an artefact, or of the tensors in a model folder."""
+    return (path if path.is_file() else path / "model.safetensors").stat().st_size
+
+
+# The fit
+
+
+class Fitted(Strict):
+    """A sum of parts with coefficients that are not negative.
+
+    Attributes:
+        coefficients: of each part.
+        residuals: of each measured model, as a share of what was measured.
+        scale: that a later correction multiplies all with.
+    """
+
+    coefficients: tuple[float, ...]
+    residuals: tuple[float, ...]
+    scale: float = 1.0
+
+    @classmethod
+    def to(cls, amounts_NP: Floats, measured_N: Floats) -> Self:
+        """Returns the fit with the least sum of squared relative residuals (Lawson and Hanson's NNLS)."""
+        rows_NP = amounts_NP / measured_N[:, None]
+        size_P = np.maximum(np.abs(rows_NP).max(axis=0), 1e-12)
+        found_P, _ = nnls(rows_NP / size_P, np.ones(len(measured_N)))
+        coefficients_P = found_P / size_P
+        residuals_N = amounts_NP @ coefficients_P / measured_N - 1
+        return cls(coefficients=tuple(coefficients_P.tolist()), residuals=tuple(residuals_N.tolist()))
+
+    def __call__(self, amounts_P: Floats) -> float:
+        """Returns what the parts cost together."""
+        return float(self.scale * (amounts_P @ np.array(self.coefficients)))
+
+    def corrected(self, pairs: Sequence[tuple[float, float]]) -> Self:
+        """Returns the fit rescaled by models that were measured since: (predicted, measured) of each."""
+        ratios = [np.log(measured / predicted) for predicted, measured in pairs]
+        return self.model_copy(update={"scale": self.scale * float(np.exp(np.mean(ratios)))}) if ratios else self
+
+    @property
+    def residual(self) -> float:
+        """The root mean square of the residuals."""
+        return float(np.sqrt(np.mean(np.square(self.residuals))))
+
+
+class Point(Strict):
+    """A model that was measured: how many units of each group stay, and its costs."""
+
+    keep: dict[str, int]
+    costs: Costs
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Predicts the costs of any smaller model of a dense one."""
+
+    anatomy: Anatomy
+    latency: Fitted
+    overhead: Fitted
+    memory: Fitted | None = None
+    points: Sequence[Point] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, points: Sequence[Point]) -> Self:
+        """Returns the table that is fitted to measured models."""
+        keeps = [kept_first(point.keep) for point in points]
+        amounts_NP = np.stack([anatomy.amounts(keep) for keep in keeps])
+        latency_N = np.array([point.costs.latency_ms for point in points])
+        beside_N = np.array(
+            [max(point.costs.bytes - anatomy.bytes(keep), 1) for point, keep in zip(points, keeps, strict=True)]
+        )
+        memory_N = np.array([point.costs.memory_bytes or 0 for point in points], dtype=float)
+        return cls(
+            anatomy,
+            latency=Fitted.to(amounts_NP, latency_N),
+            overhead=Fitted.to(amounts_NP, beside_N),
+            memory=Fitted.to(amounts_NP, memory_N) if memory_N.all() else None,
+            points=points,
+        )
+
+    def costs(self, keep: Keep) -> Costs:
+        """Returns what a model with only these units costs."""
+        amounts_P = self.anatomy.amounts(keep)
+        return Costs(
+            latency_ms=self.latency(amounts_P),
+            bytes=round(self.anatomy.bytes(keep) + self.overhead(amounts_P)),
+            memory_bytes=None if self.memory is None else round(self.memory(amounts_P)),
+        )
+
+
+def kept_first(counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Returns a choice of the first units of each group; counting needs no more."""
+    return {name: torch.arange(count) for name, count in counts.items()}
