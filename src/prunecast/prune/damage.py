@@ -25,7 +25,7 @@ from prunecast.models.base import ForecastModel, Group, Keep
 from prunecast.prune.allocate import Order
 from prunecast.prune.knapsack import Choice, choose
 from prunecast.prune.methods import Scores, Statistics, UnitRequest
-from prunecast.prune.regression import reconstruct
+from prunecast.prune.regression import Reference
 from prunecast.prune.second_order import ridge
 from prunecast.prune.shrink import shrink
 
@@ -43,6 +43,9 @@ FEW = 8
 
 TRIAL_BATCHES = 1
 """Of windows to repair on, and twice as many to compare on, which costs less."""
+
+KEPT_BYTES = 2**30
+"""What the dense model computes on the windows to repair on is kept where it takes no more, for all trials."""
 
 Counts = Mapping[str, int]
 """Group name -> how many of its units go, the first in its order."""
@@ -84,8 +87,7 @@ class Trial:
     def __init__(self, model: ForecastModel, statistics: Statistics) -> None:
         """Takes the first batches to repair on and the next ones to compare on; all for both where they are few."""
         batches = list(islice(statistics.batches, 3 * TRIAL_BATCHES))
-        self.model = model
-        self._repair = Statistics(statistics.seed, batches[:TRIAL_BATCHES])
+        self._dense = Reference(model, Statistics(statistics.seed, batches[:TRIAL_BATCHES]), KEPT_BYTES)
         self._windows = _joined(batches[TRIAL_BATCHES:] or batches)
         self._forecast_BHC = _forecast(model, self._windows)
         self._error = self._loss(self._forecast_BHC)
@@ -99,9 +101,8 @@ class Trial:
         return sum(self._compared(keep))
 
     def _compared(self, keep: Keep) -> tuple[float, float]:
-        small = shrink(self.model, keep)
-        reconstruct(self.model, small, ridge, self._repair, keep=keep)
-        forecast_BHC = _forecast(small, self._windows)
+        small = shrink(self._dense.model, keep, self._dense.groups)
+        forecast_BHC = _forecast(self._dense.compare(small, ridge, keep).model, self._windows)
         return float((forecast_BHC - self._forecast_BHC).square().mean()), self._loss(forecast_BHC) - self._error
 
     def _loss(self, forecast_BHC: Tensor) -> float:

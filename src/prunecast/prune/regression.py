@@ -14,11 +14,13 @@ G maps side by side, N tokens (windows times steps), I inputs, O outputs, D widt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
 from threading import Event, Thread
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -173,10 +175,8 @@ def reconstruct(
     Raises:
         UserError: without data, or when the two models cannot be compared layer by layer.
     """
-    windows = Batch(*(torch.cat(parts) for parts in zip(*statistics.batches, strict=True)))
-    walk = _Walk(dense.eval(), pruned.eval(), keep or {}, dict(masks or {}), solve, fits_norms)
-    with torch.no_grad():
-        walk.run(windows)
+    walk = _Walk(Reference(dense, statistics), pruned.eval(), keep or {}, dict(masks or {}), solve, fits_norms)
+    walk.run()
     return Solved(pruned, walk.masks)
 
 
@@ -185,7 +185,92 @@ def full_name(layer: str, name: str) -> str:
     return ".".join(part for part in (layer, name) if part)
 
 
-# Which layer of the dense model is which of the pruned one, and which of its rows are left
+class Reference:
+    """A dense model on some windows, and what is the same whichever pruned one is compared with it.
+
+    Attributes:
+        model: in eval mode.
+        windows: of the training part.
+        groups: of the model.
+        maps: of the model.
+    """
+
+    def __init__(self, model: ForecastModel, statistics: Statistics, kept_bytes: int = 0) -> None:
+        """Looks at a model.
+
+        Args:
+            model: is left as it is.
+            statistics: with the windows.
+            kept_bytes: what may be kept of its forecast of the windows: all calls of its layers, where they take no
+                more. Otherwise it is computed anew for each comparison.
+        """
+        self.model = model.eval()
+        self.windows = Batch(*(torch.cat(parts) for parts in zip(*statistics.batches, strict=True)))
+        self.groups, self.maps = model.groups(), maps_of(model)
+        self._sources = {**self.maps, **_norms(model)}
+        self._row_numbers = self._numbered()
+        self._calls = self._heard(kept_bytes) if kept_bytes else None
+
+    def compare(self, pruned: ForecastModel, solve: Solve, keep: Keep) -> Solved:
+        """Solves a pruned model of which `keep` is left, as `reconstruct` does."""
+        walk = _Walk(self, pruned.eval(), keep, {}, solve, fits_norms=True)
+        walk.run()
+        return Solved(pruned, walk.masks)
+
+    def origins(self, pruned: ForecastModel, keep: Keep) -> dict[MapName, _Rows]:
+        """Returns where each map and norm of a pruned model comes from."""
+        left, sources = cut(self._row_numbers, self.groups, keep), list(self._sources)
+        origins = {}
+        for (layer, label), own in {**maps_of(pruned), **_norms(pruned)}.items():
+            ids = own.matrix({name: left[full_name(layer, name)] for name in own.parameters})[:, :, 0].flatten()
+            origins[layer, label] = _Rows(sources[int(ids[0]) // _STRIDE], ids % _STRIDE)
+        return origins
+
+    def calls(self, arguments_of: set[str], results_of: set[str]) -> _Calls:
+        """Returns the calls of some layers, one after another."""
+        if self._calls is not None:
+            return _Kept(self._calls)
+        return _Teacher(self.model, arguments_of, results_of, self.windows)
+
+    def results(self, key: MapName, arguments: tuple[Tensor, ...]) -> Tensor:
+        """Returns what a map makes of the arguments of its layer, (G, N, O)."""
+        (layer, _), own = key, self.maps[key]
+        matrix_GOI = own.matrix({name: self.model.get_parameter(full_name(layer, name)) for name in own.parameters})
+        y_GNO = own.features(*arguments) @ matrix_GOI.mT
+        return y_GNO if own.bias is None else y_GNO + self.model.get_parameter(full_name(layer, own.bias))
+
+    def _numbered(self) -> dict[str, Tensor]:
+        """Returns in place of every weight the number of its row: what a cut leaves of those tells where it was."""
+        parameters, numbers = dict(self.model.named_parameters()), dict[str, Tensor]()
+        for place, ((layer, _), own) in enumerate(self._sources.items()):
+            shape = own.matrix({name: parameters[full_name(layer, name)] for name in own.parameters}).shape
+            rows = torch.arange(shape[0] * shape[1]).view(shape[0], shape[1], 1) + place * _STRIDE
+            numbers |= {full_name(layer, name): ids for name, ids in own.tensors(rows.expand(shape).clone()).items()}
+        return numbers
+
+    @torch.no_grad()
+    def _heard(self, most_bytes: int) -> list[_Heard] | None:
+        """Returns all calls of layers with maps, with what these give, and of norms; None where they take more."""
+        layers = {layer for layer, _ in self.maps}
+        teacher = _Teacher(self.model, layers, {layer for layer, _ in self._sources} - layers, self.windows)
+        calls, taken = [], dict[int, int]()
+        while (heard := teacher.next_call()) is not None:
+            if heard.layer in layers:
+                keys = [key for key in self.maps if key[0] == heard.layer]
+                heard = heard._replace(results={key: self.results(key, heard.tensors) for key in keys})
+            else:
+                heard = heard._replace(tensors=tuple(tensor.clone() for tensor in heard.tensors))  # it may be added to
+            calls.append(heard)
+            storages = [tensor.untyped_storage() for tensor in (*heard.tensors, *heard.results.values())]
+            taken |= {storage.data_ptr(): storage.nbytes() for storage in storages}
+            if sum(taken.values()) > most_bytes:
+                teacher.stop()
+                return None
+        return calls
+
+
+_STRIDE = 1 << 32
+"""Of the numbers of rows, from a map to the next."""
 
 
 @dataclass(frozen=True)
@@ -194,26 +279,6 @@ class _Rows:
 
     source: MapName
     rows: Tensor
-
-
-def _origins(dense: ForecastModel, pruned: ForecastModel, keep: Keep) -> dict[MapName, _Rows]:
-    """Returns where each map and norm of the pruned model comes from.
-
-    Every weight of the dense model is replaced by the number of its row; what a cut leaves of those numbers tells.
-    """
-    parameters, sources = dict(dense.named_parameters()), list({**maps_of(dense), **_norms(dense)}.items())
-    stride = 1 << 32
-    numbers: dict[str, Tensor] = {}
-    for place, ((layer, _), own) in enumerate(sources):
-        shape = own.matrix({name: parameters[full_name(layer, name)] for name in own.parameters}).shape
-        rows = torch.arange(shape[0] * shape[1]).view(shape[0], shape[1], 1) + place * stride
-        numbers |= {full_name(layer, name): ids for name, ids in own.tensors(rows.expand(shape).clone()).items()}
-    left = cut(numbers, dense.groups(), keep)
-    origins = {}
-    for (layer, label), own in {**maps_of(pruned), **_norms(pruned)}.items():
-        ids = own.matrix({name: left[full_name(layer, name)] for name in own.parameters})[:, :, 0].flatten()
-        origins[layer, label] = _Rows(sources[int(ids[0]) // stride][0], ids % stride)
-    return origins
 
 
 def _norms(model: nn.Module) -> dict[MapName, LinearMap]:
@@ -240,13 +305,56 @@ class _Stop(Exception):
 
 
 class _Heard(NamedTuple):
-    """A call of a layer of the dense model: its arguments, or its result where it is a norm."""
+    """A call of a layer of the dense model.
+
+    Attributes:
+        layer: that is called.
+        tensors: its arguments, or its result where it is a norm.
+        results: what its maps make of the arguments, (G, N, O), where that is known already.
+    """
 
     layer: str
     tensors: tuple[Tensor, ...]
+    results: Mapping[MapName, Tensor] = MappingProxyType({})
 
 
-class _Teacher:
+class _Calls(ABC):
+    """The calls of the layers of the dense model, in their order."""
+
+    @abstractmethod
+    def next_call(self) -> _Heard | None:
+        """Returns the next one; None where there is none."""
+
+    def hear(self, layer: str) -> _Heard:
+        """Returns the next call of a layer; calls of others before it are let go.
+
+        Raises:
+            UserError: when there is none.
+        """
+        while (heard := self.next_call()) is not None:
+            if heard.layer == layer:
+                return heard
+        raise UserError(f"recovery ridge: the dense model does not call {layer} as the pruned one does")
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Says that no further one is wanted."""
+
+
+class _Kept(_Calls):
+    """Calls that were written down."""
+
+    def __init__(self, calls: Iterable[_Heard]) -> None:
+        self._calls = iter(calls)
+
+    def next_call(self) -> _Heard | None:
+        return next(self._calls, None)
+
+    def stop(self) -> None:
+        self._calls = iter(())
+
+
+class _Teacher(_Calls):
     """The dense model's forecast of all windows, computed beside the pruned one's, call by call.
 
     A thread that waits after each call until it was heard: only one layer's numbers are held at a time, and no part of
@@ -278,19 +386,13 @@ class _Teacher:
         self._thread = Thread(target=run, daemon=True)
         self._thread.start()
 
-    def hear(self, layer: str) -> tuple[Tensor, ...]:
-        """Returns the next call of a layer; calls of others before it are let go.
-
-        Raises:
-            UserError: when there is none.
-        """
-        while (heard := self._queue.get()) is not None:
-            if isinstance(heard, BaseException):
-                raise heard
-            if heard.layer == layer:
-                return heard.tensors
-        self._queue.put(None)
-        raise UserError(f"recovery ridge: the dense model does not call {layer} as the pruned one does")
+    def next_call(self) -> _Heard | None:
+        heard = self._queue.get()
+        if heard is None:
+            self._queue.put(None)  # it stays so
+        if isinstance(heard, BaseException):
+            raise heard
+        return heard
 
     def stop(self) -> None:
         """Ends the forecast where it is."""
@@ -320,7 +422,7 @@ class _Walk:
     A layer that is called several times is solved again at each call, from all its calls so far.
     """
 
-    dense: ForecastModel
+    reference: Reference
     pruned: ForecastModel
     keep: Keep
     masks: dict[str, Tensor]
@@ -329,35 +431,39 @@ class _Walk:
     sums: dict[MapName, _Sums] = field(default_factory=dict)
     start: dict[str, Tensor] = field(default_factory=dict)
 
-    def run(self, batch: Batch) -> None:
+    @torch.no_grad()
+    def run(self) -> None:
         """Solves all maps and fits all norms."""
-        self.maps, self.dense_maps = maps_of(self.pruned), maps_of(self.dense)
+        self.maps = maps_of(self.pruned)
         norms = _norms(self.pruned) if self.fits_norms else {}
-        self.origins = _origins(self.dense, self.pruned, self.keep)
-        groups = {group.name: group.kind for group in self.dense.groups()}
+        self.origins = self.reference.origins(self.pruned, self.keep)
+        groups = {group.name: group.kind for group in self.reference.groups}
         self.routers = {name: units for name, units in self.keep.items() if groups[name] == "router"}
         self.start = {name: weight.detach().double().clone() for name, weight in self.pruned.named_parameters()}
         layers = dict.fromkeys(layer for layer, _ in self.maps)
         sources = {self.origins[key].source[0] for key in self.maps}
-        self.teacher = _Teacher(self.dense, sources, {self.origins[key].source[0] for key in norms}, batch)
+        self.calls = self.reference.calls(sources, {self.origins[key].source[0] for key in norms})
         handles = [self.pruned.get_submodule(layer).register_forward_pre_hook(self._before(layer)) for layer in layers]
         handles += [self.pruned.get_submodule(key[0]).register_forward_hook(self._after(key)) for key in norms]
         try:
-            _forecast(self.pruned, batch)
+            _forecast(self.pruned, self.reference.windows)
         finally:
             for handle in handles:
                 handle.remove()
-            self.teacher.stop()
+            self.calls.stop()
 
     def _before(self, layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         keys = [key for key in self.maps if key[0] == layer]
 
         def solve(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             source = self.origins[keys[0]].source[0]
-            heard = zip(self.teacher.hear(source), arguments, strict=True)
-            before, now = zip(*(self._aligned(source, *pair) for pair in heard), strict=True)
+            heard = self.calls.hear(source)
+            pairs = zip(heard.tensors, arguments, strict=True)
+            before, now = zip(*(self._aligned(source, *pair) for pair in pairs), strict=True)
+            if any(ours is not whole for ours, whole in zip(before, heard.tensors, strict=True)):
+                heard = _Heard(source, before)  # what is known of the whole is of no use
             for key in keys:
-                self._solve(key, now, before)
+                self._solve(key, now, heard)
 
         return solve
 
@@ -365,7 +471,7 @@ class _Walk:
         def fit(module: nn.Module, arguments: tuple[Tensor, ...], result: Tensor) -> Tensor:
             origin = self.origins[key]
             source = origin.source[0]
-            target, now = self._aligned(source, self.teacher.hear(source)[0], result)
+            target, now = self._aligned(source, self.calls.hear(source).tensors[0], result)
             factor_D, shift_D = self._fit_norm(key, _rows_of(now), _rows_of(target)[:, origin.rows])
             return result * factor_D.to(result) + shift_D.to(result)
 
@@ -390,11 +496,10 @@ class _Walk:
         steps = now.shape[-2]
         return (dense[..., :steps, :] if self.pruned.last_layer_computes == "first" else dense[..., -steps:, :]), now
 
-    def _solve(self, key: MapName, arguments: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> None:
-        (layer, _), own, origin = key, self.maps[key], self.origins[key]
-        x_GNI, dense_GNI = own.features(*arguments), self.dense_maps[origin.source].features(*before)
-        support_GOI = self._support(key)
-        y_GNO = self._target(origin, dense_GNI, len(x_GNI))
+    def _solve(self, key: MapName, arguments: tuple[Tensor, ...], heard: _Heard) -> None:
+        (layer, _), own = key, self.maps[key]
+        x_GNI, support_GOI = own.features(*arguments), self._support(key)
+        y_GNO = self._target(self.origins[key], heard, len(x_GNI))
         if x_GNI.shape[1] != y_GNO.shape[1]:
             raise UserError(
                 f"recovery ridge: {full_name(*key)} reads {x_GNI.shape[1]} tokens, {y_GNO.shape[1]} in the dense model"
@@ -406,9 +511,10 @@ class _Walk:
         moments = sums.moments(centred=bias_O is not None)
         self._write(key, self.solve(Problem(full_name(*key), own.matrix(weights), bias_O, support_GOI, moments)))
 
-    def _target(self, origin: _Rows, dense_GNI: Tensor, groups: int) -> Tensor:
+    def _target(self, origin: _Rows, heard: _Heard, groups: int) -> Tensor:
         """Returns what a map should give, (G, N, O): the rows of the dense map's result that are left."""
-        y_GNO = _result(self.dense, origin.source, self.dense_maps[origin.source], dense_GNI)
+        y_GNO = heard.results.get(origin.source)
+        y_GNO = self.reference.results(origin.source, heard.tensors) if y_GNO is None else y_GNO
         rows, outputs = origin.rows.view(groups, -1), y_GNO.shape[2]
         return torch.stack([y_GNO[int(own[0]) // outputs][:, own % outputs] for own in rows])
 
@@ -464,14 +570,6 @@ class _Sums:
             xx, xy = xx - x.unsqueeze(2) * x.unsqueeze(1), xy - x.unsqueeze(2) * y.unsqueeze(1)
             yy = yy - y.square()
         return Moments(self.tokens, x, y, xx, xy, yy)
-
-
-def _result(model: nn.Module, key: MapName, own: LinearMap, x_GNI: Tensor) -> Tensor:
-    """Returns what a map makes of its features, (G, N, O)."""
-    layer = key[0]
-    matrix_GOI = own.matrix({name: model.get_parameter(full_name(layer, name)) for name in own.parameters})
-    y_GNO = x_GNI @ matrix_GOI.mT
-    return y_GNO if own.bias is None else y_GNO + model.get_parameter(full_name(layer, own.bias))
 
 
 def _rows_of(x: Tensor) -> Tensor:

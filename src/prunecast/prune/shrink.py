@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,15 +10,16 @@ from torch import Tensor
 from prunecast.models.base import ForecastModel, Group, Keep
 
 
-def shrink(model: ForecastModel, keep: Keep) -> ForecastModel:
+def shrink(model: ForecastModel, keep: Keep, groups: Sequence[Group] | None = None) -> ForecastModel:
     """Returns the smaller model in which only `keep` stays; device, type and mode are the given model's.
 
     Args:
         model: is left as it is.
         keep: group name -> sorted indices of the units that stay; groups that are not named stay whole.
+        groups: of the model, for those who have them already.
     """
     small = model.emptied(keep).train(model.training)
-    small.load_state_dict(cut(model.state_dict(), model.groups(), keep))
+    small.load_state_dict(cut(model.state_dict(), model.groups() if groups is None else groups, keep))
     return small
 
 
