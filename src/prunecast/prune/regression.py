@@ -82,18 +82,23 @@ class Problem:
     moments: Moments
 
     @property
-    def hessian_GII(self) -> Tensor:
-        """The inputs' second moments and the ridge that holds the solution to where it starts."""
-        xx_GII = self.moments.xx_GII
-        level_G11 = RIDGE * xx_GII.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
+    def level_G11(self) -> Tensor:
+        """The ridge that holds the solution to where it starts: lambda of each map."""
+        level_G11 = RIDGE * self.moments.xx_GII.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
         # inputs that are constant vary by rounding alone, which decides nothing
-        level_G11 = level_G11.clamp_min(_ROUNDING * (1 + float(self.moments.mean_GI.square().mean())))
-        return xx_GII + level_G11 * torch.eye(xx_GII.shape[1], dtype=xx_GII.dtype)
+        return level_G11.clamp_min(_ROUNDING * (1 + float(self.moments.mean_GI.square().mean())))
+
+    @property
+    def hessian_GII(self) -> Tensor:
+        """The inputs' second moments and the ridge."""
+        hessian_GII = self.moments.xx_GII.clone()
+        hessian_GII.diagonal(dim1=1, dim2=2).add_(self.level_G11.squeeze(2))
+        return hessian_GII
 
     @property
     def right_GIO(self) -> Tensor:
         """The right side of the normal equations, `hessian_GII @ weight.mT = right_GIO`."""
-        return self.moments.xy_GIO + (self.hessian_GII - self.moments.xx_GII) @ self.weight_GOI.mT
+        return self.moments.xy_GIO + self.level_G11 * self.weight_GOI.mT
 
     def solution(self, weight_GOI: Tensor, mask_GOI: Tensor | None = None) -> Solution:
         """Returns a matrix as a solution, with the bias that fits it."""
@@ -208,12 +213,15 @@ class Reference:
         self.windows = Batch(*(torch.cat(parts) for parts in zip(*statistics.batches, strict=True)))
         self.groups, self.maps = model.groups(), maps_of(model)
         self._sources = {**self.maps, **_norms(model)}
-        self._row_numbers = self._numbered()
+        self._rows, self._row_numbers = self._numbered()
         self._calls = self._heard(kept_bytes) if kept_bytes else None
 
     def compare(self, pruned: ForecastModel, solve: Solve, keep: Keep) -> Solved:
-        """Solves a pruned model of which `keep` is left, as `reconstruct` does."""
-        walk = _Walk(self, pruned.eval(), keep, {}, solve, fits_norms=True)
+        """Solves a pruned model, of which `keep` is left, as `reconstruct` does.
+
+        What the pruned model does as the dense one is left as it is: to solve it would change it by rounding alone.
+        """
+        walk = _Walk(self, pruned.eval(), keep, {}, solve, fits_norms=True, passes_by=True)
         walk.run()
         return Solved(pruned, walk.masks)
 
@@ -239,14 +247,23 @@ class Reference:
         y_GNO = own.features(*arguments) @ matrix_GOI.mT
         return y_GNO if own.bias is None else y_GNO + self.model.get_parameter(full_name(layer, own.bias))
 
-    def _numbered(self) -> dict[str, Tensor]:
-        """Returns in place of every weight the number of its row: what a cut leaves of those tells where it was."""
-        parameters, numbers = dict(self.model.named_parameters()), dict[str, Tensor]()
-        for place, ((layer, _), own) in enumerate(self._sources.items()):
-            shape = own.matrix({name: parameters[full_name(layer, name)] for name in own.parameters}).shape
-            rows = torch.arange(shape[0] * shape[1]).view(shape[0], shape[1], 1) + place * _STRIDE
-            numbers |= {full_name(layer, name): ids for name, ids in own.tensors(rows.expand(shape).clone()).items()}
-        return numbers
+    def rows_of(self, key: MapName) -> int:
+        """Returns how many rows a map or norm has, those of all maps side by side."""
+        return self._rows[key]
+
+    def _numbered(self) -> tuple[dict[MapName, int], dict[str, Tensor]]:
+        """Returns how many rows there are, and in place of every weight the number of its row.
+
+        What a cut leaves of those numbers tells where it was.
+        """
+        parameters, numbers, rows = dict(self.model.named_parameters()), dict[str, Tensor](), dict[MapName, int]()
+        for place, (key, own) in enumerate(self._sources.items()):
+            names = {name: full_name(key[0], name) for name in own.parameters}
+            shape = own.matrix({name: parameters[full] for name, full in names.items()}).shape
+            rows[key] = shape[0] * shape[1]
+            ids = torch.arange(rows[key]).view(shape[0], shape[1], 1) + place * _STRIDE
+            numbers |= {names[name]: own_ids for name, own_ids in own.tensors(ids.expand(shape).clone()).items()}
+        return rows, numbers
 
     @torch.no_grad()
     def _heard(self, most_bytes: int) -> list[_Heard] | None:
@@ -261,7 +278,8 @@ class Reference:
             else:
                 heard = heard._replace(tensors=tuple(tensor.clone() for tensor in heard.tensors))  # it may be added to
             calls.append(heard)
-            storages = [tensor.untyped_storage() for tensor in (*heard.tensors, *heard.results.values())]
+            tensors = [given for given in (*heard.tensors, *heard.results.values()) if isinstance(given, Tensor)]
+            storages = [tensor.untyped_storage() for tensor in tensors]
             taken |= {storage.data_ptr(): storage.nbytes() for storage in storages}
             if sum(taken.values()) > most_bytes:
                 teacher.stop()
@@ -419,7 +437,8 @@ class _Teacher(_Calls):
 class _Walk:
     """The pruned model's forecast of all windows, in which each map is solved just before it is called.
 
-    A layer that is called several times is solved again at each call, from all its calls so far.
+    A layer that is called several times is solved again at each call, from all its calls so far. One that is whole and
+    reads what it does in the dense model is passed by, where that is wanted, until it reads something else.
     """
 
     reference: Reference
@@ -428,7 +447,10 @@ class _Walk:
     masks: dict[str, Tensor]
     solve: Solve
     fits_norms: bool
+    passes_by: bool = False
     sums: dict[MapName, _Sums] = field(default_factory=dict)
+    passed: dict[MapName, list[_Heard]] = field(default_factory=dict)
+    read: _Inputs | None = None
     start: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -439,7 +461,6 @@ class _Walk:
         self.origins = self.reference.origins(self.pruned, self.keep)
         groups = {group.name: group.kind for group in self.reference.groups}
         self.routers = {name: units for name, units in self.keep.items() if groups[name] == "router"}
-        self.start = {name: weight.detach().double().clone() for name, weight in self.pruned.named_parameters()}
         layers = dict.fromkeys(layer for layer, _ in self.maps)
         sources = {self.origins[key].source[0] for key in self.maps}
         self.calls = self.reference.calls(sources, {self.origins[key].source[0] for key in norms})
@@ -462,7 +483,13 @@ class _Walk:
             before, now = zip(*(self._aligned(source, *pair) for pair in pairs), strict=True)
             if any(ours is not whole for ours, whole in zip(before, heard.tensors, strict=True)):
                 heard = _Heard(source, before)  # what is known of the whole is of no use
+            same = self.passes_by and all(_equal(*pair) for pair in zip(before, now, strict=True))
             for key in keys:
+                if same and key not in self.sums and self._is_whole(key):
+                    self.passed.setdefault(key, []).append(heard)
+                    continue
+                for earlier in self.passed.pop(key, []):
+                    self._add(key, earlier.tensors, earlier)
                 self._solve(key, now, heard)
 
         return solve
@@ -472,6 +499,8 @@ class _Walk:
             origin = self.origins[key]
             source = origin.source[0]
             target, now = self._aligned(source, self.calls.hear(source).tensors[0], result)
+            if self.passes_by and key not in self.sums and self._is_whole(key) and torch.equal(target, now):
+                return result  # of norms no layer is called twice
             factor_D, shift_D = self._fit_norm(key, _rows_of(now), _rows_of(target)[:, origin.rows])
             return result * factor_D.to(result) + shift_D.to(result)
 
@@ -496,20 +525,40 @@ class _Walk:
         steps = now.shape[-2]
         return (dense[..., :steps, :] if self.pruned.last_layer_computes == "first" else dense[..., -steps:, :]), now
 
+    def _is_whole(self, key: MapName) -> bool:
+        """Returns whether a map or norm has all its rows: it is the dense model's where its inputs are."""
+        origin = self.origins[key]
+        return len(origin.rows) == self.reference.rows_of(origin.source)
+
     def _solve(self, key: MapName, arguments: tuple[Tensor, ...], heard: _Heard) -> None:
         (layer, _), own = key, self.maps[key]
-        x_GNI, support_GOI = own.features(*arguments), self._support(key)
-        y_GNO = self._target(self.origins[key], heard, len(x_GNI))
+        self._add(key, arguments, heard)
+        weights = {name: self._start(full_name(layer, name)) for name in own.parameters}
+        bias_O = None if own.bias is None else self._start(full_name(layer, own.bias))
+        moments = self.sums[key].moments(centred=bias_O is not None)
+        problem = Problem(full_name(*key), own.matrix(weights), bias_O, self._support(key), moments)
+        self._write(key, self.solve(problem))
+
+    def _start(self, name: str) -> Tensor:
+        """Returns a parameter as it was at first, float64."""
+        if name not in self.start:
+            self.start[name] = self.pruned.get_parameter(name).detach().double().clone()
+        return self.start[name]
+
+    def _add(self, key: MapName, arguments: tuple[Tensor, ...], heard: _Heard) -> None:
+        """Adds what a map reads and should give at a call to its sums."""
+        x_GNI = self.maps[key].features(*arguments).double()
+        y_GNO = self._target(self.origins[key], heard, len(x_GNI)).double()
         if x_GNI.shape[1] != y_GNO.shape[1]:
             raise UserError(
                 f"recovery ridge: {full_name(*key)} reads {x_GNI.shape[1]} tokens, {y_GNO.shape[1]} in the dense model"
             )
-        sums = self.sums.setdefault(key, _Sums())
-        sums.add(x_GNI, y_GNO)
-        weights = {name: self.start[full_name(layer, name)] for name in own.parameters}
-        bias_O = None if own.bias is None else self.start[full_name(layer, own.bias)]
-        moments = sums.moments(centred=bias_O is not None)
-        self._write(key, self.solve(Problem(full_name(*key), own.matrix(weights), bias_O, support_GOI, moments)))
+        if self.read is None or not torch.equal(self.read.x_GNI, x_GNI):
+            self.read = _Inputs(x_GNI, x_GNI.sum(1), x_GNI.mT @ x_GNI)  # query, key and value read the same
+        x_GNI, *of_inputs = self.read
+        self.sums.setdefault(key, _Sums()).add(
+            x_GNI.shape[1], *of_inputs, y_GNO.sum(1), x_GNI.mT @ y_GNO, y_GNO.square().sum(1)
+        )
 
     def _target(self, origin: _Rows, heard: _Heard, groups: int) -> Tensor:
         """Returns what a map should give, (G, N, O): the rows of the dense map's result that are left."""
@@ -523,7 +572,7 @@ class _Walk:
         held = {name: self.masks.get(full_name(layer, name)) for name in own.parameters}
         if all(mask is None for mask in held.values()):
             return None
-        ones = {name: torch.ones_like(self.start[full_name(layer, name)]) for name in held}
+        ones = {name: torch.ones_like(self._start(full_name(layer, name))) for name in held}
         return own.matrix({name: ones[name] if mask is None else mask.double() for name, mask in held.items()}) > 0
 
     def _write(self, key: MapName, solution: Solution) -> None:
@@ -538,17 +587,28 @@ class _Walk:
 
     def _fit_norm(self, key: MapName, result_ND: Tensor, target_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts each unit of a norm so that it comes nearest to its target; returns by how much."""
+        x_ND, y_ND = result_ND.double(), target_ND.double()
         sums = self.sums.setdefault(key, _Sums())
-        sums.add(result_ND.T.unsqueeze(2), target_ND.T.unsqueeze(2))  # D maps of one input and one output
+        parts = (x_ND, y_ND, x_ND.square(), x_ND * y_ND, y_ND.square())  # D maps of one input and one output
+        x_D1, y_D1, xx_D1, xy_D1, yy_D1 = (part.sum(0).unsqueeze(1) for part in parts)
+        sums.add(len(x_ND), x_D1, xx_D1.unsqueeze(2), y_D1, xy_D1.unsqueeze(2), yy_D1)
         moments = sums.moments(centred=True)
         variance_D, covariance_D = moments.xx_GII.flatten(), moments.xy_GIO.flatten()
         least = torch.finfo(torch.float32).tiny
         factor_D = torch.where(variance_D > least, covariance_D / variance_D.clamp_min(least), 1.0)
         shift_D = moments.target_mean_GO.flatten() - factor_D * moments.mean_GI.flatten()
         weight, bias = (f"{key[0]}.{name}" for name in ("weight", "bias"))
-        self.pruned.get_parameter(bias).copy_(self.start[bias] * factor_D + shift_D)
-        self.pruned.get_parameter(weight).copy_(self.start[weight] * factor_D)
+        self.pruned.get_parameter(bias).copy_(self._start(bias) * factor_D + shift_D)
+        self.pruned.get_parameter(weight).copy_(self._start(weight) * factor_D)
         return factor_D, shift_D
+
+
+class _Inputs(NamedTuple):
+    """What a map reads at a call, float64, and its sums over the tokens: of x and of x x^T."""
+
+    x_GNI: Tensor
+    x_GI: Tensor
+    xx_GII: Tensor
 
 
 @dataclass
@@ -558,18 +618,22 @@ class _Sums:
     tokens: int = 0
     parts: list[Tensor] = field(default_factory=list)
 
-    def add(self, x_GNI: Tensor, y_GNO: Tensor) -> None:
-        x, y = x_GNI.double(), y_GNO.double()
-        parts = [x.sum(1), y.sum(1), x.mT @ x, x.mT @ y, y.square().sum(1)]
-        self.tokens += x.shape[1]
-        self.parts = [old + new for old, new in zip(self.parts, parts, strict=True)] if self.parts else parts
+    def add(self, tokens: int, *parts: Tensor) -> None:
+        """Adds the sums of x, x x^T, y, x y^T and y squared over some tokens."""
+        self.tokens += tokens
+        self.parts = [old + new for old, new in zip(self.parts, parts, strict=True)] if self.parts else list(parts)
 
     def moments(self, *, centred: bool) -> Moments:
-        x, y, xx, xy, yy = (part / self.tokens for part in self.parts)
+        x, xx, y, xy, yy = (part / self.tokens for part in self.parts)
         if centred:
             xx, xy = xx - x.unsqueeze(2) * x.unsqueeze(1), xy - x.unsqueeze(2) * y.unsqueeze(1)
             yy = yy - y.square()
         return Moments(self.tokens, x, y, xx, xy, yy)
+
+
+def _equal(one: object, other: object) -> bool:
+    """Returns whether two arguments are tensors of the same numbers."""
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
 
 
 def _rows_of(x: Tensor) -> Tensor:
