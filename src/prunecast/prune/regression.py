@@ -35,6 +35,10 @@ from prunecast.prune.shrink import cut
 RIDGE = 1e-3
 """What holds a solution to the weights it starts from, in shares of the mean variance of the inputs."""
 
+LEVEL_RIDGE = 1e-4
+"""The least of that, in shares of the mean square of the inputs' means. Inputs that hardly move around their level
+would explain what they must by large weights; on later windows, of another level, such a forecast explodes."""
+
 _ROUNDING = 1e-12
 """Of sums in float64, as a share of what is summed; generously."""
 
@@ -84,9 +88,9 @@ class Problem:
     @property
     def level_G11(self) -> Tensor:
         """The ridge that holds the solution to where it starts: lambda of each map."""
-        level_G11 = RIDGE * self.moments.xx_GII.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
-        # inputs that are constant vary by rounding alone, which decides nothing
-        return level_G11.clamp_min(_ROUNDING * (1 + float(self.moments.mean_GI.square().mean())))
+        level_G = RIDGE * self.moments.xx_GII.diagonal(dim1=1, dim2=2).mean(1)
+        level_G = level_G.maximum(LEVEL_RIDGE * self.moments.mean_GI.square().mean(1))
+        return level_G.clamp_min(_ROUNDING).view(-1, 1, 1)
 
     @property
     def hessian_GII(self) -> Tensor:

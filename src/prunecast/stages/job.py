@@ -24,6 +24,9 @@ CODE_VERSIONS: dict[Stage, int] = {"train": 1, "prune": 1, "zero": 1, "finetune"
 METRIC_VERSIONS = {"rmse": 2}
 """The same of a metric, for stages whose data section asks for it; 1 where it is absent, which names nothing."""
 
+RECOVERY_VERSIONS = {"ridge": 2}
+"""The same of a recovery, for the pruning by methods that have it and where a recipe asks for it."""
+
 FINGERPRINT_DIGITS = 20
 
 
@@ -123,7 +126,9 @@ def _determining(job: Job) -> tuple[str, ...]:
             return data, _canonical(recipe.model), _text(recipe.train), seed
         case "prune":
             assert recipe.prune is not None
-            return data, _text(recipe.prune), seed
+            recoveries = {METHODS.load(recipe.prune.method).recovery, recipe.prune.recovery}
+            renewed = [f"{name} {version}" for name, version in RECOVERY_VERSIONS.items() if name in recoveries]
+            return data, _text(recipe.prune), *renewed, seed
         case "zero":
             return (data,)
         case "finetune":

@@ -16,7 +16,8 @@ from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import ForecastModel
 from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Statistics
-from prunecast.prune.regression import Problem, Solution, maps_of, reconstruct
+from prunecast.prune.regression import Moments, Problem, Solution, maps_of, reconstruct
+from prunecast.prune.second_order import ridge
 from prunecast.prune.shrink import shrink
 from prunecast.recipe import PruneConfig
 from prunecast.records import GroupKind
@@ -129,6 +130,22 @@ def test_a_map_solves_the_normal_equations_of_its_inputs_now_and_the_dense_resul
     assert torch.allclose(layer.get_parameter("weight").double(), _solve(problem).weight_GOI[0], atol=1e-6)
     reached = x @ layer.get_parameter("weight").double().T + layer.get_parameter("bias").double()
     assert torch.allclose(reached.mean(0), y.mean(0), atol=1e-5)
+
+
+def test_inputs_that_hardly_move_get_no_weights_that_a_later_level_would_blow_up() -> None:
+    torch.manual_seed(0)
+    x_NI = 1 + 1e-4 * torch.randn(64, 3, dtype=torch.float64)
+    y_NO = torch.randn(64, 1, dtype=torch.float64)
+    centred_NI, mean_I, target_mean_O = x_NI - x_NI.mean(0), x_NI.mean(0), y_NO.mean(0)
+    xx_II, xy_IO = centred_NI.T @ centred_NI / 64, centred_NI.T @ (y_NO - target_mean_O) / 64
+    moments = Moments(64, mean_I[None], target_mean_O[None], xx_II[None], xy_IO[None], y_NO.var(0)[None])
+    plain_OI = torch.linalg.lstsq(centred_NI, y_NO).solution.T
+    assert plain_OI.abs().max() > 1e2
+    solution = ridge(Problem("map", torch.zeros_like(plain_OI)[None], torch.zeros(1).double(), None, moments))
+    assert solution.weight_GOI.abs().max() < 1
+    assert solution.bias_O is not None
+    later_NO = (1.1 * x_NI) @ solution.weight_GOI[0].T + solution.bias_O  # a level a tenth higher
+    assert (later_NO - target_mean_O).abs().max() < 0.1
 
 
 def test_without_data_there_is_nothing_to_solve() -> None:

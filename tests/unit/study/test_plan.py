@@ -13,7 +13,7 @@ from tests.support.series_files import write_table
 from prunecast.data.series import load_series
 from prunecast.errors import UserError
 from prunecast.recipe import load_recipe, merged
-from prunecast.stages.job import CODE_VERSIONS, Job
+from prunecast.stages.job import CODE_VERSIONS, RECOVERY_VERSIONS, Job
 from prunecast.study.plan import plan
 
 METHODS = ["magnitude", "structured-magnitude"]
@@ -348,3 +348,30 @@ def test_a_grid_that_does_not_fit_is_one_line(table: Path, difference: dict[str,
         grid(table, difference)
     assert hint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "renewed"),
+    [
+        ("magnitude", {}, False),
+        ("magnitude", {"recovery": "ridge"}, True),
+        ("wanda", {}, False),
+        ("structured", {}, True),
+        ("structured", {"recovery": "none"}, True),  # its choice repairs too
+        ("obc", {}, True),
+    ],
+)
+def test_a_recovery_that_was_changed_renames_the_pruning_that_has_it(
+    method: str, settings: dict[str, str], renewed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(base={"prune": {"method": method, "sparsity": 0.5, **settings}})
+
+    def names() -> list[str]:
+        return [
+            Job(stage=stage, role="pruned", recipe=recipe, data_sha256="", source="").fingerprint
+            for stage in ("train", "prune", "finetune")
+        ]
+
+    before = names()
+    monkeypatch.setitem(RECOVERY_VERSIONS, "ridge", 99)
+    assert [old != new for old, new in zip(before, names(), strict=True)] == [False, renewed, False]
