@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tools import quoted_numbers as quoted
 
 PAGES = quoted.ROOT / "build" / "results"
-PICTURE = "overview.svg"
+PICTURE, WAYS = "overview.svg", "ways.svg"
 MOST_CHARACTERS = 200
 """Of a list in a README."""
 
@@ -49,12 +49,14 @@ def publish(source: Path, target: Path) -> int:
 
 
 def illustrate(folder: Path) -> None:
-    """Writes a published study's report page into `build/`, and keeps its picture beside the tables."""
+    """Writes a published study's report page into `build/`, and keeps its pictures beside the tables."""
     page = PAGES / folder.name / "report.html"
     shutil.rmtree(page.parent, ignore_errors=True)
     files = api.report(folder, out=page).files
     picture = next((path for path in files.figures if path.name == PICTURE), files.figures[0])
     shutil.copy(picture, folder / PICTURE)
+    for ways in (path for path in files.figures if path.name == WAYS):
+        shutil.copy(ways, folder / WAYS)
 
 
 README = """\
@@ -108,7 +110,7 @@ def readme(folder: Path) -> str:
         README.format(
             name=folder.name,
             title=study.title,
-            picture=PICTURE,
+            picture=WAYS if (folder / WAYS).exists() else PICTURE,
             facts=quoted.table(["what", ""], facts.items()),
             blocks="\n\n".join(blocks),
         )

@@ -17,6 +17,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from prunecast.recipe import NO_RECOVERY
 from prunecast.report.compare import Case, Compared, Variant
 from prunecast.report.context import Context
 from prunecast.report.ranks import Ranked
@@ -267,6 +268,96 @@ def _continued_ratio(compared: Compared, sweep: Sweep) -> float:
     own = {comparison.variant.case: comparison for comparison in of_model if comparison.against == "dense"}
     found = [own[case] for case in sweep.cases if case in own]
     return pooled(found).value if len(found) == len(sweep.cases) else 1.0
+
+
+# Ways to prune beside each other, over all models.
+
+_BEST, _BEST_COLOUR = ("structured", "unstructured"), "#00805e"
+"""Methods that are named for being the best of their kind, and what they are drawn in."""
+
+_BUDGETS: Mapping[str, tuple[str, str]] = {
+    "multiply-adds": ("operations", "Units cut out, no training afterwards"),
+    "weights": ("weights", "Single weights removed, no training afterwards"),
+}
+"""What a share is of -> how it is called in the chart, and the chart's title."""
+
+
+@lru_cache
+def _ways_template(of: str) -> Spec:
+    colour = alt.Color("colour:N", scale=None)
+    x, y = share_x(f"{of} removed"), numbers(f"y_{of}", "test MSE against dense", logarithmic=False, suffix=" %")
+    zero = rows_of(f"dense_{of}").mark_rule(color=INK, strokeWidth=0.9).encode(x=x, x2="end:Q", y=y)
+    single = rows_of(f"single_{of}").mark_circle(size=15, opacity=0.4).encode(x=x, y=y, color=colour, tooltip="words:N")
+    lines = rows_of(f"mean_{of}").encode(x=x, y=y, color=colour, detail="series:N")
+    bare = lines.transform_filter("datum.look == 'bare'").mark_line(strokeWidth=1.6, strokeDash=[5, 4])
+    repaired = lines.transform_filter("datum.look == 'repaired'").mark_line(strokeWidth=1.6)
+    best = lines.transform_filter("datum.look == 'best'").mark_line(strokeWidth=4)
+    names = rows_of(f"end_{of}").encode(x=x, y=y, color=colour, text="name:N")
+    light = names.transform_filter("datum.look != 'best'").mark_text(align="left", dx=9)
+    heavy = names.transform_filter("datum.look == 'best'").mark_text(align="left", dx=9, fontSize=12, fontWeight="bold")
+    return template_of(zero, single, bare, repaired, best, light, heavy)
+
+
+def ways_charts(context: Context) -> list[Chart]:
+    """Returns how errors grow with what is removed, by each way to prune without training; a chart for each budget.
+
+    A way is a method with its recovery. A budget that fewer than three ways share has no chart, nor has a single model.
+    """
+    found: dict[str, dict[str, dict[float, dict[str, float]]]] = {}
+    for line in context.sweeps.lines:
+        sweep = context.sweeps.pooled(line)
+        if sweep is not None and not line.finetuned and line.against == "dense":
+            own = found.setdefault(context.budgets.get(line.method, ""), {}).setdefault(line.method, {})
+            for level in sweep.levels:
+                own.setdefault(level.sparsity, {})[line.model] = level.ratio.value
+    models = {model for ways in found.values() for way in ways.values() for of in way.values() for model in of}
+    charted = [budget for budget in _BUDGETS if len(found.get(budget, {})) > 2 and len(models) > 1]
+    return [_ways_chart(context, budget, found[budget]) for budget in charted]
+
+
+def _ways_chart(context: Context, budget: str, ways: Mapping[str, Mapping[float, Mapping[str, float]]]) -> Chart:
+    """Returns the chart of one budget: ratios of errors by way, share and model."""
+    of, title = _BUDGETS[budget]
+    recoveries = {
+        variant.method: next(iter(runs.values())).get("recovery") for variant, runs in context.study.runs.items()
+    }
+    means = {
+        way: {share: float(np.exp(np.mean(np.log([*own.values()])))) - 1 for share, own in sorted(levels.items())}
+        for way, levels in ways.items()
+    }
+    every = [100 * mean for own in means.values() for mean in own.values()]
+    axis = Axis(min(0.0, *every) - 4, 1.12 * max(1.0, *every), logarithmic=False)
+    places = spread_out([axis.place(100 * own[max(own)]) for own in means.values()], 13.5 / HEIGHT)
+    most = max(share for levels in ways.values() for share in levels)
+    data: dict[str, Points] = {"dense": [{"x": 0.0, "end": most, "y": 0.0}], "single": [], "mean": [], "end": []}
+    beyond = 0
+    for (way, levels), place in zip(ways.items(), places, strict=True):
+        repaired = recoveries[way] not in (None, NO_RECOVERY)
+        look = context.looks.get(way.split(" + ")[0], context.looks[way])  # repair changes the line, not the colour
+        series = {"series": way, "look": "best" if way in _BEST else "repaired" if repaired else "bare"}
+        series["colour"] = _BEST_COLOUR if way in _BEST else look.colour
+        data["mean"] += [series | {"x": x, "y": 100 * mean} for x, mean in {0.0: 0.0, **means[way]}.items()]
+        last = max(levels)
+        name = f"{way} {signed_percent(means[way][last])}"
+        data["end"].append(series | {"x": last, "y": axis.at(place), "name": name})
+        for share, model, ratio in ((share, *one) for share, own in levels.items() for one in own.items()):
+            words = f"{model}, {way} {percent(share)}\nMSE {signed_percent(ratio - 1)}"
+            if axis.low <= 100 * (ratio - 1) <= axis.high:
+                data["single"].append(series | {"x": share, "y": 100 * (ratio - 1), "words": words})
+            else:
+                beyond += 1
+    outside = f" ({beyond} lie outside)" if beyond else ""
+    caption = (
+        f"Test MSE against the dense model's. Lines: geometric mean over {len(context.models)} models; dots: single "
+        f"models{outside}. Dashed: left as it is; solid: repaired, without training."
+    )
+    own = {
+        f"{kind}_{of}": [{f"y_{of}" if key == "y" else key: value for key, value in row.items()} for row in rows]
+        for kind, rows in data.items()
+    }
+    label = f"{title}. {'; '.join(row['name'] for row in data['end'])}."
+    key = "lines: mean over models; dots: single models; dashed: left as it is; solid: repaired"
+    return Chart(f"ways-{of}", title, caption, label, _ways_template(of), own, axis.params(f"y_{of}"), key=key)
 
 
 # Error against cost.

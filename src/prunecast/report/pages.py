@@ -22,6 +22,7 @@ from prunecast.report.charts import (
     speed_chart,
     thresholds_chart,
     time_chart,
+    ways_charts,
 )
 from prunecast.report.compare import Case, Variant
 from prunecast.report.context import Context
@@ -261,6 +262,7 @@ class Overview:
         tiles: of a study of one data set and horizon.
         pictures: how far, and what time is saved: the picture of the study.
         headline: the table.
+        ways: all ways to prune without training beside each other: how they compare in one picture.
         curves: error ratios of each model.
         speed: promised and measured speed-ups, one chart or none.
         ranks: critical-difference diagrams.
@@ -273,6 +275,7 @@ class Overview:
     tiles: Sequence[Tile]
     pictures: Sequence[Chart]
     headline: ReportTable
+    ways: Sequence[Chart]
     curves: Sequence[Chart]
     speed: Sequence[Chart]
     ranks: Sequence[Chart]
@@ -282,7 +285,7 @@ class Overview:
     @property
     def charts(self) -> list[Chart]:
         """The charts that lie beside the page as files."""
-        return [*self.pictures, *self.curves, *self.speed, *self.ranks]
+        return [*self.pictures, *self.ways, *self.curves, *self.speed, *self.ranks]
 
     @property
     def tables(self) -> list[ReportTable]:
@@ -309,6 +312,7 @@ def overview(context: Context) -> Overview:
         tiles=[] if single is None else tiles(context, single),
         pictures=_drawn(thresholds_chart(context, "thresholds"), time_chart(context, "time")),
         headline=headline_table("headline", sweeps, context.budgets, context.model_pages),
+        ways=ways_charts(context),
         curves=_drawn(*curves),
         speed=_drawn(speed_chart(context, "speed", "Promised and measured speed-up", timed)),
         ranks=[rank_chart(*ranked[place]) for place in pictured],

@@ -121,6 +121,7 @@ def write_report(
     tables = {folder / name: text.encode() for name, text in texts.items()}
     specs = {"overview": beside(first.pictures)} if len(first.pictures) > 1 else {}
     specs |= {chart.name: chart.spec for chart in first.charts}
+    specs |= {"ways": beside(first.ways)} if len(first.ways) > 1 else {}
     pictures = {name: vl_convert.vegalite_to_svg(spec, config=CONFIG) for name, spec in specs.items()}
     figures = {}
     for name, svg in pictures.items():

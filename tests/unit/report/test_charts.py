@@ -9,7 +9,7 @@ import pytest
 import vl_convert
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.support.study_records import study
+from tests.support.study_records import ERROR, Maker, study
 
 from prunecast.report import style
 from prunecast.report.charts import (
@@ -23,6 +23,7 @@ from prunecast.report.charts import (
     speed_chart,
     thresholds_chart,
     time_chart,
+    ways_charts,
 )
 from prunecast.report.context import Context
 from prunecast.report.pages import forecast_charts
@@ -316,3 +317,27 @@ def test_file_names_are_made_of_safe_letters(name: str) -> None:
     assert stem
     assert set(stem) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert len(stem) <= 80
+
+
+def test_three_ways_to_prune_without_training_are_drawn_beside_each_other(context: Context) -> None:
+    assert ways_charts(context) == [], "two methods remove weights, one operations"
+    maker = Maker()
+    for seed, model in ((seed, model) for seed in (1, 2) for model in ("transformer", "informer")):
+        dense = maker.dense(model, seed)
+        maker.pruned(dense, "random", 0.9, finetuned=False)
+        for level, sparsity in ((1.0, 0.5), (1.3, 0.9)):
+            bare = maker.pruned(dense, "magnitude", sparsity, finetuned=False)
+            same = {"parent": dense, "pruning": bare.pruning, "size": bare.size, "operations": bare.operations}
+            recipe = maker.recipe(model, seed, {"method": "magnitude", "sparsity": sparsity, "of": None})
+            recipe["prune"]["recovery"] = "ridge"
+            maker.add("prune", "pruned", model, seed, level=level * ERROR[model], recipe=recipe, **same)
+    (chart,) = ways_charts(Context(frame_of(maker.records)))
+    looks = {row["series"]: row["look"] for row in chart.data["mean_weights"]}
+    assert looks == {"magnitude": "bare", "magnitude + ridge": "repaired", "random": "bare"}
+    assert len({row["colour"] for row in chart.data["mean_weights"]}) == 2, "repair changes the line, not the colour"
+    line = [(row["x"], row["y_weights"]) for row in chart.data["mean_weights"] if row["series"] == "magnitude + ridge"]
+    assert line == [(0, 0), (0.5, pytest.approx(0, abs=3)), (0.9, pytest.approx(30, abs=3))]
+    single = [row for row in chart.data["single_weights"] if row["series"] == "magnitude + ridge" and row["x"] == 0.9]
+    assert len(single) == 2
+    assert single[0]["words"].startswith("Informer, magnitude + ridge 90 %\nMSE +")
+    assert sum("%" in text and "magnitude" in text for text in texts(chart)) == 2
