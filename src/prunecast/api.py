@@ -159,7 +159,7 @@ def list_names(kind: str) -> results.Names:
     elif kind == "methods":
         return _methods()
     elif kind == "runtimes":
-        rows = [{"name": name} for name in RUNTIMES.names()]
+        rows = [_runtime_row(name) for name in RUNTIMES.names()]
     elif kind == "datasets":
         from prunecast.data import catalog
 
@@ -167,6 +167,19 @@ def list_names(kind: str) -> results.Names:
     else:
         raise UserError(f"unknown kind {kind!r}; {near(kind, KINDS)}")
     return results.Names(kind=kind, rows=tuple(rows))
+
+
+def _runtime_row(name: str) -> dict[str, Any]:
+    from prunecast.export.base import Int8Runtime, Runtime
+
+    runtime: Runtime = RUNTIMES.load(name)
+    return {
+        "name": name,
+        "title": runtime.title,
+        "file": runtime.suffix or "the model folder",
+        "int8": isinstance(runtime, Int8Runtime),
+        "extra": runtime.extra,
+    }
 
 
 def _methods() -> results.Methods:
@@ -467,6 +480,7 @@ def export(
     out: Path,
     int8: bool = False,
     opset: int | None = None,
+    batch: int | None = None,
     data: str | None = None,
 ) -> results.Exported:
     """Writes a model for a runtime and holds it against eager PyTorch on real windows.
@@ -477,6 +491,7 @@ def export(
         out: the file; must not exist.
         int8: store and multiply weights in 8 bits, scaled by windows of the training part.
         opset: version of ONNX operators, 18 to 21; the answer says what reads it [default: 20].
+        batch: windows in one call, for a graph of fixed shapes that computes none [default: any].
         data: where the data is, when the model was trained on a file or imported without data.
     """
     from prunecast.data.series import load_series
@@ -485,7 +500,9 @@ def export(
     from prunecast.recipe import ExportConfig, checked
     from prunecast.stages.export import export_alone
 
-    config = checked(ExportConfig, {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset}, "export")
+    config = checked(
+        ExportConfig, {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset, "batch": batch}, "export"
+    )
     load = cache(load_series)
     saved = with_data(load_model(directory), data, load)
     artefact = export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out)

@@ -107,10 +107,13 @@ class Forecaster:
         )
         return pruned
 
-    def export(self, runtime: str, out: str | Path, *, int8: bool = False, opset: int | None = None) -> Exported:
+    def export(
+        self, runtime: str, out: str | Path, *, int8: bool = False, opset: int | None = None, batch: int | None = None
+    ) -> Exported:
         """Writes an artefact for a runtime; returns its path, size, deviation from PyTorch, and what it runs on."""
         path, fitted = Path(out), self._fitted
-        config = checked(ExportConfig, {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset}, "export")
+        asked = {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset, "batch": batch}
+        config = checked(ExportConfig, asked, "export")
         artefact = export_alone(fitted.saved, lambda: fitted.windows, config, path)
         return Exported.of(path, artefact, RUNTIMES.load(runtime).needs(config.opset))
 

@@ -25,7 +25,7 @@ from prunecast.data.scaler import Scaler
 from prunecast.data.series import KnownRows, Series, known_rows, load_series
 from prunecast.data.windows import Prepared, WindowShape, prepare, window_to_forecast
 from prunecast.errors import UserError, near
-from prunecast.export.base import AnotherRuntimes, Predictor, Runtime
+from prunecast.export.base import AnotherRuntimes, Predictor, Runtime, of_any_batch
 from prunecast.export.eager import predictor_of
 from prunecast.export.raw import artefact_scaler, raw_inputs
 from prunecast.models.base import ForecasterConfig
@@ -85,7 +85,7 @@ class Artifact:
         """Returns a function from a batch to its forecast, both in standardised units."""
         if self.is_folder:  # no detour by raw units: on as many threads, the scores of training come back
             return eager_predictor(self.saved)
-        predict, metadata = self.load(threads=1), self.metadata
+        predict, metadata = of_any_batch(self.load(threads=1)), self.metadata
         scaler = artefact_scaler(metadata).select([metadata.channels.index(target) for target in metadata.targets])
         return lambda batch: torch.from_numpy(scaler.transform(predict(raw_inputs(metadata, batch)))).float()
 
@@ -108,6 +108,10 @@ class Artifact:
         if not self.is_folder:
             raise UserError(f"{self.path} is for the runtime {self.runtime!r}, and {runtime!r} was asked for")
         kind: Runtime = RUNTIMES.load(runtime)
+        if not kind.suffix:
+            if (reason := kind.unsupported(self.saved.model)) is not None:
+                raise UserError(f"runtime {runtime!r} cannot run this model: {reason}")
+            return self.path
         folder.mkdir()
         return kind.export(self.saved, folder / f"model{kind.suffix}")
 

@@ -375,6 +375,12 @@ class ExportConfig(Section):
     opset: Literal[18, 19, 20, 21] | None = Field(
         None, exclude_if=lambda opset: opset is None, description="version of ONNX operators; 20 when absent"
     )
+    batch: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda batch: batch is None,
+        description="windows in one call, of a graph of fixed shapes; any when absent",
+    )
     parity_windows: int = Field(64, ge=1, description="test windows compared against eager")
 
 

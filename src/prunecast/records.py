@@ -276,6 +276,9 @@ class Artefact(Record):
     bytes: int
     zip_bytes: int
     parity: Parity | None = None
+    sparse: tuple[str, ...] = Field(
+        (), exclude_if=lambda names: not names, description="weights of whose zeros the runtime's products read none"
+    )
 
 
 class Example(Record):
@@ -404,6 +407,9 @@ Arrays = Mapping[str, NDArray[Any]]
 _TEXTS = ("imported", "data/channels", "pruning/removed_weights", "pruning/kept_units")
 """Places of what can grow long and is no list of numbers; it lies with the arrays, as JSON."""
 
+_ARTEFACT_TEXTS = {"sparse"}
+"""The same of each artefact."""
+
 
 def taken_apart(record: RunRecord) -> tuple[str, dict[str, NDArray[Any]]]:
     """Returns a record as compact JSON of its scalars, with sorted keys and a final newline, and its arrays.
@@ -420,6 +426,9 @@ def taken_apart(record: RunRecord) -> tuple[str, dict[str, NDArray[Any]]]:
         holder = values.get(above[0], {}) if above else values
         if holder.get(name):
             arrays[place] = _as_bytes(holder.pop(name))
+    for number, artefact in enumerate(values.get("artefacts", ())):
+        for name in _ARTEFACT_TEXTS & artefact.keys():
+            arrays[f"artefacts/{number}/{name}"] = _as_bytes(artefact.pop(name))
     recipe = values.pop("recipe")
     _take_numbers(values, "", arrays)
     text = _compact(values | {"recipe": recipe})

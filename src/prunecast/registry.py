@@ -92,6 +92,8 @@ RUNTIMES = Registry(
     "runtime",
     {
         "eager": "prunecast.export.eager:RUNTIME",
+        "csr": "prunecast.export.eager:CSR",
+        "compile": "prunecast.export.eager:COMPILE",
         "onnxruntime": "prunecast.export.onnxruntime:RUNTIME",
         "openvino": "prunecast.export.openvino:RUNTIME",
     },

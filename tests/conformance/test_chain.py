@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.support.onnx_graphs import check_graph
+from tests.support.onnx_graphs import check_fixed, check_graph
 from torch import Tensor, nn
 
 from prunecast.batch import Batch
@@ -119,13 +119,13 @@ class Chain:
 
     def exported(self, name: str, method: str, runtime: str) -> tuple[Artefact, Path]:
         """A variant as a runtime takes it, and where that lies."""
-        folder = self.folder / f"{name}-{method}-{runtime}"
+        folder, model = self.folder / f"{name}-{method}-{runtime}", self.saved(name, method)
         if not folder.exists():
             folder.mkdir()
-            config = ExportConfig(runtime=runtime, parity_windows=WINDOWS)
-            self.exports[name, method, runtime] = export_one(self.variant(name, method), self.prepared, config, folder)
+            config, variant = ExportConfig(runtime=runtime, parity_windows=WINDOWS), self.variant(name, method)
+            self.exports[name, method, runtime] = export_one(variant, self.prepared, config, folder, model)
         artefact = self.exports[name, method, runtime]
-        return artefact, self.saved(name, method) if artefact.name is None else folder / artefact.name
+        return artefact, model if artefact.name is None else folder / artefact.name
 
     def batch(self) -> Batch:
         return self.prepared.test.batch(spread(len(self.prepared.test), WINDOWS))
@@ -204,7 +204,24 @@ def without_one(model: ForecastModel, group: Group) -> ForecasterConfig:
 
 
 for_models = pytest.mark.parametrize("model_name", MODELS.names())
-for_runtimes = pytest.mark.parametrize("runtime_name", RUNTIMES.names())
+
+SLOW = {"compile": ("dlinear",)}
+"""Runtimes that take long to make something of a model -> the models that they meet each time, dense."""
+
+
+def shipped(*methods: str) -> pytest.MarkDecorator:
+    """Models x methods x runtimes; those that take long meet most models among the slow tests."""
+    found = [
+        pytest.param(
+            *(model, method, runtime),
+            marks=() if runtime not in SLOW or (method == DENSE and model in SLOW[runtime]) else pytest.mark.slow,
+        )
+        for runtime in RUNTIMES.names()
+        for method in methods
+        for model in MODELS.names()
+    ]
+    return pytest.mark.parametrize(("model_name", "method", "runtime_name"), found)
+
 
 FEW = ("transformer", "fedformer", "crossformer")
 """Models on which every method is tried each time: attention of two kinds, complex weights, a model of scales."""
@@ -233,7 +250,8 @@ def pairs(methods: Sequence[str]) -> pytest.MarkDecorator:
 
 for_methods = pairs(METHODS.names())
 for_variants = pairs([DENSE, *METHODS.names()])
-for_exports = pytest.mark.parametrize("method", [DENSE, *first_of_their_kind()])
+for_exports = shipped(DENSE, *first_of_their_kind())
+for_dense_exports = shipped(DENSE)
 
 
 @for_methods
@@ -296,9 +314,7 @@ def test_fine_tuning_learns_and_keeps_zeros(chain: Chain, model_name: str, metho
     assert all((weights[name][~mask] == 0).all() for name, mask in loaded.masks.items())
 
 
-@for_models
 @for_exports
-@for_runtimes
 def test_an_artefact_forecasts_what_the_model_does(
     chain: Chain, model_name: str, method: str, runtime_name: str
 ) -> None:
@@ -314,12 +330,11 @@ def test_an_artefact_forecasts_what_the_model_does(
     assert torch.equal(forecast(inside.model, chain.batch()), forecast(variant.model, chain.batch()))
 
 
-@for_models
-@for_runtimes
-def test_an_artefact_takes_any_batch(chain: Chain, model_name: str, runtime_name: str) -> None:
-    variant = chain.variant(model_name, DENSE)
+@for_dense_exports
+def test_an_artefact_takes_any_batch(chain: Chain, model_name: str, method: str, runtime_name: str) -> None:
+    variant = chain.variant(model_name, method)
     kind = supported(runtime_name, variant.model)
-    predict = kind.load(chain.exported(model_name, DENSE, runtime_name)[1], 1)
+    predict = kind.load(chain.exported(model_name, method, runtime_name)[1], 1)
     inputs = raw_inputs(variant.metadata, chain.batch())
     whole = predict(inputs)
     assert whole.shape == (WINDOWS, HORIZON, 3)
@@ -328,11 +343,23 @@ def test_an_artefact_takes_any_batch(chain: Chain, model_name: str, runtime_name
 
 
 @for_models
-@for_runtimes
+def test_a_graph_of_fixed_shapes_computes_none(chain: Chain, model_name: str, tmp_path: Path) -> None:
+    variant, kind = chain.variant(model_name, DENSE), RUNTIMES.load("onnxruntime")
+    config = ExportConfig(batch=1, parity_windows=WINDOWS)
+    artefact = export_one(variant, chain.prepared, config, tmp_path, chain.saved(model_name, DENSE))
+    path = tmp_path / f"model{kind.suffix}"
+    assert artefact.parity is not None
+    assert artefact.parity.within
+    check_graph(path)
+    check_fixed(path, batch=1)
+    assert torch.equal(forecast(kind.read(path).model, chain.batch()), forecast(variant.model, chain.batch()))
+
+
+@for_dense_exports
 def test_8_bits_forecast_nearly_what_the_model_does(
-    chain: Chain, model_name: str, runtime_name: str, tmp_path: Path
+    chain: Chain, model_name: str, method: str, runtime_name: str, tmp_path: Path
 ) -> None:
-    variant = chain.variant(model_name, DENSE)
+    variant = chain.variant(model_name, method)
     kind = supported(runtime_name, variant.model)
     reason = refusal(variant.model, ExportConfig(runtime=runtime_name, int8=True))
     if reason is not None:
@@ -346,4 +373,4 @@ def test_8_bits_forecast_nearly_what_the_model_does(
     seen = chain.prepared.train.batch(torch.arange(WINDOWS))
     parity = check_parity(variant, runtime_name, path, [seen], int8=True)
     assert 1e-4 < parity.max_deviation < 0.2
-    assert kind.read(path).metadata == load_model(chain.saved(model_name, DENSE)).metadata
+    assert kind.read(path).metadata == load_model(chain.saved(model_name, method)).metadata

@@ -32,6 +32,9 @@ Predictor = Callable[[Inputs], NDArray[np.floating]]
 OFFSET_KEY = "prunecast_offset"
 """Key of the offset in the metadata of an ONNX file; absent where there is none."""
 
+BATCH_KEY = "prunecast_batch"
+"""Key of the number of windows in one call in the metadata of an ONNX file; absent where it is free."""
+
 RUNTIME_KEY, UNNAMED = "prunecast_runtime", "onnxruntime"
 """Key of the runtime's name in the metadata of an ONNX file, and the runtime whose files go without: they are any's."""
 
@@ -88,6 +91,48 @@ class Offset:
         """Returns raw inputs less this, in float32."""
         history = inputs["history"].astype(np.float64) - self.history
         return {**inputs, "history": history.astype(np.float32)}
+
+
+@dataclass(frozen=True)
+class FixedBatch:
+    """A predictor of an artefact that was exported for one number of windows; it refuses every other.
+
+    Attributes:
+        predict: from raw inputs to a raw forecast.
+        batch: how many windows it takes in one call.
+        path: of the artefact.
+    """
+
+    predict: Predictor
+    batch: int
+    path: Path
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Returns the raw forecast of `batch` windows.
+
+        Raises:
+            UserError: when there are more or fewer.
+        """
+        found = len(inputs["history"])
+        if found != self.batch:
+            raise UserError(
+                f"{self.path}: expected {self.batch} window{'s' * (self.batch > 1)} in one call, for which it was "
+                f"exported, found {found}; export it for this batch"
+            )
+        return self.predict(inputs)
+
+    def in_turn(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Returns the raw forecast of any number of windows, of as many calls as it takes."""
+        count, forecasts = len(inputs["history"]), []
+        for start in range(0, count, self.batch):
+            chosen = np.arange(start, start + self.batch).clip(max=count - 1)  # the last window fills the last call
+            forecasts.append(self.predict({name: values[chosen] for name, values in inputs.items()}))
+        return np.concatenate(forecasts)[:count]
+
+
+def of_any_batch(predict: Predictor) -> Predictor:
+    """Returns a predictor that takes any number of windows, as nearly all do by themselves."""
+    return predict.in_turn if isinstance(predict, FixedBatch) else predict
 
 
 class AnotherRuntimes(UserError):
@@ -185,6 +230,14 @@ class Int8Runtime(Runtime, Protocol):
         """
 
 
+@runtime_checkable
+class SparseRuntime(Runtime, Protocol):
+    """A runtime that leaves zeros out of the products of some weights."""
+
+    def sparse_weights(self, model: ForecastModel) -> tuple[str, ...]:
+        """Returns the names of those weights: of what pays there, as the runtime judges by their zeros."""
+
+
 OPSET = 20
 """Version of ONNX operators that a file has unless asked otherwise."""
 
@@ -226,20 +279,28 @@ class OnnxFiles:
             return f"its weights take {needed / 1e9:.1f} GB, and one ONNX file holds 2 GB"
         return None
 
-    def export(self, saved: SavedModel, path: Path, opset: int = OPSET) -> Path:
+    def export(self, saved: SavedModel, path: Path, opset: int = OPSET, batch: int | None = None) -> Path:
         """Writes the ONNX file, whole or not at all, and returns its path, see `Runtime`.
 
-        `opset` is the version of the operators: a key of `OLDEST_RUNTIME`.
+        `opset` is the version of the operators: a key of `OLDEST_RUNTIME`. `batch` makes a graph of fixed shapes.
         """
         from prunecast.export.onnx import onnx_bytes
 
-        return self._written(saved, path, partial(onnx_bytes, opset=opset, runtime=self.name))
+        return self._written(saved, path, partial(onnx_bytes, opset=opset, runtime=self.name, batch=batch))
 
-    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs], opset: int = OPSET) -> Path:
+    def export_int8(
+        self,
+        saved: SavedModel,
+        path: Path,
+        windows: Iterable[Inputs],
+        opset: int = OPSET,
+        batch: int | None = None,
+    ) -> Path:
         """Writes the ONNX file with matrix products in 8 bits, whole or not at all, see `Int8Runtime`."""
         from prunecast.export.int8 import int8_bytes
 
-        return self._written(saved, path, partial(int8_bytes, windows=windows, opset=opset, runtime=self.name))
+        content = partial(int8_bytes, windows=windows, opset=opset, runtime=self.name, batch=batch)
+        return self._written(saved, path, content)
 
     def read(self, path: Path) -> SavedModel:
         """Returns the model inside a file that `export` or `export_int8` wrote, see `Runtime`."""

@@ -7,7 +7,7 @@ included, stays in float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,12 +16,18 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 from prunecast.errors import UserError
 from prunecast.export.base import LESS_OFFSET, OPSET, UNNAMED, Inputs
-from prunecast.export.onnx import MODEL, TRANSPOSED, onnx_model, quiet, sealed
+from prunecast.export.onnx import MODEL, TRANSPOSED, onnx_model, quiet, readers, sealed, transpose, turns
 from prunecast.export.raw import offset_of
 from prunecast.models.io import SavedModel
 
 
-def int8_bytes(saved: SavedModel, windows: Iterable[Inputs], opset: int = OPSET, runtime: str = UNNAMED) -> bytes:
+def int8_bytes(
+    saved: SavedModel,
+    windows: Iterable[Inputs],
+    opset: int = OPSET,
+    runtime: str = UNNAMED,
+    batch: int | None = None,
+) -> bytes:
     """Returns the content of the ONNX file of a model in 8 bits: equal for equal models and windows.
 
     Args:
@@ -29,24 +35,32 @@ def int8_bytes(saved: SavedModel, windows: Iterable[Inputs], opset: int = OPSET,
         windows: real inputs in batches, in raw units; they set the range of each product's input.
         opset: version of the operators.
         runtime: that the file is written for.
+        batch: of a graph of fixed shapes, see `onnx_model`.
 
     Raises:
         UserError: when the model has no product that could be in 8 bits.
     """
-    model, offset = onnx_model(saved, opset), offset_of(saved.metadata)
+    model, offset = onnx_model(saved, opset, batch), offset_of(saved.metadata)
     body = set(saved.model.prunable()) - set(saved.model.output_layer())
     products = _products(model.graph, {MODEL + name for name in body})
     if not products:
         raise UserError(f"{saved.model.config.name} has no weight that 8 bits could hold; leave out --int8")
     given = {entry.name: entry.name.removesuffix(LESS_OFFSET) for entry in model.graph.input}
-    taken = (offset.taken_off(batch) if offset else batch for batch in windows)
-    reader = _Reader({name: batch[ours] for name, ours in given.items()} for batch in taken)
+    taken = (offset.taken_off(inputs) if offset else inputs for inputs in windows)
+    parts = taken if batch is None else (part for inputs in taken for part in _parts(inputs, batch))
+    reader = _Reader({name: part[ours] for name, ours in given.items()} for part in parts)
     quantised = _quantised(model, reader, products)
     for entries in (quantised.graph.value_info, quantised.metadata_props):
         entries.clear()
     quantised.metadata_props.extend(model.metadata_props)
     quantised.ir_version = model.ir_version
     return sealed(quantised, runtime)
+
+
+def _parts(inputs: Inputs, batch: int) -> Iterator[Inputs]:
+    """Yields windows in batches of one size; those that make up no whole one are left out."""
+    for start in range(0, len(inputs["history"]) - batch + 1, batch):
+        yield {name: values[start : start + batch] for name, values in inputs.items()}
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # from a package without types
@@ -83,32 +97,18 @@ def _quantised(model: onnx.ModelProto, reader: _Reader, products: list[str]) -> 
 
 
 def _products(graph: onnx.GraphProto, candidates: Collection[str]) -> list[str]:
-    """Returns the names of the products of some weights, which now lie in the file as these products take them."""
-    weights = [entry for entry in graph.initializer if entry.name in candidates and len(entry.dims) == 2]
-    return [node.name for weight in weights for node in _turned(graph, weight)]
-
-
-def _turned(graph: onnx.GraphProto, weight: onnx.TensorProto) -> list[onnx.NodeProto]:
-    """Transposes a weight for good and returns the products that read it; none when it is also read otherwise.
+    """Returns the names of the products of some weights, which now lie in the file as these products take them.
 
     A linear layer's weight is stored (outputs, inputs) and transposed before its product, where the quantiser, which
-    knows only what is in the file, does not find it.
+    knows only what is in the file, does not find it. A weight that is also read otherwise stays as it is.
     """
-    turns = _readers(graph, weight.name)
-    outputs = [turn.output[0] for turn in turns]
-    products = [node for output in outputs for node in _readers(graph, output)]
-    if not all(turn.op_type == "Transpose" for turn in turns):
-        return []
-    if not all(node.op_type == "MatMul" and node.input[1] in outputs for node in products):
-        return []
-    values = onnx.numpy_helper.to_array(weight)
-    weight.CopyFrom(onnx.numpy_helper.from_array(values.T.copy(), weight.name + TRANSPOSED))
-    for turn in turns:
-        graph.node.remove(turn)
-    for node in products:
-        node.input[1] = weight.name
-    return products
-
-
-def _readers(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
-    return [node for node in graph.node if name in node.input]
+    found = []
+    for weight in graph.initializer:
+        if weight.name.removesuffix(TRANSPOSED) not in candidates or len(weight.dims) != 2:
+            continue
+        turned = [weight.name] if weight.name.endswith(TRANSPOSED) else turns(graph, weight.name)
+        products = [node for name in turned for node in readers(graph, name)]
+        if turned and all(node.op_type == "MatMul" and node.input[1] in turned for node in products):
+            transpose(graph, weight)
+            found += [node.name for node in products]
+    return found

@@ -17,13 +17,24 @@ from functools import lru_cache
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxscript import optimizer
 from torch import Tensor, nn
 
 from prunecast.errors import UserError
-from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, OLDEST_RUNTIME, OPSET, RUNTIME_KEY, UNNAMED, AnotherRuntimes
+from prunecast.export.base import (
+    BATCH_KEY,
+    LESS_OFFSET,
+    OFFSET_KEY,
+    OLDEST_RUNTIME,
+    OPSET,
+    RUNTIME_KEY,
+    UNNAMED,
+    AnotherRuntimes,
+)
 from prunecast.export.raw import RawForecaster, offset_of, raw_forecaster
 from prunecast.models.base import ForecastModel, blank, config_from, example_inputs
 from prunecast.models.io import SavedModel, metadata_from, parse_metadata, with_tensors
@@ -42,7 +53,11 @@ SCALER = ("mean_C", "std_C", "mean_O", "std_O")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 TRANSPOSED, QUANTISED, SCALE = ".T", "_quantized", "_scale"
-"""What `int8` adds to the name of a weight: `weight.T_quantized` (inputs, outputs) and `weight.T_scale` (outputs,)."""
+"""What is added to the name of a weight that lies as products take it: `weight.T` (inputs, outputs), in a graph of
+fixed shapes or beside 8 bits; in 8 bits `weight.T_quantized` (inputs, outputs) and `weight.T_scale` (outputs,)."""
+
+FOLDED_NUMBERS = 2**24
+"""The most that a constant of a graph of fixed shapes may hold."""
 
 
 def warm_up() -> None:
@@ -51,22 +66,26 @@ def warm_up() -> None:
     _graph(config_from(smallest).model_dump_json())
 
 
-def onnx_bytes(saved: SavedModel, opset: int = OPSET, runtime: str = UNNAMED) -> bytes:
-    """Returns the content of the ONNX file of a model: equal for equal models, without a word about this machine."""
-    return sealed(onnx_model(saved, opset), runtime)
+def onnx_bytes(saved: SavedModel, opset: int = OPSET, runtime: str = UNNAMED, batch: int | None = None) -> bytes:
+    """Returns the content of the ONNX file of a model: equal for equal models, without a word about this machine.
+
+    `batch` makes a graph of fixed shapes, see `onnx_model`.
+    """
+    return sealed(onnx_model(saved, opset, batch), runtime)
 
 
-def onnx_model(saved: SavedModel, opset: int = OPSET) -> onnx.ModelProto:
+def onnx_model(saved: SavedModel, opset: int = OPSET, batch: int | None = None) -> onnx.ModelProto:
     """Returns the graph of a model with its weights and metadata.
 
     Args:
         saved: the model.
         opset: version of the operators: a key of `OLDEST_RUNTIME`, which says what file format goes with it.
+        batch: of all inputs, where the graph is to have fixed shapes and compute none; any when None.
 
     Raises:
         UserError: when the model cannot be written in this version.
     """
-    model = onnx.ModelProto.FromString(_graph(saved.model.config.model_dump_json(), opset))
+    model = onnx.ModelProto.FromString(_graph(saved.model.config.model_dump_json(), opset, batch))
     model.ir_version = OLDEST_RUNTIME[opset][0]
     weights = raw_forecaster(saved).state_dict()
     for name in sorted(weights.keys() & _read_by_nodes(model)):
@@ -74,13 +93,41 @@ def onnx_model(saved: SavedModel, opset: int = OPSET) -> onnx.ModelProto:
         if weight.is_floating_point():  # numbers below the normal range cost time on many processors
             weight = weight.masked_fill(weight.abs() < torch.finfo(weight.dtype).tiny, 0.0)
         model.graph.initializer.append(onnx.numpy_helper.from_array(weight.numpy(), name))
+    if batch is not None:
+        for entry in model.graph.initializer:
+            if entry.name.startswith(MODEL):
+                transpose(model.graph, entry)
     metadata = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
     properties = {METADATA_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)}
     if offset := offset_of(saved.metadata):
         properties[OFFSET_KEY] = offset.text()
         _rename(model.graph, {name: name + LESS_OFFSET for name in ("history", OUTPUT)})
+    if batch is not None:
+        properties[BATCH_KEY] = str(batch)
     onnx.helper.set_model_props(model, properties)
     return model
+
+
+def transpose(graph: onnx.GraphProto, weight: onnx.TensorProto) -> None:
+    """Stores a weight (outputs, inputs) as `weight.T` (inputs, outputs) where all that read it transpose it first."""
+    outputs = turns(graph, weight.name) if len(weight.dims) == 2 else []
+    if outputs:
+        values, name = onnx.numpy_helper.to_array(weight), weight.name + TRANSPOSED
+        for node in readers(graph, weight.name):
+            graph.node.remove(node)
+        _rename(graph, dict.fromkeys(outputs, name))
+        weight.CopyFrom(onnx.numpy_helper.from_array(values.T.copy(), name))
+
+
+def turns(graph: onnx.GraphProto, name: str) -> list[str]:
+    """Returns what a weight is called after each node that transposes it; nothing where it is also read otherwise."""
+    found = readers(graph, name)
+    return [node.output[0] for node in found] if all(node.op_type == "Transpose" for node in found) else []
+
+
+def readers(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
+    """Returns the nodes that read a value."""
+    return [node for node in graph.node if name in node.input]
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
@@ -173,7 +220,8 @@ def _weights(file: onnx.ModelProto, path: Path) -> Iterator[tuple[str, Tensor]]:
     for full, entry in stored.items():
         name, mark, part = full.removeprefix(MODEL).partition(TRANSPOSED + "_")
         if not mark:
-            yield name, _tensor(entry, path)
+            value = _tensor(entry, path)
+            yield name.removesuffix(TRANSPOSED), value.T if name.endswith(TRANSPOSED) else value
         elif f"_{part}" == QUANTISED:
             scales = stored.get(MODEL + name + TRANSPOSED + SCALE)
             if scales is None:
@@ -221,8 +269,8 @@ def _content(path: Path) -> bytes:
 
 
 @lru_cache(maxsize=32)
-def _graph(config_json: str, opset: int = OPSET) -> bytes:
-    """Returns the serialised graph of a config, without weights."""
+def _graph(config_json: str, opset: int = OPSET, batch: int | None = None) -> bytes:
+    """Returns the serialised graph of a config, without weights, for one batch or any."""
     config = config_from(json.loads(config_json))
     ones = torch.ones(config.channels)
     raw = RawForecaster(blank(config).eval(), ones, ones)
@@ -230,10 +278,11 @@ def _graph(config_json: str, opset: int = OPSET) -> bytes:
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
             _Functional(raw).eval(),
-            (weights, *example_inputs(config, batch=2)),  # a size of one would be taken for a constant
+            # where the batch is free, a size of one would be taken for a constant
+            (weights, *example_inputs(config, batch=2 if batch is None else batch)),
             input_names=[*weights, *INPUTS],
             output_names=[OUTPUT],
-            dynamic_shapes=(dict.fromkeys(weights), *({0: "batch"} for _ in INPUTS)),
+            dynamic_shapes=None if batch else (dict.fromkeys(weights), *({0: "batch"} for _ in INPUTS)),
             opset_version=opset,
             dynamo=True,
             verbose=False,
@@ -241,10 +290,21 @@ def _graph(config_json: str, opset: int = OPSET) -> bytes:
         )
         assert program is not None
         # all that the whole optimiser does for a second is not worth it: runtimes have their own
-        optimizer.fold_constants(program.model)
+        if batch is None:
+            optimizer.fold_constants(program.model)
+        else:
+            optimizer.fold_constants(
+                program.model, onnx_shape_inference=True, output_size_limit=FOLDED_NUMBERS, should_fold=_is_fill
+            )
+            LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(program.model)
         optimizer.remove_unused_nodes(program.model)
     content: bytes = _cleaned(program.model_proto).SerializeToString(deterministic=True)
     return content
+
+
+def _is_fill(node: ir.Node) -> bool | None:
+    """Says of a tensor of equal numbers that it is to be folded, which it is not by itself."""
+    return True if node.op_type == "ConstantOfShape" else None
 
 
 class _Functional(nn.Module):

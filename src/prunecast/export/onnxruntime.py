@@ -16,6 +16,7 @@ from prunecast.export.base import (
     LESS_OFFSET,
     OFFSET_KEY,
     OLDEST_RUNTIME,
+    FixedBatch,
     Inputs,
     Offset,
     OnnxFiles,
@@ -80,7 +81,9 @@ class OnnxRuntime(OnnxFiles):
             return forecast
 
         offset = Offset.of(metadata.get(OFFSET_KEY), path)
-        return predict if offset is None else offset.around(predict)
+        found = predict if offset is None else offset.around(predict)
+        batch = session.get_inputs()[0].shape[0]  # a name where it is free
+        return FixedBatch(found, batch, path) if isinstance(batch, int) else found
 
 
 RUNTIME = OnnxRuntime()

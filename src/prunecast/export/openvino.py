@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.errors import MissingExtra, UserError
-from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, Inputs, Offset, OnnxFiles, Predictor, Tolerance
+from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, FixedBatch, Inputs, Offset, OnnxFiles, Predictor, Tolerance
 
 if TYPE_CHECKING:
     from prunecast.models.base import ForecastModel
@@ -88,7 +88,9 @@ class OpenVino(OnnxFiles):
 
         key = ["framework", OFFSET_KEY]
         offset = Offset.of(str(model.get_rt_info(key).value) if model.has_rt_info(key) else None, path)
-        return predict if offset is None else offset.around(predict)
+        found = predict if offset is None else offset.around(predict)
+        batch = model.inputs[0].partial_shape[0]
+        return FixedBatch(found, batch.get_length(), path) if batch.is_static else found
 
 
 def _package() -> Any:

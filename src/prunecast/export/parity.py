@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.export.base import Predictor, Runtime, Tolerance
+from prunecast.export.base import Predictor, Runtime, Tolerance, of_any_batch
 from prunecast.export.raw import artefact_scaler, offset_of, raw_inputs
 from prunecast.models.io import SavedModel
 from prunecast.records import Parity
@@ -64,7 +64,7 @@ def check_parity(
             float32 numbers do not suit the data.
     """
     kind: Runtime = RUNTIMES.load(runtime)
-    predict = kind.load(path, 1)
+    predict = of_any_batch(kind.load(path, 1))
     tolerance = EIGHT_BITS if int8 else kind.tolerance
     compared = [_compared(saved, predict, batch, tolerance.value) for batch in batches]
     assert compared, "no windows to compare on"

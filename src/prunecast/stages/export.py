@@ -9,15 +9,15 @@ import torch
 
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs, Int8Runtime, OnnxFiles, Runtime
+from prunecast.export.base import Inputs, Int8Runtime, OnnxFiles, Runtime, SparseRuntime
 from prunecast.export.parity import check_parity
 from prunecast.export.raw import raw_inputs
-from prunecast.inference import runtime_of
+from prunecast.inference import EAGER, runtime_of
 from prunecast.measure.size import compressed_bytes, measure_size
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import ModelMetadata, SavedModel
 from prunecast.recipe import ExportConfig
-from prunecast.records import Artefact
+from prunecast.records import Artefact, Parity
 from prunecast.registry import RUNTIMES
 from prunecast.stages.base import ExportResult, StageInputs, spread
 from prunecast.stages.job import Job
@@ -35,7 +35,8 @@ def export_stage(job: Job, inputs: StageInputs) -> ExportResult:
         config = job.recipe.export.model_copy(update={"runtime": name})
         reason = refusal(saved.model, config)
         if reason is None:
-            artefacts.append(export_one(saved, inputs.windows(), config, inputs.directory))
+            folder = inputs.folder(job.parent)
+            artefacts.append(export_one(saved, inputs.windows(), config, inputs.directory, folder))
         else:
             unsupported[name] = reason
     return ExportResult(artefacts=tuple(artefacts), unsupported=unsupported)
@@ -48,32 +49,49 @@ def refusal(model: ForecastModel, config: ExportConfig) -> str | None:
         return "8 bits were asked for, and it has no 8-bit export"
     if config.opset is not None and not isinstance(runtime, OnnxFiles):
         return "it takes no ONNX file, and so no version of ONNX operators; leave out --opset"
+    if config.batch is not None and not isinstance(runtime, OnnxFiles):
+        return "it takes no ONNX file, and so none of fixed shapes; leave out --batch"
     return runtime.unsupported(model)
 
 
-def export_one(saved: SavedModel, prepared: Prepared, config: ExportConfig, directory: Path) -> Artefact:
-    """Exports for one runtime into a folder and holds the artefact against eager on real windows."""
-    runtime = RUNTIMES.load(config.runtime)
-    if not runtime.suffix:  # it runs the model folder itself
-        size = measure_size(saved)
-        return Artefact(runtime=config.runtime, name=None, bytes=size.raw_bytes, zip_bytes=size.zip_bytes)
-    return export_to(saved, prepared, config, directory / f"model{runtime.suffix}")
+def export_one(
+    saved: SavedModel, prepared: Prepared, config: ExportConfig, directory: Path, model_folder: Path
+) -> Artefact:
+    """Exports for one runtime into a folder and holds the artefact against eager on real windows.
+
+    A runtime that runs the model folder itself is held against eager on that folder; eager needs not be.
+    """
+    runtime: Runtime = RUNTIMES.load(config.runtime)
+    if runtime.suffix:
+        return export_to(saved, prepared, config, directory / f"model{runtime.suffix}")
+    size = measure_size(saved)
+    return Artefact(
+        runtime=config.runtime,
+        name=None,
+        bytes=size.raw_bytes,
+        zip_bytes=size.zip_bytes,
+        parity=None if config.runtime == EAGER else _parity(saved, prepared, config, model_folder),
+        sparse=runtime.sparse_weights(saved.model) if isinstance(runtime, SparseRuntime) else (),
+    )
 
 
 def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path: Path) -> Artefact:
     """Exports to a file and holds it against eager on real windows; what is out of tolerance is an error."""
     runtime = RUNTIMES.load(config.runtime)
-    version = {} if config.opset is None else {"opset": config.opset}
+    asked = config.model_dump(include={"opset", "batch"}, exclude_none=True)
     if config.int8:
-        runtime.export_int8(saved, path, training_inputs(saved.metadata, prepared), **version)
+        runtime.export_int8(saved, path, training_inputs(saved.metadata, prepared), **asked)
     else:
-        runtime.export(saved, path, **version)
-    compared = prepared.test.batch(spread(len(prepared.test), config.parity_windows))
-    parity = check_parity(saved, config.runtime, path, [compared], int8=config.int8)
-    content = path.read_bytes()
+        runtime.export(saved, path, **asked)
+    parity, content = _parity(saved, prepared, config, path), path.read_bytes()
     return Artefact(
         runtime=config.runtime, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
     )
+
+
+def _parity(saved: SavedModel, prepared: Prepared, config: ExportConfig, path: Path) -> Parity:
+    compared = prepared.test.batch(spread(len(prepared.test), config.parity_windows))
+    return check_parity(saved, config.runtime, path, [compared], int8=config.int8)
 
 
 def export_alone(saved: SavedModel, windows: Callable[[], Prepared], config: ExportConfig, out: Path) -> Artefact:

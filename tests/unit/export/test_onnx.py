@@ -16,7 +16,7 @@ from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.errors import UserError
 from prunecast.export import onnx as onnx_export
-from prunecast.export.base import FILE_LIMIT_BYTES, OLDEST_RUNTIME
+from prunecast.export.base import BATCH_KEY, FILE_LIMIT_BYTES, OLDEST_RUNTIME, of_any_batch
 from prunecast.export.onnx import onnx_bytes
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.raw import raw_forecaster, raw_inputs
@@ -64,6 +64,20 @@ def test_inputs_and_output_have_their_names_and_a_free_batch(exported: tuple[Sav
         "forecast": ["batch", 12, 3],
     }
     onnx.checker.check_model(onnx.load(exported[1]), full_check=True)
+
+
+def test_a_file_for_one_batch_refuses_another_in_one_line(tmp_path: Path) -> None:
+    saved = saved_model(**TRANSFORMER)
+    path = RUNTIME.export(saved, tmp_path / "model.onnx", batch=2)
+    texts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert texts[BATCH_KEY] == "2"
+    predict, inputs = RUNTIME.load(path, 1), raw_inputs(saved.metadata, windows(saved, 5))
+    with pytest.raises(UserError, match=r"expected 2 windows in one call.* found 5") as error:
+        predict(inputs)
+    assert "\n" not in str(error.value)
+    whole = of_any_batch(predict)(inputs)  # as `evaluate` calls it: two by two, the last call filled up
+    expected = RUNTIME.load(RUNTIME.export(saved, tmp_path / "any.onnx"), 1)(inputs)
+    np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", OLDEST_RUNTIME)

@@ -89,7 +89,11 @@ def test_without_the_package_the_commands_say_it_in_one_line(
     assert captured.out == ""
     assert not out.exists()
     assert main(["--json", "list", "runtimes"]) == 0
-    assert {"name": "openvino"} in json.loads(capsys.readouterr().out)["runtimes"]
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["runtimes"]}
+    assert rows["openvino"] == {
+        **{"name": "openvino", "title": "OpenVINO", "file": ".openvino"},
+        **{"int8": True, "extra": "openvino"},
+    }
 
 
 def test_a_file_is_not_named_like_another_runtimes(
