@@ -18,7 +18,7 @@ from prunecast.study.plan import plan
 from prunecast.study.study import check_budgets
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(path for path in FOLDER.glob("paper*/*.yaml"))
+RECIPES = sorted(path for path in FOLDER.glob("*/*.yaml") if path.parent.name != "published")
 FIVE = {"transformer", "informer", "autoformer", "fedformer", "crossformer"}
 NINE = {"ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Exchange", "ECL", "Traffic", "ILI"}
 DENSITIES = {round(1 - 0.8**n, 6) for n in range(1, 10)}
