@@ -1,0 +1,673 @@
+"""The search for the best artefact within budgets: from a dense model, through rungs of ever dearer candidates.
+
+OUT/model.onnx       the best artefact so far (its ending is the runtime's), always whole
+OUT/model/           its model folder, with the recipe that repeats it
+OUT/compress.json    what was asked, reached and tried so far
+OUT/report.html      the same as a page, once the search has ended
+OUT/search/          what the search goes on from: its question, measured costs, the front, a store of stages
+
+Each candidate is made by ordinary stages in the store, none of which scores the test part, so a search that was killed
+goes on where it was: what was measured or trained is read, and every choice follows from what is there.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from prunecast import environment
+from prunecast.compress.budget import BudgetLine, Costs
+from prunecast.compress.candidates import WHOLE, How, Question, Shape, Tried, increase_of
+from prunecast.compress.cost import Anatomy, CostTable, Point, Stopwatch, models_to_measure
+from prunecast.errors import UserError
+from prunecast.export.base import Int8Runtime, Runtime
+from prunecast.inference import open_artifact
+from prunecast.measure.machine_lock import alone
+from prunecast.measure.operations import dense_macs
+from prunecast.models.base import Keep
+from prunecast.models.io import load_model
+from prunecast.prune.damage import Limit, Proposal, Search
+from prunecast.prune.methods import Score, Statistics, UnitRequest
+from prunecast.prune.structured import ranked_units
+from prunecast.recipe import (
+    RECIPE_FILE,
+    PruneConfig,
+    Recipe,
+    StudyConfig,
+    checked,
+    write_recipe,
+)
+from prunecast.records import Accuracy, Role, RunRecord
+from prunecast.registry import METHODS, MODELS, RUNTIMES, SCORES
+from prunecast.report.statistics import Interval
+from prunecast.resolve import with_model
+from prunecast.stages.job import Job, TimingJob
+from prunecast.stages.measure import real_inputs
+from prunecast.stages.model import TrainedModel
+from prunecast.stages.prune import calibration
+from prunecast.stages.run import Chain, write
+from prunecast.store import Store, new_file
+from prunecast.study.executor import Executor, Monitor, Outcome, Workload, run_plan
+from prunecast.train.evaluate import evaluate_both, score
+
+TILE = 8
+"""Feed-forward units and widths stay in multiples of so many: what the kernels of processors compute at once."""
+
+FRONT, PROPOSALS = 16, 3
+"""Candidates along the front, and the proposals for each that are carried out and compared."""
+
+FULLY_TUNED, SHIPPED = 3, 3
+"""Candidates of the last rung of tuning, and those that variants are made of."""
+
+MEASURING, FEWEST = 0.25, 8
+"""Share of a limited time that may go into the table of costs, and the models that it is made of at the least."""
+
+MOST_TIMED = 4
+"""Candidates that are exported and timed after a rung until the best is among them."""
+
+ALIKE = 0.02
+"""Two times closer than that are one: the smaller error decides."""
+
+PROMISE = 5.0
+"""How much a share of loss above the budget weighs against the logarithm of the time: training may win it back."""
+
+ZEROS = 0.9
+"""Share of the weights that are zero in the variant for runtimes that leave zeros out."""
+
+
+class TimeUp(KeyboardInterrupt):
+    """The time that a search may take is over: whoever runs stages ends them as for an interruption."""
+
+
+@dataclass
+class Compression:
+    """One search.
+
+    Attributes:
+        parent: the given model.
+        source: where its data is found.
+        question: what is asked.
+        out: folder of the result.
+        executor: runs the stages.
+        monitor: hears of it.
+        time_limit_s: how long the search may take; what is best then is the result.
+        wait_s: how long a timing waits for other stages on this machine.
+        stopwatch: measures a model with only these units; the runtime's clock when absent.
+        tried: all candidates, the given model first.
+        ended_early: whether the time was over before the last rung.
+        tests: errors on the test part (of all windows, of whole batches) of the models that were scored, by stage.
+        test: the chosen artefact's, as its runtime computes it.
+    """
+
+    parent: TrainedModel
+    source: str
+    question: Question
+    out: Path
+    executor: Callable[[Workload], Executor]
+    monitor: Monitor
+    time_limit_s: float | None = None
+    wait_s: float = 60.0
+    tried: list[Tried] = field(default_factory=list)
+    ended_early: bool = False
+    stopwatch: Callable[[Keep], Costs] | None = None
+    tests: dict[str, tuple[Accuracy | None, Accuracy | None]] = field(default_factory=dict)
+    test: Accuracy | None = None
+
+    def __post_init__(self) -> None:
+        self.started_s = time.monotonic()
+        self.recipe = checked(Recipe, self.question.recipe, "recipe")
+        self.model = self.parent.saved.model
+        self.anatomy = Anatomy(self.model)
+        self.groups = tuple(self.anatomy.groups.values())
+        self.folder = self.out / "search"
+        self.store = Store(self.folder / "store")
+        self.kind: Runtime = RUNTIMES.load(self.question.runtime)
+        self.points: list[Point] = self._noted("costs", TypeAdapter(list[Point])) or []
+
+    # The order of a search
+
+    def run(self) -> bool:
+        """Searches until the last rung or the time limit, with the best so far in its folder after each rung.
+
+        Returns:
+            Whether there is a result; False at once, with nothing written, where a budget is out of reach.
+
+        Raises:
+            UserError: when the folder is another question's, or the runtime cannot run the model.
+        """
+        self._check_folder()
+        if not self.within_reach():
+            return False
+        self._note("question", self.question)
+        self._note("costs", self.points)
+        with self.store.writer():
+            self._adopt()
+            try:
+                with time_limit(self._left_s()):
+                    self._rungs()
+            except TimeUp:
+                self.ended_early = True
+                self.monitor.note("the time is over: the best so far is the result")
+            self._settle("the end")
+            self._score_test()
+        return True
+
+    def _rungs(self) -> None:
+        table = self.table
+        shapes = self._front()
+        self.monitor.note(f"costs are predicted to {table.latency.residual:.1%}; {len(shapes)} candidates on the front")
+        repaired = [self._jobs(shape, 0) for shape in shapes]
+        self._rung("repair of all", [("repaired", shape, jobs) for shape, jobs in zip(shapes, repaired, strict=True)])
+        first = self._promising(("repaired",), math.ceil(len(shapes) / 3))
+        self._rung("one epoch for the best third", [("tuned", shape, self._jobs(shape, 1)) for shape in first])
+        best = self._promising(("repaired", "tuned"), FULLY_TUNED)
+        plan: list[tuple[How, Shape, tuple[Job, ...]]] = [
+            ("tuned", shape, self._jobs(shape, self.recipe.finetune.epochs)) for shape in best
+        ]
+        if best:
+            plan.append(("scratch", best[0], self._scratch(best[0])))
+        self._rung("full tuning", plan, besides=[self.dlinear])
+        self._variants()
+
+    def _left_s(self) -> float | None:
+        return None if self.time_limit_s is None else max(1.0, self.time_limit_s - time.monotonic() + self.started_s)
+
+    # Where it lies
+
+    def _check_folder(self) -> None:
+        before = self._noted("question", TypeAdapter(Question))
+        if self.out.exists() and before is None:
+            raise UserError(f"{self.out} exists; give another --out")
+        if before is not None and before != self.question:
+            raise UserError(f"{self.out} is the result of another question; ask the same, or give another --out")
+
+    def _note(self, name: str, value: Any) -> None:
+        content = TypeAdapter(Any).dump_json(value, indent=1)
+        with new_file(self.folder / f"{name}.json", replace=True) as path:
+            path.write_bytes(content + b"\n")
+
+    def _noted(self, name: str, kind: TypeAdapter[Any]) -> Any:
+        path = self.folder / f"{name}.json"
+        return kind.validate_json(path.read_bytes()) if path.is_file() else None
+
+    def _adopt(self) -> None:
+        """Puts the given model into the store, as the finished stage that it is."""
+        name = self.question.parent
+        if not self.store.has(name):
+            self.parent.write(self.store.begin(name))
+            self.store.commit(name)
+        self.dense = Tried(
+            how="dense",
+            name="the given model",
+            jobs=(),
+            fingerprint=name,
+            shape=None,
+            predicted=self.given,
+            record=self.store.record(name),
+            increase=Interval(0.0, 0.0, 0.0),
+            sure=1.0,
+        )
+        if self.dense.record.validation is None or self.dense.record.validation.blocks is None:
+            found = evaluate_both(self.model, self.parent.windows.validation, "validation")[0]
+            self.dense.record = self.dense.record.model_copy(update={"validation": found})
+        self._ship(self.dense)
+        self.tried = [self.dense]
+
+    # Costs
+
+    def within_reach(self) -> bool:
+        """Measures the smallest model, and if it is within every budget the given one."""
+        dense, *smaller = models_to_measure(self.groups, TILE) if self.groups else [{}]
+        self._measure(smaller[:1] or [dense])
+        if not self.question.budgets.holds(self.cheapest):
+            return False
+        self._measure([dense])
+        said = [
+            f"{line.name} from {line.text(line.cheapest)} to {line.text(line.dense)}" for line in self.lines(None)[1:]
+        ]
+        costs = f"from {self.cheapest.latency_ms:.3g} to {self.given.latency_ms:.3g} ms"
+        self.monitor.note(f"within reach: {'; '.join(said) or costs}")
+        return True
+
+    @property
+    def given(self) -> Costs:
+        """What the given model costs, by the same clock as those of the table; the smallest one's while not known."""
+        return next((point.costs for point in self.points if not point.keep), self.cheapest)
+
+    @property
+    def cheapest(self) -> Costs:
+        """What the smallest model of the search costs."""
+        return self.points[0].costs
+
+    def lines(self, best: Tried | None) -> list[BudgetLine]:
+        """Returns a line for each budget, with what a candidate reaches; the smallest model where there is none."""
+        increase = None if best is None else best.increase.high
+        return self.question.budgets.lines(
+            self.given, self.cheapest, self.cheapest if best is None else best.costs, increase
+        )
+
+    def _measure(self, keeps: Sequence[Keep], until_s: float = math.inf) -> None:
+        """Measures those that are not known yet, and notes each at once where there is a folder."""
+        known = [point.keep for point in self.points]
+        counts = [{group: len(units) for group, units in keep.items()} for keep in keeps]
+        missing = [(keep, of) for keep, of in zip(keeps, counts, strict=True) if of not in known]
+        if not missing:
+            return
+        with TemporaryDirectory(prefix="prunecast-") as name, alone(self.wait_s):
+            clock = self.stopwatch or self._clock(Path(name))
+            for keep, of in missing:
+                if time.monotonic() > until_s and len(self.points) >= FEWEST:
+                    break
+                self.points.append(Point(keep=of, costs=clock(keep)))
+                if self.folder.is_dir():
+                    self._note("costs", self.points)
+
+    def _clock(self, folder: Path) -> Stopwatch:
+        config = self.recipe.measure
+        inputs = real_inputs(self.parent.saved.metadata, self.parent.windows, config.batch)
+        dense_ms = next((point.costs.latency_ms for point in self.points if not point.keep), None)
+        return Stopwatch(
+            self.parent.saved, self.question.runtime, config, inputs, folder, dense_ms, first=not self.points
+        )
+
+    @cached_property
+    def table(self) -> CostTable:
+        """The costs of all smaller models, from measured ones, which are noted; none joins them once there is a front.
+
+        Where time is limited, measuring takes at most a part of it.
+        """
+        if self.groups and self._noted("front", TypeAdapter(list[Shape])) is None:
+            limit_s = math.inf if self.time_limit_s is None else self.time_limit_s * MEASURING
+            self.monitor.note("the costs of smaller models, by the clock")
+            self._measure(models_to_measure(self.groups, TILE), self.started_s + limit_s)
+        return CostTable.of(self.anatomy, self.points)
+
+    def _corrected(self) -> CostTable:
+        """Returns the table rescaled by the candidates that were timed since."""
+        timed = [
+            tried for tried in self.tried if tried.timing is not None and tried.shape is not None and not tried.int8
+        ]
+        pairs = [(tried.shape.predicted.latency_ms, tried.costs.latency_ms) for tried in timed if tried.shape]
+        return replace(self.table, latency=self.table.latency.corrected(pairs))
+
+    # Candidates
+
+    def _front(self) -> list[Shape]:
+        """Returns candidates from the dearest that is asked for to the cheapest, by their predicted time."""
+        if not self.groups:
+            return []
+        shapes: list[Shape] | None = self._noted("front", TypeAdapter(list[Shape]))
+        if shapes is None:
+            self.monitor.note("the damage of all units, and the best choices of them")
+            shapes = self._found_front()
+            self._note("front", shapes)
+        return shapes
+
+    def _found_front(self) -> list[Shape]:
+        torch.set_num_threads(self.recipe.train.threads)
+        job = self._chain(None, 0).train("")  # the windows that the stages of pruning will look at
+        pruning = PruneConfig(method="structured")
+        job = replace(job, recipe=job.recipe.model_copy(update={"prune": pruning}))
+        statistics = Statistics(self.recipe.seed, calibration(job, self.parent.windows), kinds=pruning.kinds)
+        score_units: Score = SCORES.load(METHODS.load(pruning.method).score)
+        scores = ranked_units(self.groups, score_units(self.model, statistics))
+        request = UnitRequest(
+            model=self.model, groups=self.groups, statistics=statistics, cost=lambda _: 0, requested=0
+        )
+        budgets, table = self.question.budgets, self.table
+        limits = []
+        if budgets.max_bytes is not None:
+            limits.append(Limit(lambda keep: table.costs(keep).bytes, round(budgets.max_bytes)))
+        if budgets.max_memory_bytes is not None and table.memory is not None:
+            limits.append(Limit(lambda keep: table.costs(keep).memory_bytes or 0, round(budgets.max_memory_bytes)))
+        search = Search(
+            scores, request, price=lambda keep: round(table.costs(keep).latency_ms * 1e6), limits=limits, tile=TILE
+        )
+        least = search.cost(search.keep(search.smallest()))
+        most = min(0.95 * search.total, 1e6 * (budgets.max_latency_ms or math.inf))
+        shapes: dict[str, Shape] = {}
+        for target in np.geomspace(most, max(min(least * 1.02, most), 1.0), FRONT):
+            proposal = search.best(round(float(target)), PROPOSALS)
+            if proposal is not None:
+                shape = self._shape(search, proposal)
+                shapes.setdefault(str(sorted(shape.keep.items())), shape)
+        return sorted(shapes.values(), key=lambda shape: -shape.predicted.latency_ms)
+
+    def _shape(self, search: Search, proposal: Proposal) -> Shape:
+        keep = search.keep(proposal)
+        told: dict[str, int | tuple[int, ...]] = {
+            name: tuple(units.tolist()) if self.anatomy.groups[name].stack else len(units)
+            for name, units in keep.items()
+        }
+        cost = dense_macs(self.model.shrunk_config(keep)) / dense_macs(self.model.config)
+        return Shape(keep=told, share=round(1 - cost, 6), predicted=self.table.costs(keep))
+
+    def _chain(self, shape: Shape | None, epochs: int, **sections: Any) -> Chain:
+        values: dict[str, Any] = {"finetune": self.recipe.finetune.model_copy(update={"epochs": epochs}), **sections}
+        if shape is not None:
+            pruning = {"method": "structured", "sparsity": shape.share, "keep": shape.keep}
+            values["prune"] = checked(PruneConfig, pruning, "prune")
+        return Chain(self.recipe.model_copy(update=values), self.parent.windows.facts.sha256, self.source)
+
+    def _jobs(self, shape: Shape, epochs: int) -> tuple[Job, ...]:
+        """Returns the pruning of the given model to a shape, and its fine-tuning where there are epochs for it."""
+        return self._chain(shape, epochs).prune(self.question.parent, shape.title)
+
+    def _scratch(self, shape: Shape) -> tuple[Job, ...]:
+        pruned = self._jobs(shape, 0)
+        return (*pruned, self._chain(None, 0).train_small(pruned[-1], f"dense of the size of {shape.title}"))
+
+    @cached_property
+    def dlinear(self) -> Job:
+        """Trains DLinear on the same data: whoever needs no more than that is to know it."""
+        config = self.model.config.model_dump(mode="json")
+        known = MODELS.load("dlinear").Config.model_fields
+        values = {"name": "dlinear"} | {key: config[key] for key in config.keys() & known if key != "name"}
+        plain = self.recipe.model_copy(
+            update={"train": self.recipe.train.model_copy(update={"learning_rate": None, "keep_step": None})}
+        )
+        recipe = with_model(plain, values, self.recipe.data.name)
+        return Chain(recipe, self.parent.windows.facts.sha256, self.source).train("DLinear")
+
+    def _promising(self, how: Sequence[How], count: int) -> list[Shape]:
+        """Returns the shapes that are worth training: cheap ones whose loss is not far above the budget."""
+        most, table = self.question.budgets.max_loss_increase, self._corrected()
+        best: dict[int, tuple[float, Shape]] = {}
+        for tried in self.tried:
+            if tried.how in how and tried.shape is not None:
+                latency_ms = table.costs(tried.shape.units).latency_ms
+                over = max(0.0, tried.increase.value - most)
+                value = math.log(latency_ms) + PROMISE * over
+                best[id(tried.shape)] = min(
+                    best.get(id(tried.shape), (math.inf, tried.shape)), (value, tried.shape), key=_first
+                )
+        return [shape for _, shape in sorted(best.values(), key=_first)[:count]]
+
+    # Rungs
+
+    def _rung(
+        self, title: str, plan: Sequence[tuple[How, Shape, tuple[Job, ...]]], besides: Sequence[Job] = ()
+    ) -> None:
+        """Makes candidates, and puts the best artefact so far in its place."""
+        jobs = {job.fingerprint: job for _, _, made in plan for job in made} | {job.fingerprint: job for job in besides}
+        try:
+            self._run(title, list(jobs.values()))
+        finally:  # when the time is over too: what is there counts
+            for how, shape, made in plan:
+                name = made[-1].fingerprint
+                if self.store.has(name) and all(name != tried.fingerprint for tried in self.tried):
+                    self.tried.append(self._assessed(how, shape, made))
+        self._settle(title)
+
+    def _run(self, title: str, jobs: Sequence[Job]) -> Outcome:
+        waiting = [job for job in jobs if not self.store.has(job.fingerprint)]
+        if not waiting:
+            return Outcome(present=len(jobs))
+        left_s = self._left_s()
+        left = "" if left_s is None else f", {left_s / 60:.0f} min left"
+        self.monitor.note(f"{title}: {len(waiting)} stages{left}")
+        self.monitor.start(len(jobs), len(jobs) - len(waiting))
+        workload = Workload(jobs, waiting, self.store, StudyConfig(), None, self.monitor, self.wait_s)
+        try:
+            return run_plan(self.executor, workload, Outcome(present=len(jobs) - len(waiting)))
+        finally:
+            self.monitor.stop()
+
+    def _assessed(self, how: How, shape: Shape, jobs: tuple[Job, ...]) -> Tried:
+        record = self.store.record(jobs[-1].fingerprint)
+        assert record.validation is not None
+        increase, sure = self._increase(record.validation)
+        epochs = sum(epoch.steps > 0 for epoch in record.fit.epochs) if record.fit and how == "tuned" else 0
+        words = {"repaired": "repaired", "tuned": f"tuned for {epochs} epochs", "scratch": "trained from scratch"}
+        return Tried(
+            how=how,
+            name=f"{shape.title}, {words[how]}",
+            jobs=jobs,
+            fingerprint=record.fingerprint,
+            shape=shape,
+            predicted=shape.predicted,
+            record=record,
+            increase=increase,
+            sure=sure,
+        )
+
+    def _increase(self, validation: Accuracy) -> tuple[Interval, float]:
+        assert self.dense.record.validation is not None
+        return increase_of(validation, self.dense.record.validation, self.question.budgets.max_loss_increase)
+
+    def _variants(self) -> None:
+        """Makes what a runtime can do on top: zeros that it leaves out, then 8 bits, of the best so far."""
+        best = [tried for tried in sorted(self.tried, key=self.rank) if tried.refused is None][:SHIPPED]
+        if hasattr(self.kind, "sparse_weights"):
+            for base in list(best):
+                jobs = self._chain(None, 0, prune=PruneConfig(method="unstructured", sparsity=ZEROS)).prune(
+                    base.fingerprint, f"{base.name}, {ZEROS:.0%} zeros"
+                )
+                if not self._run("zeros", jobs).failed:
+                    found = self._assessed("repaired", base.shape or WHOLE, (*base.jobs, *jobs))
+                    best.append(replace(found, how="zeros", name=jobs[-1].label, predicted=base.costs))
+                    self.tried.append(best[-1])
+        if isinstance(self.kind, Int8Runtime):
+            self._run("8 bits", [self._export(base.fingerprint, base.record.role, int8=True) for base in best])
+            for base in best:
+                tried = replace(
+                    base, how="int8", name=f"{base.name}, 8 bits", int8=True, timing=None, artefact_bytes=None
+                )
+                if self._scored_in_runtime(tried):
+                    self._ship(tried)
+                    self.tried.append(tried)
+        self._settle("variants")
+
+    def _scored_in_runtime(self, tried: Tried) -> bool:
+        """Scores an 8-bit artefact on the validation part as its runtime computes it; False where there is none."""
+        export = self._export(tried.fingerprint, tried.record.role, int8=True)
+        if not self.store.has(export.fingerprint):
+            return False
+        noted = f"validation-{export.fingerprint}"
+        known = self._noted(noted, TypeAdapter(Accuracy))
+        if known is None:
+            predict = open_artifact(self._artefact(export)).predictor()
+            known = score(predict, self.parent.windows.validation, "validation")
+            self._note(noted, known.model_dump(mode="json"))
+        tried.validation = known
+        tried.increase, tried.sure = self._increase(known)
+        return True
+
+    # The best so far
+
+    def rank(self, tried: Tried) -> tuple[float, ...]:
+        """Returns what candidates are sorted by: within all budgets, the fastest; of two alike, the smaller error.
+
+        Where none is within all budgets, by how much the worst of them is exceeded.
+        """
+        budgets, costs = self.question.budgets, tried.costs
+        over = max(0.0, tried.increase.high - budgets.max_loss_increase) + max(0.0, budgets.excess(costs))
+        alike = round(math.log(costs.latency_ms) / ALIKE)
+        return (over, alike, tried.increase.value)
+
+    @property
+    def best(self) -> Tried:
+        """The best of those that were exported and timed."""
+        return min((tried for tried in self.tried if tried.timing is not None), key=self.rank)
+
+    def _settle(self, title: str) -> None:
+        """Times the best candidates, corrects the predictions by them, and puts the best artefact in its place."""
+        for _ in range(MOST_TIMED):
+            first = min((tried for tried in self.tried if tried.refused is None), key=self.rank)
+            if first.timing is not None:
+                break
+            first.first_predicted = first.predicted
+            self._ship(first)
+            table = self._corrected()
+            for tried in self.tried:
+                if tried.shape is not None and tried.timing is None and not tried.int8:
+                    tried.predicted = table.costs(tried.shape.units)
+        best = self.best
+        self.monitor.note(
+            f"after {title}: {best.name}, {best.costs.latency_ms:.3g} ms, {best.costs.bytes:,} bytes, "
+            f"loss {best.increase.value:+.1%} (at most {best.increase.high:+.1%})"
+        )
+        self.publish(best)
+
+    def _export(self, fingerprint: str, role: Role, *, int8: bool = False) -> Job:
+        recipe = self._chain(None, 0).recipe
+        recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"int8": int8})})
+        label = f"export of {fingerprint[:8]}{', 8 bits' if int8 else ''}"
+        return Job(
+            stage="export",
+            role=role,
+            recipe=recipe,
+            data_sha256=self.parent.windows.facts.sha256,
+            source=self.source,
+            label=label,
+            parent=fingerprint,
+        )
+
+    def _ship(self, tried: Tried) -> None:
+        """Exports a candidate and times it in turn with the given model, unless that was done."""
+        export = self._export(tried.fingerprint, tried.record.role, int8=tried.int8)
+        dense = None if tried.how == "dense" else self._export(self.question.parent, self.dense.record.role)
+        timing = TimingJob(
+            role=tried.record.role,
+            recipe=export.recipe,
+            data_sha256=export.data_sha256,
+            source=self.source,
+            label=f"timing of {tried.name}",
+            parent=tried.fingerprint,
+            reference=None if dense is None else self.question.parent,
+            exports=tuple(job.fingerprint for job in (export, dense) if job is not None),
+            machine=environment.describe().machine,
+        )
+        outcome = self._run(f"export and time of {tried.name}", [export, timing])
+        if not self.store.has(timing.fingerprint):
+            tried.refused = "; ".join(outcome.failed.values()) or "it was not made"
+            return
+        record = self.store.record(timing.fingerprint)
+        if not record.timing.runtimes:
+            reasons = self.store.record(export.fingerprint).unsupported
+            raise UserError(
+                f"runtime {self.question.runtime!r} cannot run this model: {reasons[self.question.runtime]}"
+            )
+        tried.timing = record.timing.runtimes[0]
+        tried.artefact_bytes = record.artefacts[0].bytes
+
+    def _artefact(self, export: Job) -> Path:
+        """Returns what the runtime loads."""
+        folder = self.store.directory(export.fingerprint)
+        return folder / f"model{self.kind.suffix}" if self.kind.suffix else self.store.directory(str(export.parent))
+
+    @property
+    def artefact(self) -> Path:
+        """Where the best artefact lies."""
+        return self.out / f"model{self.kind.suffix}" if self.kind.suffix else self.out / "model"
+
+    def publish(self, best: Tried) -> None:
+        """Puts a candidate's artefact and model folder in their place, each in one step."""
+        folder, beside, before = self.out / "model", self.out / ".model", self.out / ".before"
+        for leftover in (beside, before):
+            shutil.rmtree(leftover, ignore_errors=True)
+        beside.mkdir(parents=True)
+        recipe = self.repeats(best)
+        write(beside, recipe, self._as_repeated(best), load_model(self.store.directory(best.fingerprint)))
+        if folder.exists():
+            folder.rename(before)
+        beside.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
+        if self.kind.suffix:
+            with new_file(self.artefact, replace=True) as path:
+                shutil.copy2(self._artefact(self._export(best.fingerprint, best.record.role, int8=best.int8)), path)
+        with new_file(self.out / RECIPE_FILE, replace=True) as path:
+            write_recipe(recipe, path)
+
+    def _as_repeated(self, best: Tried) -> RunRecord:
+        """Returns the record that the recipe which repeats a candidate gives, under its name."""
+        names: dict[str | None, str] = {}
+        for job in best.jobs:
+            data = job.recipe.data.model_copy(update={"score_test": True})
+            parent, compared = names.get(job.parent, job.parent), names.get(job.compared_with, job.compared_with)
+            recipe = job.recipe.model_copy(update={"data": data})
+            names[job.fingerprint] = replace(job, recipe=recipe, parent=parent, compared_with=compared).fingerprint
+        known = self.tests.get(best.fingerprint)
+        changed: dict[str, Any] = {} if known is None else {"test": known[0], "test_paper": known[1]}
+        if best.jobs:
+            last = best.record
+            changed |= {"recipe": self.repeats(best).model_dump(mode="json"), "fingerprint": names[last.fingerprint]}
+            changed |= {"parent": names.get(last.parent, last.parent)}
+            changed |= {"compared_with": names.get(last.compared_with, last.compared_with)}
+        return best.record.model_copy(update=changed)
+
+    # The test part, once, at the end
+
+    def _score_test(self) -> None:
+        """Scores the chosen model, the given one and DLinear on the test part; notes it, for it is done once."""
+        best = self.best
+        wanted = {self.dense.fingerprint: self.dense.record, best.fingerprint: best.record}
+        if self.store.has(self.dlinear.fingerprint):
+            wanted[self.dlinear.fingerprint] = self.store.record(self.dlinear.fingerprint)
+        for name, record in wanted.items():
+            found = self._noted(f"test-{name}", _SCORES)
+            if found is None:
+                found = (record.test, record.test_paper)
+                if record.test is None:
+                    model = load_model(self.store.directory(name)).model
+                    found = evaluate_both(model, self.parent.windows.test, "test")
+                self._note(f"test-{name}", found)
+            self.tests[name] = found
+        self.test = self.tests[best.fingerprint][0]
+        if best.int8:
+            export = self._export(best.fingerprint, best.record.role, int8=True)
+            found = self._noted(f"test-{export.fingerprint}", _SCORES)
+            if found is None:
+                found = (score(open_artifact(self.artefact).predictor(), self.parent.windows.test, "test"), None)
+                self._note(f"test-{export.fingerprint}", found)
+            self.test = found[0]
+        self.publish(best)
+
+    def repeats(self, best: Tried) -> Recipe:
+        """Returns the recipe that repeats a candidate, its test score included."""
+        if not best.jobs:
+            return self.parent.recipe
+        recipe = best.jobs[-1].recipe
+        data, export = recipe.data.model_copy(update={"score_test": True}), recipe.export
+        return recipe.model_copy(update={"data": data, "export": export.model_copy(update={"int8": best.int8})})
+
+
+_SCORES = TypeAdapter(tuple[Accuracy | None, Accuracy | None])
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raises `TimeUp` in the block after so many seconds, where the system has a timer and this is the main thread."""
+    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if seconds is None or not usable:
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _first(pair: tuple[float, Any]) -> float:
+    return pair[0]
