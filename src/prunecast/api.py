@@ -479,6 +479,8 @@ def export(
     *,
     out: Path,
     int8: bool = False,
+    quantizer: str | None = None,
+    max_mse_increase: float | None = None,
     opset: int | None = None,
     batch: int | None = None,
     data: str | None = None,
@@ -490,6 +492,8 @@ def export(
         runtime: see prunecast list runtimes.
         out: the file; must not exist.
         int8: store and multiply weights in 8 bits, scaled by windows of the training part.
+        quantizer: of 8 bits: static, dynamic (onnxruntime), nncf (openvino) [default: static].
+        max_mse_increase: share of the validation MSE that 8 bits may cost; weights that cost more stay in float32.
         opset: version of ONNX operators, 18 to 21; the answer says what reads it [default: 20].
         batch: windows in one call, for a graph of fixed shapes that computes none [default: any].
         data: where the data is, when the model was trained on a file or imported without data.
@@ -500,9 +504,8 @@ def export(
     from prunecast.recipe import ExportConfig, checked
     from prunecast.stages.export import export_alone
 
-    config = checked(
-        ExportConfig, {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset, "batch": batch}, "export"
-    )
+    asked = {"int8": int8, "quantizer": quantizer, "max_mse_increase": max_mse_increase, "opset": opset, "batch": batch}
+    config = checked(ExportConfig, {"runtime": RUNTIMES.check(runtime), **asked}, "export")
     load = cache(load_series)
     saved = with_data(load_model(directory), data, load)
     artefact = export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out)

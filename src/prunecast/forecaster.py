@@ -108,11 +108,23 @@ class Forecaster:
         return pruned
 
     def export(
-        self, runtime: str, out: str | Path, *, int8: bool = False, opset: int | None = None, batch: int | None = None
+        self,
+        runtime: str,
+        out: str | Path,
+        *,
+        int8: bool = False,
+        quantizer: str | None = None,
+        max_mse_increase: float | None = None,
+        opset: int | None = None,
+        batch: int | None = None,
     ) -> Exported:
-        """Writes an artefact for a runtime; returns its path, size, deviation from PyTorch, and what it runs on."""
+        """Writes an artefact for a runtime; arguments as of `prunecast export`.
+
+        Returns its path, size, deviation from PyTorch, and what it runs on.
+        """
         path, fitted = Path(out), self._fitted
-        asked = {"runtime": RUNTIMES.check(runtime), "int8": int8, "opset": opset, "batch": batch}
+        asked = {"int8": int8, "quantizer": quantizer, "max_mse_increase": max_mse_increase}
+        asked |= {"runtime": RUNTIMES.check(runtime), "opset": opset, "batch": batch}
         config = checked(ExportConfig, asked, "export")
         artefact = export_alone(fitted.saved, lambda: fitted.windows, config, path)
         return Exported.of(path, artefact, RUNTIMES.load(runtime).needs(config.opset))

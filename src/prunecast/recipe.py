@@ -32,7 +32,7 @@ from pydantic import (
 )
 
 from prunecast.errors import UserError, near, shown
-from prunecast.records import BudgetOf, Control, GroupKind, Scoring, Stage, Strict
+from prunecast.records import BudgetOf, Control, GroupKind, Quantizer, Scoring, Stage, Strict
 from prunecast.registry import METHODS, METRICS
 
 RECIPE_FILE = "recipe.yaml"
@@ -372,6 +372,15 @@ class ExportConfig(Section):
 
     runtime: str = "onnxruntime"
     int8: bool = False
+    quantizer: Quantizer | None = Field(
+        None, exclude_if=lambda name: name is None, description="how a model comes to 8 bits; static when absent"
+    )
+    max_mse_increase: float | None = Field(
+        None,
+        ge=0,
+        exclude_if=lambda share: share is None,
+        description="share of the validation MSE that 8 bits may cost; weights that cost more stay in float32",
+    )
     opset: Literal[18, 19, 20, 21] | None = Field(
         None, exclude_if=lambda opset: opset is None, description="version of ONNX operators; 20 when absent"
     )

@@ -40,6 +40,9 @@ Role = Literal["dense", "naive", "small-dense", "zeroed-body", "dense-continued"
 Control = Literal["naive", "dlinear", "random", "zeroed-body", "dense-continued", "small-dense"]
 """What a study compares its pruned models with besides their dense parents."""
 
+Quantizer = Literal["static", "dynamic", "nncf"]
+"""How a model comes to 8 bits: inputs of products scaled by real windows, in each forecast anew, or by NNCF."""
+
 BudgetOf = Literal["prunable", "model", "operations"]
 """What a share is a share of: the prunable weights, all parameters, or the dense multiply-adds."""
 
@@ -279,6 +282,12 @@ class Artefact(Record):
     sparse: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="weights of whose zeros the runtime's products read none"
     )
+    test: Accuracy | None = Field(
+        None, exclude_if=lambda test: test is None, description="of an 8-bit artefact, in its own runtime"
+    )
+    float32: tuple[str, ...] = Field(
+        (), exclude_if=lambda names: not names, description="weights that stay in float32 because 8 bits cost too much"
+    )
 
 
 class Example(Record):
@@ -407,7 +416,7 @@ Arrays = Mapping[str, NDArray[Any]]
 _TEXTS = ("imported", "data/channels", "pruning/removed_weights", "pruning/kept_units")
 """Places of what can grow long and is no list of numbers; it lies with the arrays, as JSON."""
 
-_ARTEFACT_TEXTS = {"sparse"}
+_ARTEFACT_TEXTS = {"sparse", "float32"}
 """The same of each artefact."""
 
 

@@ -317,13 +317,22 @@ def _timed(model: ModelMeasurement) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported(Result):
-    """An artefact; `max_deviation` from PyTorch is in standard deviations of a channel, `mse_change` relative."""
+    """An artefact; `max_deviation` from PyTorch is in standard deviations of a channel, `mse_change` relative.
+
+    Of an 8-bit one also its MSE over all test windows in its own runtime, and the weights that stay in float32.
+    """
 
     path: Path
     bytes: int
     max_deviation: float
     mse_change: float
     needs: str
+    mse: float | None = None
+    float32: tuple[str, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields; of 32 bits without those of 8 bits."""
+        return {name: value for name, value in super().to_json().items() if value is not None}
 
     @classmethod
     def of(cls, path: Path, artefact: Artefact, needs: str) -> Exported:
@@ -336,6 +345,8 @@ class Exported(Result):
             max_deviation=parity.max_deviation,
             mse_change=parity.mse_change,
             needs=needs,
+            mse=None if artefact.test is None else artefact.test.mse,
+            float32=None if artefact.test is None else artefact.float32,
         )
 
 

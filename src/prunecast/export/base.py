@@ -8,11 +8,10 @@ level of a channel is large, the file takes and gives values less an offset that
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from prunecast.errors import UserError
 if TYPE_CHECKING:  # a process that only runs an artefact must not import torch
     from prunecast.models.base import ForecastModel
     from prunecast.models.io import SavedModel
+    from prunecast.records import Quantizer
 
 Inputs = Mapping[str, NDArray[np.floating]]
 """history, x_mark, y_mark."""
@@ -130,6 +130,12 @@ class FixedBatch:
         return np.concatenate(forecasts)[:count]
 
 
+def whole_batches(inputs: Inputs, batch: int) -> Iterator[Inputs]:
+    """Yields windows in batches of one size; those that make up no whole one are left out."""
+    for start in range(0, len(inputs["history"]) - batch + 1, batch):
+        yield {name: values[start : start + batch] for name, values in inputs.items()}
+
+
 def of_any_batch(predict: Predictor) -> Predictor:
     """Returns a predictor that takes any number of windows, as nearly all do by themselves."""
     return predict.in_turn if isinstance(predict, FixedBatch) else predict
@@ -213,21 +219,49 @@ class Runtime(Protocol):
         """
 
 
+class Quantised(Protocol):
+    """A model in 8 bits, to be written with some of its weights or none in float32.
+
+    Attributes:
+        weights: names of those that are in 8 bits.
+    """
+
+    weights: tuple[str, ...]
+
+    def export(self, path: Path, float32: Collection[str] = ()) -> Path:
+        """Writes the artefact and returns its path; the products of the weights `float32` stay as they were."""
+
+
 @runtime_checkable
 class Int8Runtime(Runtime, Protocol):
-    """A runtime that can also store and multiply the weights in 8 bits."""
+    """A runtime that can also store and multiply the weights in 8 bits.
 
-    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
-        """Writes the artefact with matrix products in 8 bits and returns its path; `read` and `load` take it too.
+    Attributes:
+        quantizers: how; the first where nothing else is asked for.
+    """
+
+    quantizers: tuple[Quantizer, ...]
+
+    def quantised(self, saved: SavedModel, windows: Iterable[Inputs]) -> Quantised:
+        """Returns the model with matrix products in 8 bits; `read` and `load` take its artefacts too.
 
         Args:
             saved: the model.
-            path: of the artefact.
             windows: real inputs of the training part in batches, by which the products' inputs are scaled.
 
         Raises:
-            UserError: when the model is not supported, nothing in it can be in 8 bits, or the file cannot be written.
+            UserError: when the model is not supported, or nothing in it can be in 8 bits.
         """
+
+    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
+        """Writes the artefact with all that can be in 8 bits and returns its path, see `quantised`."""
+
+
+@runtime_checkable
+class FixedBatchRuntime(Runtime, Protocol):
+    """A runtime whose files may be, or are, for one number of windows in a call; `export` takes it as `batch`."""
+
+    fixed_batch: Literal[True]
 
 
 @runtime_checkable
@@ -262,6 +296,8 @@ class OnnxFiles:
 
     name: str
     suffix: str
+    quantizers: tuple[Quantizer, ...]
+    fixed_batch: Literal[True] = True
 
     def needs(self, opset: int | None) -> str:
         """Returns the versions of a file, and of the package that reads it."""
@@ -285,22 +321,32 @@ class OnnxFiles:
         `opset` is the version of the operators: a key of `OLDEST_RUNTIME`. `batch` makes a graph of fixed shapes.
         """
         from prunecast.export.onnx import onnx_bytes
+        from prunecast.store import new_file
 
-        return self._written(saved, path, partial(onnx_bytes, opset=opset, runtime=self.name, batch=batch))
+        self._check(saved.model)
+        whole = onnx_bytes(saved, opset, self.name, batch)
+        with new_file(path, replace=True) as temporary:
+            temporary.write_bytes(whole)
+        return path
 
-    def export_int8(
+    def quantised(
         self,
         saved: SavedModel,
-        path: Path,
         windows: Iterable[Inputs],
         opset: int = OPSET,
         batch: int | None = None,
-    ) -> Path:
-        """Writes the ONNX file with matrix products in 8 bits, whole or not at all, see `Int8Runtime`."""
-        from prunecast.export.int8 import int8_bytes
+        quantizer: Quantizer | None = None,
+    ) -> Quantised:
+        """Returns the model with matrix products in 8 bits, see `Int8Runtime`; `quantizer` is one of `quantizers`."""
+        from prunecast.export.int8 import Int8Onnx
 
-        content = partial(int8_bytes, windows=windows, opset=opset, runtime=self.name, batch=batch)
-        return self._written(saved, path, content)
+        self._check(saved.model)
+        how = quantizer or self.quantizers[0]
+        return Int8Onnx(saved, windows, opset=opset, runtime=self.name, batch=batch, quantizer=how)
+
+    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
+        """Writes the ONNX file with matrix products in 8 bits, whole or not at all, see `Int8Runtime`."""
+        return self.quantised(saved, windows).export(path)
 
     def read(self, path: Path) -> SavedModel:
         """Returns the model inside a file that `export` or `export_int8` wrote, see `Runtime`."""
@@ -308,13 +354,7 @@ class OnnxFiles:
 
         return read_model(path, self.name)
 
-    def _written(self, saved: SavedModel, path: Path, content: Callable[[SavedModel], bytes]) -> Path:
-        from prunecast.store import new_file
-
-        reason = self.unsupported(saved.model)
+    def _check(self, model: ForecastModel) -> None:
+        reason = self.unsupported(model)
         if reason is not None:
             raise UserError(f"runtime {self.name!r} cannot run this model: {reason}")
-        whole = content(saved)
-        with new_file(path, replace=True) as temporary:
-            temporary.write_bytes(whole)
-        return path

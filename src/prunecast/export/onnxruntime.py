@@ -34,6 +34,7 @@ class OnnxRuntime(OnnxFiles):
     tolerance = Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation")
     packages = ("onnxruntime", "onnx", "onnxscript")
     extra = None
+    quantizers = ("static", "dynamic")
 
     def oldest(self, opset: int) -> str:
         """Returns the first version that read these operators and the format of the file."""

@@ -30,8 +30,9 @@ class OpenVino(OnnxFiles):
     title = "OpenVINO"
     suffix = ".openvino"
     tolerance = Tolerance(1e-4, "float32 sums in another order, fused normalisation and activation")
-    packages = ("openvino", "onnx", "onnxscript")
+    packages = ("openvino", "onnx", "onnxscript", "nncf")
     extra = "openvino"
+    quantizers = ("static", "nncf")
 
     def oldest(self, opset: int) -> str:
         """Returns the version that is installed: its makers publish no list of the operators that older ones read."""

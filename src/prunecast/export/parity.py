@@ -92,6 +92,14 @@ def check_parity(
     return parity
 
 
+def mse_change(saved: SavedModel, runtime: str, path: Path, batches: Iterable[Batch]) -> float:
+    """Returns by what share of it the MSE of an artefact, one thread, is larger than that of its model in eager."""
+    predict = of_any_batch(RUNTIMES.load(runtime).load(path, 1))
+    squares = [_compared(saved, predict, batch, float("inf"))[1] for batch in batches]
+    export_error, eager_error = torch.stack(squares).sum(0).tolist()
+    return float((export_error - eager_error) / max(eager_error, 1e-12))
+
+
 def _compared(saved: SavedModel, predict: Predictor, batch: Batch, tolerance: float) -> tuple[int, Tensor, Tensor]:
     """Returns of one batch: windows; squared errors of export and eager; largest deviation and largest raw value.
 

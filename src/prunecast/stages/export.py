@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs, Int8Runtime, OnnxFiles, Runtime, SparseRuntime
-from prunecast.export.parity import check_parity
+from prunecast.export.base import FixedBatchRuntime, Inputs, Int8Runtime, OnnxFiles, Runtime, SparseRuntime
+from prunecast.export.parity import check_parity, mse_change
 from prunecast.export.raw import raw_inputs
-from prunecast.inference import EAGER, runtime_of
+from prunecast.inference import EAGER, Artifact, runtime_of
 from prunecast.measure.size import compressed_bytes, measure_size
 from prunecast.models.base import ForecastModel
 from prunecast.models.io import ModelMetadata, SavedModel
@@ -22,9 +23,14 @@ from prunecast.registry import RUNTIMES
 from prunecast.stages.base import ExportResult, StageInputs, spread
 from prunecast.stages.job import Job
 from prunecast.store import new_file
+from prunecast.train.evaluate import score
 
 CALIBRATION_WINDOWS, CALIBRATION_BATCH = 256, 32
 """Training windows that 8 bits are scaled by; with 128, DLinear on ETTh2 was twice as far off, with 512 no closer."""
+
+
+VALIDATION_WINDOWS = 256
+"""Windows by which it is decided what stays in float32."""
 
 
 def export_stage(job: Job, inputs: StageInputs) -> ExportResult:
@@ -35,7 +41,8 @@ def export_stage(job: Job, inputs: StageInputs) -> ExportResult:
         config = job.recipe.export.model_copy(update={"runtime": name})
         reason = refusal(saved.model, config)
         if reason is None:
-            folder = inputs.folder(job.parent)
+            needs_folder = name != EAGER and not RUNTIMES.load(name).suffix
+            folder = inputs.folder(job.parent) if needs_folder else None
             artefacts.append(export_one(saved, inputs.windows(), config, inputs.directory, folder))
         else:
             unsupported[name] = reason
@@ -47,15 +54,19 @@ def refusal(model: ForecastModel, config: ExportConfig) -> str | None:
     runtime: Runtime = RUNTIMES.load(config.runtime)
     if config.int8 and not isinstance(runtime, Int8Runtime):
         return "8 bits were asked for, and it has no 8-bit export"
+    if not config.int8 and (config.quantizer is not None or config.max_mse_increase is not None):
+        return "--quantizer and --max-mse-increase are about 8 bits; add --int8"
+    if isinstance(runtime, Int8Runtime) and config.quantizer not in (None, *runtime.quantizers):
+        return f"it has no quantizer {config.quantizer!r}; it has {', '.join(runtime.quantizers)}"
     if config.opset is not None and not isinstance(runtime, OnnxFiles):
         return "it takes no ONNX file, and so no version of ONNX operators; leave out --opset"
-    if config.batch is not None and not isinstance(runtime, OnnxFiles):
-        return "it takes no ONNX file, and so none of fixed shapes; leave out --batch"
+    if config.batch is not None and not isinstance(runtime, FixedBatchRuntime):
+        return "it has no file of fixed shapes; leave out --batch"
     return runtime.unsupported(model)
 
 
 def export_one(
-    saved: SavedModel, prepared: Prepared, config: ExportConfig, directory: Path, model_folder: Path
+    saved: SavedModel, prepared: Prepared, config: ExportConfig, directory: Path, model_folder: Path | None = None
 ) -> Artefact:
     """Exports for one runtime into a folder and holds the artefact against eager on real windows.
 
@@ -64,13 +75,16 @@ def export_one(
     runtime: Runtime = RUNTIMES.load(config.runtime)
     if runtime.suffix:
         return export_to(saved, prepared, config, directory / f"model{runtime.suffix}")
-    size = measure_size(saved)
+    size, parity = measure_size(saved), None
+    if config.runtime != EAGER:
+        assert model_folder is not None, "what this runtime runs"
+        parity = _parity(saved, prepared, config, model_folder)
     return Artefact(
         runtime=config.runtime,
         name=None,
         bytes=size.raw_bytes,
         zip_bytes=size.zip_bytes,
-        parity=None if config.runtime == EAGER else _parity(saved, prepared, config, model_folder),
+        parity=parity,
         sparse=runtime.sparse_weights(saved.model) if isinstance(runtime, SparseRuntime) else (),
     )
 
@@ -78,15 +92,71 @@ def export_one(
 def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path: Path) -> Artefact:
     """Exports to a file and holds it against eager on real windows; what is out of tolerance is an error."""
     runtime = RUNTIMES.load(config.runtime)
-    asked = config.model_dump(include={"opset", "batch"}, exclude_none=True)
+    asked: dict[str, Any] = config.model_dump(include={"opset", "batch", "quantizer"}, exclude_none=True)
+    float32: tuple[str, ...] = ()
     if config.int8:
-        runtime.export_int8(saved, path, training_inputs(saved.metadata, prepared), **asked)
+        quantised = runtime.quantised(saved, training_inputs(saved.metadata, prepared), **asked)
+        if config.max_mse_increase is not None:
+            chosen = spread(len(prepared.validation), VALIDATION_WINDOWS)
+            validation = prepared.validation.batch(chosen)
+
+            def change(float32: Collection[str]) -> float:
+                return mse_change(saved, config.runtime, quantised.export(path, float32), [validation])
+
+            float32 = sensitive_weights(quantised.weights, change, config.max_mse_increase)
+        quantised.export(path, float32)
     else:
         runtime.export(saved, path, **asked)
-    parity, content = _parity(saved, prepared, config, path), path.read_bytes()
+    parity, content, test = _parity(saved, prepared, config, path), path.read_bytes(), None
+    if config.int8:
+        predict = Artifact(path, config.runtime, saved).predictor()
+        test = score(predict, prepared.test, "test", "full").model_copy(update={"blocks": None})
     return Artefact(
-        runtime=config.runtime, name=path.name, bytes=len(content), zip_bytes=compressed_bytes(content), parity=parity
+        runtime=config.runtime,
+        name=path.name,
+        bytes=len(content),
+        zip_bytes=compressed_bytes(content),
+        parity=parity,
+        test=test,
+        float32=float32,
     )
+
+
+def sensitive_weights(
+    weights: Sequence[str], change: Callable[[Collection[str]], float], limit: float
+) -> tuple[str, ...]:
+    """Returns the fewest weights found that have to stay in float32 for 8 bits to cost no more than a limit.
+
+    Each is first left out of the 8 bits alone. Of those that then save most, as many stay as it takes, by bisection;
+    and of these each is tried again without.
+
+    Args:
+        weights: names of those in 8 bits.
+        change: names of those that stay in float32 -> share of the error that 8 bits in the others cost.
+        limit: the most that it may be.
+
+    Raises:
+        UserError: when even one weight in 8 bits costs more.
+    """
+    if change(()) <= limit:
+        return ()
+    alone = {name: change((name,)) for name in weights}
+    ranked = sorted(weights, key=alone.__getitem__)
+    few, many = 1, len(ranked)
+    while few < many:
+        middle = (few + many) // 2
+        few, many = (few, middle) if change(ranked[:middle]) <= limit else (middle + 1, many)
+    if many == len(ranked):
+        raise UserError(
+            f"8 bits cost more than {limit:.2%} of the validation MSE even in a single weight; "
+            "export without int8, or allow more with --max-mse-increase"
+        )
+    kept = ranked[:many]
+    for name in ranked[:many]:
+        without = [other for other in kept if other != name]
+        if change(without) <= limit:
+            kept = without
+    return tuple(kept)
 
 
 def _parity(saved: SavedModel, prepared: Prepared, config: ExportConfig, path: Path) -> Parity:

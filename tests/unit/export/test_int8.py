@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,9 @@ from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.batch import Batch
 from prunecast.cli.main import main
-from prunecast.errors import UserError
+from prunecast.errors import MissingExtra, UserError
 from prunecast.export.base import Inputs, Int8Runtime
-from prunecast.export.int8 import int8_bytes
+from prunecast.export.int8 import Int8Onnx, int8_bytes
 from prunecast.export.onnx import onnx_bytes
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.export.parity import EIGHT_BITS, check_parity
@@ -29,9 +31,10 @@ from prunecast.inference import windows_for
 from prunecast.measure.size import measure_size
 from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import ExportConfig, load_recipe
+from prunecast.records import Quantizer
 from prunecast.registry import RUNTIMES
 from prunecast.stages.base import Parent, StageInputs
-from prunecast.stages.export import export_stage, refusal
+from prunecast.stages.export import export_stage, refusal, sensitive_weights
 from prunecast.stages.job import Job
 from prunecast.store import read_record
 
@@ -220,3 +223,94 @@ def test_the_whole_chain_of_commands(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert measured[1]["macs"] == measured[0]["macs"]
     facts("forecast", small, *data, "--out", str(tmp_path / "f.csv"))
     assert len(pd.read_csv(tmp_path / "f.csv")) == 24
+
+
+# How, and what stays in float32
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ranges_may_be_those_of_each_forecast(name: str, tmp_path: Path) -> None:
+    saved = saved_model(**MODELS[name])
+    path = RUNTIME.quantised(saved, calibration(saved), quantizer="dynamic").export(tmp_path / "model.onnx")
+    assert "DynamicQuantizeLinear" in {node.op_type for node in onnx.load(path).graph.node}
+    parity = check_parity(saved, "onnxruntime", path, [windows(saved, 5)], int8=True)
+    assert 1e-4 < parity.max_deviation < 0.1
+    assert RUNTIME.read(path).metadata == saved.metadata
+
+
+@pytest.mark.parametrize("quantizer", ["static", "dynamic"])
+def test_named_weights_stay_in_float32(quantizer: Quantizer, tmp_path: Path) -> None:
+    saved = saved_model(**TRANSFORMER)
+    made = RUNTIME.quantised(saved, calibration(saved), quantizer=quantizer)
+    kept = made.weights[1:4]
+    path = made.export(tmp_path / "some.onnx", kept)
+    inside = dict(RUNTIME.read(path).model.named_parameters())
+    weights = dict(saved.model.named_parameters())
+    assert {name for name in made.weights if torch.equal(inside[name], weights[name])} == {*kept}
+    assert check_parity(saved, "onnxruntime", path, [windows(saved, 5)], int8=True).max_deviation > 1e-4
+    none = made.export(tmp_path / "none.onnx", made.weights)
+    assert check_parity(saved, "onnxruntime", none, [windows(saved, 5)]).within
+
+
+def test_the_fewest_weights_stay_that_keep_the_error_within_its_limit() -> None:
+    costs = {"a": 0.01, "b": 0.0, "c": 0.2, "d": 0.03, "e": -0.02}
+
+    def change(kept: Collection[str]) -> float:
+        return sum(cost for name, cost in costs.items() if name not in kept)
+
+    names = tuple(costs)
+    assert sensitive_weights(names, change, 0.3) == ()
+    assert sensitive_weights(names, change, 0.05) == ("c",)
+    assert {*sensitive_weights(names, change, 0.0)} == {"c", "d"}
+    with pytest.raises(UserError, match="even in a single weight"):
+        sensitive_weights(("a", "c"), lambda kept: 1.0, 0.01)
+
+
+def test_sensitive_weights_stay_when_8_bits_cost_more_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--model", "dlinear", "--data", "synthetic-load", "--horizon", "6", "--lookback", "24",
+                 "--set", "train.max_steps=5", "--out", str(tmp_path / "model")]) == 0  # fmt: skip
+    monkeypatch.setattr(
+        "prunecast.stages.export.mse_change",
+        lambda saved, runtime, path, batches: 0.0 if b"trend.weight.T_quantized" not in path.read_bytes() else 0.1,
+    )
+    capsys.readouterr()
+    export = ["--json", "export", str(tmp_path / "model"), "--max-mse-increase", "0.01"]
+    assert main([*export, "--int8", "--out", str(tmp_path / "model.onnx")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["float32"] == ["trend.weight"]
+    assert main(["--json", "evaluate", str(tmp_path / "model.onnx")]) == 0
+    assert json.loads(capsys.readouterr().out)["mse"] == pytest.approx(told["mse"], rel=1e-6)
+    assert main([*export, "--out", str(tmp_path / "other.onnx")]) == 2
+    assert "add --int8" in capsys.readouterr().err
+
+
+def test_a_quantizer_that_a_runtime_lacks_is_refused() -> None:
+    asked = ExportConfig(int8=True, quantizer="nncf")
+    assert refusal(saved_model(name="dlinear").model, asked) == "it has no quantizer 'nncf'; it has static, dynamic"
+
+
+def test_without_nncf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    saved = saved_model(name="dlinear")
+    with pytest.raises(MissingExtra, match=r"pip install 'prunecast\[nncf\]'"):
+        Int8Onnx(saved, calibration(saved), quantizer="nncf")
+
+
+@pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
+@pytest.mark.parametrize("name", ["transformer", "dlinear"])
+def test_nncf_quantises_for_openvino(name: str, tmp_path: Path) -> None:
+    saved, openvino = saved_model(**MODELS[name]), RUNTIMES.load("openvino")
+    made = openvino.quantised(saved, calibration(saved), quantizer="nncf")
+    path = made.export(tmp_path / "model.openvino")
+    parity = check_parity(saved, "openvino", path, [windows(saved, 5)], int8=True)
+    assert 1e-4 < parity.max_deviation < 0.2
+    inside = openvino.read(path)
+    assert inside.metadata == saved.metadata
+    for weight in made.weights:  # the numbers that the 8 bits stand for
+        scale = saved.model.get_parameter(weight).abs().max()
+        assert 0 < (inside.model.get_parameter(weight) - saved.model.get_parameter(weight)).abs().max() < scale / 50
+    some = made.export(tmp_path / "some.openvino", made.weights[:1])
+    kept = openvino.read(some).model.get_parameter(made.weights[0])
+    assert torch.equal(kept, saved.model.get_parameter(made.weights[0]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
-from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +125,7 @@ def test_every_tolerance_has_its_cause() -> None:
 
 
 def test_what_installs_a_runtime_is_an_extra_of_the_package() -> None:
-    extras = metadata("prunecast").get_all("Provides-Extra") or []
+    extras = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for name in RUNTIMES.names():
         runtime = RUNTIMES.load(name)
         assert runtime.name == name
