@@ -570,6 +570,71 @@ def forecast(
     )
 
 
+def compress(
+    directory: Path,
+    *,
+    max_loss_increase: str,
+    out: Path,
+    runtime: str = "onnxruntime",
+    max_latency: str | None = None,
+    max_size: str | None = None,
+    max_memory: str | None = None,
+    threads: int = 1,
+    time_limit: str | None = None,
+    engine: str = "local",
+    data: str | None = None,
+    wait: str = "60s",
+    settings: Sequence[str] = (),
+    monitor: Monitor | None = None,
+) -> results.Compressed:
+    """Searches for the fastest artefact of a model that keeps within budgets, and goes on with a search that was ended.
+
+    What is within reach is said first; a budget beyond it ends the search at once. The loss is held by the upper end of
+    its interval on the validation part; the test part is scored once, at the end.
+
+    Args:
+        directory: a model folder; it stays as it is.
+        max_loss_increase: the most that the validation error may grow by, as in 1%.
+        out: folder of the result; the same command goes on in it.
+        runtime: see prunecast list runtimes.
+        max_latency: the most that a forecast may take, as in 2ms.
+        max_size: the most bytes that the artefact may have, as in 1MB.
+        max_memory: the most memory that the process which runs it may hold, as in 64MB.
+        threads: processor threads of the runtime.
+        time_limit: ends the search with the best so far, as in 40min.
+        engine: local, or ray: the cluster that RAY_ADDRESS names.
+        data: where the data is, when the model was trained on a file or imported without data.
+        wait: longest wait of a timing for other stages on this machine.
+        settings: any key of the sections seed, train, finetune, measure and export.
+        monitor: hears of progress.
+    """
+    from prunecast.compress.budget import Budgets
+    from prunecast.compress.candidates import question_of
+    from prunecast.compress.outcome import out_of_reach, outcome
+    from prunecast.compress.search import Compression
+    from prunecast.measure.machine_lock import seconds
+    from prunecast.stages.model import TrainedModel
+    from prunecast.study.executor import ConsoleMonitor
+
+    budgets = Budgets.parsed(max_loss_increase, max_latency, max_size, max_memory)
+    limit_s, wait_s = None if time_limit is None else seconds(time_limit, "time-limit"), seconds(wait)
+    RUNTIMES.check(runtime)
+    executor = EXECUTORS.load(engine)
+    executor.check()
+    model = TrainedModel.opened(directory, data)
+    search = Compression(
+        parent=model,
+        source=model.recipe.data.name if data is None else data,
+        question=question_of(model, budgets, runtime=runtime, threads=threads, settings=settings),
+        out=out,
+        executor=executor,
+        monitor=monitor or ConsoleMonitor(quiet=True),
+        time_limit_s=limit_s,
+        wait_s=wait_s,
+    )
+    return outcome(search) if search.run() else out_of_reach(search)
+
+
 # Studies
 
 

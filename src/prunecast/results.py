@@ -402,3 +402,63 @@ class SentRecords(Result):
     to: str
     records: int
     written: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed(Result):
+    """What a search within budgets came to.
+
+    Attributes:
+        path: the artefact; None where a budget is out of reach and nothing was written.
+        folder: its model.
+        report: the page.
+        met: whether every budget is held, that of the loss by the upper end of its interval.
+        sure: how likely the loss is within its budget.
+        verdict: the same in sentences, with why nothing better was found.
+        budgets: a row each: name, asked, reached, met, cheapest and dense.
+        chosen: name of the candidate.
+        tried: a row for each candidate.
+        dense: errors, sizes and times of the given model; compressed, dlinear: the same of the result and of DLinear.
+        steps: what cutting each kind of units, zeros and 8 bits gave, one after the other.
+        prediction: how far predicted times were from measured ones.
+    """
+
+    path: Path | None
+    folder: Path | None
+    report: Path | None
+    met: bool
+    sure: float | None
+    verdict: tuple[str, ...]
+    budgets: tuple[Mapping[str, Any], ...]
+    chosen: str | None
+    tried: tuple[Mapping[str, Any], ...]
+    dense: Mapping[str, Any]
+    compressed: Mapping[str, Any] | None
+    dlinear: Mapping[str, Any] | None = None
+    steps: tuple[Mapping[str, Any], ...] = ()
+    prediction: Mapping[str, Any] | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """Returns the verdict and where the result lies."""
+        files = {"artefact": self.path, "model": self.folder, "report": self.report}
+        return {"verdict": list(self.verdict)} | {name: str(path) for name, path in files.items() if path is not None}
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Returns the budgets, and the given model beside the compressed one."""
+        both = {"given": self.dense, "compressed": self.compressed, "DLinear": self.dlinear}
+        rows = [
+            {"model": name, "test MSE": found["mse"], "validation MSE": found["val_mse"]}
+            | {"parameters": found["parameters"], "bytes": found.get("bytes"), "median ms": _median(found)}
+            for name, found in both.items()
+            if found is not None
+        ]
+        return {"budgets": list(self.budgets), "models": rows if self.compressed is not None else []}
+
+    @property
+    def exit_code(self) -> int:
+        """3 where a budget is not met; the nearest was written, unless it is out of reach."""
+        return 0 if self.met else 3
+
+
+def _median(found: Mapping[str, Any]) -> float | None:
+    return (found.get("latency_ms") or {}).get("median")

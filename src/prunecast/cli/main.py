@@ -54,6 +54,7 @@ add(app, api.evaluate, "evaluate", MODEL)
 add(app, api.measure, "measure", {"sources": "DIR|ARTIFACT..."})
 add(app, api.export, "export", FOLDER)
 add(app, api.forecast, "forecast", MODEL)
+add(app, api.compress, "compress", FOLDER)
 add(app, api.report, "report", FOLDER)
 add(app, api.list_names, "list", {"kind": "|".join(api.KINDS)})
 

@@ -296,12 +296,14 @@ class Compression:
             self._measure(models_to_measure(self.groups, TILE), self.started_s + limit_s)
         return CostTable.of(self.anatomy, self.points)
 
-    def _corrected(self) -> CostTable:
+    def corrected(self) -> CostTable:
         """Returns the table rescaled by the candidates that were timed since."""
-        timed = [
-            tried for tried in self.tried if tried.timing is not None and tried.shape is not None and not tried.int8
+        timed = [tried for tried in self.tried if tried.timing is not None and not tried.int8]
+        pairs = [
+            (self.table.costs(tried.shape.units).latency_ms, tried.costs.latency_ms)
+            for tried in timed
+            if tried.shape is not None
         ]
-        pairs = [(tried.shape.predicted.latency_ms, tried.costs.latency_ms) for tried in timed if tried.shape]
         return replace(self.table, latency=self.table.latency.corrected(pairs))
 
     # Candidates
@@ -385,7 +387,7 @@ class Compression:
 
     def _promising(self, how: Sequence[How], count: int) -> list[Shape]:
         """Returns the shapes that are worth training: cheap ones whose loss is not far above the budget."""
-        most, table = self.question.budgets.max_loss_increase, self._corrected()
+        most, table = self.question.budgets.max_loss_increase, self.corrected()
         best: dict[int, tuple[float, Shape]] = {}
         for tried in self.tried:
             if tried.how in how and tried.shape is not None:
@@ -512,7 +514,7 @@ class Compression:
                 break
             first.first_predicted = first.predicted
             self._ship(first)
-            table = self._corrected()
+            table = self.corrected()
             for tried in self.tried:
                 if tried.shape is not None and tried.timing is None and not tried.int8:
                     tried.predicted = table.costs(tried.shape.units)

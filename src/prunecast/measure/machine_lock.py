@@ -94,15 +94,17 @@ def is_busy() -> bool:
     return False
 
 
-def seconds(duration: str) -> float:
-    """Returns the seconds that a text like 60s, 500ms, 2min or 1h, the value of `wait`, stands for.
+def seconds(duration: str, option: str = "wait") -> float:
+    """Returns the seconds that a text like 60s, 500ms, 2min or 1h, the value of an option, stands for.
 
     Raises:
         UserError: when it is no such text.
     """
     match = _DURATION.fullmatch(duration.strip())
     if match is None:
-        raise UserError(f"wait: expected a time with its unit ({', '.join(_UNITS_S)}), as in 60s; found {duration!r}")
+        raise UserError(
+            f"{option}: expected a time with its unit ({', '.join(_UNITS_S)}), as in 60s; found {duration!r}"
+        )
     return float(match[1]) * _UNITS_S[match[2]]
 
 

@@ -1,0 +1,204 @@
+"""The search: what it chooses, that it goes on after any end, and what it answers where a budget is out of reach."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support import small_search
+from tests.support.series_files import write_table
+from tests.support.small_search import SIZES, TRAIN, found, search
+
+import prunecast.compress.search as searching
+import prunecast.stages.measure as measuring
+from prunecast import api
+from prunecast.compress.budget import Budgets
+from prunecast.compress.search import ALIKE, TimeUp
+from prunecast.errors import UserError
+from prunecast.recipe import RECIPE_FILE, load_recipe
+from prunecast.results import Compressed
+from prunecast.stages.job import Job
+from prunecast.stages.run import Chain
+from prunecast.store import read_record
+from prunecast.study.executor import Monitor
+
+LOOSE = Budgets(max_loss_increase=0.05)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("compress") / "own.csv")
+
+
+@pytest.fixture(scope="module")
+def dense(data: Path) -> Path:
+    api.train("transformer", str(data), out=data.parent / "dense", settings=TRAIN, **SIZES)
+    return data.parent / "dense"
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "FRONT", 5)
+    monkeypatch.setattr(measuring, "time_against", small_search.counted)
+
+
+@pytest.fixture(scope="module")
+def whole(dense: Path, data: Path) -> tuple[Compressed, Path]:
+    """A search that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "FRONT", 5)
+        patch.setattr(measuring, "time_against", small_search.counted)
+        return found(search(dense, data, data.parent / "whole", LOOSE)), data.parent / "whole"
+
+
+def test_the_choice_is_the_fastest_of_all_that_keep_within_the_budget(whole: tuple[Compressed, Path]) -> None:
+    result, _ = whole
+    assert result.met
+    assert result.exit_code == 0
+    [chosen] = [row for row in result.tried if row["name"] == result.chosen and row["latency_ms"] is not None]
+    assert chosen["increase"]["high"] <= 0.05
+    within = [row["latency_ms"] or row["predicted_ms"] for row in result.tried if row["increase"]["high"] <= 0.05]
+    assert chosen["latency_ms"] <= min(within) * (1 + 2 * ALIKE)
+    assert {row["how"] for row in result.tried} == {"dense", "repaired", "tuned", "scratch"}
+    assert result.compressed is not None
+    assert result.compressed["mse"] > 0
+    assert result.dense["latency_ms"]["median"] >= result.compressed["latency_ms"]["median"]
+    assert result.dlinear is not None
+
+
+def test_predictions_are_corrected_by_what_was_timed(whole: tuple[Compressed, Path]) -> None:
+    result, _ = whole
+    assert result.prediction is not None
+    assert result.prediction["residual"] < 0.01
+    errors = [row["error"] for row in result.prediction["candidates"]]
+    assert errors, "the clock of candidates shows 5 % more than the one of the table"
+    assert errors[0] == pytest.approx(1 / 1.05 - 1, abs=0.01)
+    assert all(abs(error) < 0.01 for error in errors[1:])
+
+
+def test_the_recipe_repeats_the_choice_and_the_record_is_the_one_it_gives(
+    whole: tuple[Compressed, Path], dense: Path, data: Path
+) -> None:
+    _, out = whole
+    record, recipe = read_record(out / "model"), load_recipe(out / RECIPE_FILE)
+    assert record.test is not None
+    assert recipe.prune is not None
+    assert recipe == load_recipe(out / "model" / RECIPE_FILE)
+    jobs = Chain(recipe, record.data.sha256, str(data)).prune(read_record(dense).fingerprint, "again")
+    assert record.fingerprint in {job.fingerprint for job in jobs} or record.role == "small-dense"
+
+
+def test_the_page_and_the_json_tell_the_same(whole: tuple[Compressed, Path]) -> None:
+    result, out = whole
+    assert json.loads((out / "compress.json").read_text()) == json.loads(json.dumps(result.to_json()))
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(title in page for title in ("Budgets", "What was tried", "What each cut gave", "Predicted against"))
+    assert "<script" not in page
+
+
+def test_the_test_part_is_scored_at_the_end_alone(whole: tuple[Compressed, Path], dense: Path) -> None:
+    _, out = whole
+    records = [read_record(path.parent) for path in out.glob("search/store/??/*/record.json")]
+    given = read_record(dense).fingerprint
+    assert all(record.test is None and not record.examples for record in records if record.fingerprint != given)
+    assert len([*out.glob("search/test-*.json")]) == 3
+
+
+class Ends(Monitor):
+    """Ends the search after some stages, as an interruption or as the clock does."""
+
+    def __init__(self, stages: int, error: type[BaseException]) -> None:
+        self.left, self.error = stages, error
+
+    def done(self, job: Job) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+
+
+@pytest.mark.parametrize("stages", [1, 4, 9])
+def test_an_interrupted_search_goes_on_to_the_same_choice(
+    stages: int, whole: tuple[Compressed, Path], dense: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        search(dense, data, out, LOOSE, Ends(stages, KeyboardInterrupt)).run()
+    again = found(search(dense, data, out, LOOSE)).to_json()
+    expected = whole[0].to_json()
+    paths = ("path", "folder", "report")
+    assert {key: value for key, value in again.items() if key not in paths} == {
+        key: value for key, value in expected.items() if key not in paths
+    }
+
+
+def test_when_the_time_is_over_the_best_so_far_is_the_result(dense: Path, data: Path, tmp_path: Path) -> None:
+    one = search(dense, data, tmp_path / "out", LOOSE, Ends(5, TimeUp))
+    result = found(one)
+    assert one.ended_early
+    assert 2 <= len(result.tried) <= 5
+    assert any("the same command goes on" in sentence for sentence in result.verdict)
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+
+
+def test_the_clock_ends_what_runs() -> None:
+    with pytest.raises(TimeUp), searching.time_limit(0.05):
+        signal.pause()
+    with searching.time_limit(None):
+        pass
+
+
+def test_a_budget_out_of_reach_is_answered_at_once_and_writes_nothing(dense: Path, data: Path, tmp_path: Path) -> None:
+    result = found(search(dense, data, tmp_path / "out", Budgets(max_loss_increase=0.05, max_latency_ms=0.001)))
+    assert (result.met, result.exit_code, result.path) == (False, 3, None)
+    assert "max-latency 0.00100 ms is out of reach: the smallest model of this search costs" in result.verdict[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_no_candidate_is_within_the_budgets_the_nearest_is_written(
+    dense: Path, data: Path, tmp_path: Path
+) -> None:
+    one = search(dense, data, tmp_path / "out", Budgets(max_loss_increase=0.0, max_latency_ms=0.055))
+    result = found(one)
+    assert result.exit_code == (0 if result.met else 3)
+    assert result.path is not None
+    assert result.path.exists()
+    assert {row["name"] for row in result.budgets} == {"max-loss-increase", "max-latency"}
+
+
+def test_another_question_in_the_same_folder_is_refused(
+    whole: tuple[Compressed, Path], dense: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="is the result of another question"):
+        search(dense, data, whole[1], Budgets(max_loss_increase=0.02)).run()
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="taken exists; give another --out"):
+        search(dense, data, tmp_path / "taken", LOOSE).run()
+
+
+@pytest.mark.slow
+def test_it_is_killed_again_and_again_and_comes_to_the_same_choice(
+    whole: tuple[Compressed, Path], dense: Path, data: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.support.small_search", str(dense), str(data), str(tmp_path / "out")]
+    draw, kills = random.Random(1), 0
+    for _ in range(20):
+        running = subprocess.Popen(command)
+        try:
+            running.wait(timeout=draw.uniform(4, 30))
+            break
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+            kills += 1
+        if (tmp_path / "out" / "model").exists():
+            assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+    else:
+        subprocess.run(command, check=True)
+    assert kills
+    again = json.loads((tmp_path / "out" / "compress.json").read_text())
+    assert (again["chosen"], again["met"]) == (whole[0].chosen, whole[0].met)
