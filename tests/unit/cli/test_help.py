@@ -21,8 +21,10 @@ VERBS = {
     "prune": "DIR --method --sparsity --of --recovery --finetune-epochs --data --set --out",
     "evaluate": "DIR|ARTIFACT --data --scoring",
     "measure": "DIR|ARTIFACT... --runtime --threads --batch --data --wait",
-    "export": "DIR --runtime --int8 --opset --data --out",
+    "export": "DIR --runtime --int8 --batch --opset --data --out",
     "forecast": "DIR|ARTIFACT --data --fill --origin --origins --out --plot",
+    "compress": "DIR --max-loss-increase --max-latency --max-size --max-memory --runtime --threads --time-limit "
+    "--engine --data --wait --set --out",
     "study run": "RECIPE.yaml --out --workers --engine --measure --wait --set",
     "study status": "DIR --verify",
     "study export": "DIR --to",
