@@ -33,7 +33,7 @@ from prunecast.store import new_file
 
 REPORT_FILE, RESULT_FILE = "report.html", "compress.json"
 
-KINDS: Mapping[GroupKind, str] = {
+CUTS_TOLD: Mapping[GroupKind, str] = {
     "layer": "layers",
     "head": "heads",
     "ffn": "feed-forward units",
@@ -43,7 +43,7 @@ KINDS: Mapping[GroupKind, str] = {
 }
 """In the order in which their cuts are told."""
 
-assert {*KINDS} == {*get_args(GroupKind)}
+assert {*CUTS_TOLD} == {*get_args(GroupKind)}
 
 
 def outcome(search: Compression) -> Compressed:
@@ -173,7 +173,7 @@ def _steps(search: Compression, best: Tried) -> list[dict[str, Any]]:
     keep: dict[str, Tensor] = {}
     costs = table.costs(keep)
     rows = [{"step": "the given model", "latency_ms": costs.latency_ms, "bytes": costs.bytes, "measured": False}]
-    for kind, name in KINDS.items():
+    for kind, name in CUTS_TOLD.items():
         cut = {group: stay for group, stay in units.items() if search.anatomy.groups[group].kind == kind}
         if cut:
             keep |= cut
