@@ -56,7 +56,6 @@ class Moments:
         target_mean_GO: of what the map should give.
         xx_GII: mean of x x^T.
         xy_GIO: mean of x y^T.
-        yy_GO: mean of y squared.
     """
 
     tokens: int
@@ -64,7 +63,6 @@ class Moments:
     target_mean_GO: Tensor
     xx_GII: Tensor
     xy_GIO: Tensor
-    yy_GO: Tensor
 
 
 @dataclass(frozen=True)
@@ -560,14 +558,15 @@ class _Walk:
         if self.read is None or not torch.equal(self.read.x_GNI, x_GNI):
             self.read = _Inputs(x_GNI, x_GNI.sum(1), x_GNI.mT @ x_GNI)  # query, key and value read the same
         x_GNI, *of_inputs = self.read
-        self.sums.setdefault(key, _Sums()).add(
-            x_GNI.shape[1], *of_inputs, y_GNO.sum(1), x_GNI.mT @ y_GNO, y_GNO.square().sum(1)
-        )
+        sums = self.sums.setdefault(key, _Sums())
+        sums.add(x_GNI.shape[1], *of_inputs, y_GNO.sum(1), x_GNI.mT @ y_GNO)
 
     def _target(self, origin: _Rows, heard: _Heard, groups: int) -> Tensor:
         """Returns what a map should give, (G, N, O): the rows of the dense map's result that are left."""
         y_GNO = heard.results.get(origin.source)
         y_GNO = self.reference.results(origin.source, heard.tensors) if y_GNO is None else y_GNO
+        if len(origin.rows) == self.reference.rows_of(origin.source):
+            return y_GNO
         rows, outputs = origin.rows.view(groups, -1), y_GNO.shape[2]
         return torch.stack([y_GNO[int(own[0]) // outputs][:, own % outputs] for own in rows])
 
@@ -593,9 +592,9 @@ class _Walk:
         """Scales and shifts each unit of a norm so that it comes nearest to its target; returns by how much."""
         x_ND, y_ND = result_ND.double(), target_ND.double()
         sums = self.sums.setdefault(key, _Sums())
-        parts = (x_ND, y_ND, x_ND.square(), x_ND * y_ND, y_ND.square())  # D maps of one input and one output
-        x_D1, y_D1, xx_D1, xy_D1, yy_D1 = (part.sum(0).unsqueeze(1) for part in parts)
-        sums.add(len(x_ND), x_D1, xx_D1.unsqueeze(2), y_D1, xy_D1.unsqueeze(2), yy_D1)
+        parts = (x_ND, x_ND.square(), y_ND, x_ND * y_ND)  # D maps of one input and one output
+        x_D1, xx_D1, y_D1, xy_D1 = (part.sum(0).unsqueeze(1) for part in parts)
+        sums.add(len(x_ND), x_D1, xx_D1.unsqueeze(2), y_D1, xy_D1.unsqueeze(2))
         moments = sums.moments(centred=True)
         variance_D, covariance_D = moments.xx_GII.flatten(), moments.xy_GIO.flatten()
         least = torch.finfo(torch.float32).tiny
@@ -623,16 +622,15 @@ class _Sums:
     parts: list[Tensor] = field(default_factory=list)
 
     def add(self, tokens: int, *parts: Tensor) -> None:
-        """Adds the sums of x, x x^T, y, x y^T and y squared over some tokens."""
+        """Adds the sums of x, x x^T, y and x y^T over some tokens."""
         self.tokens += tokens
         self.parts = [old + new for old, new in zip(self.parts, parts, strict=True)] if self.parts else list(parts)
 
     def moments(self, *, centred: bool) -> Moments:
-        x, xx, y, xy, yy = (part / self.tokens for part in self.parts)
+        x, xx, y, xy = (part / self.tokens for part in self.parts)
         if centred:
             xx, xy = xx - x.unsqueeze(2) * x.unsqueeze(1), xy - x.unsqueeze(2) * y.unsqueeze(1)
-            yy = yy - y.square()
-        return Moments(self.tokens, x, y, xx, xy, yy)
+        return Moments(self.tokens, x, y, xx, xy)
 
 
 def _equal(one: object, other: object) -> bool:

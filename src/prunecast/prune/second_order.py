@@ -158,7 +158,6 @@ def damage_steps(problem: Problem, blocks: BlockShape) -> Tensor:
             moments,
             target_mean_GO=moments.target_mean_GO[:, rows],
             xy_GIO=moments.xy_GIO[:, :, rows],
-            yy_GO=moments.yy_GO[:, rows],
         ),
     )
     steps = obc_trace(part, blocks).damage_by_count().diff().cummax(0).values

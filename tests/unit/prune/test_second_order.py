@@ -52,7 +52,7 @@ def problem_of(
     mean_x, mean_y = x.mean(1), y.mean(1)
     if bias:
         x, y = x - mean_x[:, None], y - mean_y[:, None]
-    moments = Moments(tokens, mean_x, mean_y, x.mT @ x / tokens, x.mT @ y / tokens, y.square().mean(1))
+    moments = Moments(tokens, mean_x, mean_y, x.mT @ x / tokens, x.mT @ y / tokens)
     old = weight + 0.1 * normal(outputs, inputs)
     return Problem("layer", old, torch.zeros(outputs, dtype=torch.double) if bias else None, support, moments)
 
@@ -410,7 +410,6 @@ def test_wanda_and_ria_by_hand() -> None:
         torch.zeros(1, 2).double(),
         torch.tensor([[[16.0, 1.0], [1.0, 4.0]]]).double(),
         torch.zeros(1, 2, 2).double(),
-        torch.ones(1, 2).double(),
     )
     weight = torch.tensor([[[1.0, -3.0], [2.0, 1.0]]]).double()
     centred = Problem("layer", weight, torch.zeros(2).double(), None, moments)  # root mean squares 5 and 2
