@@ -379,8 +379,10 @@ class ForecastModel(Layer, ABC):
 
     def emptied(self, keep: Keep) -> ForecastModel:
         """Returns the smaller model that remains when only `keep` stays, of this device and type; to be filled."""
-        parameter = next(self.parameters())
-        return blank(self.shrunk_config(keep)).to(parameter.device, parameter.dtype)
+        small, mine = blank(self.shrunk_config(keep)), next(self.parameters())
+        theirs = next(small.parameters())
+        alike = (theirs.device, theirs.dtype) == (mine.device, mine.dtype)
+        return small if alike else small.to(mine.device, mine.dtype)
 
     def maps_of_part(self, name: str, part: nn.Module) -> Mapping[str, LinearMap]:
         """Returns the linear maps that a layer below computes which is not of the house: name -> map."""

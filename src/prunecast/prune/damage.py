@@ -89,7 +89,7 @@ class Trial:
         batches = list(islice(statistics.batches, 3 * TRIAL_BATCHES))
         self._dense = Reference(model, Statistics(statistics.seed, batches[:TRIAL_BATCHES]), KEPT_BYTES)
         self._windows = _joined(batches[TRIAL_BATCHES:] or batches)
-        self._forecast_BHC = _forecast(model, self._windows)
+        self._forecast_BHC = _forecast(self._dense.model, self._windows)
         self._error = self._loss(self._forecast_BHC)
 
     def damage(self, keep: Keep) -> float:
@@ -111,7 +111,7 @@ class Trial:
 
 @torch.inference_mode()
 def _forecast(model: ForecastModel, windows: Batch) -> Tensor:
-    forecast_BHC: Tensor = model.eval()(windows.x_BLC, windows.x_mark_BLF, windows.y_mark_BTF)
+    forecast_BHC: Tensor = model(windows.x_BLC, windows.x_mark_BLF, windows.y_mark_BTF)
     return forecast_BHC
 
 

@@ -189,7 +189,7 @@ def reconstruct(
 
 def full_name(layer: str, name: str) -> str:
     """Returns the name from the model of what has a name from a layer."""
-    return ".".join(part for part in (layer, name) if part)
+    return f"{layer}.{name}" if layer and name else layer or name
 
 
 class Reference:
@@ -214,24 +214,25 @@ class Reference:
         self.model = model.eval()
         self.windows = Batch(*(torch.cat(parts) for parts in zip(*statistics.batches, strict=True)))
         self.groups, self.maps = model.groups(), maps_of(model)
+        self._parameters = dict(model.named_parameters())
         self._sources = {**self.maps, **_norms(model)}
         self._rows, self._row_numbers = self._numbered()
         self._calls = self._heard(kept_bytes) if kept_bytes else None
 
     def compare(self, pruned: ForecastModel, solve: Solve, keep: Keep) -> Solved:
-        """Solves a pruned model, of which `keep` is left, as `reconstruct` does.
+        """Solves a pruned model in eval mode, of which `keep` is left, as `reconstruct` does.
 
         What the pruned model does as the dense one is left as it is: to solve it would change it by rounding alone.
         """
-        walk = _Walk(self, pruned.eval(), keep, {}, solve, fits_norms=True, passes_by=True)
+        walk = _Walk(self, pruned, keep, {}, solve, fits_norms=True, passes_by=True)
         walk.run()
         return Solved(pruned, walk.masks)
 
-    def origins(self, pruned: ForecastModel, keep: Keep) -> dict[MapName, _Rows]:
+    def origins(self, pruned: Mapping[MapName, LinearMap], keep: Keep) -> dict[MapName, _Rows]:
         """Returns where each map and norm of a pruned model comes from."""
         left, sources = cut(self._row_numbers, self.groups, keep), list(self._sources)
         origins = {}
-        for (layer, label), own in {**maps_of(pruned), **_norms(pruned)}.items():
+        for (layer, label), own in pruned.items():
             ids = own.matrix({name: left[full_name(layer, name)] for name in own.parameters})[:, :, 0].flatten()
             origins[layer, label] = _Rows(sources[int(ids[0]) // _STRIDE], ids % _STRIDE)
         return origins
@@ -245,9 +246,9 @@ class Reference:
     def results(self, key: MapName, arguments: tuple[Tensor, ...]) -> Tensor:
         """Returns what a map makes of the arguments of its layer, (G, N, O)."""
         (layer, _), own = key, self.maps[key]
-        matrix_GOI = own.matrix({name: self.model.get_parameter(full_name(layer, name)) for name in own.parameters})
+        matrix_GOI = own.matrix({name: self._parameters[full_name(layer, name)] for name in own.parameters})
         y_GNO = own.features(*arguments) @ matrix_GOI.mT
-        return y_GNO if own.bias is None else y_GNO + self.model.get_parameter(full_name(layer, own.bias))
+        return y_GNO if own.bias is None else y_GNO + self._parameters[full_name(layer, own.bias)]
 
     def rows_of(self, key: MapName) -> int:
         """Returns how many rows a map or norm has, those of all maps side by side."""
@@ -258,10 +259,10 @@ class Reference:
 
         What a cut leaves of those numbers tells where it was.
         """
-        parameters, numbers, rows = dict(self.model.named_parameters()), dict[str, Tensor](), dict[MapName, int]()
+        numbers, rows = dict[str, Tensor](), dict[MapName, int]()
         for place, (key, own) in enumerate(self._sources.items()):
             names = {name: full_name(key[0], name) for name in own.parameters}
-            shape = own.matrix({name: parameters[full] for name, full in names.items()}).shape
+            shape = own.matrix({name: self._parameters[full] for name, full in names.items()}).shape
             rows[key] = shape[0] * shape[1]
             ids = torch.arange(rows[key]).view(shape[0], shape[1], 1) + place * _STRIDE
             numbers |= {names[name]: own_ids for name, own_ids in own.tensors(ids.expand(shape).clone()).items()}
@@ -458,9 +459,10 @@ class _Walk:
     @torch.no_grad()
     def run(self) -> None:
         """Solves all maps and fits all norms."""
-        self.maps = maps_of(self.pruned)
-        norms = _norms(self.pruned) if self.fits_norms else {}
-        self.origins = self.reference.origins(self.pruned, self.keep)
+        self.maps, norms = maps_of(self.pruned), _norms(self.pruned)
+        self.parameters = dict(self.pruned.named_parameters())
+        self.origins = self.reference.origins({**self.maps, **norms}, self.keep)
+        norms = norms if self.fits_norms else {}
         groups = {group.name: group.kind for group in self.reference.groups}
         self.routers = {name: units for name, units in self.keep.items() if groups[name] == "router"}
         layers = dict.fromkeys(layer for layer, _ in self.maps)
@@ -544,7 +546,7 @@ class _Walk:
     def _start(self, name: str) -> Tensor:
         """Returns a parameter as it was at first, float64."""
         if name not in self.start:
-            self.start[name] = self.pruned.get_parameter(name).detach().double().clone()
+            self.start[name] = self.parameters[name].detach().double().clone()
         return self.start[name]
 
     def _add(self, key: MapName, arguments: tuple[Tensor, ...], heard: _Heard) -> None:
@@ -584,9 +586,9 @@ class _Walk:
             masks = own.tensors(solution.mask_GOI)
             self.masks |= {full_name(layer, name): mask.clone() for name, mask in masks.items()}
         for name, weight in own.tensors(solution.weight_GOI).items():
-            self.pruned.get_parameter(full_name(layer, name)).copy_(weight)
+            self.parameters[full_name(layer, name)].copy_(weight)
         if own.bias is not None and solution.bias_O is not None:
-            self.pruned.get_parameter(full_name(layer, own.bias)).copy_(solution.bias_O)
+            self.parameters[full_name(layer, own.bias)].copy_(solution.bias_O)
 
     def _fit_norm(self, key: MapName, result_ND: Tensor, target_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts each unit of a norm so that it comes nearest to its target; returns by how much."""
@@ -601,8 +603,8 @@ class _Walk:
         factor_D = torch.where(variance_D > least, covariance_D / variance_D.clamp_min(least), 1.0)
         shift_D = moments.target_mean_GO.flatten() - factor_D * moments.mean_GI.flatten()
         weight, bias = (f"{key[0]}.{name}" for name in ("weight", "bias"))
-        self.pruned.get_parameter(bias).copy_(self._start(bias) * factor_D + shift_D)
-        self.pruned.get_parameter(weight).copy_(self._start(weight) * factor_D)
+        self.parameters[bias].copy_(self._start(bias) * factor_D + shift_D)
+        self.parameters[weight].copy_(self._start(weight) * factor_D)
         return factor_D, shift_D
 
 

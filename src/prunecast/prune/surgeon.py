@@ -239,7 +239,7 @@ def _deviations(
         found[group.name] = torch.zeros(group.size, dtype=torch.float64)
         for unit in range(group.size) if group.size > group.minimum else ():
             others = torch.tensor([other for other in range(group.size) if other != unit])
-            without = shrink(model, {group.name: others})
+            without = shrink(model, {group.name: others}, groups)
             with torch.no_grad():
                 deviation_BHC = without(few.x_BLC, few.x_mark_BLF, few.y_mark_BTF) - forecast_BHC
             found[group.name][unit] = deviation_BHC.double().square().mean()
