@@ -273,13 +273,14 @@ class Search:
         for group in self.stacks:
             for layer in range(group.size):
                 keep = {group.name: torch.tensor([other for other in range(group.size) if other != layer])}
-                alone.append((self.trial.damage(keep) / max(self.total - self.cost(keep), 1), group, layer))
+                damage = self.trial.damage(keep)
+                alone.append((damage / max(self.total - self.cost(keep), 1), damage, group, layer))
         chain: list[tuple[Keep, float]] = [({}, 0.0)]
-        for _, group, layer in sorted(alone, key=lambda step: step[0]):
+        for _, damage, group, layer in sorted(alone, key=lambda step: step[0]):
             stay = chain[-1][0].get(group.name, torch.arange(group.size))
             if len(stay) > group.minimum:
                 keep = {**chain[-1][0], group.name: stay[stay != layer]}
-                chain.append((keep, self.trial.damage(keep)))
+                chain.append((keep, damage if len(chain) == 1 else self.trial.damage(keep)))
         return chain
 
     def _knapsack(self, inner: Sequence[Group], outer: Proposal, target: int) -> Proposal | None:

@@ -12,9 +12,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from prunecast.errors import UserError
 
-Floats: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
-Booleans: TypeAlias = NDArray[np.bool_]
+_Floats: TypeAlias = NDArray[np.float64]
+_Integers: TypeAlias = NDArray[np.int64]
+_Booleans: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def choose(groups: Sequence[Sequence[Choice]], *budgets: int) -> tuple[int, ...]
         tried = np.flatnonzero(may_N)
         one_each = (owner[tried] == np.arange(len(groups))[:, None]).astype(float)
         within = LinearConstraint(extra_KN[:, tried] / unit_K[:, None], -np.inf, bound_K / unit_K)
-        found = milp(
+        found = len(tried) and milp(
             damages[tried] * (1e4 / scale),
             integrality=np.ones(len(tried)),
             bounds=Bounds(0, 1),
             constraints=[LinearConstraint(one_each, 1, 1), within],
             options={"mip_rel_gap": 0},
         )
-        if found.x is None:  # of one budget the cheapest levels are within it
+        if not found or found.x is None:  # of one budget the cheapest levels are within it
             assert len(budgets) > 1, "the cheapest levels are within the budget"
             raise UserError(f"expected budgets that some choice of levels meets all at once, found {budgets}")
         taken_N = np.zeros(len(owner))
@@ -93,7 +93,7 @@ def choose(groups: Sequence[Sequence[Choice]], *budgets: int) -> tuple[int, ...]
         may_N = affordable_N
 
 
-def _promising(damage_N: Floats, extra_N: Integers, owner_N: Integers, slack: int) -> Booleans:
+def _promising(damage_N: _Floats, extra_N: _Integers, owner_N: _Integers, slack: int) -> _Booleans:
     """Marks the levels that may be in a best choice within one budget; all others cannot, so nobody has to try them.
 
     At a price for what a level costs each group has its own best level, and these tell a bound that no choice is below.
@@ -102,7 +102,7 @@ def _promising(damage_N: Floats, extra_N: Integers, owner_N: Integers, slack: in
     """
     starts = np.flatnonzero(np.diff(owner_N, prepend=-1))
 
-    def priced(price: float) -> tuple[Floats, Integers]:
+    def priced(price: float) -> tuple[_Floats, _Integers]:
         """Returns how much worse each level is than its group's best at a price, and these best levels."""
         whole_N = damage_N + price * extra_N
         worse_N = whole_N - np.minimum.reduceat(whole_N, starts)[owner_N]
