@@ -592,12 +592,12 @@ def peer_changes(name: str) -> dict[tuple[str, float], dict[str, dict[int, float
         label = f"{row['tool']} {row['method']}"
         change = 100 * (row["validation_mse"] / part["validation_mse"] - 1)
         found.setdefault((MODEL_NAMES[part["model"]], row["share"]), {}).setdefault(label, {})[part["seed"]] = change
-    return found
+    return {cell: own for cell, own in found.items() if any(label.startswith("prunecast") for label in own)}
 
 
 def peer(name: str) -> str:
     """A row a model and share: change of validation MSE by each method, and in how many seeds ours is lowest."""
-    found = peer_changes(name)
+    found, gone = peer_changes(name), peer_removed(name)
     labels = list(dict.fromkeys(label for own in found.values() for label in own))
     labels.sort(key=lambda label: label.startswith("prunecast"))
     lines = []
@@ -605,10 +605,22 @@ def peer(name: str) -> str:
         ours, theirs, seeds = ours_and_theirs(own)
         below = sum(ours[seed] < min(one[seed] for one in theirs) for seed in seeds)
         cells = (f"{np.mean([own[label][seed] for seed in seeds]):+.1f}" if label in own else "" for label in labels)
-        lines.append([model, percent(share), *cells, f"{below} of {len(seeds)}"])
+        lines.append([model, percent(share), *cells, f"{below} of {len(seeds)}", gone[model, share]])
     for model, reason in refusals(name).items():
-        lines.append([model, "", *[""] * len(labels), f"refused: {reason}"])
-    return table(["model", "share", *labels, "ours below all of theirs"], lines)
+        lines.append([model, "", *[""] * len(labels), f"refused: {reason}", ""])
+    return table(["model", "share", *labels, "ours below all of theirs", "removed, theirs / ours"], lines)
+
+
+def peer_removed(name: str) -> dict[tuple[str, float], str]:
+    """Returns how much either removed, by model and share: theirs from least to most of its methods, then ours."""
+    found: dict[tuple[str, float], tuple[list[float], list[float]]] = {}
+    for part, row in ((own, row) for own in peer_parts(name) for row in own["rows"]):
+        both = found.setdefault((MODEL_NAMES[part["model"]], row["share"]), ([], []))
+        both[row["tool"] == "prunecast"].append(100 * row["zeros"])
+    return {
+        cell: f"{min(theirs):.1f} ... {max(theirs):.1f} / {max(ours):.1f} %" if theirs and ours else ""
+        for cell, (theirs, ours) in found.items()
+    }
 
 
 def ours_and_theirs(

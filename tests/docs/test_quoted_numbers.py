@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from tools import quoted_numbers as quoted
@@ -62,6 +64,37 @@ def test_two_ways_to_prune_are_held_against_each_other_as_the_report_does() -> N
     )
     cells = sum(map(len, quoted.repaired(study).values()))
     assert f" of {cells} cells" in quoted.repair_harms(study)
+
+
+def test_what_is_left_is_counted_of_what_reaches_the_forecast() -> None:
+    lines = [line.split(" | ") for line in quoted.remaining("pruning-etth1", "FEDformer").splitlines()[2:]]
+    left = {(name.removeprefix("| "), share) for name, share, *_ in lines}
+    assert ("magnitude", "20.8 %") in left, "biases, norms and the output layers stay; unused weights do not count"
+    assert [share for name, share in sorted(left) if name == "magnitude"] == ["10.9 %", "20.8 %"]
+
+
+def test_a_peer_stands_beside_ours_and_where_ours_is_not_below_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def part(seed: int, ours: float) -> dict[str, object]:
+        errors = {("onnxsim", "magnitude"): 2.4, ("onnxsim", "wanda"): 2.2, ("prunecast", "unstructured"): ours}
+        rows = [
+            {"share": 0.5, "tool": tool, "method": method, "version": "1", "zeros": 0.5, "validation_mse": error}
+            for (tool, method), error in errors.items()
+        ]
+        about = {"model": "patchtst", "seed": seed, "validation_mse": 2.0, "layers": ["a"], "weights": 3, "prunable": 4}
+        return about | {"rows": rows}
+
+    refused = {"model": "fedformer", "seed": 1, "validation_mse": 1.0, "layers": [], "rows": [], "refused": "no layer"}
+    (tmp_path / "made-up").mkdir()
+    (tmp_path / "made-up" / "peer.json").write_text(json.dumps([refused, part(1, 2.0), part(2, 2.6)]))
+    monkeypatch.setattr(quoted, "RESULTS", tmp_path)
+    table = quoted.peer("made-up").splitlines()
+    assert table[2] == "| PatchTST | 50 % | +20.0 | +10.0 | +15.0 | 1 of 2 | 50.0 ... 50.0 / 50.0 % |"
+    assert table[3].endswith("| refused: no layer |  |")
+    assert quoted.peer_not_below("made-up") == "PatchTST at 50 % (+15.0 against +10.0 %)"
+    assert quoted.peer_layers("made-up") == "PatchTST 75 %"
+    assert quoted.peer_extent("made-up") == "onnxsim 1, 1 models, seeds 1, 2"
 
 
 @pytest.mark.parametrize(
