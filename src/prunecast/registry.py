@@ -96,6 +96,7 @@ RUNTIMES = Registry(
         "compile": "prunecast.export.eager:COMPILE",
         "onnxruntime": "prunecast.export.onnxruntime:RUNTIME",
         "openvino": "prunecast.export.openvino:RUNTIME",
+        "executorch": "prunecast.export.executorch:RUNTIME",
     },
 )
 

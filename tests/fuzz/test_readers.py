@@ -11,6 +11,8 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,6 +31,7 @@ from prunecast.data.files import read_table
 from prunecast.data.series import load_series
 from prunecast.data.windows import prepare
 from prunecast.errors import UserError, one_line
+from prunecast.export.executorch import ENDING, HASH_BYTES, LENGTH_BYTES
 from prunecast.inference import Artifact, Forecasts, forecast_table, open_artifact
 from prunecast.models.convert.convert import ModeChoice
 from prunecast.models.io import load_model
@@ -58,6 +61,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ("train.max_steps=2", "train.threads=1")
     api.train("dlinear", str(table), horizon=6, lookback=24, settings=settings, out=folder / "model")
     api.export(folder / "model", out=folder / "model.onnx", data=str(table))
+    if find_spec("executorch") is not None:
+        api.export(folder / "model", "executorch", out=folder / "model.pte", data=str(table))
     saved(dlinear(), folder / "dlinear.pth")
     saved({"state_dict": transformer(), "epoch": 1}, folder / "transformer.pth")
     return folder
@@ -182,6 +187,28 @@ def artefact(sound: Path) -> Attempt:
     return attempt
 
 
+def program(sound: Path) -> Attempt:
+    """A damaged file; or one that is whole, and says other things of its program."""
+    if find_spec("executorch") is None:
+        pytest.skip("executorch is not installed")
+    content = (sound / "model.pte").read_bytes()
+    whole, ending = content[: -HASH_BYTES - len(ENDING)], content[-len(ENDING) :]
+    behind = whole[-int.from_bytes(whole[-LENGTH_BYTES:], "little") - LENGTH_BYTES : -LENGTH_BYTES]
+
+    def attempt(random: Random, folder: Path) -> None:
+        path = folder / random.choice(("model.pte", "model"))
+        if random.random() < 0.5:
+            path.write_bytes(damaged(content, random))
+            follow_up(open_artifact(path), sound)
+            return
+        said = damaged(behind, random)
+        hashed = whole[: -LENGTH_BYTES - len(behind)] + said + len(said).to_bytes(LENGTH_BYTES, "little")
+        path.write_bytes(hashed + sha256(hashed).digest() + ending)
+        open_artifact(path)
+
+    return attempt
+
+
 def checkpoint(name: str) -> Callable[[Path], Attempt]:
     def of(sound: Path) -> Attempt:
         content = (sound / f"{name}.pth").read_bytes()
@@ -211,6 +238,7 @@ READERS: dict[str, Callable[[Path], Attempt]] = {
     "safetensors": model_file("model.safetensors", damaged),
     "record": record,
     "onnx": artefact,
+    "pte": program,
     "checkpoint of dlinear": checkpoint("dlinear"),
     "checkpoint of transformer": checkpoint("transformer"),
 }
