@@ -66,7 +66,8 @@ class Int8Onnx:
             MissingExtra: when `nncf` is asked for and not installed.
             UserError: when the model has no product that could be in 8 bits.
         """
-        self.runtime, self.quantizer, self.model = runtime, quantizer, onnx_model(saved, opset, batch)
+        self.runtime, self.quantizer = runtime, quantizer
+        self.model = onnx_model(saved, opset, batch, plain=True)
         body = set(saved.model.prunable()) - set(saved.model.output_layer())
         self.products = _products(self.model.graph, {MODEL + name for name in body})
         if not self.products:

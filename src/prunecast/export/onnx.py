@@ -35,6 +35,7 @@ from prunecast.export.base import (
     UNNAMED,
     AnotherRuntimes,
 )
+from prunecast.export.onnx_graph import shapes_of, simplified
 from prunecast.export.raw import RawForecaster, offset_of, raw_forecaster
 from prunecast.models.base import ForecastModel, blank, config_from, example_inputs
 from prunecast.models.io import SavedModel, metadata_from, parse_metadata, with_tensors
@@ -74,18 +75,21 @@ def onnx_bytes(saved: SavedModel, opset: int = OPSET, runtime: str = UNNAMED, ba
     return sealed(onnx_model(saved, opset, batch), runtime)
 
 
-def onnx_model(saved: SavedModel, opset: int = OPSET, batch: int | None = None) -> onnx.ModelProto:
+def onnx_model(
+    saved: SavedModel, opset: int = OPSET, batch: int | None = None, *, plain: bool = False
+) -> onnx.ModelProto:
     """Returns the graph of a model with its weights and metadata.
 
     Args:
         saved: the model.
         opset: version of the operators: a key of `OLDEST_RUNTIME`, which says what file format goes with it.
         batch: of all inputs, where the graph is to have fixed shapes and compute none; any when None.
+        plain: each linear map as it stands in the model, and not put together for speed.
 
     Raises:
         UserError: when the model cannot be written in this version.
     """
-    model = onnx.ModelProto.FromString(_graph(saved.model.config.model_dump_json(), opset, batch))
+    model = onnx.ModelProto.FromString(_graph(saved.model.config.model_dump_json(), opset, batch, plain=plain))
     model.ir_version = OLDEST_RUNTIME[opset][0]
     weights = raw_forecaster(saved).state_dict()
     for name in sorted(weights.keys() & _read_by_nodes(model)):
@@ -269,8 +273,8 @@ def _content(path: Path) -> bytes:
 
 
 @lru_cache(maxsize=32)
-def _graph(config_json: str, opset: int = OPSET, batch: int | None = None) -> bytes:
-    """Returns the serialised graph of a config, without weights, for one batch or any."""
+def _graph(config_json: str, opset: int = OPSET, batch: int | None = None, *, plain: bool = False) -> bytes:
+    """Returns the serialised graph of a config, without weights, for one batch or any, see `onnx_model`."""
     config = config_from(json.loads(config_json))
     ones = torch.ones(config.channels)
     raw = RawForecaster(blank(config).eval(), ones, ones)
@@ -298,7 +302,10 @@ def _graph(config_json: str, opset: int = OPSET, batch: int | None = None) -> by
             )
             LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(program.model)
         optimizer.remove_unused_nodes(program.model)
-    content: bytes = _cleaned(program.model_proto).SerializeToString(deterministic=True)
+    shapes, model = shapes_of(program.model_proto), _cleaned(program.model_proto)
+    if batch is None and not plain:  # with fixed shapes, runtimes do the same by themselves
+        model = simplified(model, shapes)
+    content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 

@@ -62,9 +62,14 @@ class PatchEmbedding(Layer):
         steps_PK = (starts + torch.arange(config.patch_len)).clamp(max=config.lookback - 1)
         self.register_buffer("steps_PK", steps_PK, persistent=False)
 
-    def forward(self, x_NL: Tensor) -> Tensor:
+    def forward(self, x_BLO: Tensor) -> Tensor:
         """Returns the tokens (N, P, D); steps beyond the look-back repeat its last value."""
-        return cast("Tensor", self.value(x_NL[:, self.steps_PK]) + self.position)
+        if torch.compiler.is_exporting():  # whole rows of the look-back are taken: fewer operators, and longer copies
+            patches_BPKO = x_BLO.index_select(1, self.steps_PK.flatten()).view(-1, *self.steps_PK.shape, x_BLO.shape[2])
+            patches_NPK = patches_BPKO.movedim(3, 1).flatten(0, 1)
+        else:
+            patches_NPK = x_BLO.transpose(1, 2).flatten(0, 1)[:, self.steps_PK]
+        return cast("Tensor", self.value(patches_NPK) + self.position)
 
     def streams(self) -> Streams:
         """Both write the stream."""
@@ -84,9 +89,9 @@ class PatchEncoder(Layer):
         self.norm = BatchNorm(widths.width)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x_NL: Tensor) -> Tensor:
-        """Returns the patches (N, P, D)."""
-        x_NPD = self.dropout(self.embedding(x_NL))
+    def forward(self, x_BLO: Tensor) -> Tensor:
+        """Returns the patches (N, P, D) of each series."""
+        x_NPD = self.dropout(self.embedding(x_BLO))
         for layer in self.layers:
             x_NPD = layer(x_NPD)
         return cast("Tensor", self.norm(x_NPD))
@@ -108,7 +113,7 @@ class PatchTST(ForecastModel):
         """Returns the forecast (B, H, O); the marks are not used."""
         check_inputs(self.config, x_BLC)
         x_BLO, mean_B1O, std_B1O = standardised(self.select(x_BLC))
-        patches_NPD = self.encoder(x_BLO.transpose(1, 2).flatten(0, 1))
+        patches_NPD = self.encoder(x_BLO)
         y_NH = self.dropout(self.head(patches_NPD.transpose(1, 2).flatten(1)))
         y_BOH = y_NH.view(-1, self.config.outputs, self.config.horizon)
         return cast("Tensor", y_BOH.transpose(1, 2) * std_B1O + mean_B1O)

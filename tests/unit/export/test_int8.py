@@ -151,7 +151,7 @@ def test_a_weight_that_is_also_used_otherwise_stays_as_it_is(monkeypatch: pytest
     model = onnx.ModelProto.FromString(onnx_bytes(saved))
     turned = next(node.output[0] for node in model.graph.node if "model.trend.weight" in node.input)
     model.graph.node.append(onnx.helper.make_node("Identity", [turned], ["copy"], name="copy"))
-    monkeypatch.setattr("prunecast.export.int8.onnx_model", lambda *_: model)
+    monkeypatch.setattr("prunecast.export.int8.onnx_model", lambda *_, **__: model)
     stored = onnx.ModelProto.FromString(int8_bytes(saved, calibration(saved))).graph.initializer
     assert {"model.trend.weight", "model.seasonal.weight.T_quantized"} < {entry.name for entry in stored}
 

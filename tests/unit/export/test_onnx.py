@@ -269,3 +269,19 @@ def test_a_model_that_fits_no_file_is_unsupported(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="one ONNX file holds 2 GB"):
         RUNTIME.export(saved, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["transformer", "patchtst", "crossformer", "itransformer"])
+def test_a_graph_computes_no_shapes_and_multiplies_matrices(name: str, tmp_path: Path) -> None:
+    """Put together for speed, it forecasts what the plain graph does."""
+    saved = saved_model(name=name)
+    plain = onnx_export.sealed(onnx_export.onnx_model(saved, plain=True), onnx_export.UNNAMED)
+    (tmp_path / "plain.onnx").write_bytes(plain)
+    RUNTIME.export(saved, tmp_path / "fast.onnx")
+    fast = onnx.load(tmp_path / "fast.onnx")
+    names = {entry.name for entry in fast.graph.initializer}
+    assert all(node.input[1] in names for node in fast.graph.node if node.op_type == "Reshape")
+    assert len(fast.graph.node) < 0.8 * len(onnx.load(tmp_path / "plain.onnx").graph.node)
+    inputs = raw_inputs(saved.metadata, windows(saved))
+    one, other = (RUNTIME.load(tmp_path / f"{kind}.onnx", 1)(inputs) for kind in ("plain", "fast"))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)

@@ -104,6 +104,9 @@ class BatchNorm(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., D) of (..., D); a unit is normalised over all other dimensions."""
+        if torch.compiler.is_exporting():  # two operators on x; the others are on weights, once
+            scale_D = self.weight * (self.variance + EPSILON).rsqrt()
+            return x * scale_D + (self.bias - self.mean * scale_D)
         rows = x.flatten(0, -2)
         learns = self.training and len(rows) > 1  # one row has no variance
         y = F.batch_norm(rows, self.mean, self.variance, self.weight, self.bias, learns, self.momentum)
@@ -125,6 +128,12 @@ def standardised(x_BLC: Tensor, correction: int = 0) -> tuple[Tensor, Tensor, Te
         x_BLC: the windows.
         correction: subtracted from the count of steps that the squares are divided by.
     """
+    if torch.compiler.is_exporting():  # the operator would become four times as many
+        mean_B1C = x_BLC.mean(dim=1, keepdim=True)
+        centred_BLC, steps = x_BLC - mean_B1C, x_BLC.shape[1]
+        variance_B1C = centred_BLC.square().sum(dim=1, keepdim=True) / (steps - correction)
+        std_B1C = (variance_B1C + EPSILON).sqrt()
+        return centred_BLC / std_B1C, mean_B1C, std_B1C
     variance_B1C, mean_B1C = torch.var_mean(x_BLC, dim=1, correction=correction, keepdim=True)
     mean_B1C, std_B1C = mean_B1C.detach(), (variance_B1C + EPSILON).sqrt()
     return (x_BLC - mean_B1C) / std_B1C, mean_B1C, std_B1C
