@@ -33,14 +33,14 @@ class BudgetLine:
         asked: the most that may be.
         reached: None where it is not known.
         cheapest: the least that any model of the search costs; None for the loss, of which nobody knows.
-        dense: what the given model costs.
+        dense: what the given model costs; None where that was not measured.
     """
 
     name: str
     asked: float
     reached: float | None
     cheapest: float | None
-    dense: float
+    dense: float | None
 
     @property
     def met(self) -> bool:
@@ -91,11 +91,13 @@ class Budgets(Strict):
             max_memory_bytes=None if max_memory is None else _amount("--max-memory", max_memory, BYTES, "64MB"),
         )
 
-    def lines(self, dense: Costs, cheapest: Costs, reached: Costs | None, increase: float | None) -> list[BudgetLine]:
+    def lines(
+        self, dense: Costs | None, cheapest: Costs, reached: Costs | None, increase: float | None
+    ) -> list[BudgetLine]:
         """Returns a line for each budget: loss, time, bytes, memory.
 
         Args:
-            dense: costs of the given model.
+            dense: costs of the given model, where they are known.
             cheapest: costs of the smallest model of the search.
             reached: costs of the chosen model.
             increase: upper end of the increase of its loss.
@@ -103,7 +105,7 @@ class Budgets(Strict):
         found = [BudgetLine("max-loss-increase", self.max_loss_increase, increase, None, 0.0)]
         for name, key, asked in self._of_costs():
             values = [None if costs is None else getattr(costs, key) for costs in (reached, cheapest, dense)]
-            found.append(BudgetLine(name, asked, values[0], values[1], float(values[2] or 0)))
+            found.append(BudgetLine(name, asked, *values))
         return found
 
     def holds(self, costs: Costs) -> bool:

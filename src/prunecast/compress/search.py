@@ -34,7 +34,7 @@ from prunecast.compress.budget import BudgetLine, Costs
 from prunecast.compress.candidates import WHOLE, How, Question, Shape, Tried, increase_of
 from prunecast.compress.cost import Anatomy, CostTable, Point, Stopwatch, models_to_measure
 from prunecast.errors import UserError
-from prunecast.export.base import Int8Runtime, Runtime
+from prunecast.export.base import Int8Runtime, Runtime, SparseRuntime
 from prunecast.inference import open_artifact
 from prunecast.measure.machine_lock import alone
 from prunecast.measure.operations import dense_macs
@@ -216,7 +216,7 @@ class Compression:
             jobs=(),
             fingerprint=name,
             shape=None,
-            predicted=self.given,
+            predicted=self.given or self.cheapest,
             record=self.store.record(name),
             increase=Interval(0.0, 0.0, 0.0),
             sure=1.0,
@@ -239,14 +239,14 @@ class Compression:
         said = [
             f"{line.name} from {line.text(line.cheapest)} to {line.text(line.dense)}" for line in self.lines(None)[1:]
         ]
-        costs = f"from {self.cheapest.latency_ms:.3g} to {self.given.latency_ms:.3g} ms"
-        self.monitor.note(f"within reach: {'; '.join(said) or costs}")
+        least_ms, most_ms = (costs.latency_ms for costs in (self.cheapest, self.given or self.cheapest))
+        self.monitor.note(f"within reach: {'; '.join(said) or f'from {least_ms:.3g} to {most_ms:.3g} ms'}")
         return True
 
     @property
-    def given(self) -> Costs:
-        """What the given model costs, by the same clock as those of the table; the smallest one's while not known."""
-        return next((point.costs for point in self.points if not point.keep), self.cheapest)
+    def given(self) -> Costs | None:
+        """What the given model costs, by the same clock as those of the table; None where it was not measured."""
+        return next((point.costs for point in self.points if not point.keep), None)
 
     @property
     def cheapest(self) -> Costs:
@@ -298,7 +298,7 @@ class Compression:
 
     def corrected(self) -> CostTable:
         """Returns the table rescaled by the candidates that were timed since."""
-        timed = [tried for tried in self.tried if tried.timing is not None and not tried.int8]
+        timed = [tried for tried in self.tried if tried.timing is not None and tried.how not in ("zeros", "int8")]
         pairs = [
             (self.table.costs(tried.shape.units).latency_ms, tried.costs.latency_ms)
             for tried in timed
@@ -434,7 +434,11 @@ class Compression:
         assert record.validation is not None
         increase, sure = self._increase(record.validation)
         epochs = sum(epoch.steps > 0 for epoch in record.fit.epochs) if record.fit and how == "tuned" else 0
-        words = {"repaired": "repaired", "tuned": f"tuned for {epochs} epochs", "scratch": "trained from scratch"}
+        words = {
+            "repaired": "repaired",
+            "tuned": f"tuned for {epochs} epoch{'s' * (epochs != 1)}",
+            "scratch": "trained from scratch",
+        }
         return Tried(
             how=how,
             name=f"{shape.title}, {words[how]}",
@@ -454,7 +458,7 @@ class Compression:
     def _variants(self) -> None:
         """Makes what a runtime can do on top: zeros that it leaves out, then 8 bits, of the best so far."""
         best = [tried for tried in sorted(self.tried, key=self.rank) if tried.refused is None][:SHIPPED]
-        if hasattr(self.kind, "sparse_weights"):
+        if isinstance(self.kind, SparseRuntime):
             for base in list(best):
                 jobs = self._chain(None, 0, prune=PruneConfig(method="unstructured", sparsity=ZEROS)).prune(
                     base.fingerprint, f"{base.name}, {ZEROS:.0%} zeros"

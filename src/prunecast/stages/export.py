@@ -43,7 +43,8 @@ def export_stage(job: Job, inputs: StageInputs) -> ExportResult:
         if reason is None:
             needs_folder = name != EAGER and not RUNTIMES.load(name).suffix
             folder = inputs.folder(job.parent) if needs_folder else None
-            artefacts.append(export_one(saved, inputs.windows(), config, inputs.directory, folder))
+            scored = job.recipe.data.score_test
+            artefacts.append(export_one(saved, inputs.windows(), config, inputs.directory, folder, score_test=scored))
         else:
             unsupported[name] = reason
     return ExportResult(artefacts=tuple(artefacts), unsupported=unsupported)
@@ -66,7 +67,13 @@ def refusal(model: ForecastModel, config: ExportConfig) -> str | None:
 
 
 def export_one(
-    saved: SavedModel, prepared: Prepared, config: ExportConfig, directory: Path, model_folder: Path | None = None
+    saved: SavedModel,
+    prepared: Prepared,
+    config: ExportConfig,
+    directory: Path,
+    model_folder: Path | None = None,
+    *,
+    score_test: bool = True,
 ) -> Artefact:
     """Exports for one runtime into a folder and holds the artefact against eager on real windows.
 
@@ -74,7 +81,7 @@ def export_one(
     """
     runtime: Runtime = RUNTIMES.load(config.runtime)
     if runtime.suffix:
-        return export_to(saved, prepared, config, directory / f"model{runtime.suffix}")
+        return export_to(saved, prepared, config, directory / f"model{runtime.suffix}", score_test=score_test)
     size, parity = measure_size(saved), None
     if config.runtime != EAGER:
         assert model_folder is not None, "what this runtime runs"
@@ -89,8 +96,13 @@ def export_one(
     )
 
 
-def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path: Path) -> Artefact:
-    """Exports to a file and holds it against eager on real windows; what is out of tolerance is an error."""
+def export_to(
+    saved: SavedModel, prepared: Prepared, config: ExportConfig, path: Path, *, score_test: bool = True
+) -> Artefact:
+    """Exports to a file and holds it against eager on real windows; what is out of tolerance is an error.
+
+    8 bits are scored on the test part too, unless whoever selects leaves that alone.
+    """
     runtime = RUNTIMES.load(config.runtime)
     asked: dict[str, Any] = config.model_dump(include={"opset", "batch", "quantizer"}, exclude_none=True)
     float32: tuple[str, ...] = ()
@@ -108,7 +120,7 @@ def export_to(saved: SavedModel, prepared: Prepared, config: ExportConfig, path:
     else:
         runtime.export(saved, path, **asked)
     parity, content, test = _parity(saved, prepared, config, path), path.read_bytes(), None
-    if config.int8:
+    if config.int8 and score_test:
         predict = Artifact(path, config.runtime, saved).predictor()
         test = score(predict, prepared.test, "test", "full").model_copy(update={"blocks": None})
     return Artefact(

@@ -135,7 +135,8 @@ def _determining(job: Job) -> tuple[str, ...]:
             pruning = [_text(recipe.prune)] if job.prunes and recipe.prune is not None else []
             return data, _text(recipe.finetune), *pruning, seed
         case "export":
-            return _text(recipe.export), *recipe.measure.runtimes
+            unscored = () if recipe.data.score_test else ("test part unscored",)
+            return _text(recipe.export), *recipe.measure.runtimes, *unscored
         case "measure":
             return (_text(recipe.measure),)
 
