@@ -122,8 +122,8 @@ def speed(study: str, row: Row | None, *, interval: bool = True) -> str:
 
 
 def percent(share: float) -> str:
-    """Returns a share as people write it: 48.8 % as 49 %."""
-    return f"{100 * share:.0f} %"
+    """Returns a share as people write it: 48.8 % as 49 %; but 99.5 % is not all."""
+    return f"{100 * share:.1f} %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
 
 
 def amounts(found: Sequence[Row]) -> dict[str, list[float]]:
