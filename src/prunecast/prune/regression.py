@@ -558,7 +558,7 @@ class _Walk:
                 f"recovery ridge: {full_name(*key)} reads {x_GNI.shape[1]} tokens, {y_GNO.shape[1]} in the dense model"
             )
         if self.read is None or not torch.equal(self.read.x_GNI, x_GNI):
-            self.read = _Inputs(x_GNI, x_GNI.sum(1), x_GNI.mT @ x_GNI)  # query, key and value read the same
+            self.read = _Inputs(x_GNI, x_GNI.sum(1), _gram(x_GNI))  # query, key and value read the same
         x_GNI, *of_inputs = self.read
         sums = self.sums.setdefault(key, _Sums())
         sums.add(x_GNI.shape[1], *of_inputs, y_GNO.sum(1), x_GNI.mT @ y_GNO)
@@ -633,6 +633,23 @@ class _Sums:
         if centred:
             xx, xy = xx - x.unsqueeze(2) * x.unsqueeze(1), xy - x.unsqueeze(2) * y.unsqueeze(1)
         return Moments(self.tokens, x, y, xx, xy)
+
+
+def _gram(x_GNI: Tensor) -> Tensor:
+    """Returns x x^T summed over the tokens, (G, I, I); of many inputs only what is above the diagonal is worked out."""
+    size = x_GNI.shape[2]
+    if size <= _BLOCK:
+        return x_GNI.mT @ x_GNI
+    xx_GII = x_GNI.new_empty(len(x_GNI), size, size)
+    for first in range(0, size, _BLOCK):
+        block = slice(first, first + _BLOCK)
+        beyond_GKI = x_GNI[:, :, block].mT @ x_GNI[:, :, first:]
+        xx_GII[:, block, first:], xx_GII[:, first:, block] = beyond_GKI, beyond_GKI.mT
+    return xx_GII
+
+
+_BLOCK = 256
+"""So many inputs at a time: enough for products at full speed."""
 
 
 def _equal(one: object, other: object) -> bool:
