@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from prunecast.data.check import ChannelCheck, DataCheck
-    from prunecast.records import Scoring
+    from prunecast.records import Profile, Scoring
     from prunecast.report.render import ReportFiles
     from prunecast.study.executor import Monitor, Outcome
     from prunecast.train.progress import Reporter
@@ -418,6 +418,7 @@ def measure(
     batch: int = 1,
     data: str | None = None,
     wait: str = "60s",
+    profile: bool = False,
 ) -> results.Measurements:
     """Measures size, operations, memory, time and energy; later models against the first, in turn.
 
@@ -428,8 +429,10 @@ def measure(
         batch: windows in one call.
         data: catalogue name, or a CSV or Parquet file; what the first model was trained on when absent.
         wait: longest wait for other stages on this machine; the answer says whether it was busy still.
+        profile: say the time of each kind of operator too, by the runtime's own clock.
     """
     from prunecast.data.series import load_series
+    from prunecast.export.base import ProfilingRuntime
     from prunecast.inference import check_same_inputs, open_artifact, windows_for
     from prunecast.measure.latency import time_against
     from prunecast.measure.machine_lock import alone, is_busy, seconds
@@ -452,7 +455,12 @@ def measure(
                 time_against(name, path, paths[0] if number else None, inputs, config)
                 for number, path in enumerate(paths)
             ]
-            busy = was_busy or is_busy()
+            busy, timed_by = was_busy or is_busy(), RUNTIMES.load(name)
+            profiles: list[Profile | str | None] = [None] * len(paths)
+            if profile and isinstance(timed_by, ProfilingRuntime):
+                profiles = [timed_by.profile(path, threads, inputs, config.min_count) for path in paths]
+            elif profile:
+                profiles = [f"the runtime {name!r} has no clock for its operators"] * len(paths)
         counted = [count_operations(item.saved) for item in opened]
         models = [
             results.ModelMeasurement(
@@ -466,8 +474,9 @@ def measure(
                     update={"operation_cut": operation_cut(counted[0], operations) if timing.speedup else None}
                 ),
                 machine_busy=busy or (timing.beside is not None and timing.beside.busy),
+                profile=found,
             )
-            for item, path, timing, operations in zip(opened, paths, timings, counted, strict=True)
+            for item, path, timing, operations, found in zip(opened, paths, timings, counted, profiles, strict=True)
             for size in [measure_size(item.saved)]
         ]
     return results.Measurements(models=tuple(models))

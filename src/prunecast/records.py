@@ -8,7 +8,7 @@ byte for byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -202,6 +202,45 @@ class Energy(Record):
 
     millijoules: float | None = None
     absent: str | None = Field(None, description="why there is no number")
+
+
+class OperatorTime(Record):
+    """Time of all nodes of one kind in one call."""
+
+    operator: str
+    count: float = Field(description="nodes of the kind that ran in a call")
+    ms: float
+
+
+class Profile(Record):
+    """Time per kind of operator, by the runtime's own clock, which lengthens each a little; largest first.
+
+    Of each node and of the whole call the median over the calls counts, or the mean where a runtime has that alone.
+    """
+
+    calls: int
+    whole_ms: float
+    operators: tuple[OperatorTime, ...]
+
+    @property
+    def accounted(self) -> float:
+        """The operators' times together, over that of the whole call; what lacks is between them."""
+        return sum(entry.ms for entry in self.operators) / self.whole_ms
+
+    @classmethod
+    def of(cls, whole_us: Sequence[float], nodes: Mapping[tuple[str, str], Sequence[float]]) -> Profile:
+        """Returns the profile of calls.
+
+        Args:
+            whole_us: of each call.
+            nodes: (kind, name) of a node -> its time in each call in us.
+        """
+        kinds: dict[str, list[float]] = {}
+        for (kind, _), times_us in nodes.items():
+            kinds.setdefault(kind, []).append(float(np.median(times_us)))
+        found = [OperatorTime(operator=kind, count=len(us), ms=sum(us) / 1e3) for kind, us in kinds.items()]
+        operators = tuple(sorted(found, key=lambda entry: -entry.ms))
+        return cls(calls=len(whole_us), whole_ms=float(np.median(whole_us)) / 1e3, operators=operators)
 
 
 class Timing(Record):

@@ -8,7 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunecast.records import Accuracy, Artefact, BudgetOf, Imported, Operations, Pruning, Scoring, Size, Timing
+    from prunecast.records import (
+        Accuracy,
+        Artefact,
+        BudgetOf,
+        Imported,
+        Operations,
+        OperatorTime,
+        Profile,
+        Pruning,
+        Scoring,
+        Size,
+        Timing,
+    )
 
 
 ROWS_SHOWN = 8
@@ -233,6 +245,8 @@ class ModelMeasurement(Result):
     operations: Operations
     timing: Timing
     machine_busy: bool
+    profile: Profile | str | None = None
+    """Where the time of a call goes, where that was asked for; a text says why a runtime cannot tell."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers; of a speed-up and what follows from it only where there is one."""
@@ -260,7 +274,12 @@ class ModelMeasurement(Result):
             known["speedup"] = timing.speedup.model_dump()
         if timing.realised_share is not None:
             known |= {"operation_cut": timing.operation_cut, "realised_share": timing.realised_share.model_dump()}
-        return {name: value for name, value in known.items() if name not in {"timing", "operations"}}
+        if self.profile is None or isinstance(self.profile, str):
+            known["profile"] = None if self.profile is None else {"absent": self.profile}
+        else:
+            known["profile"] = self.profile.model_dump() | {"accounted": self.profile.accounted}
+        left_out = {"timing", "operations", *(("profile",) if self.profile is None else ())}
+        return {name: value for name, value in known.items() if name not in left_out}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,11 +291,18 @@ class Measurements(Result):
     def shown(self) -> dict[str, Any]:
         """Returns what stands below the tables: why there is no energy."""
         reasons = [model.timing.energy.absent for model in self.models if model.timing.energy is not None]
-        return {"energy": f"not known: {reasons[0]}"} if any(reasons) else {}
+        found = {"energy": f"not known: {reasons[0]}"} if any(reasons) else {}
+        untold = [model.profile for model in self.models if isinstance(model.profile, str)]
+        return found | ({"time by operator": f"not known: {untold[0]}"} if untold else {})
 
     def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """Returns rows for each model, times in ms, a speed-up with its interval; the JSON has more."""
-        return {"models": [_sized(model) for model in self.models], "times": [_timed(model) for model in self.models]}
+        found = {"models": [_sized(model) for model in self.models], "times": [_timed(model) for model in self.models]}
+        for model in self.models:
+            if (profile := model.profile) is not None and not isinstance(profile, str):
+                title = f"time by operator of {model.path}: {profile.accounted:.0%} of {profile.whole_ms:.3g} ms"
+                found[title] = [_operator(entry, profile) for entry in profile.operators[:ROWS_SHOWN]]
+        return found
 
 
 def _sized(model: ModelMeasurement) -> Mapping[str, Any]:
@@ -292,6 +318,11 @@ def _sized(model: ModelMeasurement) -> Mapping[str, Any]:
         "of the model": _megabytes(timing.model_memory_bytes),
         "energy mJ": energy,
     }
+
+
+def _operator(entry: OperatorTime, profile: Profile) -> Mapping[str, Any]:
+    share = entry.ms / profile.whole_ms
+    return {"operator": entry.operator, "nodes": entry.count, "ms": entry.ms, "share": f"{share:.1%}"}
 
 
 def _megabytes(count: int | None) -> float | None:

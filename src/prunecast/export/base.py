@@ -21,7 +21,7 @@ from prunecast.errors import UserError
 if TYPE_CHECKING:  # a process that only runs an artefact must not import torch
     from prunecast.models.base import ForecastModel
     from prunecast.models.io import SavedModel
-    from prunecast.records import Quantizer
+    from prunecast.records import Profile, Quantizer
 
 Inputs = Mapping[str, NDArray[np.floating]]
 """history, x_mark, y_mark."""
@@ -230,6 +230,14 @@ class Quantised(Protocol):
 
     def export(self, path: Path, float32: Collection[str] = ()) -> Path:
         """Writes the artefact and returns its path; the products of the weights `float32` stay as they were."""
+
+
+@runtime_checkable
+class ProfilingRuntime(Runtime, Protocol):
+    """A runtime that can say where the time of a call goes."""
+
+    def profile(self, path: Path, threads: int, inputs: Inputs, calls: int) -> Profile:
+        """Returns the time of each kind of operator over `calls` calls, after one that does not count."""
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from prunecast.models.base import ForecastModel
     from prunecast.models.io import SavedModel
+    from prunecast.records import Profile
 
 LEAST_ZEROS, LEAST_SIZE = 0.8, 2**14
 """Share of zeros, and count of weights, from which a layer is held in CSR."""
@@ -77,6 +79,27 @@ class Eager:
     def load(self, path: Path, threads: int) -> Predictor:
         """Returns a callable on a model directory; it sets the number of torch's threads for the whole process."""
         return predictor_of(self.read(path), threads)
+
+    def profile(self, path: Path, threads: int, inputs: Inputs, calls: int) -> Profile:
+        """Returns the time of each of torch's operators without those that it calls, see `ProfilingRuntime`."""
+        import torch
+        from torch.profiler import ProfilerActivity
+
+        from prunecast.records import OperatorTime, Profile
+
+        predict, whole = self.load(path, threads), []
+        predict(inputs)
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(calls):
+                clock = time.perf_counter()
+                predict(inputs)
+                whole.append((time.perf_counter() - clock) * 1e6)
+        found = (
+            OperatorTime(operator=entry.key, count=entry.count / calls, ms=entry.self_cpu_time_total / calls / 1e3)
+            for entry in profiler.key_averages()
+        )
+        mean = Profile.of([sum(whole) / calls], {})  # torch has sums alone: the whole is a mean as well
+        return mean.model_copy(update={"calls": calls, "operators": tuple(sorted(found, key=lambda entry: -entry.ms))})
 
 
 def predictor_of(

@@ -7,6 +7,7 @@ ship than its pair. Loading and running need neither torch nor onnx.
 from __future__ import annotations
 
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from prunecast.export.base import LESS_OFFSET, OFFSET_KEY, FixedBatch, Inputs, O
 
 if TYPE_CHECKING:
     from prunecast.models.base import ForecastModel
+    from prunecast.records import Profile
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -52,6 +54,25 @@ class OpenVino(OnnxFiles):
 
     def load(self, path: Path, threads: int) -> Predictor:
         """Returns a callable on a file that `export` wrote, and this version can run, see `Runtime`."""
+        return self._loaded(path, threads)[1]
+
+    def profile(self, path: Path, threads: int, inputs: Inputs, calls: int) -> Profile:
+        """Returns the time of each kind of operator by OpenVINO's counters, see `ProfilingRuntime`."""
+        from prunecast.records import Profile
+
+        request, predict = self._loaded(path, threads, counts=True)
+        predict(inputs)
+        first = _means_us(request)
+        clock = time.perf_counter()
+        for _ in range(calls):
+            predict(inputs)
+        whole_us = (time.perf_counter() - clock) / calls * 1e6
+        # the counters are means over all calls so far, and the first one also arranges weights
+        nodes = {node: [(us * (calls + 1) - first.get(node, 0.0)) / calls] for node, us in _means_us(request).items()}
+        return Profile.of([whole_us], nodes).model_copy(update={"calls": calls})
+
+    def _loaded(self, path: Path, threads: int, *, counts: bool = False) -> tuple[Any, Predictor]:
+        """Returns a request and a callable on it; `counts` has it time each node."""
         openvino = _package()
         frontends = openvino.frontend
         settings = {
@@ -62,6 +83,7 @@ class OpenVino(OnnxFiles):
             "ENABLE_CPU_PINNING": False,  # whoever measures has pinned the process already
             # the setting stays with the calling thread for good: one that trains must not get it
             "CPU_DENORMALS_OPTIMIZATION": "torch" not in sys.modules,
+            "PERF_COUNT": counts,
         }
         try:
             # asked to find out the format by itself, OpenVINO would try foreign ones that bring further files
@@ -91,7 +113,16 @@ class OpenVino(OnnxFiles):
         offset = Offset.of(str(model.get_rt_info(key).value) if model.has_rt_info(key) else None, path)
         found = predict if offset is None else offset.around(predict)
         batch = model.inputs[0].partial_shape[0]
-        return FixedBatch(found, batch.get_length(), path) if batch.is_static else found
+        return request, FixedBatch(found, batch.get_length(), path) if batch.is_static else found
+
+
+def _means_us(request: Any) -> dict[tuple[str, str], float]:
+    """Returns (kind, name) of each node that ran -> its mean time over the calls of a request so far."""
+    return {
+        (node.node_type, node.node_name): node.real_time.total_seconds() * 1e6
+        for node in request.profiling_info
+        if node.status == type(node.status).EXECUTED
+    }
 
 
 def _package() -> Any:

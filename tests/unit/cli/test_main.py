@@ -14,7 +14,7 @@ import pytest
 from prunecast.cli.console import Output
 from prunecast.cli.main import main
 from prunecast.prune.methods import FAMILIES
-from prunecast.records import Beside, Energy, Latency, Operations, Ratio, Timing
+from prunecast.records import Beside, Energy, Latency, Operations, Profile, Ratio, Timing
 from prunecast.registry import DEFAULT_METHOD
 from prunecast.results import Measurements, ModelMeasurement
 from prunecast.store import read_record
@@ -229,10 +229,21 @@ def test_the_table_of_times_has_all_of_its_head(capsys: pytest.CaptureFixture[st
         operations=Operations(dense_macs=8, effective_macs=8, executed_macs=8),
         timing=timing,
         machine_busy=True,
+        profile=Profile.of(
+            [9.0, 10.0, 30.0], {("MatMul", "a"): [4, 5, 9], ("MatMul", "b"): [1, 1, 1], ("Add", "c"): [3, 3, 3]}
+        ),
     )
+    assert model.to_json()["profile"]["accounted"] == pytest.approx(0.9)
     Output().result(Measurements(models=(model,)))
     text = capsys.readouterr().out
-    for shown in ("2.00 (1.50 to 2.25)", "50%", "8,000", "busy (13% by others)", "not known: nothing counts it"):
+    for shown in (
+        "2.00 (1.50 to 2.25)",
+        "50%",
+        "8,000",
+        "busy (13% by others)",
+        "not known: nothing counts it",
+        "90% of 0.01 ms",
+    ):
         assert shown in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text, "all of the head is there"
 
