@@ -205,9 +205,6 @@ def without_one(model: ForecastModel, group: Group) -> ForecasterConfig:
 
 for_models = pytest.mark.parametrize("model_name", MODELS.names())
 
-SLOW = {"compile": ("dlinear",), "executorch": ("dlinear",)}
-"""Runtimes that take long to make something of a model -> the models that they meet each time, dense."""
-
 
 def shipped(*methods: str) -> pytest.MarkDecorator:
     """Models x methods x runtimes; those that take long meet most models among the slow tests."""
@@ -225,6 +222,10 @@ def shipped(*methods: str) -> pytest.MarkDecorator:
 
 FEW = ("transformer", "fedformer", "crossformer")
 """Models on which every method is tried each time: attention of two kinds, complex weights, a model of scales."""
+
+SLOW = {"csr": FEW, "compile": ("dlinear",), "executorch": ("dlinear",)}
+"""Runtimes that take long to make something of a model, or nothing of so small ones -> the models that they meet each
+time, dense."""
 
 
 def first_of_their_kind() -> Sequence[str]:

@@ -10,7 +10,7 @@ import pytest
 from tests.support.stage_folders import made_up
 from tests.support.study_records import study
 
-from prunecast.records import RECORD_BYTES, Imported, RunRecord, put_together, taken_apart
+from prunecast.records import RECORD_BYTES, Artefact, Imported, RunRecord, put_together, taken_apart
 
 RECORDS = study(models=("transformer", "dlinear"), seeds=(1,))
 IMPORTED = Imported(
@@ -57,6 +57,18 @@ def test_many_channels_do_not_make_it_longer() -> None:
     text, arrays = taken_apart(record)
     assert len(text) <= RECORD_BYTES
     assert {"recipe", "data/channels", "imported"} <= arrays.keys()
+    assert put_together(text, arrays) == record
+
+
+def test_names_of_many_weights_do_not_make_it_longer() -> None:
+    names = tuple(f"encoder.layers.{number}.feed_forward.up.weight" for number in range(200))
+    sparse = Artefact(runtime="csr", bytes=1, zip_bytes=1, sparse=names)
+    eager = Artefact(runtime="eager", bytes=1, zip_bytes=1)
+    in_8_bits = Artefact(runtime="onnxruntime", name="model.onnx", bytes=1, zip_bytes=1, float32=names[:3])
+    record = made_up("ab12").model_copy(update={"artefacts": (eager, sparse, in_8_bits)})
+    text, arrays = taken_apart(record)
+    assert len(text) <= RECORD_BYTES
+    assert {"artefacts/1/sparse", "artefacts/2/float32"} <= arrays.keys()
     assert put_together(text, arrays) == record
 
 

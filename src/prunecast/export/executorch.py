@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from prunecast.errors import MissingExtra, UserError
 from prunecast.export.base import FixedBatch, Inputs, Offset, Predictor, Quantised, Tolerance, whole_batches
+from prunecast.records import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -70,13 +72,13 @@ class ExecuTorch:
         _runtime()
 
     def unsupported(self, model: ForecastModel) -> str | None:
-        """Returns why ExecuTorch cannot run the model, or None when it can."""
+        """Returns None: it runs every model."""
         _runtime()
-        return UNSUPPORTED.get(model.config.name)
+        return None
 
     def export(self, saved: SavedModel, path: Path, batch: int | None = None) -> Path:
         """Writes the program for `batch` windows in one call, one when None, whole or not at all, see `Runtime`."""
-        self._check(saved.model)
+        _runtime()
         size = batch or 1
         return _written(path, saved, _program(_exported(saved, size)), {}, size)
 
@@ -88,7 +90,7 @@ class ExecuTorch:
         quantizer: Quantizer | None = None,
     ) -> Quantised:
         """Returns the model with the products of linear layers in 8 bits, see `Int8Runtime`."""
-        self._check(saved.model)
+        _runtime()
         return _Int8(saved, [*windows], batch or 1, dynamic=quantizer == "dynamic")
 
     def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
@@ -102,7 +104,7 @@ class ExecuTorch:
 
         file = _File.read(path)
         source = f"{path}: its model metadata"
-        metadata = metadata_from(parse_metadata(file.facts["metadata"], source), source)
+        metadata = metadata_from(parse_metadata(file.facts.metadata, source), source)
         tensors = file.tensors(path)
         model = with_tensors(config_from(metadata.model), tensors, path, "its model metadata")
         return SavedModel(model.eval(), metadata)
@@ -128,17 +130,8 @@ class ExecuTorch:
             forecast: NDArray[np.float32] = method.execute(tensors)[0].numpy().copy()
             return forecast
 
-        offset = Offset.of(file.facts.get("offset"), path)
-        return FixedBatch(predict if offset is None else offset.around(predict), int(file.facts["batch"]), path)
-
-    def _check(self, model: ForecastModel) -> None:
-        reason = self.unsupported(model)
-        if reason is not None:
-            raise UserError(f"runtime {self.name!r} cannot run this model: {reason}")
-
-
-UNSUPPORTED: dict[str, str] = {}
-"""Model -> why ExecuTorch has no program of it."""
+        offset = Offset.of(file.facts.offset, path)
+        return FixedBatch(predict if offset is None else offset.around(predict), file.facts.batch, path)
 
 
 # From a model to a program
@@ -261,12 +254,30 @@ def _in_8_bits(
 # The file
 
 
+class _Facts(Strict):
+    """What is said of a program.
+
+    Attributes:
+        metadata: of the model, as JSON.
+        batch: windows in one call.
+        offset: as `Offset.text` has it; None where there is none.
+        where: name of a tensor -> where it begins in the program, its shape, and its kind of numbers.
+        in_8_bits: names of weights whose numbers stand for others, by a scale for each output.
+    """
+
+    metadata: str
+    batch: int = Field(ge=1)
+    offset: str | None
+    where: dict[str, tuple[int, tuple[int, ...], str]]
+    in_8_bits: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class _File:
     """What is in a file: the program, what is said of it, and tensors that it does not hold."""
 
     program: bytes
-    facts: Mapping[str, Any]
+    facts: _Facts
     added: Mapping[str, Tensor]
 
     @classmethod
@@ -291,7 +302,7 @@ class _File:
         behind = hashed[-LENGTH_BYTES - length : -LENGTH_BYTES]
         try:
             header = json.loads(behind[8 : 8 + int.from_bytes(behind[:8], "little")])
-            facts = json.loads(header["__metadata__"]["prunecast"])
+            facts = _Facts.model_validate_json(header["__metadata__"]["prunecast"])
             return cls(hashed[: -LENGTH_BYTES - length], facts, load(behind))
         except (ValueError, LookupError, TypeError, SafetensorError):
             raise UserError(f"{path}: expected the facts of an export behind its program, found others") from None
@@ -302,11 +313,11 @@ class _File:
 
         try:
             found = {name: value for name, value in self.added.items() if "/" not in name}
-            for name, (start, shape, kind) in self.facts["where"].items():
+            for name, (start, shape, kind) in self.facts.where.items():
                 count = int(np.prod(shape))
                 values = np.frombuffer(self.program, kind, count, start).reshape(shape)
                 found[name] = torch.from_numpy(values.copy())
-            for name in self.facts["in_8_bits"]:
+            for name in self.facts.in_8_bits:
                 numbers = found.pop(name) if name in found else self.added[f"{name}/numbers"]
                 found[name] = numbers.float() * self.added[f"{name}/scale"].unsqueeze(1)
         except (ValueError, LookupError, TypeError, RuntimeError):
@@ -327,7 +338,8 @@ def _written(
     from prunecast.export.raw import offset_of
     from prunecast.store import new_file
 
-    where, added = {}, {}
+    where: dict[str, tuple[int, tuple[int, ...], str]] = {}
+    added: dict[str, Tensor] = {}
     for name, tensor in sorted(saved.model.state_dict().items()):
         if name in in_8_bits:
             values, added[f"{name}/scale"] = in_8_bits[name]
@@ -336,13 +348,19 @@ def _written(
         content = values.contiguous().numpy().tobytes()
         start = program.find(content) if len(content) >= LEAST_FOUND else -1
         if start >= 0:
-            where[name] = (start, [*values.shape], values.numpy().dtype.str)
+            where[name] = (start, tuple(values.shape), values.numpy().dtype.str)
         else:
             added[f"{name}/numbers" if name in in_8_bits else name] = values.contiguous().clone()
     metadata = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
-    facts = {"metadata": json.dumps(metadata, sort_keys=True), "batch": batch, "where": where}
-    facts |= {"in_8_bits": [*in_8_bits], "offset": offset.text() if (offset := offset_of(saved.metadata)) else None}
-    behind = save(added, {"prunecast": json.dumps(facts, sort_keys=True, allow_nan=False)})
+    offset = offset_of(saved.metadata)
+    facts = _Facts(
+        metadata=json.dumps(metadata, sort_keys=True, allow_nan=False),
+        batch=batch,
+        offset=offset.text() if offset else None,
+        where=where,
+        in_8_bits=tuple(sorted(in_8_bits)),
+    )
+    behind = save(added, {"prunecast": facts.model_dump_json()})
     hashed = program + behind + len(behind).to_bytes(LENGTH_BYTES, "little")
     with new_file(path, replace=True) as temporary:
         temporary.write_bytes(hashed + hashlib.sha256(hashed).digest() + ENDING)

@@ -16,6 +16,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from tests.support.onnx_graphs import check_fixed
 from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.batch import Batch
@@ -250,6 +251,15 @@ def test_named_weights_stay_in_float32(quantizer: Quantizer, tmp_path: Path) -> 
     assert check_parity(saved, "onnxruntime", path, [windows(saved, 5)], int8=True).max_deviation > 1e-4
     none = made.export(tmp_path / "none.onnx", made.weights)
     assert check_parity(saved, "onnxruntime", none, [windows(saved, 5)]).within
+
+
+def test_a_graph_of_fixed_shapes_can_be_in_8_bits(tmp_path: Path) -> None:
+    saved = saved_model(**TRANSFORMER)
+    made = RUNTIME.quantised(saved, calibration(saved), batch=2)
+    assert {*made.weights} == {*quantised(saved)}
+    path = made.export(tmp_path / "model.onnx")
+    check_fixed(path, batch=2)
+    assert 1e-4 < check_parity(saved, "onnxruntime", path, [windows(saved, 5)], int8=True).max_deviation < 0.1
 
 
 def test_the_fewest_weights_stay_that_keep_the_error_within_its_limit() -> None:
