@@ -117,6 +117,11 @@ class Tried:
         )
 
     @property
+    def plain(self) -> bool:
+        """Whether its time follows from its shape: without zeros that are left out, and not in 8 bits."""
+        return self.how not in ("zeros", "int8")
+
+    @property
     def validation_mse(self) -> float:
         """Its error on the validation part, in its own runtime where that is known."""
         found = self.validation or self.record.validation

@@ -116,10 +116,11 @@ def _budgets(search: Compression, best: Tried | None) -> tuple[dict[str, Any], .
 def _row(search: Compression, tried: Tried) -> dict[str, Any]:
     budgets, record = search.question.budgets, tried.record
     assert record.size is not None
-    within = tried.increase.high <= budgets.max_loss_increase and budgets.holds(tried.costs)
+    within = tried.increase.high <= budgets.max_loss_increase and budgets.holds(search.costs_of(tried))
     return {
         "name": tried.name,
         "how": tried.how,
+        "fingerprint": tried.fingerprint,
         "val_mse": tried.validation_mse,
         "increase": {"value": tried.increase.value, "low": tried.increase.low, "high": tried.increase.high},
         "sure": round(tried.sure, 3),
@@ -186,7 +187,7 @@ def _steps(search: Compression, best: Tried) -> list[dict[str, Any]]:
 
 def _prediction(search: Compression) -> dict[str, Any]:
     """Returns how good the predictions are: on the models that they were fitted to, and of the candidates since."""
-    timed = [tried for tried in search.tried if tried.timing is not None and tried.shape is not None and not tried.int8]
+    timed = [tried for tried in search.tried if tried.timing is not None and tried.shape is not None and tried.plain]
     rows = [
         {
             "name": tried.name,
@@ -270,7 +271,7 @@ def page(search: Compression, found: Compressed) -> str:
             "Times in the runtime: measured where a "
             "candidate was timed, else predicted (in brackets). The loss is the increase of the validation error, "
             "with its 95 % interval by blocks of windows.",
-            _picture(found, search.question.budgets.max_loss_increase),
+            _picture(search, found),
         ),
         _Table(
             "What each cut gave",
@@ -352,20 +353,21 @@ def _error_of(name: str, model: Mapping[str, Any]) -> dict[str, str]:
     return {"model": name, "test MSE": known["mse"], "test MAE": known["mae"], "validation MSE": known["val_mse"]}
 
 
-def _picture(found: Compressed, most: float) -> str:
+def _picture(search: Compression, found: Compressed) -> str:
     """Returns the front as SVG in base64: time against the increase of the loss, the budget as a rule."""
+    most, chosen = search.question.budgets.max_loss_increase, (search.best.fingerprint, search.best.name)
     points = [
         {
             "ms": row["latency_ms"] or row["predicted_ms"],
             "loss": 100 * row["increase"]["value"],
             "low": 100 * row["increase"]["low"],
             "high": 100 * row["increase"]["high"],
-            "what": "chosen" if row["name"] == found.chosen else row["how"],
+            "what": "chosen" if (row["fingerprint"], row["name"]) == chosen else row["how"],
         }
         for row in found.tried
     ]
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("ms:Q", title="time of a forecast, ms", scale=alt.Scale(type="log"))
+        x=alt.X("ms:Q", title="time of a forecast, ms", scale=alt.Scale(type="log", nice=False, padding=20))
     )
     spread = base.mark_rule(color=PALE).encode(
         y=alt.Y("low:Q", title="increase of the validation error, %"), y2="high:Q"

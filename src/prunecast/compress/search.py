@@ -176,12 +176,19 @@ class Compression:
         self._rung("one epoch for the best third", [("tuned", shape, self._jobs(shape, 1)) for shape in first])
         best = self._promising(("repaired", "tuned"), FULLY_TUNED)
         plan: list[tuple[How, Shape, tuple[Job, ...]]] = [
-            ("tuned", shape, self._jobs(shape, self.recipe.finetune.epochs)) for shape in best
+            ("tuned", shape, self._jobs(shape, self.recipe.finetune.epochs))
+            for shape in best
+            if not self._is_full(shape)
         ]
         if best:
             plan.append(("scratch", best[0], self._scratch(best[0])))
         self._rung("full tuning", plan, besides=[self.dlinear])
         self._variants()
+
+    def _is_full(self, shape: Shape) -> bool:
+        """Whether one epoch was all the training that the recipe allows."""
+        fits = [tried.record.fit for tried in self.tried if tried.shape is shape and tried.how == "tuned"]
+        return any(fit is not None and fit.steps == self.recipe.finetune.max_steps for fit in fits)
 
     def _left_s(self) -> float | None:
         return None if self.time_limit_s is None else max(1.0, self.time_limit_s - time.monotonic() + self.started_s)
@@ -257,7 +264,7 @@ class Compression:
         """Returns a line for each budget, with what a candidate reaches; the smallest model where there is none."""
         increase = None if best is None else best.increase.high
         return self.question.budgets.lines(
-            self.given, self.cheapest, self.cheapest if best is None else best.costs, increase
+            self.given, self.cheapest, self.cheapest if best is None else self.costs_of(best), increase
         )
 
     def _measure(self, keeps: Sequence[Keep], until_s: float = math.inf) -> None:
@@ -298,7 +305,7 @@ class Compression:
 
     def corrected(self) -> CostTable:
         """Returns the table rescaled by the candidates that were timed since."""
-        timed = [tried for tried in self.tried if tried.timing is not None and tried.how not in ("zeros", "int8")]
+        timed = [tried for tried in self.tried if tried.timing is not None and tried.plain]
         pairs = [
             (self.table.costs(tried.shape.units).latency_ms, tried.costs.latency_ms)
             for tried in timed
@@ -495,12 +502,31 @@ class Compression:
 
     # The best so far
 
+    def _predict(self) -> None:
+        """Renews what is thought of candidates that were not timed."""
+        if any(tried.shape is not None for tried in self.tried):
+            table = self.corrected()
+            for tried in self.tried:
+                if tried.shape is not None and tried.timing is None and tried.plain:
+                    tried.predicted = table.costs(tried.shape.units)
+
+    def costs_of(self, tried: Tried) -> Costs:
+        """Returns what a candidate costs; one shape has one time, the mean of all candidates of it that were timed."""
+        alike = [
+            other for other in self.tried if other.plain and other.shape is tried.shape and other.timing is not None
+        ]
+        if not alike or not tried.plain:
+            return tried.costs
+        known = alike[0].costs if tried.timing is None else tried.costs
+        latency_ms = math.exp(np.mean([math.log(other.costs.latency_ms) for other in alike]))
+        return known.model_copy(update={"latency_ms": latency_ms})
+
     def rank(self, tried: Tried) -> tuple[float, ...]:
         """Returns what candidates are sorted by: within all budgets, the fastest; of two alike, the smaller error.
 
         Where none is within all budgets, by how much the worst of them is exceeded.
         """
-        budgets, costs = self.question.budgets, tried.costs
+        budgets, costs = self.question.budgets, self.costs_of(tried)
         over = max(0.0, tried.increase.high - budgets.max_loss_increase) + max(0.0, budgets.excess(costs))
         alike = round(math.log(costs.latency_ms) / ALIKE)
         return (over, alike, tried.increase.value)
@@ -513,15 +539,12 @@ class Compression:
     def _settle(self, title: str) -> None:
         """Times the best candidates, corrects the predictions by them, and puts the best artefact in its place."""
         for _ in range(MOST_TIMED):
+            self._predict()
             first = min((tried for tried in self.tried if tried.refused is None), key=self.rank)
             if first.timing is not None:
                 break
             first.first_predicted = first.predicted
             self._ship(first)
-            table = self.corrected()
-            for tried in self.tried:
-                if tried.shape is not None and tried.timing is None and not tried.int8:
-                    tried.predicted = table.costs(tried.shape.units)
         best = self.best
         self.monitor.note(
             f"after {title}: {best.name}, {best.costs.latency_ms:.3g} ms, {best.costs.bytes:,} bytes, "

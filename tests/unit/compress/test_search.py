@@ -64,6 +64,8 @@ def test_the_choice_is_the_fastest_of_all_that_keep_within_the_budget(whole: tup
     assert chosen["increase"]["high"] <= 0.05
     within = [row["latency_ms"] or row["predicted_ms"] for row in result.tried if row["increase"]["high"] <= 0.05]
     assert chosen["latency_ms"] <= min(within) * (1 + 2 * ALIKE)
+    alike = [row for row in result.tried if row["parameters"] == chosen["parameters"] and row["met"]]
+    assert chosen["increase"]["value"] == min(row["increase"]["value"] for row in alike), "one shape has one time"
     assert {row["how"] for row in result.tried} == {"dense", "repaired", "tuned", "scratch"}
     assert result.compressed is not None
     assert result.compressed["mse"] > 0
