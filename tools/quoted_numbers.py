@@ -663,6 +663,30 @@ def peer_extent(name: str) -> str:
     return f"onnxsim {', '.join(sorted(versions))}, {whole} models, seeds {', '.join(map(str, seeds))}"
 
 
+def realised(folder: str, runtime: str) -> str:
+    """A row a model: its dense time, and per cut of the operations the speed-up with what that is of the cut.
+
+    Args:
+        folder: of `results/`, with the table that `benchmarks/savings.py` fills.
+        runtime: name.
+    """
+    found = pd.read_csv(RESULTS / folder / "savings.csv")
+    found = found[found["runtime"] == runtime]
+    cuts = sorted(cut for cut in found["cut"].unique() if cut > 1)
+    lines = []
+    for model, own in found.groupby("model", sort=False):
+        by_cut = {row["cut"]: row for row in own.to_dict("records")}
+        cells = [
+            f"{by_cut[cut]['speedup']:.2f} ({by_cut[cut]['speedup_low']:.2f} ... {by_cut[cut]['speedup_high']:.2f}): "
+            f"{percent(by_cut[cut]['realised'])}"
+            if cut in by_cut
+            else "-"
+            for cut in cuts
+        ]
+        lines.append([MODEL_NAMES[str(model)], f"{by_cut[1]['ms']:.2f} ms" if 1 in by_cut else "-", *cells])
+    return table(["model", "dense", *(f"operations / {cut}" for cut in cuts)], lines)
+
+
 def stages(study: str) -> str:
     """How many stages the study has."""
     return f"{len(tables(study).stages):,}"
@@ -703,7 +727,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
             single_times,
             small_dense,
         ),
-        *(against, value, across, hours, untrained, stages, published, methods),
+        *(against, value, across, hours, untrained, realised, stages, published, methods),
         *(pays, pays_for, pays_one, repair, repair_harms, remaining),
         *(peer, peer_not_below, peer_layers, peer_extent),
     ]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from prunecast.models.base import ForecastModel
     from prunecast.records import Profile
 
+_INPUTS = ("history", "x_mark", "y_mark")
+
 _TELEMETRY = "openvino_telemetry"
 
 
@@ -101,7 +103,9 @@ class OpenVino(OnnxFiles):
             frontends.OpValidationFailure,
         ) as error:
             raise UserError(f"{path}: OpenVINO cannot load it: {str(error).strip().splitlines()[-1]}") from None
-        given = {entry.any_name: entry.any_name.removesuffix(LESS_OFFSET) for entry in request.model_inputs}
+        # an input may have the name of a value too that is equal to it: less a mean of 0, over a deviation of 1
+        names = [name for entry in request.model_inputs for name in entry.names]
+        given = {name: ours for name in names if (ours := name.removesuffix(LESS_OFFSET)) in _INPUTS}
         [output] = (entry.any_name for entry in request.model_outputs)
 
         def predict(inputs: Inputs) -> NDArray[np.floating]:

@@ -19,7 +19,7 @@ from prunecast.registry import RUNTIMES
 def test_operators_account_for_a_call(name: str, product: str, tmp_path: Path) -> None:
     saved, runtime = saved_model(**TRANSFORMER), RUNTIMES.load(name)
     assert isinstance(runtime, ProfilingRuntime)
-    path = tmp_path / f"model{runtime.suffix}"
+    path = tmp_path / f"model{runtime.suffix}" if runtime.suffix else tmp_path
     if runtime.suffix:
         runtime.export(saved, path)
     else:
