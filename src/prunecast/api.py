@@ -419,6 +419,7 @@ def measure(
     data: str | None = None,
     wait: str = "60s",
     profile: bool = False,
+    profile_out: Path | None = None,
 ) -> results.Measurements:
     """Measures size, operations, memory, time and energy; later models against the first, in turn.
 
@@ -430,7 +431,9 @@ def measure(
         data: catalogue name, or a CSV or Parquet file; what the first model was trained on when absent.
         wait: longest wait for other stages on this machine; the answer says whether it was busy still.
         profile: say the time of each kind of operator too, by the runtime's own clock.
+        profile_out: FILE.json for what smaller models of the first one cost here, or a folder for them, for a device.
     """
+    from prunecast.compress.cost import write_profile
     from prunecast.data.series import load_series
     from prunecast.export.base import ProfilingRuntime
     from prunecast.inference import check_same_inputs, open_artifact, windows_for
@@ -461,6 +464,8 @@ def measure(
                 profiles = [timed_by.profile(path, threads, inputs, config.min_count) for path in paths]
             elif profile:
                 profiles = [f"the runtime {name!r} has no clock for its operators"] * len(paths)
+        if profile_out is not None:
+            write_profile(opened[0].saved, name, inputs, config, profile_out)
         counted = [count_operations(item.saved) for item in opened]
         models = [
             results.ModelMeasurement(

@@ -59,6 +59,7 @@ METAVARS = {
     "origins": "N",
     "out": "PATH",
     "plot": "FILE.png",
+    "profile_out": "FILE.json|DIR",
     "recovery": "NAME",
     "runtime": "NAME",
     "seed": "S",

@@ -10,12 +10,14 @@ N models, P parts.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
@@ -24,8 +26,11 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from prunecast.compress.budget import Costs
+from prunecast.errors import UserError
 from prunecast.export.base import Inputs, Runtime
+from prunecast.measure.device import SET_FILE, DeviceProfile, time_set
 from prunecast.measure.latency import time_against
+from prunecast.measure.latency_worker import INPUTS_FILE
 from prunecast.measure.operations import macs_per_weight
 from prunecast.models.base import ForecastModel, Group, Keep, build
 from prunecast.models.io import SavedModel, save_model
@@ -34,12 +39,16 @@ from prunecast.recipe import MeasureConfig
 from prunecast.records import Strict
 from prunecast.registry import RUNTIMES
 from prunecast.report.statistics import Floats
+from prunecast.store import new_directory, new_file
 
 MEASURED = 25
 """Models that a table is fitted to, the dense and the smallest one among them."""
 
 KEPT_SHARES = (1 / 2, 1 / 4, 1 / 8)
 """Of units that stay in them, along one axis or along all."""
+
+TILE = 8
+"""Feed-forward units and widths stay in multiples of so many: what the kernels of processors compute at once."""
 
 QUICK = {"warmup": 3, "min_count": 25, "min_time_s": 0.1}
 """How they are timed: many models for a short time tell more than few for a long one."""
@@ -251,6 +260,60 @@ def write_artefact(saved: SavedModel, runtime: str, path: Path) -> None:
     else:
         path.mkdir(parents=True, exist_ok=True)
         save_model(saved, path)
+
+
+def write_set(saved: SavedModel, runtime: str, inputs: Inputs, batch: int, folder: Path) -> int:
+    """Writes the models that a table of costs is fitted to as files, to be timed on a device, see `measure.device`.
+
+    Args:
+        saved: the dense model.
+        runtime: that the files are for.
+        inputs: real windows in raw units.
+        batch: how many of them a call takes.
+        folder: an empty one.
+
+    Returns:
+        How many models there are.
+    """
+    suffix, models = RUNTIMES.load(runtime).suffix, dict[str, dict[str, int]]()
+    for number, keep in enumerate(models_to_measure(saved.model.groups(), TILE)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build(saved.model.shrunk_config(keep)).eval() if keep else saved.model
+        name = f"{number:02}{suffix}"
+        write_artefact(SavedModel(model, saved.metadata), runtime, folder / name)
+        models[name] = {group: len(units) for group, units in keep.items()}
+    np.savez(folder / INPUTS_FILE, allow_pickle=False, **{name: values[:batch] for name, values in inputs.items()})
+    (folder / SET_FILE).write_text(json.dumps({"runtime": runtime, "batch": batch, "models": models}))
+    return len(models)
+
+
+def write_profile(saved: SavedModel, runtime: str, inputs: Inputs, config: MeasureConfig, out: Path) -> None:
+    """Writes what smaller models cost on this machine to a JSON file, or the models to a folder, for a device.
+
+    Raises:
+        UserError: when it exists, or the runtime takes no files.
+    """
+    if not RUNTIMES.load(runtime).suffix:
+        raise UserError(f"--profile-out: expected a runtime with files, such as onnxruntime, found {runtime!r}")
+    if out.suffix != ".json":
+        with new_directory(out) as folder:
+            write_set(saved, runtime, inputs, config.batch, folder)
+        return
+    with TemporaryDirectory(prefix="prunecast-") as name, new_file(out) as temporary:
+        write_set(saved, runtime, inputs, config.batch, Path(name))
+        time_set(Path(name), config.threads).write(temporary)
+
+
+def points_of(profile: DeviceProfile) -> list[Point]:
+    """Returns the measured models of a device's profile."""
+    return [
+        Point(
+            keep=dict(point.keep),
+            costs=Costs(latency_ms=point.latency_ms, bytes=point.bytes, memory_bytes=point.memory_bytes),
+        )
+        for point in profile.points
+    ]
 
 
 def bytes_of(path: Path) -> int:

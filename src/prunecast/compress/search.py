@@ -32,7 +32,7 @@ from pydantic import TypeAdapter
 from prunecast import environment
 from prunecast.compress.budget import BudgetLine, Costs
 from prunecast.compress.candidates import WHOLE, How, Question, Shape, Tried, increase_of
-from prunecast.compress.cost import Anatomy, CostTable, Point, Stopwatch, models_to_measure
+from prunecast.compress.cost import TILE, Anatomy, CostTable, Point, Stopwatch, models_to_measure
 from prunecast.errors import UserError
 from prunecast.export.base import Int8Runtime, Runtime, SparseRuntime
 from prunecast.inference import open_artifact
@@ -63,9 +63,6 @@ from prunecast.stages.run import Chain, write
 from prunecast.store import Store, new_file
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, run_plan
 from prunecast.train.evaluate import evaluate_both, score
-
-TILE = 8
-"""Feed-forward units and widths stay in multiples of so many: what the kernels of processors compute at once."""
 
 FRONT, PROPOSALS = 16, 3
 """Candidates along the front, and the proposals for each that are carried out and compared."""
