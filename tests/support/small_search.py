@@ -45,7 +45,7 @@ QUICK = ("finetune.max_steps=3", "finetune.epochs=2", "train.max_steps=3")
 def milliseconds(anatomy: Anatomy, keep: Keep) -> float:
     """A clock that counts multiply-adds, layers and nothing else."""
     amounts = dict(zip(anatomy.parts, anatomy.amounts(keep), strict=True))
-    return float(0.02 + amounts["MMACs of weights"] + 0.01 * amounts["encoder.layers"])
+    return float(0.02 + amounts["MMACs of weights"] + 0.01 * amounts.get("encoder.layers", 0.0))
 
 
 def counted(runtime: str, path: Path, reference: Path | None, inputs: Inputs, config: MeasureConfig) -> Timing:

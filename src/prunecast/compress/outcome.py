@@ -216,9 +216,11 @@ def _verdict(search: Compression, best: Tried) -> list[str]:
     dense = search.dense
     if best is not dense:
         faster, smaller = dense.costs.latency_ms / best.costs.latency_ms, dense.costs.bytes / best.costs.bytes
+        share = None if best.timing is None else best.timing.realised_share
+        promised = "" if share is None else f" ({percent(share.ratio)} of what the cut of the operations promises)"
+        runtime = runtime_name(search.question.runtime)
         words.append(
-            f"Against the given model {faster:.2f} times faster in {runtime_name(search.question.runtime)} and "
-            f"{smaller:.2f} times smaller."
+            f"Against the given model {faster:.2f} times faster in {runtime}{promised} and {smaller:.2f} times smaller."
         )
     faster_ones = [
         tried for tried in search.tried if tried.costs.latency_ms < best.costs.latency_ms and tried is not best

@@ -172,6 +172,16 @@ def test_where_no_candidate_is_within_the_budgets_the_nearest_is_written(
     assert {row["name"] for row in result.budgets} == {"max-loss-increase", "max-latency"}
 
 
+def test_a_model_without_units_to_cut_is_its_own_answer(data: Path, tmp_path: Path) -> None:
+    cut = ("train.max_steps=5", "train.threads=1", "train.device=cpu")
+    api.train("dlinear", str(data), out=tmp_path / "dlinear", settings=cut, **SIZES)
+    result = found(search(tmp_path / "dlinear", data, tmp_path / "out", LOOSE))
+    assert result.met
+    assert result.chosen == "the given model"
+    assert result.steps == ()
+    assert read_record(tmp_path / "out" / "model").fingerprint == read_record(tmp_path / "dlinear").fingerprint
+
+
 def test_another_question_in_the_same_folder_is_refused(
     whole: tuple[Compressed, Path], dense: Path, data: Path, tmp_path: Path
 ) -> None:
