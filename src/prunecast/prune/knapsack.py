@@ -14,7 +14,6 @@ from prunecast.errors import UserError
 
 _Floats: TypeAlias = NDArray[np.float64]
 _Integers: TypeAlias = NDArray[np.int64]
-_Booleans: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Choice:
 def choose(groups: Sequence[Sequence[Choice]], *budgets: int) -> tuple[int, ...]:
     """Returns the place of each group's level, so that damage is least among all choices that cost at most the budgets.
 
-    Solved exactly, as an integer programme (HiGHS, by `scipy.optimize.milp`).
+    Solved exactly: with one budget by a dynamic programme of the few levels that may be in a best choice, with several
+    as an integer programme (HiGHS, by `scipy.optimize.milp`).
 
     Args:
         groups: the levels of each, at least one.
@@ -62,39 +62,69 @@ def choose(groups: Sequence[Sequence[Choice]], *budgets: int) -> tuple[int, ...]
         raise UserError(f"expected a budget of at least {least}, what the smallest levels cost, found {budgets[short]}")
     # what a level costs beyond the cheapest of its group: in large sums the solver would not see single units
     extra_KN = costs_KN - least_KG[:, owner]
-    affordable_N = may_N = (extra_KN <= slack_K[:, None]).all(axis=0)
     if len(budgets) == 1:
-        may_N = may_N & _promising(damages, extra_KN[0], owner, int(slack_K[0]))
+        found_G = _within_one(damages, extra_KN[0], owner, int(slack_K[0]))
+        if found_G is not None:
+            return found_G
+    one_each = LinearConstraint((owner == np.arange(len(groups))[:, None]).astype(float), 1, 1)
     scale = max(float(np.abs(damages).max()), 1e-200)  # its tolerances are absolute: a gap of 1e-6
     unit_K, bound_K = np.maximum(slack_K, 1), slack_K.copy()
     while True:
-        tried = np.flatnonzero(may_N)
-        one_each = (owner[tried] == np.arange(len(groups))[:, None]).astype(float)
-        within = LinearConstraint(extra_KN[:, tried] / unit_K[:, None], -np.inf, bound_K / unit_K)
-        found = len(tried) and milp(
-            damages[tried] * (1e4 / scale),
-            integrality=np.ones(len(tried)),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(one_each, 1, 1), within],
+        found = milp(
+            damages * (1e4 / scale),
+            integrality=np.ones(len(owner)),
+            bounds=Bounds(0, np.where((extra_KN <= slack_K[:, None]).all(axis=0), 1, 0)),
+            constraints=[one_each, LinearConstraint(extra_KN / unit_K[:, None], -np.inf, bound_K / unit_K)],
             options={"mip_rel_gap": 0},
         )
-        if not found or found.x is None:  # of one budget the cheapest levels are within it
+        if found.x is None:  # of one budget the cheapest levels are within it
             assert len(budgets) > 1, "the cheapest levels are within the budget"
             raise UserError(f"expected budgets that some choice of levels meets all at once, found {budgets}")
-        taken_N = np.zeros(len(owner))
-        taken_N[tried] = found.x
-        chosen = tuple(int(taken_N[owner == group].argmax()) for group in range(len(groups)))
+        chosen = tuple(int(found.x[owner == group].argmax()) for group in range(len(groups)))
         taken = [levels[place].costs for levels, place in zip(groups, chosen, strict=True)]
         excess_K = np.array(taken).sum(axis=0) - np.array(budgets)
         if (excess_K <= 0).all():
             return chosen
         # within the solver's tolerance, but too dear: costs are whole numbers, so ask for less
         bound_K -= np.maximum(excess_K, 0)
-        may_N = affordable_N
 
 
-def _promising(damage_N: _Floats, extra_N: _Integers, owner_N: _Integers, slack: int) -> _Booleans:
-    """Marks the levels that may be in a best choice within one budget; all others cannot, so nobody has to try them.
+MOST_STATES = 200_000
+"""Of a dynamic programme; it rarely has a thousand."""
+
+
+def _within_one(damage_N: _Floats, extra_N: _Integers, owner_N: _Integers, slack: int) -> tuple[int, ...] | None:
+    """Returns the best choice within one budget; None where it would take too many states.
+
+    Group by group, the states are choices so far that are within the budget, of which no other costs and harms less.
+    """
+    worse_N, gap = _reduced(damage_N, extra_N, owner_N, slack)
+    starts = np.flatnonzero(np.diff(owner_N, prepend=-1))
+    levels_G = [np.flatnonzero((worse_N <= gap) & (owner_N == group)) for group in range(len(starts))]
+    rest = sum(int(extra_N[levels].min()) for levels in levels_G)
+    sums = np.zeros((3, 1))  # of each state: what it costs, harms, and is worse by
+    trail: list[tuple[_Integers, _Integers]] = []
+    for levels in levels_G:
+        rest -= int(extra_N[levels].min())
+        added = np.stack([extra_N[levels], damage_N[levels], worse_N[levels]])
+        cost, harm, worse = both = (sums[:, :, None] + added[:, None]).reshape(3, -1)
+        may = np.flatnonzero((worse <= gap) & (cost + rest <= slack))
+        may = may[np.lexsort((harm[may], cost[may]))]
+        before = np.minimum.accumulate(np.append(np.inf, harm[may]))[:-1]
+        kept = may[harm[may] < before]
+        if len(kept) > MOST_STATES:
+            return None
+        sums = both[:, kept]
+        trail.append((kept // len(levels), levels[kept % len(levels)]))
+    state, chosen = int(sums[1].argmin()), []
+    for parents, places in reversed(trail):
+        chosen.append(int(places[state]))
+        state = int(parents[state])
+    return tuple(place - int(start) for place, start in zip(reversed(chosen), starts, strict=True))
+
+
+def _reduced(damage_N: _Floats, extra_N: _Integers, owner_N: _Integers, slack: int) -> tuple[_Floats, float]:
+    """Returns how much a choice is worse for each level, at least, and how much worse than that bound the best may be.
 
     At a price for what a level costs each group has its own best level, and these tell a bound that no choice is below.
     A level that is so much worse than its group's best that with it the bound is above a choice that is known is out
@@ -126,5 +156,4 @@ def _promising(damage_N: _Floats, extra_N: _Integers, owner_N: _Integers, slack:
             break
         taken_G[owner_N[best]] = best
         spent, known = int(extra_N[taken_G].sum()), float(damage_N[taken_G].sum())
-    rounding = 1e-9 * float(np.abs(damage_N).sum())
-    return worse_N <= known - bound + rounding
+    return worse_N, known - bound + 1e-9 * float(np.abs(damage_N).sum())
