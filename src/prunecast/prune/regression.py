@@ -100,7 +100,9 @@ class Problem:
     @property
     def right_GIO(self) -> Tensor:
         """The right side of the normal equations, `hessian_GII @ weight.mT = right_GIO`."""
-        return self.moments.xy_GIO + self.level_G11 * self.weight_GOI.mT
+        own_GI = self.moments.xx_GII.diagonal(dim1=1, dim2=2)
+        added_GI = own_GI + self.level_G11.squeeze(2) - own_GI  # what the Hessian has more, its rounding included
+        return self.moments.xy_GIO + added_GI.unsqueeze(2) * self.weight_GOI.mT
 
     def solution(self, weight_GOI: Tensor, mask_GOI: Tensor | None = None) -> Solution:
         """Returns a matrix as a solution, with the bias that fits it."""
