@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -594,6 +594,7 @@ def compress(
     max_size: str | None = None,
     max_memory: str | None = None,
     threads: int = 1,
+    profile: Path | None = None,
     time_limit: str | None = None,
     engine: str = "local",
     data: str | None = None,
@@ -615,6 +616,7 @@ def compress(
         max_size: the most bytes that the artefact may have, as in 1MB.
         max_memory: the most memory that the process which runs it may hold, as in 64MB.
         threads: processor threads of the runtime.
+        profile: JSON file of the costs on a device, as measure --profile-out writes it; they count, not this machine's.
         time_limit: ends the search with the best so far, as in 40min.
         engine: local, or ray: the cluster that RAY_ADDRESS names.
         data: where the data is, when the model was trained on a file or imported without data.
@@ -624,27 +626,41 @@ def compress(
     """
     from prunecast.compress.budget import Budgets
     from prunecast.compress.candidates import question_of
+    from prunecast.compress.cost import points_of
     from prunecast.compress.outcome import out_of_reach, outcome
     from prunecast.compress.search import Compression
+    from prunecast.measure.device import DeviceProfile
     from prunecast.measure.machine_lock import seconds
+    from prunecast.recipe import fingerprint
     from prunecast.stages.model import TrainedModel
     from prunecast.study.executor import ConsoleMonitor
 
     budgets = Budgets.parsed(max_loss_increase, max_latency, max_size, max_memory)
     limit_s, wait_s = None if time_limit is None else seconds(time_limit, "time-limit"), seconds(wait)
     RUNTIMES.check(runtime)
+    device = None if profile is None else DeviceProfile.read(profile)
+    if device is not None and device.runtime != runtime:
+        raise UserError(f"--profile: expected one of the runtime {runtime!r}, found one of {device.runtime!r}")
     executor = EXECUTORS.load(engine)
     executor.check()
     model = TrainedModel.opened(directory, data)
     search = Compression(
         parent=model,
         source=model.recipe.data.name if data is None else data,
-        question=question_of(model, budgets, runtime=runtime, threads=threads, settings=settings),
+        question=question_of(
+            model,
+            budgets,
+            runtime=runtime,
+            threads=threads if device is None else device.threads,
+            settings=settings,
+            device=None if device is None else fingerprint(asdict(device)),
+        ),
         out=out,
         executor=executor,
         monitor=monitor or ConsoleMonitor(quiet=True),
         time_limit_s=limit_s,
         wait_s=wait_s,
+        device=() if device is None else points_of(device),
     )
     return outcome(search) if search.run() else out_of_reach(search)
 

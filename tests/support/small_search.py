@@ -8,6 +8,7 @@ runs it in a process of its own, which can be killed.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.in_process import InProcess
@@ -16,7 +17,7 @@ import prunecast.compress.search as searching
 import prunecast.stages.measure as measuring
 from prunecast.compress.budget import Budgets, Costs
 from prunecast.compress.candidates import question_of
-from prunecast.compress.cost import Anatomy
+from prunecast.compress.cost import Anatomy, Point
 from prunecast.compress.outcome import out_of_reach, outcome
 from prunecast.compress.search import Compression
 from prunecast.export.base import Inputs
@@ -68,7 +69,9 @@ def counted(runtime: str, path: Path, reference: Path | None, inputs: Inputs, co
     )
 
 
-def search(model: Path, data: Path, out: Path, budgets: Budgets, monitor: Monitor | None = None) -> Compression:
+def search(
+    model: Path, data: Path, out: Path, budgets: Budgets, monitor: Monitor | None = None, device: Sequence[Point] = ()
+) -> Compression:
     """A search of few candidates; `install` puts its clocks in their place."""
     parent = TrainedModel.opened(model, str(data))
     anatomy = Anatomy(parent.saved.model)
@@ -78,7 +81,15 @@ def search(model: Path, data: Path, out: Path, budgets: Budgets, monitor: Monito
 
     question = question_of(parent, budgets, runtime="eager", threads=1, settings=QUICK)
     return Compression(
-        parent, str(data), question, out, InProcess, monitor or Monitor(), wait_s=0.1, stopwatch=stopwatch
+        parent,
+        str(data),
+        question,
+        out,
+        InProcess,
+        monitor or Monitor(),
+        wait_s=0.1,
+        device=device,
+        stopwatch=stopwatch,
     )
 
 

@@ -35,12 +35,14 @@ class Question(Strict):
         budgets: that are to be met.
         runtime: name of the runtime that the costs are of.
         recipe: of all stages, without what differs between candidates.
+        device: hash of the profile whose costs count; None for this machine's.
     """
 
     parent: str
     budgets: Budgets
     runtime: str
     recipe: dict[str, Any]
+    device: str | None = None
 
 
 class Shape(Strict):
@@ -86,6 +88,7 @@ class Tried:
         refused: why it cannot be exported, or was not made.
         first_predicted: its costs as they were predicted last before it was timed.
         int8: whether its artefact is in 8 bits.
+        on_device: whether its time and memory are those predicted for a device, whatever this machine's clock says.
         validation: in its own runtime where that is not PyTorch's error: 8 bits.
     """
 
@@ -104,12 +107,15 @@ class Tried:
     validation: Accuracy | None = None
     int8: bool = False
     first_predicted: Costs | None = None
+    on_device: bool = False
 
     @property
     def costs(self) -> Costs:
         """What it costs: measured where it was timed, else predicted."""
         if self.timing is None or self.artefact_bytes is None:
             return self.predicted
+        if self.on_device:
+            return self.predicted.model_copy(update={"bytes": self.artefact_bytes})
         return Costs(
             latency_ms=self.timing.latency.median,
             bytes=self.artefact_bytes,
@@ -130,7 +136,13 @@ class Tried:
 
 
 def question_of(
-    parent: TrainedModel, budgets: Budgets, *, runtime: str, threads: int, settings: Sequence[str]
+    parent: TrainedModel,
+    budgets: Budgets,
+    *,
+    runtime: str,
+    threads: int,
+    settings: Sequence[str],
+    device: str | None = None,
 ) -> Question:
     """Returns what is asked of a model, with the recipe that all candidates share.
 
@@ -155,7 +167,11 @@ def question_of(
     recipe = decided(load_recipe(base=merged(parent.recipe.model_dump(mode="json"), changed), settings=settings))
     whole = with_model(recipe, parent.saved.model.config.model_dump(mode="json"), recipe.data.name)
     return Question(
-        parent=parent.record.fingerprint, budgets=budgets, runtime=runtime, recipe=whole.model_dump(mode="json")
+        parent=parent.record.fingerprint,
+        budgets=budgets,
+        runtime=runtime,
+        recipe=whole.model_dump(mode="json"),
+        device=device,
     )
 
 

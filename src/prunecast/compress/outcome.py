@@ -126,7 +126,7 @@ def _row(search: Compression, tried: Tried) -> dict[str, Any]:
         "sure": round(tried.sure, 3),
         "predicted_ms": tried.predicted.latency_ms,
         "predicted_bytes": tried.predicted.bytes,
-        "latency_ms": None if tried.timing is None else tried.timing.latency.median,
+        "latency_ms": None if tried.timing is None else tried.costs.latency_ms,
         "bytes": tried.artefact_bytes,
         "parameters": record.size.parameters,
         "nonzero": record.size.nonzero,
@@ -155,6 +155,8 @@ def _model(tried: Tried, test: Accuracy | None) -> dict[str, Any]:
         "latency_ms": timing.latency.model_dump(include={"median", "p95", "n"}),
         "peak_memory_bytes": timing.peak_memory_bytes,
     }
+    if tried.on_device:
+        known["device_latency_ms"] = tried.costs.latency_ms
     if timing.speedup is not None:
         known["speedup"] = timing.speedup.model_dump()
     if timing.realised_share is not None:
@@ -231,6 +233,8 @@ def _verdict(search: Compression, best: Tried) -> list[str]:
             f"Of {len(faster_ones)} candidates that are thought to be faster the one that loses least is "
             f"{nearest.name}: {three_digits(nearest.costs.latency_ms)} ms, loss {_interval(nearest.increase)}."
         )
+    if search.device:
+        words.append("Times are those that the profile of the device predicts; the artefact is to be timed there.")
     if search.ended_early:
         words.append("The time was over before the last rung: the same command goes on.")
     name = search.dlinear.fingerprint

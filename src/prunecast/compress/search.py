@@ -103,6 +103,7 @@ class Compression:
         monitor: hears of it.
         time_limit_s: how long the search may take; what is best then is the result.
         wait_s: how long a timing waits for other stages on this machine.
+        device: models that were measured on a device, whose costs then count; empty for this machine's.
         stopwatch: measures a model with only these units; the runtime's clock when absent.
         tried: all candidates, the given model first.
         ended_early: whether the time was over before the last rung.
@@ -118,6 +119,7 @@ class Compression:
     monitor: Monitor
     time_limit_s: float | None = None
     wait_s: float = 60.0
+    device: Sequence[Point] = ()
     tried: list[Tried] = field(default_factory=list)
     ended_early: bool = False
     stopwatch: Callable[[Keep], Costs] | None = None
@@ -133,7 +135,7 @@ class Compression:
         self.folder = self.out / "search"
         self.store = Store(self.folder / "store")
         self.kind: Runtime = RUNTIMES.load(self.question.runtime)
-        self.points: list[Point] = self._noted("costs", TypeAdapter(list[Point])) or []
+        self.points: list[Point] = [*self.device] or self._noted("costs", TypeAdapter(list[Point])) or []
 
     # The order of a search
 
@@ -224,6 +226,7 @@ class Compression:
             record=self.store.record(name),
             increase=Interval(0.0, 0.0, 0.0),
             sure=1.0,
+            on_device=bool(self.device),
         )
         if self.dense.record.validation is None or self.dense.record.validation.blocks is None:
             found = evaluate_both(self.model, self.parent.windows.validation, "validation")[0]
@@ -236,10 +239,14 @@ class Compression:
     def within_reach(self) -> bool:
         """Measures the smallest model, and if it is within every budget the given one."""
         dense, *smaller = models_to_measure(self.groups, TILE) if self.groups else [{}]
-        self._measure(smaller[:1] or [dense])
+        if self.device:
+            self._check_device()
+        else:
+            self._measure(smaller[:1] or [dense])
         if not self.question.budgets.holds(self.cheapest):
             return False
-        self._measure([dense])
+        if not self.device:
+            self._measure([dense])
         said = [
             f"{line.name} from {line.text(line.cheapest)} to {line.text(line.dense)}" for line in self.lines(None)[1:]
         ]
@@ -255,7 +262,12 @@ class Compression:
     @property
     def cheapest(self) -> Costs:
         """What the smallest model of the search costs."""
-        return self.points[0].costs
+        return min(self.points, key=lambda point: point.costs.latency_ms).costs if self.device else self.points[0].costs
+
+    def _check_device(self) -> None:
+        known = {name: group.size for name, group in self.anatomy.groups.items()}
+        if any(count > known.get(name, 0) for point in self.points for name, count in point.keep.items()):
+            raise UserError("--profile: expected the costs of this model and smaller ones, found another model's")
 
     def lines(self, best: Tried | None) -> list[BudgetLine]:
         """Returns a line for each budget, with what a candidate reaches; the smallest model where there is none."""
@@ -294,14 +306,16 @@ class Compression:
 
         Where time is limited, measuring takes at most a part of it.
         """
-        if self.groups and self._noted("front", TypeAdapter(list[Shape])) is None:
+        if self.groups and not self.device and self._noted("front", TypeAdapter(list[Shape])) is None:
             limit_s = math.inf if self.time_limit_s is None else self.time_limit_s * MEASURING
             self.monitor.note("the costs of smaller models, by the clock")
             self._measure(models_to_measure(self.groups, TILE), self.started_s + limit_s)
         return CostTable.of(self.anatomy, self.points)
 
     def corrected(self) -> CostTable:
-        """Returns the table rescaled by the candidates that were timed since."""
+        """Returns the table rescaled by the candidates that were timed since; not by this machine's for a device."""
+        if self.device:
+            return self.table
         timed = [tried for tried in self.tried if tried.timing is not None and tried.plain]
         pairs = [
             (self.table.costs(tried.shape.units).latency_ms, tried.costs.latency_ms)
@@ -453,6 +467,7 @@ class Compression:
             record=record,
             increase=increase,
             sure=sure,
+            on_device=bool(self.device),
         )
 
     def _increase(self, validation: Accuracy) -> tuple[Interval, float]:

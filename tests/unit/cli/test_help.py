@@ -23,8 +23,8 @@ VERBS = {
     "measure": "DIR|ARTIFACT... --runtime --threads --batch --data --wait",
     "export": "DIR --runtime --int8 --quantizer --max-mse-increase --batch --opset --data --out",
     "forecast": "DIR|ARTIFACT --data --fill --origin --origins --out --plot",
-    "compress": "DIR --max-loss-increase --max-latency --max-size --max-memory --runtime --threads --time-limit "
-    "--engine --data --wait --set --out",
+    "compress": "DIR --max-loss-increase --max-latency --max-size --max-memory --runtime --threads "
+    "--profile --time-limit --engine --data --wait --set --out",
     "study run": "RECIPE.yaml --out --workers --engine --measure --wait --set",
     "study status": "DIR --verify",
     "study export": "DIR --to",

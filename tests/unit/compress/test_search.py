@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from tests.support import small_search
 from tests.support.series_files import write_table
 from tests.support.small_search import SIZES, TRAIN, found, search
@@ -18,6 +19,7 @@ import prunecast.compress.search as searching
 import prunecast.stages.measure as measuring
 from prunecast import api
 from prunecast.compress.budget import Budgets
+from prunecast.compress.cost import Point
 from prunecast.compress.search import ALIKE, TimeUp
 from prunecast.errors import UserError
 from prunecast.recipe import RECIPE_FILE, load_recipe
@@ -170,6 +172,25 @@ def test_where_no_candidate_is_within_the_budgets_the_nearest_is_written(
     assert result.path is not None
     assert result.path.exists()
     assert {row["name"] for row in result.budgets} == {"max-loss-increase", "max-latency"}
+
+
+def test_the_costs_of_a_device_count_where_it_has_a_profile(
+    whole: tuple[Compressed, Path], dense: Path, data: Path, tmp_path: Path
+) -> None:
+    here = TypeAdapter(list[Point]).validate_json((whole[1] / "search" / "costs.json").read_bytes())
+    slower = [
+        point.model_copy(update={"costs": point.costs.model_copy(update={"latency_ms": 10 * point.costs.latency_ms})})
+        for point in here
+    ]
+    one = search(dense, data, tmp_path / "out", LOOSE, Ends(5, TimeUp), device=slower)
+    result = found(one)
+    assert result.compressed is not None
+    timed_here = result.compressed["latency_ms"]["median"]
+    assert result.compressed["device_latency_ms"] == pytest.approx(10 * timed_here / 1.05, rel=0.02)
+    assert any("profile of the device" in sentence for sentence in result.verdict)
+    foreign = [Point(keep={"nobody's": 3}, costs=slower[0].costs)]
+    with pytest.raises(UserError, match="--profile: expected the costs of this model"):
+        search(dense, data, tmp_path / "other", LOOSE, device=foreign).run()
 
 
 def test_a_model_without_units_to_cut_is_its_own_answer(data: Path, tmp_path: Path) -> None:
