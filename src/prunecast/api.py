@@ -616,7 +616,7 @@ def compress(
         max_size: the most bytes that the artefact may have, as in 1MB.
         max_memory: the most memory that the process which runs it may hold, as in 64MB.
         threads: processor threads of the runtime.
-        profile: JSON file of the costs on a device, as measure --profile-out writes it; they count, not this machine's.
+        profile: JSON file of what models cost on a device, as measure writes it there; that counts, not this machine's.
         time_limit: ends the search with the best so far, as in 40min.
         engine: local, or ray: the cluster that RAY_ADDRESS names.
         data: where the data is, when the model was trained on a file or imported without data.
