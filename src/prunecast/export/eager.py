@@ -13,13 +13,15 @@ O outputs, I inputs, N rows.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +193,8 @@ def _sparse_layers(model: ForecastModel, least_zeros: float, least_size: int) ->
         and layer.weight.numel() >= least_size
         and int(torch.count_nonzero(layer.weight)) <= (1 - least_zeros) * layer.weight.numel()
     }
+    if not layers:
+        return {}
     found = {name: _csr_linear()(layer) for name, layer in layers.items()}
     try:
         for name, layer in found.items():
@@ -286,28 +290,44 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns what torch's compiler makes of a function of tensors; it compiles in silence, at the first call."""
     import torch
 
-    fast, known = torch.compile(function, fullgraph=True, dynamic=False, options={"freezing": True}), set()
+    # a process may load many models: without isolation, torch gives up at the ninth that shares its code with others
+    compiled: Any = partial(torch.compile, function, fullgraph=True, dynamic=False)
+    packed = compiled(isolate_recompiles=True, options={"freezing": True})
+    plain = compiled(isolate_recompiles=True)
+    chosen: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def call(*tensors: Tensor) -> Any:
         shapes = tuple(tensor.shape for tensor in tensors)
-        if shapes in known:
-            return fast(*tensors)
-        known.add(shapes)
-        with warnings.catch_warnings(action="ignore"):
-            return fast(*tensors)
+        if shapes in chosen:
+            return chosen[shapes](*tensors)
+        before = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                try:
+                    chosen[shapes], result = packed, packed(*tensors)
+                except RuntimeError:  # packing weights fails on a product of more dimensions, as Crossformer has
+                    chosen[shapes], result = plain, plain(*tensors)
+        finally:
+            logging.disable(before)
+        return result
 
     return call
 
 
 def _check_compiler() -> None:
-    """Looks for the compiler that torch would call.
+    """Looks for the C++ compiler that torch would call, and at torch itself.
 
     Raises:
-        UserError: where there is none.
+        UserError: where there is none, or torch is too old.
     """
     compiler = os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")
     if shutil.which(compiler) is None:
         raise UserError(f"torch.compile needs a C++ compiler, and found no {compiler}; install it, or name one in CXX")
+    import torch
+
+    if "isolate_recompiles" not in signature(torch.compile).parameters:
+        raise UserError(f"the runtime compile needs PyTorch 2.13 or later, found {torch.__version__}; upgrade torch")
 
 
 RUNTIME, CSR, COMPILE = Eager(), Csr(), Compile()

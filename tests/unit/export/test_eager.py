@@ -94,3 +94,12 @@ def test_without_a_compiler_every_use_says_so_in_one_line(tmp_path: Path, monkey
         with pytest.raises(UserError, match=r"needs a C\+\+ compiler, and found no no-such-compiler") as error:
             use()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_process_may_compile_many_models(tmp_path: Path) -> None:
+    saved = saved_model(name="repeat")
+    save_model(saved, tmp_path)
+    inputs = raw_inputs(saved.metadata, windows(saved, 1))
+    for _ in range(10):
+        np.testing.assert_allclose(COMPILE.load(tmp_path, 1)(inputs), predictor_of(saved, 1)(inputs), rtol=1e-6)
