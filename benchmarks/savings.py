@@ -32,6 +32,7 @@ from prunecast.recipe import MeasureConfig, PruneConfig
 from prunecast.records import Timing
 from prunecast.registry import MODELS as REGISTERED
 from prunecast.registry import RUNTIMES
+from prunecast.report.style import MODEL_NAMES
 
 TABLE, PICTURE = "savings.csv", "savings.svg"
 KEY = ["model", "runtime", "cut"]
@@ -167,13 +168,13 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
     runtime = "onnxruntime" if (table["runtime"] == "onnxruntime").any() else table["runtime"].iloc[0]
     shown = table[(table["runtime"] == runtime) & table["speedup"].notna()]
-    shown = shown.assign(operations=shown["dense_macs"] / shown["macs"])
+    shown = shown.assign(operations=shown["dense_macs"] / shown["macs"], model=shown["model"].map(MODEL_NAMES))
     if shown.empty:
         return
     scale = alt.Scale(type="log", base=2)
     base = alt.Chart(shown).encode(
         x=alt.X("operations", scale=scale, title="operations cut, times"),
-        color=alt.Color("model", title=None, sort=MODELS),
+        color=alt.Color("model", title=None, sort=[MODEL_NAMES[name] for name in MODELS]),
     )
     most = float(max(shown["operations"].max(), shown["speedup"].max()))
     promise = alt.Chart(pd.DataFrame({"x": [1, most], "y": [1, most]})).mark_line(strokeDash=[4, 4], color="gray")
