@@ -293,7 +293,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # a process may load many models: without isolation, torch gives up at the ninth that shares its code with others
     compiled: Any = partial(torch.compile, function, fullgraph=True, dynamic=False)
     packed = compiled(isolate_recompiles=True, options={"freezing": True})
-    plain = compiled(isolate_recompiles=True)
+    plain = compiled(isolate_recompiles=True, options={"pattern_matcher": False})
     chosen: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def call(*tensors: Tensor) -> Any:
@@ -306,7 +306,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             with warnings.catch_warnings(action="ignore"):
                 try:
                     chosen[shapes], result = packed, packed(*tensors)
-                except RuntimeError:  # packing weights fails on a product of more dimensions, as Crossformer has
+                except RuntimeError:  # its search for attention to fuse fails on Crossformer's, of five dimensions
                     chosen[shapes], result = plain, plain(*tensors)
         finally:
             logging.disable(before)

@@ -12,7 +12,7 @@ from tests.support.saved_models import TRANSFORMER, saved_model, windows
 
 from prunecast.errors import UserError
 from prunecast.export import eager
-from prunecast.export.eager import COMPILE, CSR, LEAST_SIZE, csr_predictor, predictor_of
+from prunecast.export.eager import COMPILE, CSR, LEAST_SIZE, _compiled, csr_predictor, predictor_of
 from prunecast.export.raw import raw_inputs
 from prunecast.inference import open_artifact
 from prunecast.measure.latency import time_against
@@ -103,3 +103,11 @@ def test_a_process_may_compile_many_models(tmp_path: Path) -> None:
     inputs = raw_inputs(saved.metadata, windows(saved, 1))
     for _ in range(10):
         np.testing.assert_allclose(COMPILE.load(tmp_path, 1)(inputs), predictor_of(saved, 1)(inputs), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_attention_of_five_dimensions_is_compiled() -> None:
+    saved = saved_model(name="crossformer", d_model=16, n_heads=4, d_ff=24, encoder_layers=1)
+    inputs = raw_inputs(saved.metadata, windows(saved, 1))
+    found = predictor_of(saved, 1, _compiled)(inputs)
+    np.testing.assert_allclose(found, predictor_of(saved, 1)(inputs), rtol=1e-4, atol=1e-4)
