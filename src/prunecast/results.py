@@ -296,8 +296,12 @@ class Measurements(Result):
         return found | ({"time by operator": f"not known: {untold[0]}"} if untold else {})
 
     def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Returns rows for each model, times in ms, a speed-up with its interval; the JSON has more."""
-        found = {"models": [_sized(model) for model in self.models], "times": [_timed(model) for model in self.models]}
+        """Returns rows for each model, times in ms, a speed-up with its interval; the JSON has more.
+
+        Tables that a terminal of 80 columns shows.
+        """
+        kinds = {"models": _sized, "times": _timed, "start, memory, energy": _needed}
+        found = {title: [row(model) for model in self.models] for title, row in kinds.items()}
         for model in self.models:
             if (profile := model.profile) is not None and not isinstance(profile, str):
                 title = f"time by operator of {model.path}: {profile.accounted:.0%} of {profile.whole_ms:.3g} ms"
@@ -306,17 +310,15 @@ class Measurements(Result):
 
 
 def _sized(model: ModelMeasurement) -> Mapping[str, Any]:
-    timing = model.timing
-    energy = None if timing.energy is None else timing.energy.millijoules
+    beside = model.timing.beside
+    others = "" if beside is None else f" ({beside.others_share + beside.steal_share:.0%} by others)"
     return {
         "path": str(model.path),
-        "runtime": timing.runtime,
+        "runtime": model.timing.runtime,
         "nonzero": model.nonzero,
         "bytes": model.bytes,
         "macs": model.operations.dense_macs,
-        "memory MB": _megabytes(timing.peak_memory_bytes),
-        "of the model": _megabytes(timing.model_memory_bytes),
-        "energy mJ": energy,
+        "machine": f"busy{others}" if model.machine_busy else "free",
     }
 
 
@@ -331,8 +333,7 @@ def _megabytes(count: int | None) -> float | None:
 
 def _timed(model: ModelMeasurement) -> Mapping[str, Any]:
     timing = model.timing
-    up, realised, beside = timing.speedup, timing.realised_share, timing.beside
-    others = "" if beside is None else f" ({beside.others_share + beside.steal_share:.0%} by others)"
+    up, realised = timing.speedup, timing.realised_share
     return {
         "path": str(model.path),
         "median ms": timing.latency.median,
@@ -340,9 +341,18 @@ def _timed(model: ModelMeasurement) -> Mapping[str, Any]:
         "windows/s": timing.windows_per_s,
         "speed-up": "-" if up is None else f"{up.ratio:.2f} ({up.low:.2f} to {up.high:.2f})",
         "of the cut": "-" if realised is None else f"{realised.ratio:.0%}",
+    }
+
+
+def _needed(model: ModelMeasurement) -> Mapping[str, Any]:
+    timing = model.timing
+    return {
+        "path": str(model.path),
         "load ms": timing.load_ms,
         "cold start ms": timing.cold_start_ms,
-        "machine": f"busy{others}" if model.machine_busy else "free",
+        "memory MB": _megabytes(timing.peak_memory_bytes),
+        "of the model": _megabytes(timing.model_memory_bytes),
+        "energy mJ": None if timing.energy is None else timing.energy.millijoules,
     }
 
 

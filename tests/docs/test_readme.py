@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,10 @@ MADE = {
     "config.json",
     "recipe.yaml",
     "stages.json",
+    "compress.json",
+    "device.json",
+    "model/",
+    "search/",
     "damaged/",
     "report_files/",
     "build/results/",
@@ -128,6 +133,8 @@ def check(words: list[str]) -> None:
     elif words[0] == "make":
         targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert {word for word in words[1:] if "=" not in word} <= targets, line
+    elif words[:2] == ["python", "-m"]:
+        assert find_spec(words[2]) is not None, line
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file(), line
     else:

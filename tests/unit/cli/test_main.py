@@ -208,7 +208,10 @@ def test_a_structured_model_is_smaller_and_goes_through_the_whole_chain(
     assert rows[1]["energy"].keys() in ({"millijoules"}, {"absent"})
 
 
-def test_the_table_of_times_has_all_of_its_head(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_times_has_all_of_its_head(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     latency = Latency(median=0.5, p95=0.7, n=2, samples=(0.4, 0.6))
     timing = Timing(
         runtime="onnxruntime",

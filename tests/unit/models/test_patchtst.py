@@ -84,7 +84,7 @@ def test_patches_overlap_and_the_end_repeats_the_last_value(values: dict[str, An
     patches = padded.unfold(1, config.patch_len, config.stride)
     assert patches.shape[1] == config.patches
     expected = patches @ model.encoder.embedding.value.weight.T + sinusoids(config.patches, 8)
-    torch.testing.assert_close(model.encoder.embedding(x), expected)
+    torch.testing.assert_close(model.encoder.embedding(x.unsqueeze(2)), expected)  # one channel
 
 
 def test_channels_are_forecast_alone_and_marks_are_not_used() -> None:

@@ -138,7 +138,7 @@ def test_inputs_that_hardly_move_get_no_weights_that_a_later_level_would_blow_up
     y_NO = torch.randn(64, 1, dtype=torch.float64)
     centred_NI, mean_I, target_mean_O = x_NI - x_NI.mean(0), x_NI.mean(0), y_NO.mean(0)
     xx_II, xy_IO = centred_NI.T @ centred_NI / 64, centred_NI.T @ (y_NO - target_mean_O) / 64
-    moments = Moments(64, mean_I[None], target_mean_O[None], xx_II[None], xy_IO[None], y_NO.var(0)[None])
+    moments = Moments(64, mean_I[None], target_mean_O[None], xx_II[None], xy_IO[None])
     plain_OI = torch.linalg.lstsq(centred_NI, y_NO).solution.T
     assert plain_OI.abs().max() > 1e2
     solution = ridge(Problem("map", torch.zeros_like(plain_OI)[None], torch.zeros(1).double(), None, moments))
