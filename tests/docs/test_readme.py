@@ -85,6 +85,7 @@ def without_variables(words: list[str]) -> list[str]:
 def shortened(words: list[str]) -> list[str]:
     """Returns the arguments of a command with what makes it quick behind them."""
     verb = next((verb for verb in SHORTER if words[1:][: len(verb.split())] == verb.split()), None)
+    words = ["10s" if word == "1min" else word for word in words]  # a limit of time
     return ["--quiet", *words[1:], *(part for setting in SHORTER.get(verb or "", []) for part in ("--set", setting))]
 
 

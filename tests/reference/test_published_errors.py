@@ -68,7 +68,11 @@ ITRANSFORMER = ("model.d_model=128", "model.d_ff=128")
 @pytest.mark.usefixtures("data_dir")
 @pytest.mark.parametrize(
     ("model", "name", "settings"),
-    [("itransformer", "Exchange", ITRANSFORMER), ("dlinear", "ETTh2", ()), ("dlinear", "Exchange", ())],
+    [
+        pytest.param("itransformer", "Exchange", ITRANSFORMER, marks=pytest.mark.slow),
+        ("dlinear", "ETTh2", ()),
+        ("dlinear", "Exchange", ()),
+    ],
     ids=["itransformer Exchange", "dlinear ETTh2", "dlinear Exchange"],
 )
 def test_a_model_does_no_worse_than_published(
