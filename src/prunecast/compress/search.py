@@ -302,11 +302,14 @@ class Compression:
 
     @cached_property
     def table(self) -> CostTable:
-        """The costs of all smaller models, from measured ones, which are noted; none joins them once there is a front.
+        """The costs of all smaller models, from measured ones, which are noted.
+
+        None joins them once there is a front, or the time is over.
 
         Where time is limited, measuring takes at most a part of it.
         """
-        if self.groups and not self.device and self._noted("front", TypeAdapter(list[Shape])) is None:
+        settled = self.ended_early or self._noted("front", TypeAdapter(list[Shape])) is not None
+        if self.groups and not self.device and not settled:
             limit_s = math.inf if self.time_limit_s is None else self.time_limit_s * MEASURING
             self.monitor.note("the costs of smaller models, by the clock")
             self._measure(models_to_measure(self.groups, TILE), self.started_s + limit_s)
