@@ -304,9 +304,7 @@ class Compression:
     def table(self) -> CostTable:
         """The costs of all smaller models, from measured ones, which are noted.
 
-        None joins them once there is a front, or the time is over.
-
-        Where time is limited, measuring takes at most a part of it.
+        Nothing more is measured once there is a front, or the time is over; where time is limited, it takes a part.
         """
         settled = self.ended_early or self._noted("front", TypeAdapter(list[Shape])) is not None
         if self.groups and not self.device and not settled:
