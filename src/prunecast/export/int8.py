@@ -8,7 +8,6 @@ stays in float32; so do single weights that would cost too much, when asked.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -33,6 +32,7 @@ from prunecast.export.onnx import (
     transpose,
     turns,
 )
+from prunecast.export.openvino import without_telemetry
 from prunecast.export.raw import offset_of
 from prunecast.models.io import SavedModel
 from prunecast.records import Quantizer
@@ -201,17 +201,12 @@ def _by_nncf(model: onnx.ModelProto, calibration: Sequence[Inputs], products: se
 
 
 def _nncf() -> Any:
-    """Imports NNCF, or raises MissingExtra; left to itself, that import sends a note to its makers."""
-    telemetry = "openvino_telemetry"
-    blocked = sys.modules.setdefault(telemetry, None)  # type: ignore[arg-type] # None: an import of it fails
+    """Imports NNCF, or raises MissingExtra."""
     try:
-        with quiet():
+        with quiet(), without_telemetry():
             import nncf
     except ModuleNotFoundError:
         raise MissingExtra("nncf", "nncf") from None
-    finally:
-        if blocked is None:
-            del sys.modules[telemetry]
     return nncf
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,16 +131,24 @@ def _means_us(request: Any) -> dict[tuple[str, str], float]:
     }
 
 
-def _package() -> Any:
-    """Imports OpenVINO, or raises MissingExtra; left to itself, that import sends a note to its makers."""
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Imports OpenVINO, or what is built on it, without the note that each import sends to its makers."""
     blocked = sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type] # None: an import of it fails
     try:
-        import openvino
-    except ModuleNotFoundError:
-        raise MissingExtra("openvino", "openvino") from None
+        yield
     finally:
         if blocked is None:
             del sys.modules[_TELEMETRY]
+
+
+def _package() -> Any:
+    """Imports OpenVINO, or raises MissingExtra."""
+    try:
+        with without_telemetry():
+            import openvino
+    except ModuleNotFoundError:
+        raise MissingExtra("openvino", "openvino") from None
     return openvino
 
 
