@@ -636,7 +636,7 @@ def compress(
     from prunecast.study.executor import ConsoleMonitor
 
     budgets = Budgets.parsed(max_loss_increase, max_latency, max_size, max_memory)
-    limit_s, wait_s = None if time_limit is None else seconds(time_limit, "time-limit"), seconds(wait)
+    limit_s, wait_s = None if time_limit is None else seconds(time_limit, "--time-limit"), seconds(wait)
     RUNTIMES.check(runtime)
     device = None if profile is None else DeviceProfile.read(profile)
     if device is not None and device.runtime != runtime:

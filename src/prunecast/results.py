@@ -450,9 +450,9 @@ class Compressed(Result):
     """What a search within budgets came to.
 
     Attributes:
-        path: the artefact; None where a budget is out of reach and nothing was written.
+        path: the artefact; None where the time was over before there was one.
         folder: its model.
-        report: the page.
+        report: the page; None where a budget is out of reach.
         met: whether every budget is held, that of the loss by the upper end of its interval.
         sure: how likely the loss is within its budget.
         verdict: the same in sentences, with why nothing better was found.
@@ -497,7 +497,7 @@ class Compressed(Result):
 
     @property
     def exit_code(self) -> int:
-        """3 where a budget is not met; the nearest was written, unless it is out of reach."""
+        """3 where a budget is not met; the nearest was written."""
         return 0 if self.met else 3
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.support.in_process import InProcess
 
+import prunecast.compress.cost as costing
 import prunecast.compress.search as searching
 import prunecast.stages.measure as measuring
 from prunecast.compress.budget import Budgets, Costs
@@ -70,7 +72,13 @@ def counted(runtime: str, path: Path, reference: Path | None, inputs: Inputs, co
 
 
 def search(
-    model: Path, data: Path, out: Path, budgets: Budgets, monitor: Monitor | None = None, device: Sequence[Point] = ()
+    model: Path,
+    data: Path,
+    out: Path,
+    budgets: Budgets,
+    monitor: Monitor | None = None,
+    device: Sequence[Point] = (),
+    **others: Any,
 ) -> Compression:
     """A search of few candidates; `install` puts its clocks in their place."""
     parent = TrainedModel.opened(model, str(data))
@@ -87,9 +95,8 @@ def search(
         out,
         InProcess,
         monitor or Monitor(),
-        wait_s=0.1,
         device=device,
-        stopwatch=stopwatch,
+        **{"wait_s": 0.1, "stopwatch": stopwatch, **others},
     )
 
 
@@ -101,7 +108,7 @@ def found(one: Compression) -> Compressed:
 def install() -> None:
     """Makes the search small and its clocks count; a test that calls it puts them back by `monkeypatch`."""
     searching.FRONT = 5
-    measuring.time_against = counted
+    measuring.time_against = costing.time_against = counted
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ PERCENT: Mapping[str, float] = {"%": 0.01}
 
 
 class Costs(Strict):
-    """What a model costs in one runtime: the median time of a call, its artefact, and the memory of its process."""
+    """What a model costs in one runtime: the median time of a call, its artefact, and the memory of its process.
+
+    The time is not a number where nobody asked for it, see `Stopwatch.glance`.
+    """
 
     latency_ms: float
     bytes: int

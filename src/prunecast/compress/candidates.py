@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,11 +11,15 @@ import numpy as np
 import torch
 
 from prunecast.compress.budget import Budgets, Costs
-from prunecast.compress.cost import kept_first
-from prunecast.models.base import Keep
+from prunecast.compress.cost import TILE, Anatomy, CostTable, kept_first
+from prunecast.measure.operations import dense_macs
+from prunecast.models.base import ForecastModel, Keep
+from prunecast.prune.damage import Limit, Search
+from prunecast.prune.methods import Score, Statistics, UnitRequest
+from prunecast.prune.structured import ranked_units
 from prunecast.recipe import check_settings, load_recipe, merged
 from prunecast.records import Accuracy, RunRecord, Strict, Timing
-from prunecast.registry import RUNTIMES
+from prunecast.registry import METHODS, RUNTIMES, SCORES
 from prunecast.report.statistics import Difference, Interval, difference
 from prunecast.resolve import with_model
 from prunecast.stages.job import Job
@@ -22,6 +27,9 @@ from prunecast.stages.model import TrainedModel
 from prunecast.study.plan import decided
 
 SETTINGS = frozenset({"seed", "train", "finetune", "measure", "export"})
+
+PROPOSALS = 3
+"""For each time on the front, proposals that are carried out and compared."""
 
 How = Literal["dense", "repaired", "tuned", "scratch", "zeros", "int8"]
 """What was done to a candidate last. `scratch`: a dense model of a candidate's size, trained from the start."""
@@ -67,6 +75,54 @@ class Shape(Strict):
 
 WHOLE = Shape(keep={}, share=0.0, predicted=Costs(latency_ms=0.0, bytes=0))
 """All units."""
+
+
+def shape_of(model: ForecastModel, anatomy: Anatomy, keep: Keep, predicted: Costs) -> Shape:
+    """Returns the shape of a model that has only these units: layers by name, of all others how many."""
+    told: dict[str, int | tuple[int, ...]] = {
+        name: tuple(units.tolist()) if anatomy.groups[name].stack else len(units) for name, units in keep.items()
+    }
+    cost = dense_macs(model.shrunk_config(keep)) / dense_macs(model.config)
+    return Shape(keep=told, share=round(1 - cost, 6), predicted=predicted)
+
+
+def best_shapes(
+    model: ForecastModel, table: CostTable, budgets: Budgets, statistics: Statistics, count: int
+) -> list[Shape]:
+    """Returns the shapes that do least damage for their time: the dearest first, all but the loss within the budgets.
+
+    Args:
+        model: the given one.
+        table: predicts what smaller ones cost.
+        budgets: that are to be met.
+        statistics: windows to measure damage on.
+        count: the most that there may be, at times spread evenly on the scale of logarithms.
+    """
+    groups = tuple(table.anatomy.groups.values())
+    score_units: Score = SCORES.load(METHODS.load("structured").score)
+    request = UnitRequest(model=model, groups=groups, statistics=statistics, cost=lambda _: 0, requested=0)
+    limits = []
+    if budgets.max_bytes is not None:
+        limits.append(Limit(lambda keep: table.costs(keep).bytes, round(budgets.max_bytes)))
+    if budgets.max_memory_bytes is not None and table.memory is not None:
+        limits.append(Limit(lambda keep: table.costs(keep).memory_bytes or 0, round(budgets.max_memory_bytes)))
+    search = Search(
+        ranked_units(groups, score_units(model, statistics)),
+        request,
+        price=lambda keep: round(table.costs(keep).latency_ms * 1e6),
+        limits=limits,
+        tile=TILE,
+    )
+    least = search.cost(search.keep(search.smallest()))
+    most = min(0.95 * search.total, 1e6 * (budgets.max_latency_ms or math.inf))
+    shapes: dict[str, Shape] = {}
+    for target in np.geomspace(most, max(min(least * 1.02, most), 1.0), count):
+        proposal = search.best(round(float(target)), PROPOSALS)
+        if proposal is not None:
+            keep = search.keep(proposal)
+            shape = shape_of(model, table.anatomy, keep, table.costs(keep))
+            shapes.setdefault(str(sorted(shape.keep.items())), shape)
+    return sorted(shapes.values(), key=lambda shape: -shape.predicted.latency_ms)
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from prunecast.compress.budget import Costs
+from prunecast.compress.budget import Budgets, Costs
 from prunecast.errors import UserError
 from prunecast.export.base import Inputs, Runtime
 from prunecast.measure.device import SET_FILE, DeviceProfile, time_set
@@ -36,7 +36,7 @@ from prunecast.models.base import ForecastModel, Group, Keep, build
 from prunecast.models.io import SavedModel, save_model
 from prunecast.prune.damage import is_gone, least_units, tile_of
 from prunecast.recipe import MeasureConfig
-from prunecast.records import Strict
+from prunecast.records import Strict, Timing
 from prunecast.registry import RUNTIMES
 from prunecast.report.statistics import Floats
 from prunecast.store import new_directory, new_file
@@ -212,8 +212,6 @@ def models_to_measure(groups: Sequence[Group], tile: int, count: int = MEASURED)
 class Stopwatch:
     """Measures untrained models in a runtime, each in turn with the dense one: a machine that slows down does not show.
 
-    The first is measured alone, for it is to say at once what is within reach.
-
     Attributes:
         saved: the dense model.
         runtime: name of the runtime.
@@ -221,7 +219,6 @@ class Stopwatch:
         inputs: real windows in raw units.
         folder: an empty one, for artefacts.
         dense_ms: time of the dense model when it was first measured.
-        first: whether nothing was measured yet.
     """
 
     saved: SavedModel
@@ -230,26 +227,39 @@ class Stopwatch:
     inputs: Inputs
     folder: Path
     dense_ms: float | None = None
-    first: bool = True
 
     def __call__(self, keep: Keep) -> Costs:
         """Returns the costs of the model that has only these units."""
-        suffix, config = RUNTIMES.load(self.runtime).suffix, self.config.model_copy(update=QUICK)
-        reference, path = self.folder / f"dense{suffix}", self.folder / f"smaller{suffix}"
+        path = self._written(keep)
+        reference = self.folder / f"dense{path.suffix}"
+        if not reference.exists():
+            write_artefact(self.saved, self.runtime, reference)
+        timing = self.time(path, reference)
+        assert timing.reference is not None
+        self.dense_ms = self.dense_ms or timing.reference.median
+        latency_ms = timing.latency.median * self.dense_ms / timing.reference.median
+        return Costs(latency_ms=latency_ms, bytes=bytes_of(path), memory_bytes=timing.peak_memory_bytes)
+
+    def glance(self, keep: Keep, asked: Budgets) -> Costs:
+        """Returns the costs of one model by itself, at once; its bytes alone where nothing else is asked."""
+        path = self._written(keep)
+        if asked.max_latency_ms is None and asked.max_memory_bytes is None:
+            return Costs(latency_ms=math.nan, bytes=bytes_of(path))
+        timing = self.time(path)
+        return Costs(latency_ms=timing.latency.median, bytes=bytes_of(path), memory_bytes=timing.peak_memory_bytes)
+
+    def time(self, path: Path, reference: Path | None = None) -> Timing:
+        """Times what the runtime loads, for a short time."""
+        return time_against(self.runtime, path, reference, self.inputs, self.config.model_copy(update=QUICK))
+
+    def _written(self, keep: Keep) -> Path:
+        """Writes the untrained model that has only these units."""
+        path = self.folder / f"smaller{RUNTIMES.load(self.runtime).suffix}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build(self.saved.model.shrunk_config(keep)).eval()
         write_artefact(SavedModel(model, self.saved.metadata), self.runtime, path)
-        if not self.first and not reference.exists():
-            write_artefact(self.saved, self.runtime, reference)
-        timing = time_against(self.runtime, path, None if self.first else reference, self.inputs, config)
-        self.first, drift = False, 1.0
-        if timing.reference is not None:
-            self.dense_ms = self.dense_ms or timing.reference.median
-            drift = self.dense_ms / timing.reference.median
-        return Costs(
-            latency_ms=timing.latency.median * drift, bytes=bytes_of(path), memory_bytes=timing.peak_memory_bytes
-        )
+        return path
 
 
 def write_artefact(saved: SavedModel, runtime: str, path: Path) -> None:

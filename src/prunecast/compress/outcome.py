@@ -67,33 +67,42 @@ def outcome(search: Compression) -> Compressed:
         steps=tuple(_steps(search, best)),
         prediction=_prediction(search),
     )
-    with new_file(search.out / RESULT_FILE, replace=True) as path:
-        path.write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
+    _write_json(search, found)
     with new_file(search.out / REPORT_FILE, replace=True) as path:
         path.write_text(page(search, found), encoding="utf-8")
     return found
 
 
 def out_of_reach(search: Compression) -> Compressed:
-    """Returns the answer where a budget is beyond the smallest model: nothing was trained, and nothing written."""
-    missed = [line for line in search.lines(None)[1:] if not line.met]
-    return Compressed(
-        path=None,
-        folder=None,
+    """Returns the answer where a budget is beyond the smallest model, which was written; nothing was trained."""
+    nearest, words = search.nearest, search.missed
+    if search.busy:
+        words.append("Other stages ran on this machine: on a quiet one times are shorter.")
+    if nearest is None:
+        words.append("The time was over before it was written.")
+    else:
+        words.append(f"It was written: {nearest.name}. Its loss is {_interval(nearest.increase)}.")
+    found = Compressed(
+        path=None if nearest is None else search.artefact,
+        folder=None if nearest is None else search.out / "model",
         report=None,
-        met=False,
-        sure=None,
-        verdict=tuple(
-            f"{line.name} {line.text(line.asked)} is out of reach: the smallest model of this search costs "
-            f"{line.text(line.cheapest)}, which is the nearest"
-            for line in missed
-        ),
-        budgets=_budgets(search, None),
-        chosen=None,
-        tried=(),
+        met=nearest is not None and all(line.met for line in search.lines(nearest)),
+        sure=None if nearest is None else round(nearest.sure, 3),
+        verdict=tuple(words),
+        budgets=_budgets(search, nearest),
+        chosen=None if nearest is None else nearest.name,
+        tried=() if nearest is None else (_row(search, nearest),),
         dense=_scores(search.parent.record, search.parent.record.test),
-        compressed=None,
+        compressed=None if nearest is None else _model(nearest, nearest.record.test),
     )
+    if nearest is not None:
+        _write_json(search, found)
+    return found
+
+
+def _write_json(search: Compression, found: Compressed) -> None:
+    with new_file(search.out / RESULT_FILE, replace=True) as path:
+        path.write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
 
 
 # Rows

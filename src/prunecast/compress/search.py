@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,18 +31,24 @@ from pydantic import TypeAdapter
 
 from prunecast import environment
 from prunecast.compress.budget import BudgetLine, Costs
-from prunecast.compress.candidates import WHOLE, How, Question, Shape, Tried, increase_of
-from prunecast.compress.cost import TILE, Anatomy, CostTable, Point, Stopwatch, models_to_measure
+from prunecast.compress.candidates import WHOLE, How, Question, Shape, Tried, best_shapes, increase_of, shape_of
+from prunecast.compress.cost import (
+    TILE,
+    Anatomy,
+    CostTable,
+    Point,
+    Stopwatch,
+    bytes_of,
+    models_to_measure,
+    write_artefact,
+)
 from prunecast.errors import UserError
 from prunecast.export.base import Int8Runtime, Runtime, SparseRuntime
 from prunecast.inference import open_artifact
 from prunecast.measure.machine_lock import alone
-from prunecast.measure.operations import dense_macs
 from prunecast.models.base import Keep
-from prunecast.models.io import load_model
-from prunecast.prune.damage import Limit, Proposal, Search
-from prunecast.prune.methods import Score, Statistics, UnitRequest
-from prunecast.prune.structured import ranked_units
+from prunecast.models.io import SavedModel, load_model
+from prunecast.prune.methods import Statistics
 from prunecast.recipe import (
     RECIPE_FILE,
     PruneConfig,
@@ -52,20 +58,21 @@ from prunecast.recipe import (
     write_recipe,
 )
 from prunecast.records import Accuracy, Role, RunRecord
-from prunecast.registry import METHODS, MODELS, RUNTIMES, SCORES
+from prunecast.registry import MODELS, RUNTIMES
 from prunecast.report.statistics import Interval
 from prunecast.resolve import with_model
+from prunecast.stages.base import ModelResult, Parent, StageInputs
 from prunecast.stages.job import Job, TimingJob
 from prunecast.stages.measure import real_inputs
 from prunecast.stages.model import TrainedModel
 from prunecast.stages.prune import calibration
-from prunecast.stages.run import Chain, write
+from prunecast.stages.run import Chain, run_stage, write
 from prunecast.store import Store, new_file
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, run_plan
 from prunecast.train.evaluate import evaluate_both, score
 
-FRONT, PROPOSALS = 16, 3
-"""Candidates along the front, and the proposals for each that are carried out and compared."""
+FRONT = 16
+"""Candidates along the front."""
 
 FULLY_TUNED, SHIPPED = 3, 3
 """Candidates of the last rung of tuning, and those that variants are made of."""
@@ -81,6 +88,12 @@ ALIKE = 0.02
 
 PROMISE = 5.0
 """How much a share of loss above the budget weighs against the logarithm of the time: training may win it back."""
+
+DOUBT, SLOWED = 1.1, 2.0
+"""How many times too long a glance at the clock may be, and one on a busy machine: no more is believed of it."""
+
+WAITING = 0.25
+"""Share of the time left that a timing may wait for other stages on this machine."""
 
 ZEROS = 0.9
 """Share of the weights that are zero in the variant for runtimes that leave zeros out."""
@@ -106,6 +119,8 @@ class Compression:
         device: models that were measured on a device, whose costs then count; empty for this machine's.
         stopwatch: measures a model with only these units; the runtime's clock when absent.
         tried: all candidates, the given model first.
+        nearest: what was written where a budget is out of reach.
+        busy: whether other stages ran on this machine when that was found.
         ended_early: whether the time was over before the last rung.
         tests: errors on the test part (of all windows, of whole batches) of the models that were scored, by stage.
         test: the chosen artefact's, as its runtime computes it.
@@ -125,6 +140,8 @@ class Compression:
     stopwatch: Callable[[Keep], Costs] | None = None
     tests: dict[str, tuple[Accuracy | None, Accuracy | None]] = field(default_factory=dict)
     test: Accuracy | None = None
+    nearest: Tried | None = None
+    busy: bool = False
 
     def __post_init__(self) -> None:
         self.started_s = time.monotonic()
@@ -136,6 +153,8 @@ class Compression:
         self.store = Store(self.folder / "store")
         self.kind: Runtime = RUNTIMES.load(self.question.runtime)
         self.points: list[Point] = [*self.device] or self._noted("costs", TypeAdapter(list[Point])) or []
+        self.extremes = models_to_measure(self.groups, TILE)[:2] if self.groups else [{}]
+        self._glimpse: Costs | None = None
 
     # The order of a search
 
@@ -143,13 +162,17 @@ class Compression:
         """Searches until the last rung or the time limit, with the best so far in its folder after each rung.
 
         Returns:
-            Whether there is a result; False at once, with nothing written, where a budget is out of reach.
+            Whether there was a search; False where a budget is out of reach, which is said at once, before the
+            smallest model is written as the nearest.
 
         Raises:
             UserError: when the folder is another question's, or the runtime cannot run the model.
         """
         self._check_folder()
         if not self.within_reach():
+            self.monitor.note("; ".join(self.missed))
+            with suppress(TimeUp), time_limit(self._left_s()):
+                self._write_nearest()
             return False
         self._note("question", self.question)
         self._note("costs", self.points)
@@ -192,6 +215,14 @@ class Compression:
     def _left_s(self) -> float | None:
         return None if self.time_limit_s is None else max(1.0, self.time_limit_s - time.monotonic() + self.started_s)
 
+    @property
+    def patience_s(self) -> float:
+        """How long the next timing may wait for other stages."""
+        if self.time_limit_s is None:
+            return self.wait_s
+        left_s = self.time_limit_s - time.monotonic() + self.started_s
+        return min(self.wait_s, WAITING * max(0.0, left_s))
+
     # Where it lies
 
     def _check_folder(self) -> None:
@@ -228,25 +259,37 @@ class Compression:
             sure=1.0,
             on_device=bool(self.device),
         )
-        if self.dense.record.validation is None or self.dense.record.validation.blocks is None:
-            found = evaluate_both(self.model, self.parent.windows.validation, "validation")[0]
-            self.dense.record = self.dense.record.model_copy(update={"validation": found})
+        self.dense.record = self.dense.record.model_copy(update={"validation": self.dense_validation})
         self._ship(self.dense)
         self.tried = [self.dense]
+
+    @cached_property
+    def dense_validation(self) -> Accuracy:
+        """The given model's error on the validation part, with those of its blocks."""
+        known = self.parent.record.validation
+        if known is None or known.blocks is None:
+            known = evaluate_both(self.model, self.parent.windows.validation, "validation")[0]
+            assert known is not None
+        return known
 
     # Costs
 
     def within_reach(self) -> bool:
-        """Measures the smallest model, and if it is within every budget the given one."""
-        dense, *smaller = models_to_measure(self.groups, TILE) if self.groups else [{}]
+        """Says whether the smallest model is within every budget: by a glance, and if it may be, by the clock.
+
+        The glance waits for nobody; on a busy machine a model may be faster than it says.
+        """
+        budgets = self.question.budgets
         if self.device:
             self._check_device()
-        else:
-            self._measure(smaller[:1] or [dense])
-        if not self.question.budgets.holds(self.cheapest):
+        elif self.given is None:
+            self._glimpse = seen = self._glance()
+            least_ms = seen.latency_ms / (SLOWED if self.busy else DOUBT)
+            if not budgets.holds(seen.model_copy(update={"latency_ms": least_ms})):
+                return False
+            self._measure(self.extremes)
+        if not budgets.holds(self.cheapest):
             return False
-        if not self.device:
-            self._measure([dense])
         said = [
             f"{line.name} from {line.text(line.cheapest)} to {line.text(line.dense)}" for line in self.lines(None)[1:]
         ]
@@ -262,7 +305,22 @@ class Compression:
     @property
     def cheapest(self) -> Costs:
         """What the smallest model of the search costs."""
-        return min(self.points, key=lambda point: point.costs.latency_ms).costs if self.device else self.points[0].costs
+        if self.device:
+            return min(self.points, key=lambda point: point.costs.latency_ms).costs
+        smallest = {group: len(units) for group, units in self.extremes[-1].items()}
+        found = next((point.costs for point in self.points if point.keep == smallest), self._glimpse)
+        assert found is not None, "the smallest model is measured first"
+        return found
+
+    @property
+    def missed(self) -> list[str]:
+        """A sentence for each budget that not even the smallest model meets."""
+        return [
+            f"{line.name} {line.text(line.asked)} is out of reach: the smallest model of this search costs "
+            f"{line.text(line.cheapest)}, which is the nearest"
+            for line in self.lines(None)[1:]
+            if not line.met
+        ]
 
     def _check_device(self) -> None:
         known = {name: group.size for name, group in self.anatomy.groups.items()}
@@ -277,13 +335,13 @@ class Compression:
         )
 
     def _measure(self, keeps: Sequence[Keep], until_s: float = math.inf) -> None:
-        """Measures those that are not known yet, and notes each at once where there is a folder."""
+        """Measures those that are not known yet, alone on the machine, and notes each where there is a folder."""
         known = [point.keep for point in self.points]
         counts = [{group: len(units) for group, units in keep.items()} for keep in keeps]
         missing = [(keep, of) for keep, of in zip(keeps, counts, strict=True) if of not in known]
         if not missing:
             return
-        with TemporaryDirectory(prefix="prunecast-") as name, alone(self.wait_s):
+        with TemporaryDirectory(prefix="prunecast-") as name, alone(self.patience_s):
             clock = self.stopwatch or self._clock(Path(name))
             for keep, of in missing:
                 if time.monotonic() > until_s and len(self.points) >= FEWEST:
@@ -295,10 +353,17 @@ class Compression:
     def _clock(self, folder: Path) -> Stopwatch:
         config = self.recipe.measure
         inputs = real_inputs(self.parent.saved.metadata, self.parent.windows, config.batch)
-        dense_ms = next((point.costs.latency_ms for point in self.points if not point.keep), None)
-        return Stopwatch(
-            self.parent.saved, self.question.runtime, config, inputs, folder, dense_ms, first=not self.points
-        )
+        dense_ms = None if self.given is None else self.given.latency_ms
+        return Stopwatch(self.parent.saved, self.question.runtime, config, inputs, folder, dense_ms)
+
+    def _glance(self) -> Costs:
+        """Returns the costs of the smallest model as one look shows them, and notes whether the machine was busy."""
+        asked = self.question.budgets
+        timed = asked.max_latency_ms is not None  # all else is the same on a busy machine
+        with TemporaryDirectory(prefix="prunecast-") as name, alone(0.0) if timed else nullcontext(False) as self.busy:
+            if self.stopwatch is not None:
+                return self.stopwatch(self.extremes[-1])
+            return self._clock(Path(name)).glance(self.extremes[-1], asked)
 
     @cached_property
     def table(self) -> CostTable:
@@ -344,38 +409,7 @@ class Compression:
         pruning = PruneConfig(method="structured")
         job = replace(job, recipe=job.recipe.model_copy(update={"prune": pruning}))
         statistics = Statistics(self.recipe.seed, calibration(job, self.parent.windows), kinds=pruning.kinds)
-        score_units: Score = SCORES.load(METHODS.load(pruning.method).score)
-        scores = ranked_units(self.groups, score_units(self.model, statistics))
-        request = UnitRequest(
-            model=self.model, groups=self.groups, statistics=statistics, cost=lambda _: 0, requested=0
-        )
-        budgets, table = self.question.budgets, self.table
-        limits = []
-        if budgets.max_bytes is not None:
-            limits.append(Limit(lambda keep: table.costs(keep).bytes, round(budgets.max_bytes)))
-        if budgets.max_memory_bytes is not None and table.memory is not None:
-            limits.append(Limit(lambda keep: table.costs(keep).memory_bytes or 0, round(budgets.max_memory_bytes)))
-        search = Search(
-            scores, request, price=lambda keep: round(table.costs(keep).latency_ms * 1e6), limits=limits, tile=TILE
-        )
-        least = search.cost(search.keep(search.smallest()))
-        most = min(0.95 * search.total, 1e6 * (budgets.max_latency_ms or math.inf))
-        shapes: dict[str, Shape] = {}
-        for target in np.geomspace(most, max(min(least * 1.02, most), 1.0), FRONT):
-            proposal = search.best(round(float(target)), PROPOSALS)
-            if proposal is not None:
-                shape = self._shape(search, proposal)
-                shapes.setdefault(str(sorted(shape.keep.items())), shape)
-        return sorted(shapes.values(), key=lambda shape: -shape.predicted.latency_ms)
-
-    def _shape(self, search: Search, proposal: Proposal) -> Shape:
-        keep = search.keep(proposal)
-        told: dict[str, int | tuple[int, ...]] = {
-            name: tuple(units.tolist()) if self.anatomy.groups[name].stack else len(units)
-            for name, units in keep.items()
-        }
-        cost = dense_macs(self.model.shrunk_config(keep)) / dense_macs(self.model.config)
-        return Shape(keep=told, share=round(1 - cost, 6), predicted=self.table.costs(keep))
+        return best_shapes(self.model, self.table, self.question.budgets, statistics, FRONT)
 
     def _chain(self, shape: Shape | None, epochs: int, **sections: Any) -> Chain:
         values: dict[str, Any] = {"finetune": self.recipe.finetune.model_copy(update={"epochs": epochs}), **sections}
@@ -442,7 +476,7 @@ class Compression:
         left = "" if left_s is None else f", {left_s / 60:.0f} min left"
         self.monitor.note(f"{title}: {len(waiting)} stages{left}")
         self.monitor.start(len(jobs), len(jobs) - len(waiting))
-        workload = Workload(jobs, waiting, self.store, StudyConfig(), None, self.monitor, self.wait_s)
+        workload = Workload(jobs, waiting, self.store, StudyConfig(), None, self.monitor, self.patience_s)
         try:
             return run_plan(self.executor, workload, Outcome(present=len(jobs) - len(waiting)))
         finally:
@@ -472,8 +506,7 @@ class Compression:
         )
 
     def _increase(self, validation: Accuracy) -> tuple[Interval, float]:
-        assert self.dense.record.validation is not None
-        return increase_of(validation, self.dense.record.validation, self.question.budgets.max_loss_increase)
+        return increase_of(validation, self.dense_validation, self.question.budgets.max_loss_increase)
 
     def _variants(self) -> None:
         """Makes what a runtime can do on top: zeros that it leaves out, then 8 bits, of the best so far."""
@@ -551,7 +584,7 @@ class Compression:
 
     def _settle(self, title: str) -> None:
         """Times the best candidates, corrects the predictions by them, and puts the best artefact in its place."""
-        for _ in range(MOST_TIMED):
+        for _ in range(1 if self.ended_early else MOST_TIMED):
             self._predict()
             first = min((tried for tried in self.tried if tried.refused is None), key=self.rank)
             if first.timing is not None:
@@ -619,21 +652,60 @@ class Compression:
 
     def publish(self, best: Tried) -> None:
         """Puts a candidate's artefact and model folder in their place, each in one step."""
+        saved = load_model(self.store.directory(best.fingerprint))
+        self._place(self.repeats(best), self._as_repeated(best), saved)
+        if self.kind.suffix:
+            with new_file(self.artefact, replace=True) as path:
+                shutil.copy2(self._artefact(self._export(best.fingerprint, best.record.role, int8=best.int8)), path)
+
+    def _place(self, recipe: Recipe, record: RunRecord, saved: SavedModel) -> None:
+        """Puts a model folder in its place, and the recipe beside it."""
         folder, beside, before = self.out / "model", self.out / ".model", self.out / ".before"
         for leftover in (beside, before):
             shutil.rmtree(leftover, ignore_errors=True)
         beside.mkdir(parents=True)
-        recipe = self.repeats(best)
-        write(beside, recipe, self._as_repeated(best), load_model(self.store.directory(best.fingerprint)))
+        write(beside, recipe, record, saved)
         if folder.exists():
             folder.rename(before)
         beside.rename(folder)
         shutil.rmtree(before, ignore_errors=True)
-        if self.kind.suffix:
-            with new_file(self.artefact, replace=True) as path:
-                shutil.copy2(self._artefact(self._export(best.fingerprint, best.record.role, int8=best.int8)), path)
         with new_file(self.out / RECIPE_FILE, replace=True) as path:
             write_recipe(recipe, path)
+
+    def _write_nearest(self) -> None:
+        """Cuts the given model down to the smallest one, here and now, and puts it in its place as the nearest."""
+        recipe, record, saved = self.parent.recipe, self.parent.record, self.parent.saved
+        shape: Shape | None = None
+        jobs: tuple[Job, ...] = ()
+        if self.groups:
+            shape = shape_of(self.model, self.anatomy, self.extremes[-1], self.cheapest)
+            scored = self.recipe.data.model_copy(update={"score_test": True})
+            jobs = self._chain(shape, 0, data=scored).prune(self.question.parent, shape.title)
+            known = Parent(saved, record)
+            finished = run_stage(jobs[0], StageInputs(prepared=self.parent.windows, known=known), wait_s=0.0)
+            assert isinstance(finished.result, ModelResult)
+            recipe, record, saved = jobs[0].recipe, finished.record, finished.result.saved
+        self._note("question", self.question)
+        self._place(recipe, record, saved)
+        if self.kind.suffix:
+            write_artefact(saved, self.question.runtime, self.artefact)
+        increase, sure = self._increase(record.validation or self.dense_validation)
+        with TemporaryDirectory(prefix="prunecast-") as name:
+            timing = self._clock(Path(name)).time(self.artefact)
+        self.nearest = Tried(
+            how="repaired" if jobs else "dense",
+            name="the given model" if shape is None else f"{shape.title}, repaired",
+            jobs=jobs,
+            fingerprint=record.fingerprint,
+            shape=shape,
+            predicted=self.cheapest,
+            record=record,
+            increase=increase,
+            sure=sure,
+            timing=timing,
+            artefact_bytes=bytes_of(self.artefact),
+            on_device=bool(self.device),
+        )
 
     def _as_repeated(self, best: Tried) -> RunRecord:
         """Returns the record that the recipe which repeats a candidate gives, under its name."""

@@ -42,9 +42,9 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def beside_others() -> Iterator[None]:
-    """Counts as present while the block runs; waits before that for a timing, at most `WAIT_S`."""
-    with _plain_errors(), suppress(Timeout), _gate().acquire(timeout=WAIT_S):
+def beside_others(wait_s: float | None = None) -> Iterator[None]:
+    """Counts as present while the block runs; waits before that for a timing, at most so long, `WAIT_S` when None."""
+    with _plain_errors(), suppress(Timeout), _gate().acquire(timeout=WAIT_S if wait_s is None else wait_s):
         pass
     with _present():
         yield
@@ -94,7 +94,7 @@ def is_busy() -> bool:
     return False
 
 
-def seconds(duration: str, option: str = "wait") -> float:
+def seconds(duration: str, option: str = "--wait") -> float:
     """Returns the seconds that a text like 60s, 500ms, 2min or 1h, the value of an option, stands for.
 
     Raises:

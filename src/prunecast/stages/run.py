@@ -148,12 +148,13 @@ class Finished:
     record: RunRecord
 
 
-def run_stage(job: Job | ImportJob, inputs: StageInputs) -> Finished:
+def run_stage(job: Job | ImportJob, inputs: StageInputs, wait_s: float | None = None) -> Finished:
     """Runs one stage; fills the folder of its inputs where they name one.
 
-    Whoever has a timing run keeps the machine to it, see `machine_lock`.
+    Whoever has a timing run keeps the machine to it, see `machine_lock`; other stages wait for one, at most
+    `wait_s`.
     """
-    with nullcontext() if job.stage == "measure" else beside_others():
+    with nullcontext() if job.stage == "measure" else beside_others(wait_s):
         torch.set_num_threads(job.recipe.train.threads)  # part of the result: rounding follows the thread count
         started_at, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         result = _result(job, inputs)

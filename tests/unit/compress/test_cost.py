@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from tests.support.saved_models import TRANSFORMER, saved_model, windows
 from tests.support.small_models import prunable_models, small_model
 
-from prunecast.compress.budget import Costs
+from prunecast.compress.budget import Budgets, Costs
 from prunecast.compress.cost import Anatomy, CostTable, Fitted, Point, Stopwatch, models_to_measure
 from prunecast.export.raw import raw_inputs
 from prunecast.measure.size import real_numbers
@@ -79,9 +80,10 @@ def test_models_are_timed_in_turn_with_the_dense_one(tmp_path: Path) -> None:
     saved = saved_model(**TRANSFORMER)
     clock = Stopwatch(saved, "onnxruntime", MeasureConfig(), raw_inputs(saved.metadata, windows(saved, 1)), tmp_path)
     smallest = models_to_measure(saved.model.groups(), tile=8)[1]
+    seen = clock.glance(smallest, Budgets(max_loss_increase=0.0, max_bytes=1))
+    assert clock.dense_ms is None, "a glance is at one model alone: a budget out of reach is to be said soon"
+    assert math.isnan(seen.latency_ms)
     costs = clock(smallest)
-    assert clock.dense_ms is None, "the first model is alone: a budget out of reach is to be said soon"
-    clock(smallest)
     assert clock.dense_ms is not None
     assert costs.latency_ms > 0
-    assert costs.bytes < (tmp_path / "dense.onnx").stat().st_size
+    assert costs.bytes == seen.bytes < (tmp_path / "dense.onnx").stat().st_size

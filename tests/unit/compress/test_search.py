@@ -7,6 +7,8 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.support import small_search
 from tests.support.series_files import write_table
 from tests.support.small_search import SIZES, TRAIN, found, search
 
+import prunecast.compress.cost as costing
 import prunecast.compress.search as searching
 import prunecast.stages.measure as measuring
 from prunecast import api
@@ -22,6 +25,7 @@ from prunecast.compress.budget import Budgets
 from prunecast.compress.cost import Point
 from prunecast.compress.search import ALIKE, TimeUp
 from prunecast.errors import UserError
+from prunecast.measure.machine_lock import beside_others
 from prunecast.recipe import RECIPE_FILE, load_recipe
 from prunecast.results import Compressed
 from prunecast.stages.job import Job
@@ -45,16 +49,20 @@ def dense(data: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searching, "FRONT", 5)
-    monkeypatch.setattr(measuring, "time_against", small_search.counted)
+    _make_small(monkeypatch)
+
+
+def _make_small(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(searching, "FRONT", 5)
+    for module in (measuring, costing):
+        patch.setattr(module, "time_against", small_search.counted)
 
 
 @pytest.fixture(scope="module")
 def whole(dense: Path, data: Path) -> tuple[Compressed, Path]:
     """A search that nothing disturbed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searching, "FRONT", 5)
-        patch.setattr(measuring, "time_against", small_search.counted)
+        _make_small(patch)
         return found(search(dense, data, data.parent / "whole", LOOSE)), data.parent / "whole"
 
 
@@ -156,11 +164,76 @@ def test_the_clock_ends_what_runs() -> None:
         pass
 
 
-def test_a_budget_out_of_reach_is_answered_at_once_and_writes_nothing(dense: Path, data: Path, tmp_path: Path) -> None:
-    result = found(search(dense, data, tmp_path / "out", Budgets(max_loss_increase=0.05, max_latency_ms=0.001)))
-    assert (result.met, result.exit_code, result.path) == (False, 3, None)
-    assert "max-latency 0.00100 ms is out of reach: the smallest model of this search costs" in result.verdict[0]
-    assert not (tmp_path / "out").exists()
+class Hears(Monitor):
+    """Keeps what is said, and when."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[float, str]] = []
+
+    def note(self, line: str) -> None:
+        self.said.append((time.monotonic(), line))
+
+
+def test_a_budget_out_of_reach_is_answered_at_once_though_the_machine_is_busy_and_the_nearest_written(
+    dense: Path, data: Path, tmp_path: Path
+) -> None:
+    heard, asked = Hears(), Budgets(max_loss_increase=0.05, max_latency_ms=0.001)
+    started_s = time.monotonic()
+    with beside_others():
+        result = found(search(dense, data, tmp_path / "out", asked, heard, wait_s=600.0))
+    [(said_s, line)] = heard.said
+    assert said_s - started_s < 10
+    assert line.startswith("max-latency 0.00100 ms is out of reach: the smallest model of this search costs")
+    assert (result.met, result.exit_code, result.chosen) == (False, 3, result.tried[0]["name"])
+    assert "Other stages ran on this machine" in result.verdict[1]
+    assert result.folder is not None
+    assert result.compressed is not None
+    assert result.compressed["parameters"] < result.dense["parameters"] / 3
+    assert read_record(result.folder).test is not None
+    assert json.loads((tmp_path / "out" / "compress.json").read_text()) == json.loads(json.dumps(result.to_json()))
+    again = found(search(dense, data, tmp_path / "out", asked))
+    assert again.compressed == result.compressed, "the same command answers the same"
+
+
+def test_a_budget_of_bytes_needs_no_clock(
+    dense: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("nothing is to be timed before the answer")
+
+    class Answered(Exception):
+        pass
+
+    class Ready(Monitor):
+        def note(self, line: str) -> None:
+            assert line.startswith("max-size 10 B is out of reach")
+            raise Answered
+
+    monkeypatch.setattr(costing, "time_against", forbidden)
+    asked = Budgets(max_loss_increase=0.05, max_bytes=10)
+    with pytest.raises(Answered):
+        search(dense, data, tmp_path / "out", asked, Ready(), stopwatch=None).run()
+
+
+def test_a_glance_on_a_busy_machine_is_not_believed_to_the_last(dense: Path, data: Path, tmp_path: Path) -> None:
+    one = search(dense, data, tmp_path / "out", LOOSE)
+    assert one.stopwatch is not None
+    near = Budgets(max_loss_increase=0.05, max_latency_ms=one.stopwatch(one.extremes[-1]).latency_ms / 1.5)
+    for busy, measured in ((True, 2), (False, 0)):
+        with beside_others() if busy else nullcontext():
+            one = search(dense, data, tmp_path / "out", near)
+            assert not one.within_reach()
+        assert len(one.points) == measured, "the clock decides where a glance may be wrong"
+
+
+def test_waits_for_the_clock_count_towards_the_time_limit(dense: Path, data: Path, tmp_path: Path) -> None:
+    one = search(dense, data, tmp_path / "out", LOOSE, wait_s=60.0, time_limit_s=40.0)
+    assert 9 < one.patience_s <= 10
+    one.started_s -= 41
+    assert one.patience_s == 0.0
+    assert search(dense, data, tmp_path / "out", LOOSE, wait_s=60.0).patience_s == 60.0
+    with pytest.raises(UserError, match=r"^--time-limit: expected a time with its unit"):
+        api.compress(dense, max_loss_increase="1%", out=tmp_path / "out", time_limit="40")
 
 
 def test_where_no_candidate_is_within_the_budgets_the_nearest_is_written(

@@ -167,5 +167,5 @@ def test_times_are_read_with_their_unit(text: str, expected_s: float) -> None:
 
 @pytest.mark.parametrize("text", ["60", "s", "-1s", "1 day", ""])
 def test_a_time_without_its_unit_is_one_line(text: str) -> None:
-    with pytest.raises(UserError, match=r"wait: expected a time with its unit .*, as in 60s; found"):
+    with pytest.raises(UserError, match=r"--wait: expected a time with its unit .*, as in 60s; found"):
         seconds(text)
