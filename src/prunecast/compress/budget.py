@@ -1,9 +1,15 @@
-"""What a compressed model may cost: an increase of the loss, and time, bytes and memory in one runtime."""
+"""What a compressed model may cost: an increase of the loss, and time, bytes and memory in one runtime.
+
+And what the search for it may: time.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +20,10 @@ from prunecast.report.style import percent, size, three_digits
 TIMES_MS: Mapping[str, float] = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 BYTES: Mapping[str, float] = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 PERCENT: Mapping[str, float] = {"%": 0.01}
+
+
+class TimeUp(KeyboardInterrupt):
+    """The time that a search may take is over: whoever runs stages ends them as for an interruption."""
 
 
 class Costs(Strict):
@@ -136,3 +146,23 @@ def _amount(option: str, text: str, units: Mapping[str, float], example: str, *,
         what = "a share in per cent" if units is PERCENT else f"an amount above 0 with its unit ({', '.join(units)})"
         raise UserError(f"{option}: expected {what}, as in {example}; found {text!r}")
     return float(match[1]) * units[match[2]]
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raises `TimeUp` in the block after so many seconds, where the system has a timer and this is the main thread."""
+    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if seconds is None or not usable:
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

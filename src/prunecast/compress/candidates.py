@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prunecast.compress.budget import Budgets, Costs
-from prunecast.compress.cost import TILE, Anatomy, CostTable, kept_first
+from prunecast.compress.cost import TILE, Anatomy, CostTable, kept_first, uniform
 from prunecast.measure.operations import dense_macs
 from prunecast.models.base import ForecastModel, Keep
 from prunecast.prune.damage import Limit, Search
@@ -31,8 +31,9 @@ SETTINGS = frozenset({"seed", "train", "finetune", "measure", "export"})
 PROPOSALS = 3
 """For each time on the front, proposals that are carried out and compared."""
 
-How = Literal["dense", "repaired", "tuned", "scratch", "zeros", "int8"]
-"""What was done to a candidate last. `scratch`: a dense model of a candidate's size, trained from the start."""
+How = Literal["dense", "repaired", "tuned", "scratch", "uniform", "zeros", "int8"]
+"""What was done to a candidate last. `scratch`: a dense model of a candidate's size, trained from the start. `uniform`:
+the same share of units was cut everywhere, then the same was done as to the others."""
 
 
 class Question(Strict):
@@ -123,6 +124,27 @@ def best_shapes(
             shape = shape_of(model, table.anatomy, keep, table.costs(keep))
             shapes.setdefault(str(sorted(shape.keep.items())), shape)
     return sorted(shapes.values(), key=lambda shape: -shape.predicted.latency_ms)
+
+
+def uniform_shape(model: ForecastModel, table: CostTable, budgets: Budgets, latency_ms: float) -> Shape:
+    """Returns the largest shape with the same share of units everywhere that takes no longer, within the budgets."""
+    groups = tuple(table.anatomy.groups.values())
+    for share in np.linspace(1, 0, 65):
+        keep = uniform(groups, TILE, float(share))
+        costs = table.costs(keep)
+        if costs.latency_ms <= latency_ms and budgets.holds(costs):
+            break  # else it is the smallest
+    return shape_of(model, table.anatomy, keep, costs)
+
+
+def tuning_rungs(shapes: int, few: int, epochs: int) -> list[tuple[int, int]]:
+    """Returns the rungs of tuning: for how many epochs, and how many candidates of so many shapes.
+
+    One epoch for a third; then the few best in full, and where that is long, for as long as lies between first.
+    """
+    between = round(math.sqrt(epochs))
+    later = [between, epochs] if 2 * between <= epochs and between > 1 else [epochs] if epochs > 1 else []
+    return [(1, math.ceil(shapes / 3)), *((number, few) for number in later)]
 
 
 @dataclass(eq=False)

@@ -182,21 +182,13 @@ def models_to_measure(groups: Sequence[Group], tile: int, count: int = MEASURED)
     families = dict.fromkeys(map(family_of, groups))
 
     def cut(share_of: Callable[[Group], float]) -> Keep:
-        stay = {}
-        for group in groups:
-            step, share = tile_of(group, tile), share_of(group)
-            wanted = max(least_units(group, tile), round(group.size * share / step) * step)
-            if share < 1 and wanted < group.size:
-                stay[group.name] = wanted
-        layers = {group.name: torch.arange(stay[group.name]) for group in groups if group.stack and group.name in stay}
-        kept = {group.name: group for group in groups if group.name in stay and not is_gone(group, layers)}
-        return {name: torch.arange(stay[name]) for name in kept}
+        return cut_to(groups, tile, share_of)
 
     def along(family: str, share: float) -> Keep:
         return cut(lambda group: share if family_of(group) == family else 1.0)
 
     found = [cut(lambda _: 1.0), cut(lambda _: 0.0)]
-    found += [cut(lambda group, share=share: 1.0 if group.stack else share) for share in KEPT_SHARES]  # type: ignore[misc]
+    found += [uniform(groups, tile, share) for share in KEPT_SHARES]
     found += [along(family, share) for share in (0.0, 1 / 2) for family in families]
     draw = Random(0)
     while len(found) < 4 * count:
@@ -206,6 +198,24 @@ def models_to_measure(groups: Sequence[Group], tile: int, count: int = MEASURED)
     for keep in found:
         named.setdefault(tuple(sorted((name, len(units)) for name, units in keep.items())), keep)
     return list(named.values())[:count]
+
+
+def cut_to(groups: Sequence[Group], tile: int, share_of: Callable[[Group], float]) -> Keep:
+    """Returns which units stay, the first, where of each group a share does, as near as tiles and the least allow."""
+    stay = {}
+    for group in groups:
+        step, share = tile_of(group, tile), share_of(group)
+        wanted = max(least_units(group, tile), round(group.size * share / step) * step)
+        if share < 1 and wanted < group.size:
+            stay[group.name] = wanted
+    layers = {group.name: torch.arange(stay[group.name]) for group in groups if group.stack and group.name in stay}
+    kept = {group.name: group for group in groups if group.name in stay and not is_gone(group, layers)}
+    return {name: torch.arange(stay[name]) for name in kept}
+
+
+def uniform(groups: Sequence[Group], tile: int, share: float) -> Keep:
+    """Returns which units stay where the same share of heads, units and widths does everywhere, and all layers do."""
+    return cut_to(groups, tile, lambda group: 1.0 if group.stack else share)
 
 
 @dataclass

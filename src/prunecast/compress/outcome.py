@@ -244,6 +244,19 @@ def _verdict(search: Compression, best: Tried) -> list[str]:
         )
     if search.device:
         words.append("Times are those that the profile of the device predicts; the artefact is to be timed there.")
+    if search.uniform is not None:  # it may be one of the front, too
+        alike = [
+            tried
+            for tried in search.tried
+            if tried.shape is not None and tried.shape.keep == search.uniform.keep and tried.how != "scratch"
+        ]
+        reference = min(alike, key=lambda tried: tried.increase.high)
+        words.append(
+            f"With the same share cut everywhere, for reference: {three_digits(reference.costs.latency_ms)} ms, "
+            f"loss {_interval(reference.increase)} ({reference.name})."
+        )
+    if search.stopped is not None:
+        words.append(search.stopped)
     if search.ended_early:
         words.append("The time was over before the last rung: the same command goes on.")
     name = search.dlinear.fingerprint

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +28,19 @@ import torch
 from pydantic import TypeAdapter
 
 from prunecast import environment
-from prunecast.compress.budget import BudgetLine, Costs
-from prunecast.compress.candidates import WHOLE, How, Question, Shape, Tried, best_shapes, increase_of, shape_of
+from prunecast.compress.budget import BudgetLine, Costs, TimeUp, time_limit
+from prunecast.compress.candidates import (
+    WHOLE,
+    How,
+    Question,
+    Shape,
+    Tried,
+    best_shapes,
+    increase_of,
+    shape_of,
+    tuning_rungs,
+    uniform_shape,
+)
 from prunecast.compress.cost import (
     TILE,
     Anatomy,
@@ -75,7 +84,10 @@ FRONT = 16
 """Candidates along the front."""
 
 FULLY_TUNED, SHIPPED = 3, 3
-"""Candidates of the last rung of tuning, and those that variants are made of."""
+"""Candidates of the later rungs of tuning, and those that variants are made of."""
+
+PATIENCE = 2
+"""Rungs of tuning in a row that may find nothing better before the next ones are left out."""
 
 MEASURING, FEWEST = 0.25, 8
 """Share of a limited time that may go into the table of costs, and the models that it is made of at the least."""
@@ -99,10 +111,6 @@ ZEROS = 0.9
 """Share of the weights that are zero in the variant for runtimes that leave zeros out."""
 
 
-class TimeUp(KeyboardInterrupt):
-    """The time that a search may take is over: whoever runs stages ends them as for an interruption."""
-
-
 @dataclass
 class Compression:
     """One search.
@@ -122,6 +130,8 @@ class Compression:
         nearest: what was written where a budget is out of reach.
         busy: whether other stages ran on this machine when that was found.
         ended_early: whether the time was over before the last rung.
+        uniform: the shape with the same share of units everywhere, once there is one.
+        stopped: why tuning ended before all epochs; None where it did not.
         tests: errors on the test part (of all windows, of whole batches) of the models that were scored, by stage.
         test: the chosen artefact's, as its runtime computes it.
     """
@@ -137,6 +147,8 @@ class Compression:
     device: Sequence[Point] = ()
     tried: list[Tried] = field(default_factory=list)
     ended_early: bool = False
+    uniform: Shape | None = None
+    stopped: str | None = None
     stopwatch: Callable[[Keep], Costs] | None = None
     tests: dict[str, tuple[Accuracy | None, Accuracy | None]] = field(default_factory=dict)
     test: Accuracy | None = None
@@ -194,21 +206,35 @@ class Compression:
         self.monitor.note(f"costs are predicted to {table.latency.residual:.1%}; {len(shapes)} candidates on the front")
         repaired = [self._jobs(shape, 0) for shape in shapes]
         self._rung("repair of all", [("repaired", shape, jobs) for shape, jobs in zip(shapes, repaired, strict=True)])
-        first = self._promising(("repaired",), math.ceil(len(shapes) / 3))
-        self._rung("one epoch for the best third", [("tuned", shape, self._jobs(shape, 1)) for shape in first])
-        best = self._promising(("repaired", "tuned"), FULLY_TUNED)
-        plan: list[tuple[How, Shape, tuple[Job, ...]]] = [
-            ("tuned", shape, self._jobs(shape, self.recipe.finetune.epochs))
-            for shape in best
-            if not self._is_full(shape)
-        ]
-        if best:
-            plan.append(("scratch", best[0], self._scratch(best[0])))
-        self._rung("full tuning", plan, besides=[self.dlinear])
+        tuned, in_vain = 0, 0
+        for epochs, count in tuning_rungs(len(shapes), FULLY_TUNED, self.recipe.finetune.epochs):
+            if in_vain == PATIENCE:
+                self.stopped = f"{in_vain} rungs in a row found nothing better: tuning ended after {tuned} epochs."
+                self.monitor.note(self.stopped)
+                break
+            before, tuned = self.best, epochs
+            plan = [shape for shape in self._promising(count) if not self._is_full(shape)]
+            self._rung(
+                f"{epochs} epoch{'s' * (epochs > 1)} for the best {count}",
+                [("tuned", shape, self._jobs(shape, epochs)) for shape in plan],
+            )
+            in_vain = in_vain + 1 if self.best is before else 0
+        self._references(tuned)
         self._variants()
 
+    def _references(self, epochs: int) -> None:
+        """Makes what a search has to be better than, at the time of the best so far, and DLinear."""
+        plan: list[tuple[How, Shape, tuple[Job, ...]]] = []
+        for best in self._promising(1):
+            table = self.corrected()
+            latency_ms = table.costs(best.units).latency_ms
+            self.uniform = uniform_shape(self.model, table, self.question.budgets, latency_ms)
+            plan = [("uniform", self.uniform, self._jobs(self.uniform, trained)) for trained in (0, epochs)]
+            plan.append(("scratch", best, self._scratch(best)))
+        self._rung("references of the same time", plan, besides=[self.dlinear])
+
     def _is_full(self, shape: Shape) -> bool:
-        """Whether one epoch was all the training that the recipe allows."""
+        """Whether a tuning was all the training that the recipe allows."""
         fits = [tried.record.fit for tried in self.tried if tried.shape is shape and tried.how == "tuned"]
         return any(fit is not None and fit.steps == self.recipe.finetune.max_steps for fit in fits)
 
@@ -438,12 +464,12 @@ class Compression:
         recipe = with_model(plain, values, self.recipe.data.name)
         return Chain(recipe, self.parent.windows.facts.sha256, self.source).train("DLinear")
 
-    def _promising(self, how: Sequence[How], count: int) -> list[Shape]:
+    def _promising(self, count: int) -> list[Shape]:
         """Returns the shapes that are worth training: cheap ones whose loss is not far above the budget."""
         most, table = self.question.budgets.max_loss_increase, self.corrected()
         best: dict[int, tuple[float, Shape]] = {}
         for tried in self.tried:
-            if tried.how in how and tried.shape is not None:
+            if tried.how in ("repaired", "tuned") and tried.shape is not None:
                 latency_ms = table.costs(tried.shape.units).latency_ms
                 over = max(0.0, tried.increase.value - most)
                 value = math.log(latency_ms) + PROMISE * over
@@ -486,15 +512,13 @@ class Compression:
         record = self.store.record(jobs[-1].fingerprint)
         assert record.validation is not None
         increase, sure = self._increase(record.validation)
-        epochs = sum(epoch.steps > 0 for epoch in record.fit.epochs) if record.fit and how == "tuned" else 0
-        words = {
-            "repaired": "repaired",
-            "tuned": f"tuned for {epochs} epoch{'s' * (epochs != 1)}",
-            "scratch": "trained from scratch",
-        }
+        epochs = sum(epoch.steps > 0 for epoch in record.fit.epochs) if record.fit else 0
+        words = f"tuned for {epochs} epoch{'s' * (epochs != 1)}" if epochs else "repaired"
+        if how == "scratch":
+            words = "trained from scratch"
         return Tried(
             how=how,
-            name=f"{shape.title}, {words[how]}",
+            name=f"{'uniform, ' * (how == 'uniform')}{shape.title}, {words}",
             jobs=jobs,
             fingerprint=record.fingerprint,
             shape=shape,
@@ -761,26 +785,6 @@ class Compression:
 
 
 _SCORES = TypeAdapter(tuple[Accuracy | None, Accuracy | None])
-
-
-@contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raises `TimeUp` in the block after so many seconds, where the system has a timer and this is the main thread."""
-    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if seconds is None or not usable:
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise TimeUp
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _first(pair: tuple[float, Any]) -> float:

@@ -21,9 +21,10 @@ import prunecast.compress.cost as costing
 import prunecast.compress.search as searching
 import prunecast.stages.measure as measuring
 from prunecast import api
-from prunecast.compress.budget import Budgets
+from prunecast.compress.budget import Budgets, TimeUp, time_limit
+from prunecast.compress.candidates import tuning_rungs
 from prunecast.compress.cost import Point
-from prunecast.compress.search import ALIKE, TimeUp
+from prunecast.compress.search import ALIKE
 from prunecast.errors import UserError
 from prunecast.measure.machine_lock import beside_others
 from prunecast.recipe import RECIPE_FILE, load_recipe
@@ -76,11 +77,33 @@ def test_the_choice_is_the_fastest_of_all_that_keep_within_the_budget(whole: tup
     assert chosen["latency_ms"] <= min(within) * (1 + 2 * ALIKE)
     alike = [row for row in result.tried if row["parameters"] == chosen["parameters"] and row["met"]]
     assert chosen["increase"]["value"] == min(row["increase"]["value"] for row in alike), "one shape has one time"
-    assert {row["how"] for row in result.tried} == {"dense", "repaired", "tuned", "scratch"}
+    assert {row["how"] for row in result.tried} == {"dense", "repaired", "tuned", "scratch", "uniform"}
     assert result.compressed is not None
     assert result.compressed["mse"] > 0
     assert result.dense["latency_ms"]["median"] >= result.compressed["latency_ms"]["median"]
     assert result.dlinear is not None
+
+
+def test_the_same_share_cut_everywhere_is_among_the_tried_and_told(whole: tuple[Compressed, Path]) -> None:
+    result, out = whole
+    rows = [row for row in result.tried if row["how"] == "uniform"]
+    assert [row["name"].rpartition(", ")[2] for row in rows] == ["repaired", "tuned for 1 epoch"]
+    assert rows[0]["parameters"] == rows[1]["parameters"]
+    [told] = [sentence for sentence in result.verdict if sentence.startswith("With the same share cut everywhere")]
+    assert any(row["name"] in told for row in rows)
+    assert rows[0]["name"] in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (1, [(1, 6)]),
+        (3, [(1, 6), (3, 3)]),
+        (10, [(1, 6), (3, 3), (10, 3)]),
+    ],
+)
+def test_tuning_goes_on_with_ever_fewer_for_ever_longer(epochs: int, expected: list[tuple[int, int]]) -> None:
+    assert tuning_rungs(16, 3, epochs) == expected
 
 
 def test_predictions_are_corrected_by_what_was_timed(whole: tuple[Compressed, Path]) -> None:
@@ -158,9 +181,9 @@ def test_when_the_time_is_over_the_best_so_far_is_the_result(dense: Path, data: 
 
 
 def test_the_clock_ends_what_runs() -> None:
-    with pytest.raises(TimeUp), searching.time_limit(0.05):
+    with pytest.raises(TimeUp), time_limit(0.05):
         signal.pause()
-    with searching.time_limit(None):
+    with time_limit(None):
         pass
 
 
@@ -237,10 +260,12 @@ def test_waits_for_the_clock_count_towards_the_time_limit(dense: Path, data: Pat
 
 
 def test_where_no_candidate_is_within_the_budgets_the_nearest_is_written(
-    dense: Path, data: Path, tmp_path: Path
+    dense: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(searching, "PATIENCE", 1)
     one = search(dense, data, tmp_path / "out", Budgets(max_loss_increase=0.0, max_latency_ms=0.055))
     result = found(one)
+    assert one.stopped in result.verdict
     assert result.exit_code == (0 if result.met else 3)
     assert result.path is not None
     assert result.path.exists()
