@@ -1,0 +1,411 @@
+"""The C that every written model has in front: vectors of any width, functions of them, and the kernels.
+
+It is C99 with the vector extensions of GCC and Clang; other compilers get vectors of one number. The width is chosen
+when it is compiled: 16 numbers with AVX-512, 8 with AVX2, 4 with NEON, Helium and SSE, else 1; `-DPC_W=1` asks for one.
+Sums run in the same order whatever the width. exp, erf, tanh and the square root are its own, so that no mathematics
+library is needed and every processor with fused multiply-adds gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+ROWS = 4
+"""Rows of a weight that are computed together: what is loaded of the columns serves them all."""
+
+TILES = (6, 3, 2, 1)
+"""Vectors of columns for which there is a kernel; wider than `PC_TILE` ones are not compiled."""
+
+VECTORS = r"""
+#include <stddef.h>
+#include <string.h>
+
+#ifndef PC_W
+#if !defined(__GNUC__)
+#define PC_W 1
+#elif defined(__AVX512F__)
+#define PC_W 16
+#elif defined(__AVX2__)
+#define PC_W 8
+#elif defined(__SSE2__) || defined(__ARM_NEON) || defined(__ARM_FEATURE_MVE)
+#define PC_W 4
+#else
+#define PC_W 1
+#endif
+#endif
+#if PC_W > PC_PADDING
+#undef PC_W
+#define PC_W PC_PADDING
+#endif
+#ifndef PC_TILE
+#if PC_W == 16 || defined(__aarch64__)
+#define PC_TILE 6
+#else
+#define PC_TILE 3
+#endif
+#endif
+#if defined(__clang__)
+#define PC_INLINE static inline __attribute__((always_inline, unused))
+#define PC_APART static __attribute__((noinline, unused))
+#elif defined(__GNUC__)
+#define PC_INLINE static inline __attribute__((always_inline, unused))
+/* noipa: GCC 12 took calls for dead whose results later steps read from the arena */
+#define PC_APART static __attribute__((noipa, unused))
+#else
+#define PC_INLINE static inline
+#define PC_APART static
+#endif
+
+#if PC_W > 1
+typedef float pc_v __attribute__((vector_size(4 * PC_W)));
+typedef int pc_i __attribute__((vector_size(4 * PC_W)));
+typedef float pc_u __attribute__((vector_size(4 * PC_W), aligned(4), may_alias));
+PC_INLINE pc_v pc_ld(const float *p) { return (pc_v)*(const pc_u *)p; }
+PC_INLINE void pc_st(float *p, pc_v v) { *(pc_u *)p = (pc_u)v; }
+PC_INLINE pc_v pc_set(float x) { return x - (pc_v){0}; }
+PC_INLINE pc_i pc_bits(pc_v v) { return (pc_i)v; }
+PC_INLINE pc_v pc_number(pc_i i) { return (pc_v)i; }
+/* x where a > b, else y */
+PC_INLINE pc_v pc_above(pc_v a, pc_v b, pc_v x, pc_v y)
+{
+    pc_i m = a > b;
+    return (pc_v)(((pc_i)x & m) | ((pc_i)y & ~m));
+}
+#else
+typedef float pc_v;
+typedef int pc_i;
+PC_INLINE pc_v pc_ld(const float *p) { return *p; }
+PC_INLINE void pc_st(float *p, pc_v v) { *p = v; }
+PC_INLINE pc_v pc_set(float x) { return x; }
+PC_INLINE pc_i pc_bits(pc_v v) { pc_i i; memcpy(&i, &v, sizeof i); return i; }
+PC_INLINE pc_v pc_number(pc_i i) { pc_v v; memcpy(&v, &i, sizeof v); return v; }
+PC_INLINE pc_v pc_above(pc_v a, pc_v b, pc_v x, pc_v y) { return a > b ? x : y; }
+#endif
+
+/* numbers that lie `step` apart, of which `count` are there */
+PC_INLINE pc_v pc_lds(const float *p, ptrdiff_t step, int count)
+{
+    float t[PC_W];
+    for (int i = 0; i < PC_W; i++) t[i] = p[(i < count ? i : 0) * step];
+    return pc_ld(t);
+}
+/* the first `count` numbers only */
+PC_INLINE void pc_stn(float *p, pc_v v, int count)
+{
+    if (count >= PC_W) {
+        pc_st(p, v);
+    } else {
+        float t[PC_W];
+        pc_st(t, v);
+        for (int i = 0; i < PC_W - 1; i++)
+            if (i < count) p[i] = t[i];
+    }
+}
+PC_INLINE pc_v pc_maximum(pc_v a, pc_v b) { return pc_above(a, b, a, b); }
+PC_INLINE pc_v pc_minimum(pc_v a, pc_v b) { return pc_above(a, b, b, a); }
+PC_INLINE pc_v pc_greater(pc_v a, pc_v b) { return pc_above(a, b, pc_set(1.0f), pc_set(0.0f)); }
+PC_INLINE pc_v pc_neg(pc_v x) { return -x; }
+PC_INLINE pc_v pc_abs(pc_v x) { return pc_maximum(x, -x); }
+PC_INLINE pc_v pc_square(pc_v x) { return x * x; }
+PC_INLINE pc_v pc_relu(pc_v x) { return pc_maximum(x, pc_set(0.0f)); }
+PC_INLINE pc_v pc_where(pc_v c, pc_v x, pc_v y) { return pc_above(pc_abs(c), pc_set(0.0f), x, y); }
+
+/* 2^n exp(r) of |r| < ln(2) / 2 by a polynomial (Cephes); 0 below -87, where numbers leave the normal range */
+PC_INLINE pc_v pc_exp(pc_v x)
+{
+    const pc_v magic = pc_set(12582912.0f); /* adding it leaves a whole number in the last bits */
+    pc_v at = pc_minimum(pc_maximum(x, pc_set(-87.0f)), pc_set(88.0f));
+    pc_v whole = at * 1.44269504f + magic;
+    pc_i power = (pc_bits(whole) - pc_bits(magic)) * (1 << 23);
+    pc_v n = whole - magic, r = at - n * 0.693359375f + n * 2.12194440e-4f;
+    pc_v p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return pc_above(x, pc_set(-87.0f), pc_number(pc_bits(p) + power), pc_set(0.0f));
+}
+PC_INLINE pc_v pc_sigmoid(pc_v x) { return 1.0f / (1.0f + pc_exp(-x)); }
+/* a rational function (Eigen) */
+PC_INLINE pc_v pc_tanh(pc_v x)
+{
+    x = pc_minimum(pc_maximum(x, pc_set(-7.90531110763549805f)), pc_set(7.90531110763549805f));
+    pc_v s = x * x;
+    pc_v p = s * -2.76076847742355e-16f + 2.00018790482477e-13f;
+    p = p * s + -8.60467152213735e-11f;
+    p = p * s + 5.12229709037114e-08f;
+    p = p * s + 1.48572235717979e-05f;
+    p = p * s + 6.37261928875436e-04f;
+    p = p * s + 4.89352455891786e-03f;
+    pc_v q = s * 1.19825839466702e-06f + 1.18534705686654e-04f;
+    q = q * s + 2.26843463243900e-03f;
+    q = q * s + 4.89352518554385e-03f;
+    return x * p / q;
+}
+/* a rational function (Eigen) */
+PC_INLINE pc_v pc_erf(pc_v x)
+{
+    x = pc_minimum(pc_maximum(x, pc_set(-4.0f)), pc_set(4.0f));
+    pc_v s = x * x;
+    pc_v p = s * -2.72614225801306e-10f + 2.77068142495902e-08f;
+    p = p * s + -2.10102402082508e-06f;
+    p = p * s + -5.69250639462346e-05f;
+    p = p * s + -7.34990630326855e-04f;
+    p = p * s + -2.95459980854025e-03f;
+    p = p * s + -1.60960333262415e-02f;
+    pc_v q = s * -1.45660718464996e-05f + -2.13374055278905e-04f;
+    q = q * s + -1.68282697438203e-03f;
+    q = q * s + -7.37332916720468e-03f;
+    q = q * s + -1.42647390514189e-02f;
+    return x * p / q;
+}
+PC_INLINE pc_v pc_gelu(pc_v x) { return 0.5f * x * (1.0f + pc_erf(x * 0.70710678f)); }
+PC_INLINE pc_v pc_elu(pc_v x) { return pc_above(x, pc_set(0.0f), x, pc_exp(pc_minimum(x, pc_set(0.0f))) - 1.0f); }
+/* Newton's steps from a guess by the bits; 0 gives a large number, so that its square root is 0 */
+PC_INLINE pc_v pc_rsqrt(pc_v x)
+{
+    pc_v y = pc_number(0x5f375a86 - (pc_bits(x) >> 1));
+    for (int i = 0; i < 4; i++) y = y * (1.5f - 0.5f * x * y * y);
+    return y;
+}
+PC_INLINE pc_v pc_sqrt(pc_v x)
+{
+    pc_v y = x * pc_rsqrt(x);
+    return y + 0.5f * (x - y * y) * pc_rsqrt(pc_maximum(x, pc_set(1e-38f)));
+}
+PC_INLINE int pc_at(float index, int size)
+{
+    int at = (int)index;
+    return at < 0 ? 0 : at < size ? at : size - 1;
+}
+PC_APART int pc_finite(const float *p, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (p[i] - p[i] != 0.0f) return 0;
+    return 1;
+}
+"""
+
+ALONG = r"""
+PC_APART void pc_softmax(const float *x, ptrdiff_t ldx, float *y, ptrdiff_t ldy, int rows, int columns)
+{
+    for (int j = 0; j < columns; j += PC_W) {
+        pc_v top = pc_ld(x + j), sum = pc_set(0.0f);
+        for (int r = 1; r < rows; r++) top = pc_maximum(top, pc_ld(x + r * ldx + j));
+        for (int r = 0; r < rows; r++) {
+            pc_v e = pc_exp(pc_ld(x + r * ldx + j) - top);
+            sum += e;
+            pc_stn(y + r * ldy + j, e, columns - j);
+        }
+        sum = 1.0f / sum;
+        for (int r = 0; r < rows; r++) pc_stn(y + r * ldy + j, pc_ld(y + r * ldy + j) * sum, columns - j);
+    }
+}
+PC_APART void pc_layer_norm(const float *x, ptrdiff_t ldx, float *y, ptrdiff_t ldy, int rows, int columns,
+                            const float *weight, const float *bias, float epsilon)
+{
+    for (int j = 0; j < columns; j += PC_W) {
+        pc_v mean = pc_set(0.0f), square = pc_set(0.0f);
+        for (int r = 0; r < rows; r++) mean += pc_ld(x + r * ldx + j);
+        mean *= 1.0f / (float)rows;
+        for (int r = 0; r < rows; r++) square += pc_square(pc_ld(x + r * ldx + j) - mean);
+        pc_v scale = pc_rsqrt(square * (1.0f / (float)rows) + epsilon);
+        for (int r = 0; r < rows; r++) {
+            pc_v normal = (pc_ld(x + r * ldx + j) - mean) * scale;
+            pc_stn(y + r * ldy + j, normal * weight[r] + bias[r], columns - j);
+        }
+    }
+}
+/* places of the largest, in falling order; of equal ones the first */
+PC_APART void pc_top(const float *x, ptrdiff_t step, int size, float *y, ptrdiff_t ldy, int count, float *left)
+{
+    for (int i = 0; i < size; i++) left[i] = 1.0f;
+    for (int k = 0; k < count; k++) {
+        int best = -1;
+        for (int i = 0; i < size; i++)
+            if (left[i] != 0.0f && (best < 0 || x[i * step] > x[best * step])) best = i;
+        left[best] = 0.0f;
+        y[k * ldy] = (float)best;
+    }
+}
+/* gates of each step by the inputs, (4 hidden), in torch's order: input, forget, cell, output */
+PC_APART void pc_lstm(const float *gates, ptrdiff_t ldg, const float *w, ptrdiff_t ldw, float *y, ptrdiff_t ldy,
+                      float *state, ptrdiff_t cells, int length, int hidden)
+{
+    float *cell = state + cells;
+    const float *before = NULL;
+    for (int i = 0; i < hidden; i++) cell[i] = 0.0f;
+    for (int t = 0; t < length; t++) {
+        for (int j = 0; j < 4 * hidden; j += PC_W) {
+            pc_v sum = pc_ld(gates + t * ldg + j);
+            if (before != NULL)
+                for (int k = 0; k < hidden; k++) sum += before[k] * pc_ld(w + k * ldw + j);
+            pc_stn(state + j, sum, 4 * hidden - j);
+        }
+        for (int i = 0; i < hidden; i += PC_W) {
+            pc_v c = pc_sigmoid(pc_ld(state + hidden + i)) * pc_ld(cell + i);
+            c += pc_sigmoid(pc_ld(state + i)) * pc_tanh(pc_ld(state + 2 * hidden + i));
+            pc_stn(cell + i, c, hidden - i);
+            pc_stn(y + t * ldy + i, pc_sigmoid(pc_ld(state + 3 * hidden + i)) * pc_tanh(c), hidden - i);
+        }
+        before = y + t * ldy;
+    }
+}
+"""
+
+PRODUCT = r"""
+/* y = activation(scale * product + bias) + residual; columns are contiguous in x, y and the residual */
+struct pc_product {
+    const float *s;                          /* numbers of the weight */
+    ptrdiff_t s_row, s_depth, s_rows;        /* from row to row, along the sum, from 4 rows to the next 4 */
+    ptrdiff_t ldx, ldy, ldr;
+    int rows, depth, columns;
+    const float *bias_rows, *bias_columns;
+    float scale;
+    int activation;                          /* 0 none, 1 gelu, 2 relu, 3 elu, 4 tanh, 5 sigmoid */
+    const unsigned char *q;                  /* counts and columns of the numbers that are not zero */
+    int block;                               /* columns of the weight in a block of these */
+};
+PC_APART void pc_finish(const struct pc_product *p, float *y, const float *residual, int row, int rows, int at, int n)
+{
+    if (p->scale == 1.0f && !p->bias_rows && !p->bias_columns && !p->activation && !residual) return;
+    for (int r = row; r < row + rows; r++) {
+        pc_v bias = pc_set(p->bias_rows ? p->bias_rows[r] : 0.0f);
+        for (int j = at; j < at + n * PC_W; j += PC_W) {
+            pc_v v = pc_ld(y + r * p->ldy + j) * p->scale + bias;
+            if (p->bias_columns) v += pc_ld(p->bias_columns + j);
+            switch (p->activation) {
+            case 1: v = pc_gelu(v); break;
+            case 2: v = pc_relu(v); break;
+            case 3: v = pc_elu(v); break;
+            case 4: v = pc_tanh(v); break;
+            case 5: v = pc_sigmoid(v); break;
+            default: break;
+            }
+            if (residual) v += pc_ld(residual + r * p->ldr + j);
+            pc_st(y + r * p->ldy + j, v);
+        }
+    }
+}
+"""
+
+WALK = r"""
+PC_APART void pc_{kind}(const struct pc_product *p, const float *x, float *y, const float *residual)
+{{
+    int at = 0, left = (p->columns + PC_W - 1) / PC_W;
+    while (left > 0) {{
+{calls}
+    }}
+}}
+"""
+
+
+def products() -> str:
+    """Returns the kernel of dense products, for each number of vectors."""
+    return "".join(_tile("product", _dense(tile), tile) for tile in TILES) + _walk("product")
+
+
+def sparse_products() -> str:
+    """Returns the kernels of products with weights that hold no zeros."""
+    jammed = "".join(_tile("jammed", _jammed(tile), tile) for tile in TILES) + _walk("jammed")
+    return jammed + "".join(_tile("rowwise", _rowwise(tile), tile) for tile in TILES) + _walk("rowwise")
+
+
+def _walk(kind: str) -> str:
+    """Returns the function that goes over all columns, as many vectors at a time as there is a kernel for."""
+    calls = []
+    for tile in TILES:
+        call = f"        if (left >= {tile}) {{ pc_{kind}{tile}(p, x, y, residual, at); at += {tile} * PC_W; left -= {tile}; continue; }}"
+        calls += [f"#if PC_TILE >= {tile}", call, "#endif"]
+    return WALK.format(kind=kind, calls="\n".join(calls))
+
+
+def _tile(kind: str, body: Iterator[str], tile: int) -> str:
+    head = f"PC_APART void pc_{kind}{tile}(const struct pc_product *p, const float *xs, float *ys, const float *residual, int at)"
+    lines = "\n".join(f"    {line}" for line in body)
+    return f"#if PC_TILE >= {tile}\n{head}\n{{\n{lines}\n}}\n#endif\n"
+
+
+def _sums(rows: int, tile: int) -> str:
+    return ", ".join(f"a{row}{vector} = pc_set(0.0f)" for row in range(rows) for vector in range(tile))
+
+
+def _loads(tile: int) -> str:
+    return " ".join(f"pc_v x{vector} = pc_ld(x + {vector} * PC_W);" for vector in range(tile))
+
+
+def _stores(rows: int, tile: int) -> str:
+    return " ".join(
+        f"pc_st(y + {row} * p->ldy + {vector} * PC_W, a{row}{vector});" for row in range(rows) for vector in range(tile)
+    )
+
+
+def _dense(tile: int) -> Iterator[str]:
+    for rows in (ROWS, 1):
+        if rows == ROWS:
+            yield "int r = 0;"
+            yield f"for (; r + {ROWS} <= p->rows; r += {ROWS}) {{"
+        else:
+            yield "for (; r < p->rows; r++) {"
+        yield f"    const float *s = p->s + (r / {ROWS}) * p->s_rows + (r % {ROWS}) * p->s_row, *x = xs + at;"
+        yield f"    float *y = ys + r * p->ldy + at;\n    pc_v {_sums(rows, tile)};"
+        yield "    for (int k = 0; k < p->depth; k++, x += p->ldx, s += p->s_depth) {"
+        yield f"        {_loads(tile)}"
+        for row in range(rows):
+            adds = " ".join(f"a{row}{vector} += s[{row} * p->s_row] * x{vector};" for vector in range(tile))
+            yield f"        {adds}"
+        yield "    }"
+        yield f"    {_stores(rows, tile)}"
+        yield f"    pc_finish(p, ys, residual, r, {rows}, at, {tile});"
+        yield "}"
+
+
+def _blocks(rows: int, tile: int, inner: Iterator[str]) -> Iterator[str]:
+    """Yields the loops over blocks of columns of the weight and groups of its rows, around what a group does."""
+    yield "const float *s = p->s; const unsigned char *q = p->q;"
+    yield "for (int first = 0; first < p->depth; first += p->block) {"
+    yield f"    for (int r = 0; r < p->rows; r += {rows}) {{"
+    yield "        const float *from = xs + first * p->ldx + at;"
+    yield f"        float *y = ys + r * p->ldy + at;\n        pc_v {_sums(rows, tile)};"
+    for row in range(rows):
+        there = "" if row == 0 else f" && r + {row} < p->rows"
+        loads = " ".join(f"a{row}{vector} = pc_ld(y + {row} * p->ldy + {vector} * PC_W);" for vector in range(tile))
+        yield f"        if (first{there}) {{ {loads} }}"
+    for line in inner:
+        yield f"        {line}"
+    for row in range(rows):
+        stores = " ".join(f"pc_st(y + {row} * p->ldy + {vector} * PC_W, a{row}{vector});" for vector in range(tile))
+        yield f"        {'' if row == 0 else f'if (r + {row} < p->rows) '}{{ {stores} }}"
+    finish = f"pc_finish(p, ys, residual, r, p->rows - r < {rows} ? p->rows - r : {rows}, at, {tile});"
+    yield f"        if (first + p->block >= p->depth) {finish}"
+    yield "    }"
+    yield "}"
+
+
+def _jammed(tile: int) -> Iterator[str]:
+    """Yields the kernel for four rows at once: their columns come by which of the rows have them."""
+
+    def inner() -> Iterator[str]:
+        yield f"const unsigned char *counts = q; q += {2**ROWS - 1};"
+        for mask in range(1, 2**ROWS):
+            rows = [row for row in range(ROWS) if mask >> row & 1]
+            adds = " ".join(f"a{row}{v} += s[{at}] * x{v};" for at, row in enumerate(rows) for v in range(tile))
+            yield f"for (int n = counts[{mask - 1}]; n > 0; n--, s += {len(rows)}) {{"
+            yield f"    const float *x = from + *q++ * p->ldx; {_loads(tile)}"
+            yield f"    {adds}"
+            yield "}"
+
+    return _blocks(ROWS, tile, inner())
+
+
+def _rowwise(tile: int) -> Iterator[str]:
+    """Yields the kernel for one row at a time."""
+
+    def inner() -> Iterator[str]:
+        yield "for (int n = *q++; n > 0; n--, s++) {"
+        yield f"    const float *x = from + *q++ * p->ldx; {_loads(tile)}"
+        yield "    " + " ".join(f"a0{v} += s[0] * x{v};" for v in range(tile))
+        yield "}"
+
+    return _blocks(1, tile, inner())
