@@ -97,6 +97,7 @@ RUNTIMES = Registry(
         "onnxruntime": "prunecast.export.onnxruntime:RUNTIME",
         "openvino": "prunecast.export.openvino:RUNTIME",
         "executorch": "prunecast.export.executorch:RUNTIME",
+        "c": "prunecast.export.c.runtime:RUNTIME",
     },
 )
 

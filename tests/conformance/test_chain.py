@@ -223,7 +223,7 @@ def shipped(*methods: str) -> pytest.MarkDecorator:
 FEW = ("transformer", "fedformer", "crossformer")
 """Models on which every method is tried each time: attention of two kinds, complex weights, a model of scales."""
 
-SLOW = {"csr": FEW, "compile": ("dlinear",), "executorch": ("dlinear",)}
+SLOW = {"csr": FEW, "compile": ("dlinear",), "executorch": ("dlinear",), "c": ("dlinear", "lstm")}
 """Runtimes that take long to make something of a model, or nothing of so small ones -> the models that they meet each
 time, dense."""
 

@@ -316,13 +316,14 @@ def _walk(kind: str) -> str:
     """Returns the function that goes over all columns, as many vectors at a time as there is a kernel for."""
     calls = []
     for tile in TILES:
-        call = f"        if (left >= {tile}) {{ pc_{kind}{tile}(p, x, y, residual, at); at += {tile} * PC_W; left -= {tile}; continue; }}"
-        calls += [f"#if PC_TILE >= {tile}", call, "#endif"]
+        then = f"pc_{kind}{tile}(p, x, y, residual, at); at += {tile} * PC_W; left -= {tile}; continue;"
+        calls += [f"#if PC_TILE >= {tile}", f"        if (left >= {tile}) {{ {then} }}", "#endif"]
     return WALK.format(kind=kind, calls="\n".join(calls))
 
 
 def _tile(kind: str, body: Iterator[str], tile: int) -> str:
-    head = f"PC_APART void pc_{kind}{tile}(const struct pc_product *p, const float *xs, float *ys, const float *residual, int at)"
+    given = "const struct pc_product *p, const float *xs, float *ys, const float *residual, int at"
+    head = f"PC_APART void pc_{kind}{tile}({given})"
     lines = "\n".join(f"    {line}" for line in body)
     return f"#if PC_TILE >= {tile}\n{head}\n{{\n{lines}\n}}\n#endif\n"
 

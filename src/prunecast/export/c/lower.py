@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +19,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunecast.errors import UserError
-from prunecast.export.c.program import INPUTS, OUTPUT, Array, Code, Operation, Program
+from prunecast.export.c.program import ARGUMENTS, RESULT, Code, Numbers, Operation, Program
 from prunecast.export.raw import RawForecaster, raw_forecaster
-from prunecast.models.base import blank, config_from, example_inputs
+from prunecast.models.base import ForecastModel, blank, config_from, example_inputs
 from prunecast.models.io import SavedModel
-
-if TYPE_CHECKING:
-    from torch.fx import Node
 
 LARGEST = float(np.finfo(np.float32).max)
 """What stands for an infinity: the C computes with finite numbers only."""
@@ -33,10 +30,10 @@ LARGEST = float(np.finfo(np.float32).max)
 SAME = ("clone", "detach", "alias", "contiguous", "dropout", "_to_copy")
 """Operators that change no number."""
 
-BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "maximum": "maximum", "gt": "greater"}
-UNARY = ("neg", "square", "sqrt", "rsqrt", "exp", "tanh", "sigmoid", "relu", "abs")
+OF_TWO = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "maximum": "maximum", "gt": "greater"}
+OF_ONE = ("neg", "square", "sqrt", "rsqrt", "exp", "tanh", "sigmoid", "relu", "abs")
 FILLS = {"new_zeros": 0.0, "zeros_like": 0.0, "new_ones": 1.0, "ones_like": 1.0}
-REDUCTIONS = {"sum": "sum", "mean": "mean", "amax": "max"}
+OVER_DIMENSIONS = {"sum": "sum", "mean": "mean", "amax": "max"}
 
 
 def lower(saved: SavedModel) -> Program:
@@ -45,9 +42,15 @@ def lower(saved: SavedModel) -> Program:
     Raises:
         UserError: naming an operator that it does not know.
     """
-    exported = _exported(saved.model.config.model_dump_json())
-    weights = raw_forecaster(saved).state_dict()
-    return _Lowering(exported, weights).program()
+    return _Lowering(_exported(saved.model.config.model_dump_json()), raw_forecaster(saved).state_dict()).program()
+
+
+def lower_model(model: ForecastModel) -> Program:
+    """Returns the program of a model whose values are standardised already, see `lower`."""
+    zeros, ones = torch.zeros(model.config.channels), torch.ones(model.config.channels)
+    return _Lowering(
+        _exported(model.config.model_dump_json()), RawForecaster(model, zeros, ones).state_dict()
+    ).program()
 
 
 @lru_cache(maxsize=16)
@@ -58,7 +61,8 @@ def _exported(config_json: str) -> ExportedProgram:
     module = RawForecaster(blank(config).float().eval(), zeros, ones).eval()
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         # without any of the decompositions, products, norms and activations stay whole
-        return torch.export.export(module, example_inputs(config)).run_decompositions({})
+        found: ExportedProgram = torch.export.export(module, example_inputs(config)).run_decompositions({})
+    return found
 
 
 class _Lowering:
@@ -72,10 +76,10 @@ class _Lowering:
 
     def __init__(self, exported: ExportedProgram, weights: Mapping[str, Tensor]) -> None:
         self.exported, self.weights = exported, weights
-        self.known: dict[Node, Any] = {}
-        self.names: dict[Node, str] = {}
-        self.parts: dict[Node, list[str]] = {}
-        self.constants: dict[str, Array] = {}
+        self.known: dict[torch.fx.Node, Any] = {}
+        self.names: dict[torch.fx.Node, str] = {}
+        self.parts: dict[torch.fx.Node, list[str]] = {}
+        self.constants: dict[str, Numbers] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.inputs: dict[str, tuple[int, ...]] = {}
         self.operations: list[Operation] = []
@@ -87,7 +91,7 @@ class _Lowering:
         tensors = signature.inputs_to_parameters | signature.inputs_to_buffers
         for node in self.exported.graph.nodes:
             if node.op == "placeholder":
-                if node.name in INPUTS:
+                if node.name in ARGUMENTS:
                     self.names[node] = node.name
                     self.shapes[node.name] = self.inputs[node.name] = tuple(node.meta["val"].shape)
                 elif node.name in tensors:
@@ -108,10 +112,10 @@ class _Lowering:
         return constant
 
     def _give(self, name: str) -> None:
-        self.operations.append(Operation(op="reshape", inputs=(name,), output=OUTPUT, numbers=self.shapes[name]))
+        self.operations.append(Operation(op="reshape", inputs=(name,), output=RESULT, numbers=self.shapes[name]))
 
     def _without_unread(self) -> Program:
-        read, kept = {OUTPUT}, []
+        read, kept = {RESULT}, []
         for operation in reversed(self.operations):
             if operation.output in read:
                 kept.append(operation)
@@ -137,7 +141,9 @@ class _Lowering:
         self.constants[name], self.shapes[name] = value, value.shape
         return name
 
-    def _add(self, op: str, inputs: Sequence[str], shape: Sequence[int], numbers: Iterable[int] = (), value: float = 0.0) -> str:
+    def _add(
+        self, op: str, inputs: Sequence[str], shape: Sequence[int], numbers: Iterable[int] = (), value: float = 0.0
+    ) -> str:
         """Adds an operation and returns the name of its value."""
         name = f"v{next(self.counter)}"
         operation = Operation.model_validate(
@@ -169,7 +175,7 @@ class _Lowering:
 
     # operators
 
-    def _call(self, node: Node) -> None:
+    def _call(self, node: Any) -> None:
         """Adds what one node of the graph does."""
         arguments = torch.fx.node.map_arg((node.args, node.kwargs), lambda argument: argument)
         nodes = node.all_input_nodes
@@ -180,18 +186,18 @@ class _Lowering:
             return
         if getattr(node.target, "__name__", "") == "getitem":
             source, index = node.args
-            self.names[node] = self.parts[source][index]  # type: ignore[index]
+            self.names[node] = self.parts[source][index]
             return
         name = str(node.target).removeprefix("aten.").partition(".")[0]
         shape = tuple(node.meta["val"].shape) if isinstance(node.meta["val"], Tensor) else ()
         if name in FILLS:  # of the input they take the shape alone
             self.known[node] = torch.full(shape, FILLS[name])
-        elif name in BINARY:
-            self.names[node] = self._by_two(BINARY[name], node, shape)
-        elif name in UNARY:
+        elif name in OF_TWO:
+            self.names[node] = self._by_two(OF_TWO[name], node, shape)
+        elif name in OF_ONE:
             self.names[node] = self._add(name, [self._name(node.args[0])], shape)
-        elif name in REDUCTIONS:
-            self.names[node] = self._reduced(REDUCTIONS[name], node, shape)
+        elif name in OVER_DIMENSIONS:
+            self.names[node] = self._reduced(OVER_DIMENSIONS[name], node, shape)
         elif name in SAME:
             self.names[node] = self._name(node.args[0])
         elif name in {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten"}:
@@ -205,81 +211,81 @@ class _Lowering:
         else:
             raise UserError(f"the runtime 'c' has no operator {str(node.target)!r}, which this model needs")
 
-    def _by_two(self, op: str, node: Node, shape: Sequence[int]) -> str:
+    def _by_two(self, op: str, node: Any, shape: Sequence[int]) -> str:
         x, y = node.args[:2]
         if alpha := node.kwargs.get("alpha"):
             assert not isinstance(y, torch.fx.Node) or y in self.known, "a factor of what is added"
-            y = self._constant(torch.as_tensor(self.known.get(y, y)) * alpha)  # type: ignore[arg-type, operator]
+            y = self._constant(torch.as_tensor(self.known.get(y, y)) * alpha)
             return self._add(op, [self._name(x), y], shape)
         assert node.kwargs.get("rounding_mode") is None, "a division that rounds"
         return self._add(op, [self._name(x), self._name(y)], shape)
 
-    def _reduced(self, op: str, node: Node, shape: Sequence[int]) -> str:
+    def _reduced(self, op: str, node: Any, shape: Sequence[int]) -> str:
         name = self._name(node.args[0])
         whole = self.shapes[name]
-        dims = [dim % len(whole) for dim in (node.args[1] if len(node.args) > 1 else range(len(whole)))]  # type: ignore[union-attr, operator]
+        dims = [dim % len(whole) for dim in (node.args[1] if len(node.args) > 1 else range(len(whole)))]
         kept = [1 if dim in dims else size for dim, size in enumerate(whole)]
         return self._reshape(self._add(op, [name], kept, dims), shape)
 
-    def _dim(self, node: Node, position: int = 1) -> int:
+    def _dim(self, node: Any, position: int = 1) -> int:
         dim: Any = node.args[position] if len(node.args) > position else 0
-        return int(dim) % len(node.args[0].meta["val"].shape)  # type: ignore[union-attr]
+        return int(dim) % len(node.args[0].meta["val"].shape)
 
 
-def _slice(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _slice(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     name, dim = to._name(node.args[0]), to._dim(node)
     start, stop, step = (node.args[position] if len(node.args) > position else None for position in (2, 3, 4))
-    first, _, by = slice(start, stop, step).indices(to.shapes[name][dim])  # type: ignore[misc, arg-type]
+    first, _, by = slice(start, stop, step).indices(to.shapes[name][dim])
     return to._slice(name, dim, first, shape[dim], by)
 
 
-def _select(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _select(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     name, dim = to._name(node.args[0]), to._dim(node)
-    index = int(node.args[2]) % to.shapes[name][dim]  # type: ignore[arg-type]
+    index = int(node.args[2]) % to.shapes[name][dim]
     return to._reshape(to._slice(name, dim, index, 1), shape)
 
 
-def _unbind(to: _Lowering, node: Node, shape: tuple[int, ...]) -> list[str]:
+def _unbind(to: _Lowering, node: Any, shape: tuple[int, ...]) -> list[str]:
     name, dim = to._name(node.args[0]), to._dim(node)
     whole = to.shapes[name]
     rest = (*whole[:dim], *whole[dim + 1 :])
     return [to._reshape(to._slice(name, dim, index, 1), rest) for index in range(whole[dim])]
 
 
-def _split(to: _Lowering, node: Node, shape: tuple[int, ...]) -> list[str]:
+def _split(to: _Lowering, node: Any, shape: tuple[int, ...]) -> list[str]:
     name, dim = to._name(node.args[0]), to._dim(node, 2)
     size, asked = to.shapes[name][dim], node.args[1]
     sizes = asked if not isinstance(asked, int) else [min(asked, size - at) for at in range(0, size, asked)]
-    starts = np.cumsum([0, *sizes])  # type: ignore[misc]
-    return [to._slice(name, dim, int(start), int(one)) for start, one in zip(starts, sizes, strict=False)]  # type: ignore[arg-type]
+    starts = np.cumsum([0, *sizes])
+    return [to._slice(name, dim, int(start), int(one)) for start, one in zip(starts, sizes, strict=False)]
 
 
-def _flip(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _flip(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     name = to._name(node.args[0])
-    for dim in node.args[1]:  # type: ignore[union-attr]
-        size = to.shapes[name][dim]  # type: ignore[index]
-        name = to._slice(name, dim % len(shape), size - 1, size, -1)  # type: ignore[operator]
+    for dim in node.args[1]:
+        size = to.shapes[name][dim]
+        name = to._slice(name, dim % len(shape), size - 1, size, -1)
     return name
 
 
-def _transpose(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _transpose(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     order = [*range(len(shape))]
     one, other = to._dim(node, 1), to._dim(node, 2)
     order[one], order[other] = order[other], order[one]
     return to._permute(to._name(node.args[0]), order)
 
 
-def _permute(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
-    return to._permute(to._name(node.args[0]), [dim % len(shape) for dim in node.args[1]])  # type: ignore[union-attr, operator]
+def _permute(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
+    return to._permute(to._name(node.args[0]), [dim % len(shape) for dim in node.args[1]])
 
 
-def _expand(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _expand(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     name = to._name(node.args[0])
     name = to._reshape(name, (*(1,) * (len(shape) - len(to.shapes[name])), *to.shapes[name]))
     return name if to.shapes[name] == shape else to._add("expand", [name], shape, shape)
 
 
-def _repeat(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _repeat(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     name = to._name(node.args[0])
     times: Any = node.args[1]
     sizes = (*(1,) * (len(times) - len(to.shapes[name])), *to.shapes[name])
@@ -288,13 +294,13 @@ def _repeat(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
     return to._reshape(to._add("expand", [to._reshape(name, apart)], wide, wide), shape)
 
 
-def _cat(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _cat(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     parts: Any = node.args[0]
     dim: Any = node.args[1] if len(node.args) > 1 else 0
     return to._concat([to._name(part) for part in parts], int(dim) % len(shape))
 
 
-def _stack(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _stack(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     parts: Any = node.args[0]
     dim: Any = node.args[1] if len(node.args) > 1 else 0
     dim = int(dim) % len(shape)
@@ -302,7 +308,7 @@ def _stack(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
     return to._concat([to._reshape(to._name(part), one) for part in parts], dim)
 
 
-def _index(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _index(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     indices: Any = node.args[1]
     chosen = [(dim, index) for dim, index in enumerate(indices) if index is not None]
     if len(chosen) != 1 or chosen[0][1] not in to.known or to.known[chosen[0][1]].dim() != 1:
@@ -311,22 +317,22 @@ def _index(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
     return to._add("take", [to._name(node.args[0])], shape, (dim, *to.known[index].tolist()))
 
 
-def _index_select(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _index_select(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     index: Any = node.args[2]
     return to._add("take", [to._name(node.args[0])], shape, (to._dim(node), *to.known[index].tolist()))
 
 
-def _gather(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _gather(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     return to._add("gather", [to._name(node.args[0]), to._name(node.args[2])], shape, [to._dim(node)])
 
 
-def _scatter(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _scatter(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     names = [to._name(node.args[position]) for position in (0, 2, 3)]
     return to._add("scatter", names, shape, [to._dim(node)])
 
 
-def _top(to: _Lowering, node: Node, shape: tuple[int, ...]) -> list[str]:
-    name, number = to._name(node.args[0]), int(node.args[1])  # type: ignore[arg-type]
+def _top(to: _Lowering, node: Any, shape: tuple[int, ...]) -> list[str]:
+    name, number = to._name(node.args[0]), int(node.args[1])
     dim: Any = node.args[2] if len(node.args) > 2 else -1
     dim = int(dim) % len(to.shapes[name])
     sizes = [number if at == dim else size for at, size in enumerate(to.shapes[name])]
@@ -334,30 +340,30 @@ def _top(to: _Lowering, node: Node, shape: tuple[int, ...]) -> list[str]:
     return [to._add("gather", [name, index], sizes, [dim]), index]
 
 
-def _softmax(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _softmax(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     return to._add("softmax", [to._name(node.args[0])], shape, [to._dim(node)])
 
 
-def _cumsum(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _cumsum(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     return to._add("cumsum", [to._name(node.args[0])], shape, [to._dim(node)])
 
 
-def _masked_fill(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _masked_fill(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     return to._add("where", [to._name(node.args[position]) for position in (1, 2, 0)], shape)
 
 
-def _gelu(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _gelu(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     if node.kwargs.get("approximate", "none") != "none":
         raise UserError("the runtime 'c' computes gelu with erf; this model asks for an approximation")
     return to._add("gelu", [to._name(node.args[0])], shape)
 
 
-def _elu(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _elu(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     assert node.args[1:] in ((), (1.0,)), "a scaled elu"
     return to._add("elu", [to._name(node.args[0])], shape)
 
 
-def _layer_norm(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _layer_norm(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     x, normalised, weight, bias, epsilon = (*node.args, *(None,) * 5)[:5]
     size: Any = normalised
     assert len(size) == 1, "a norm over the last dimension"
@@ -365,26 +371,26 @@ def _layer_norm(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
         to._constant(fill(*size)) if part is None else to._name(part)
         for part, fill in ((weight, torch.ones), (bias, torch.zeros))
     ]
-    return to._add("layer_norm", [to._name(x), *given], shape, value=1e-5 if epsilon is None else float(epsilon))  # type: ignore[arg-type]
+    return to._add("layer_norm", [to._name(x), *given], shape, value=1e-5 if epsilon is None else float(epsilon))
 
 
-def _linear(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _linear(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     if node.args[1] not in to.known:
         raise UserError("the runtime 'c' has no linear map whose weight is computed from the inputs")
     return to._add("linear", [to._name(part) for part in node.args if part is not None], shape)
 
 
-def _matmul(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _matmul(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     """A product with a constant matrix is a linear map; of others, the dimensions before the last two become equal."""
     x, y = node.args[:2]
-    if y in to.known and to.known[y].dim() == 2:  # type: ignore[index]
-        return to._add("linear", [to._name(x), to._constant(to.known[y].mT)], shape)  # type: ignore[index]
-    if x in to.known and to.known[x].dim() == 2:  # type: ignore[index]
+    if y in to.known and to.known[y].dim() == 2:
+        return to._add("linear", [to._name(x), to._constant(to.known[y].mT)], shape)
+    if x in to.known and to.known[x].dim() == 2:
         name, last = to._name(y), len(shape) - 1
         swap = [*range(last - 1), last, last - 1]
         turned = to._permute(name, swap)
         sizes = (*(to.shapes[turned][:-1]), shape[-2])
-        return to._permute(to._add("linear", [turned, to._constant(to.known[x])], sizes), swap)  # type: ignore[index]
+        return to._permute(to._add("linear", [turned, to._constant(to.known[x])], sizes), swap)
     names = []
     for part in (x, y):
         name = to._name(part)
@@ -395,30 +401,30 @@ def _matmul(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
     return to._add("matmul", names, shape)
 
 
-def _convolution(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _convolution(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     """A convolution is a linear map of shifted copies, one for each of its taps."""
     x, weight, bias, stride, padding, dilation, groups = (*node.args, *(None,) * 7)[:7]
-    if weight not in to.known or (dilation or [1])[0] != 1 or (groups or 1) != 1:  # type: ignore[index]
+    if weight not in to.known or (dilation or [1])[0] != 1 or (groups or 1) != 1:
         raise UserError("the runtime 'c' has no convolution with dilation or groups; this model needs one")
-    kernel, step = to.known[weight], (stride or [1])[0]  # type: ignore[index]
-    x_BLC, pad = to._permute(to._name(x), [0, 2, 1]), (padding or [0])[0]  # type: ignore[index]
+    kernel, step = to.known[weight], (stride or [1])[0]
+    x_BLC, pad = to._permute(to._name(x), [0, 2, 1]), (padding or [0])[0]
     if pad:
         edge = to._constant(torch.zeros(shape[0], pad, kernel.shape[1]))
         x_BLC = to._concat([edge, x_BLC, edge], 1)
-    taps = [to._slice(x_BLC, 1, tap, shape[2], step) for tap in range(kernel.shape[2])]  # type: ignore[arg-type]
+    taps = [to._slice(x_BLC, 1, tap, shape[2], step) for tap in range(kernel.shape[2])]
     by_tap = to._constant(kernel.permute(0, 2, 1).flatten(1))
     inputs = [to._concat(taps, 2), by_tap, *([] if bias is None else [to._name(bias)])]
     return to._permute(to._add("linear", inputs, (shape[0], shape[2], shape[1])), [0, 2, 1])
 
 
-def _max_pool(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
+def _max_pool(to: _Lowering, node: Any, shape: tuple[int, ...]) -> str:
     """The largest of a few neighbours is the larger of shifted copies."""
     x, kernel, stride, padding = (*node.args, None, None, None)[:4]
     name = to._name(x)
-    for dim, size, step, pad in zip((2, 3), kernel, stride or kernel, padding or (0, 0), strict=True):  # type: ignore[arg-type]
+    for dim, size, step, pad in zip((2, 3), kernel, stride or kernel, padding or (0, 0), strict=True):
         if pad:
             sizes = [pad if at == dim else one for at, one in enumerate(to.shapes[name])]
-            edge = to._constant(torch.full(sizes, -LARGEST))  # type: ignore[arg-type]
+            edge = to._constant(torch.full(sizes, -LARGEST))
             name = to._concat([edge, name, edge], dim)
         taps = [to._slice(name, dim, tap, shape[dim], step) for tap in range(size)]
         name = taps[0]
@@ -427,24 +433,24 @@ def _max_pool(to: _Lowering, node: Node, shape: tuple[int, ...]) -> str:
     return name
 
 
-def _lstm(to: _Lowering, node: Node, shape: tuple[int, ...]) -> list[str]:
+def _lstm(to: _Lowering, node: Any, shape: tuple[int, ...]) -> list[str]:
     """The products with the inputs of all steps come first, as one; the operator has what follows step by step."""
     x, state, weights, has_bias, layers, _, _, two_ways, batch_first = node.args[:9]
     start: Any = state
     if two_ways or not batch_first or layers != 1 or any(bool(to.known[part].any()) for part in start):
         raise UserError("the runtime 'c' has an LSTM of one layer, one direction, from zeros; this model has another")
-    name, given = to._name(x), [*weights]  # type: ignore[misc, list-item]
+    name, given = to._name(x), [*weights]
     by_input = [name, to._name(given[0])]
     if has_bias:
-        by_input.append(to._constant(to.known[given[2]] + to.known[given[3]]))  # type: ignore[index]
+        by_input.append(to._constant(to.known[given[2]] + to.known[given[3]]))
     _, length, _ = to.shapes[name]
-    hidden = to.known[given[1]].shape[1]  # type: ignore[index]
+    hidden = to.known[given[1]].shape[1]
     gates = to._add("linear", by_input, (1, length, 4 * hidden))
     found = to._add("lstm", [to._reshape(gates, (length, 4 * hidden)), to._name(given[1])], (length, hidden))
     return [to._reshape(found, (1, length, hidden))]
 
 
-_HANDLERS: Mapping[str, Callable[[_Lowering, Node, tuple[int, ...]], str | list[str]]] = {
+_HANDLERS: Mapping[str, Callable[[_Lowering, Any, tuple[int, ...]], str | list[str]]] = {
     "slice": _slice,
     "select": _select,
     "unbind": _unbind,
@@ -477,4 +483,3 @@ _HANDLERS: Mapping[str, Callable[[_Lowering, Node, tuple[int, ...]], str | list[
     "lstm": _lstm,
 }
 """aten's name -> what it becomes. A handler gives the name of a value, or names where an operator gives several."""
-

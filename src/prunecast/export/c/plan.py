@@ -15,11 +15,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from prunecast.export.c.program import BY_ELEMENT, OUTPUT, REDUCTIONS, UNARY, Array, Operation, Program
+from prunecast.export.c.program import BY_ELEMENT, REDUCTIONS, RESULT, UNARY, Numbers, Operation, Program
 
 PADDING = 16
 """Numbers in the widest vector: rows are padded to a multiple of it, and what may be read past an end is less."""
@@ -74,7 +73,7 @@ class Expression:
     op: str
     parts: tuple[Expression, ...] = ()
     leaf: View | float | None = None
-    array: Array | None = None
+    array: Numbers | None = None
 
     def leaves(self) -> list[View]:
         """Returns the views that it reads, each once."""
@@ -103,7 +102,7 @@ class ByElement(Step):
 
 
 @dataclass
-class Copy(Step):
+class Move(Step):
     """Copies a view to another of its shape."""
 
 
@@ -130,7 +129,7 @@ class Along(Step):
 
 @dataclass
 class Recurrent(Step):
-    """An LSTM after its products with the inputs: gates, transposed recurrent weight (H, 4 H), room for gates and cell."""
+    """An LSTM after its products with the inputs: sources are gates, the turned weight (H, 4 H), room for its state."""
 
     length: int
     hidden: int
@@ -157,7 +156,7 @@ class Product(Step):
     columns: int
     vector: View
     scalar: View | None
-    weight: Array | None
+    weight: Numbers | None
     loops: list[tuple[int, int, int]]
     bias: View | None = None
     by_column: bool = False
@@ -193,13 +192,13 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     inputs: dict[str, View] = field(default_factory=dict)
     outcome: View = field(default_factory=lambda: View("", 0, (), ()))
-    constants: dict[str, Array] = field(default_factory=dict)
+    constants: dict[str, Numbers] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
     arena: int = 0
 
 
-Value = View | Array | Expression | Product
+Value = View | Numbers | Expression | Product
 """What is known of a value: where it lies, its constant, or what would compute it."""
 
 
@@ -214,7 +213,7 @@ def plan_of(program: Program, padding: int = PADDING) -> Plan:
     for operation in program.code.operations:
         planner.add(operation)
     plan = planner.plan
-    plan.outcome = planner.view(planner.values[OUTPUT], program.shapes[OUTPUT])
+    plan.outcome = planner.view(planner.values[RESULT], program.shapes[RESULT])
     _in_place(plan)
     _place(plan, padding)
     return plan
@@ -268,7 +267,7 @@ class _Planner:
         self.plan.sizes[name] = max(pitch, 1)
         return View(name, 0, shape, tuple(strides))
 
-    def constant(self, value: Array) -> str:
+    def constant(self, value: Numbers) -> str:
         """Returns the buffer of an array in C order, the same for equal ones."""
         value = np.ascontiguousarray(value, dtype=np.float32)
         key = (value.tobytes(), value.shape)
@@ -277,7 +276,7 @@ class _Planner:
             self.plan.constants[self.known[key]] = value
         return self.known[key]
 
-    def constant_like(self, value: Array, target: View) -> View:
+    def constant_like(self, value: Numbers, target: View) -> View:
         """Returns a constant that lies like `target`, as far as it is not the same along a dimension."""
         value = value.reshape((1,) * (len(target.shape) - value.ndim) + value.shape)
         order = target.order()
@@ -316,7 +315,7 @@ class _Planner:
     def relaid(self, view: View, order: Sequence[int], columns: int) -> View:
         """Copies a view into a new buffer of another order."""
         target = self.room(view.shape, order, columns)
-        self.plan.steps.append(Copy(target, [view]))
+        self.plan.steps.append(Move(target, [view]))
         return target
 
     # operations
@@ -359,10 +358,9 @@ class _Planner:
             return View(x.buffer, x.offset, shape, missing + x.strides)
         if op == "slice":
             dim, start, size, step = numbers
-            strides = [*x.strides]
-            offset = x.offset + start * strides[dim]
-            strides[dim] = strides[dim] * step if size > 1 else 0
-            return View(x.buffer, offset, shape, tuple(strides))
+            wide = x.strides[dim]
+            moved = tuple(s if at != dim else s * step if size > 1 else 0 for at, s in enumerate(x.strides))
+            return View(x.buffer, x.offset + start * wide, shape, moved)
         if op == "reshape":
             return self._reshaped(x, shape)
         if op == "concat":
@@ -393,7 +391,7 @@ class _Planner:
         start = 0
         for view in views:
             part = View(target.buffer, start * target.strides[dim], view.shape, target.strides)
-            self.plan.steps.append(Copy(part, [view]))
+            self.plan.steps.append(Move(part, [view]))
             start += view.shape[dim]
         if main.buffer in self.feature_major:
             self.feature_major.add(target.buffer)
@@ -409,7 +407,7 @@ class _Planner:
         order = [*(at for at in range(len(shape)) if shape[at] > 1 and at not in order), *order]
         target = self.room(shape, order, _columns_of(x))
         if op == "scatter":
-            self.plan.steps.append(Copy(target, [x]))
+            self.plan.steps.append(Move(target, [x]))
         if op == "top":
             views.append(self.room((x.shape[dim],), [0], 1))
         self.plan.steps.append(Along(target, views, op, dim, operation.value, indices))
@@ -495,9 +493,7 @@ class _Planner:
     def _with_residual(self, product: Product, residual: View) -> Product | None:
         """Returns the product with something added, where that lies in the same order as what it writes."""
         looped = {loop[0] for loop in product.loops}
-        inner = [
-            dim for dim in product.target.order() if dim not in looped and dim != product.row
-        ]
+        inner = [dim for dim in product.target.order() if dim not in looped and dim != product.row]
         if any(residual.strides[dim] != product.target.strides[dim] for dim in inner):
             return None
         return replace(product, residual=residual)
@@ -548,7 +544,7 @@ class _Planner:
             target, [], last, weight.shape[1], run, x, None, weight, [(dim, x.strides[dim], 0) for dim in loops], given
         )
 
-    def _turned(self, x: View, weight: Array, bias: Value | None, shape: tuple[int, ...]) -> Product:
+    def _turned(self, x: View, weight: Numbers, bias: Value | None, shape: tuple[int, ...]) -> Product:
         """Returns the product whose columns are the outputs: where the inputs are what is contiguous."""
         last, outputs = len(shape) - 1, shape[-1]
         tokens = [dim for dim in x.order() if dim != last]
@@ -570,7 +566,9 @@ class _Planner:
         return Product(target, [], row, weight.shape[1], outputs, vector, scalar, None, loops, given, by_column=True)
 
     def _matmul(self, operation: Operation, inputs: list[Value], shape: tuple[int, ...]) -> Product:
-        a, b = (self.view(value, self.program.shapes[name]) for value, name in zip(inputs, operation.inputs, strict=True))
+        a, b = (
+            self.view(value, self.program.shapes[name]) for value, name in zip(inputs, operation.inputs, strict=True)
+        )
         m, n = len(shape) - 2, len(shape) - 1
         by_m = _up(shape[m], self.padding) * shape[n]
         by_n = shape[m] * _up(shape[n], self.padding)
@@ -587,7 +585,8 @@ class _Planner:
         between = [
             dim
             for dim in batch
-            if 0 < vector.strides[dim] < vector.strides[depth] or 0 < scalar.strides[dim] < _row_stride(scalar, row, lines)
+            if 0 < vector.strides[dim] < vector.strides[depth]
+            or 0 < scalar.strides[dim] < _row_stride(scalar, row, lines)
         ]
         outer = [dim for dim in batch if dim not in between]
         between.sort(key=lambda dim: -max(vector.strides[dim], scalar.strides[dim]))
@@ -730,7 +729,8 @@ def _rename(step: Step, now: Callable[[View], View]) -> None:
 
 def _place(plan: Plan, padding: int) -> None:
     """Gives each buffer its place in the arena: the largest first, each at the lowest that is free while it lives."""
-    last, first = _last_uses(plan), {}
+    last = _last_uses(plan)
+    first: dict[str, int] = {}
     for at, step in enumerate(plan.steps):
         for buffer in _buffers(step):
             first.setdefault(buffer, at)
@@ -742,9 +742,7 @@ def _place(plan: Plan, padding: int) -> None:
     for name in sorted(living, key=lambda name: (-plan.sizes[name], name)):
         size = _up(plan.sizes[name], padding)
         busy = sorted(
-            (start, end)
-            for other, start, end in placed
-            if first[other] <= last[name] and first[name] <= last[other]
+            (start, end) for other, start, end in placed if first[other] <= last[name] and first[name] <= last[other]
         )
         place = 0
         for start, end in busy:

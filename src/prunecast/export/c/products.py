@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.export.c.kernels import ROWS
-from prunecast.export.c.program import Array
+from prunecast.export.c.program import Numbers
 
 Kernel = Literal["product", "jammed", "rowwise"]
 
@@ -35,7 +35,7 @@ class Packed:
     """
 
     kernel: Kernel
-    numbers: Array
+    numbers: Numbers
     codes: NDArray[np.uint8]
     block: int
 
@@ -45,7 +45,7 @@ class Packed:
         return self.numbers.nbytes + self.codes.nbytes
 
 
-def packed(weight: Array, columns: int) -> Packed:
+def packed_weight(weight: Numbers, columns: int) -> Packed:
     """Returns a weight (O, I) as the fastest kernel reads it, by the model of costs.
 
     Args:
@@ -54,11 +54,11 @@ def packed(weight: Array, columns: int) -> Packed:
     """
     kernel, block = chosen(weight, columns)
     if kernel == "product":
-        return dense(weight)
-    return sparse(weight, kernel, block)
+        return dense_weight(weight)
+    return sparse_weight(weight, kernel, block)
 
 
-def chosen(weight: Array, columns: int) -> tuple[Kernel, int]:
+def chosen(weight: Numbers, columns: int) -> tuple[Kernel, int]:
     """Returns the kernel for a weight (O, I) and the columns in a block of it."""
     zeros = 1 - np.count_nonzero(weight) / weight.size
     blocks = -(-weight.shape[1] // MOST_COLUMNS)
@@ -68,7 +68,7 @@ def chosen(weight: Array, columns: int) -> tuple[Kernel, int]:
     return ("jammed" if zeros < 0.85 else "rowwise"), block
 
 
-def dense(weight: Array) -> Packed:
+def dense_weight(weight: Numbers) -> Packed:
     """Returns a weight with four rows interleaved, the last of them filled up with zeros."""
     outputs, inputs = weight.shape
     filled = np.pad(weight, ((0, -outputs % ROWS), (0, 0)))
@@ -76,7 +76,7 @@ def dense(weight: Array) -> Packed:
     return Packed("product", np.ascontiguousarray(numbers).reshape(-1), np.empty(0, np.uint8), inputs)
 
 
-def sparse(weight: Array, kernel: Kernel, block: int) -> Packed:
+def sparse_weight(weight: Numbers, kernel: Kernel, block: int) -> Packed:
     """Returns a weight without its zeros.
 
     For each block of columns, for each group of rows, come first how many columns are in each subset of the rows (of

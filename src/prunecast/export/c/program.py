@@ -1,7 +1,7 @@
 """The intermediate form between a model and its C: a list of about forty operators on float32 arrays of fixed shapes.
 
 A program is straight-line: each operation names its inputs and the one value that it gives. It is stored as JSON beside
-the constants, which are safetensors. All numbers are float32, indices too (they are below 2^24). `evaluate` says in
+the constants, which are safetensors. All numbers are float32, indices too (they are below 2^24). `interpret` says in
 NumPy what each operator means, and is what the C is held against in tests.
 
 | operator | inputs | numbers | meaning |
@@ -28,31 +28,30 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from prunecast.errors import UserError
 from prunecast.records import Strict
 
-Array = NDArray[np.float32]
+Numbers = NDArray[np.float32]
 
-UNARY: Mapping[str, Callable[[Array], Array]] = {
+UNARY: Mapping[str, Callable[[Numbers], Numbers]] = {
     "neg": np.negative,
     "abs": np.abs,
     "square": np.square,
     "sqrt": np.sqrt,
-    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "rsqrt": lambda x: np.asarray(1 / np.sqrt(x), np.float32),
     "exp": np.exp,
     "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "sigmoid": lambda x: np.asarray(1 / (1 + np.exp(-x)), np.float32),
     "relu": lambda x: np.maximum(x, 0),
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))),
+    "gelu": lambda x: np.asarray(0.5 * x * (1 + np.vectorize(math.erf, otypes=[np.float32])(x / math.sqrt(2)))),
 }
-BINARY: Mapping[str, Callable[[Array, Array], Array]] = {
+BINARY: Mapping[str, Callable[[Numbers, Numbers], Numbers]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -60,7 +59,7 @@ BINARY: Mapping[str, Callable[[Array, Array], Array]] = {
     "maximum": np.maximum,
     "greater": lambda x, y: (x > y).astype(np.float32),
 }
-REDUCTIONS: Mapping[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean, "max": np.max}
+REDUCTIONS: Mapping[str, Callable[..., Numbers]] = {"sum": np.sum, "mean": np.mean, "max": np.max}
 
 BY_ELEMENT = (*UNARY, *BINARY, "where")
 """What a value of one place needs of its inputs is at that place."""
@@ -68,8 +67,13 @@ BY_ELEMENT = (*UNARY, *BINARY, "where")
 VIEWS = ("reshape", "permute", "expand", "slice")
 """Operators that move nothing where strides can say the same."""
 
-INPUTS = ("history", "x_mark", "y_mark")
-OUTPUT = "forecast"
+OPERATORS = {
+    *(*VIEWS, *BY_ELEMENT, *REDUCTIONS, "take", "concat", "gather", "scatter", "top", "cumsum", "softmax"),
+    *("layer_norm", "linear", "matmul", "lstm"),
+}
+
+ARGUMENTS = ("history", "x_mark", "y_mark")
+RESULT = "forecast"
 
 MOST_INDEX = 2**24
 """Indices are float32 numbers, whole up to here."""
@@ -86,22 +90,26 @@ class Operation(Strict):
         value: see the table of the module.
     """
 
-    op: Literal[
-        *VIEWS, *BY_ELEMENT, *REDUCTIONS, "take", "concat", "gather", "scatter", "top", "cumsum", "softmax",
-        "layer_norm", "linear", "matmul", "lstm",
-    ]  # fmt: skip
+    op: str
     inputs: tuple[str, ...] = Field(min_length=1)
     output: str
     numbers: tuple[int, ...] = ()
     value: float = 0.0
+
+    @field_validator("op")
+    @classmethod
+    def _known(cls, op: str) -> str:
+        if op not in OPERATORS:
+            raise ValueError("an operator that there is not")
+        return op
 
 
 class Code(Strict):
     """What of a program is not an array.
 
     Attributes:
-        inputs: name -> shape, of those of `INPUTS` that it reads.
-        operations: in the order in which they can be done; the last gives `OUTPUT`.
+        inputs: name -> shape, of those of `ARGUMENTS` that it reads.
+        operations: in the order in which they can be done; the last gives `RESULT`.
     """
 
     inputs: dict[str, tuple[int, ...]]
@@ -117,7 +125,7 @@ class Program:
         shapes: name of each value -> its shape.
     """
 
-    def __init__(self, code: Code, constants: Mapping[str, Array]) -> None:
+    def __init__(self, code: Code, constants: Mapping[str, Numbers]) -> None:
         self.code, self.constants = code, constants
         self.shapes: dict[str, tuple[int, ...]] = {name: value.shape for name, value in constants.items()}
         self.shapes |= code.inputs
@@ -126,15 +134,17 @@ class Program:
                 shapes = [self.shapes[name] for name in operation.inputs]
                 found = _shape(operation, shapes)
             except (LookupError, ValueError, TypeError) as error:
-                raise UserError(f"the program's {operation.op} that gives {operation.output!r} does not fit: {error}") from None
+                raise UserError(
+                    f"the program's {operation.op} that gives {operation.output!r} does not fit: {error}"
+                ) from None
             if operation.output in self.shapes:
                 raise UserError(f"the program gives {operation.output!r} twice")
             self.shapes[operation.output] = found
-        if code.operations[-1].output != OUTPUT:
-            raise UserError(f"the program ends with {code.operations[-1].output!r}, expected {OUTPUT!r}")
+        if code.operations[-1].output != RESULT:
+            raise UserError(f"the program ends with {code.operations[-1].output!r}, expected {RESULT!r}")
 
     @classmethod
-    def read(cls, text: str, constants: Mapping[str, Array]) -> Program:
+    def read(cls, text: str, constants: Mapping[str, Numbers]) -> Program:
         """Returns the program of a JSON text and its constants.
 
         Raises:
@@ -144,7 +154,9 @@ class Program:
             return cls(Code.model_validate_json(text), constants)
         except ValidationError as error:
             place = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise UserError(f"expected a program of the C engine, found another thing at {place or 'its start'}") from None
+            raise UserError(
+                f"expected a program of the C engine, found another thing at {place or 'its start'}"
+            ) from None
 
     def text(self) -> str:
         """Returns the operations as JSON, one a line."""
@@ -223,21 +235,21 @@ def _check(fits: bool, found: str) -> None:
         raise ValueError(f"found {found}")
 
 
-def evaluate(program: Program, inputs: Mapping[str, Array]) -> Array:
+def interpret(program: Program, inputs: Mapping[str, Numbers]) -> Numbers:
     """Returns what a program gives, by NumPy: slow, and what every operator means.
 
     Args:
         program: what to do.
         inputs: name -> array, of what it reads.
     """
-    values: dict[str, Array] = {**program.constants, **{name: inputs[name] for name in program.code.inputs}}
+    values: dict[str, Numbers] = {**program.constants, **{name: inputs[name] for name in program.code.inputs}}
     for operation in program.code.operations:
         found = _value(operation, [values[name] for name in operation.inputs])
         values[operation.output] = np.asarray(found, dtype=np.float32)
-    return values[OUTPUT]
+    return values[RESULT]
 
 
-def _value(operation: Operation, inputs: list[Array]) -> Array:
+def _value(operation: Operation, inputs: list[Numbers]) -> Numbers:
     op, numbers, x = operation.op, operation.numbers, inputs[0]
     dim = numbers[0] if numbers else 0
     if op in UNARY:
@@ -255,7 +267,7 @@ def _value(operation: Operation, inputs: list[Array]) -> Array:
         return np.asarray(normal * inputs[1] + inputs[2])
     if op == "lstm":
         return _lstm(x, inputs[1])
-    plain: Mapping[str, Callable[[], Array]] = {
+    plain: Mapping[str, Callable[[], Numbers]] = {
         "reshape": lambda: x.reshape(numbers),
         "permute": lambda: x.transpose(numbers),
         "expand": lambda: np.broadcast_to(x, numbers),
@@ -273,23 +285,23 @@ def _value(operation: Operation, inputs: list[Array]) -> Array:
     return plain[op]()
 
 
-def _places(index: Array, dim: int) -> tuple[NDArray[np.intp], ...]:
-    places = list(np.indices(index.shape))
+def _places(index: Numbers, dim: int) -> tuple[NDArray[np.intp], ...]:
+    places: list[NDArray[np.intp]] = [*np.indices(index.shape)]
     places[dim] = index.astype(np.intp)
     return tuple(places)
 
 
-def _gather(x: Array, index: Array, dim: int) -> Array:
+def _gather(x: Numbers, index: Numbers, dim: int) -> Numbers:
     return x[_places(index, dim)]
 
 
-def _scatter(x: Array, index: Array, source: Array, dim: int) -> Array:
+def _scatter(x: Numbers, index: Numbers, source: Numbers, dim: int) -> Numbers:
     found = x.copy()
     found[_places(index, dim)] = source
     return found
 
 
-def _lstm(gates: Array, weight: Array) -> Array:
+def _lstm(gates: Numbers, weight: Numbers) -> Numbers:
     sigmoid, hidden, cell, found = UNARY["sigmoid"], np.zeros(weight.shape[1]), np.zeros(weight.shape[1]), []
     for row in gates:
         i, f, g, o = np.split(row + weight @ hidden, 4)

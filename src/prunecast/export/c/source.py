@@ -18,8 +18,8 @@ from prunecast.export.c.plan import (
     PADDING,
     Along,
     ByElement,
-    Copy,
     Expression,
+    Move,
     Plan,
     Product,
     Recurrent,
@@ -28,12 +28,12 @@ from prunecast.export.c.plan import (
     View,
     plan_of,
 )
-from prunecast.export.c.products import Packed, packed
-from prunecast.export.c.program import BINARY, INPUTS, Array, Program
+from prunecast.export.c.products import Packed, packed_weight
+from prunecast.export.c.program import ARGUMENTS, BINARY, Numbers, Program
 
 ORDER = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
-NOT_FINITE = {name: code for code, name in enumerate(INPUTS, start=1)}
+NOT_FINITE = {name: code for code, name in enumerate(ARGUMENTS, start=1)}
 """What the C returns where an input has a number that is none, or infinite."""
 
 HEADER = """\
@@ -65,7 +65,7 @@ class Source:
 
     header: str
     code: str
-    weights: Array
+    weights: Numbers
     codes: NDArray[np.uint8]
     plan: Plan
     kernels: dict[str, int]
@@ -96,13 +96,13 @@ class _Blobs:
     """The numbers and codes of all constants, one after the other."""
 
     padding: int
-    numbers: list[Array] = field(default_factory=list)
+    numbers: list[Numbers] = field(default_factory=list)
     codes: list[NDArray[np.uint8]] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
     used: int = 0
     used_codes: int = 0
 
-    def place(self, name: str, array: Array) -> int:
+    def place(self, name: str, array: Numbers) -> int:
         """Returns where a constant begins; it is added the first time."""
         if name not in self.places:
             flat = np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
@@ -161,7 +161,7 @@ class _Writer:
             "                  const float *x_mark, const float *y_mark, float *forecast)",
             "{",
         ]
-        lines += [f"    (void){name};" for name in INPUTS if name not in self.plan.inputs]
+        lines += [f"    (void){name};" for name in ARGUMENTS if name not in self.plan.inputs]
         for name, view in self.plan.inputs.items():
             size = math.prod(view.shape)
             lines.append(f"    if (!pc_finite({name}, {size})) return {NOT_FINITE[name]};")
@@ -171,7 +171,7 @@ class _Writer:
         lines += [f"    pc_step{at}(arena, weights, codes);" for at in range(len(self.plan.steps))]
         outcome = self.plan.outcome
         target = View("forecast", 0, outcome.shape, _tight(outcome.shape))
-        lines += ["    {", f"        const float *a = arena, *w = weights; (void)a; (void)w;"]
+        lines += ["    {", "        const float *a = arena, *w = weights; (void)a; (void)w;"]
         lines += [f"        {line}" for line in self._copied(outcome, target)]
         return "\n".join([*lines, "    }", "    return 0;", "}", ""])
 
@@ -190,7 +190,7 @@ class _Writer:
     def _step(self, step: Step) -> list[str]:
         if isinstance(step, ByElement):
             return [*self._elements(step)]
-        if isinstance(step, Copy):
+        if isinstance(step, Move):
             return [*self._copied(step.sources[0], step.target)]
         if isinstance(step, Reduce):
             return [*self._reduced(step)]
@@ -215,8 +215,8 @@ class _Writer:
         names = {leaf: f"x{at}" for at, leaf in enumerate(leaves)}
         yield from _open(outer, ["y", *names.values()], [self._base(view) for view in (step.target, *leaves)])
         indent = "    " * len(outer)
-        for at, leaf in enumerate(leaves):
-            if steps[at + 1] == 0:
+        for at, stride in enumerate(steps[1:]):
+            if stride == 0:
                 yield f"{indent}const pc_v s{at} = pc_set(*x{at});"
         rows = [strides[0] for _, strides in outer]
         padded = all(stride >= -(-size // self.padding) * self.padding for stride in rows) and size > 1
@@ -314,7 +314,7 @@ class _Writer:
 
     def _product(self, step: Product) -> Iterator[str]:
         target, weight = step.target, step.weight
-        found = packed(weight, step.columns) if weight is not None else None
+        found = packed_weight(weight, step.columns) if weight is not None else None
         kernel = "product" if found is None else found.kernel
         self.kernels[kernel] = self.kernels.get(kernel, 0) + 1
         facts: dict[str, object] = {

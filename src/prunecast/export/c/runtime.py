@@ -1,0 +1,365 @@
+"""The runtime `c`: a zip with the C of a model, its program and itself, and the way to run it here.
+
+What runs on this machine is never the C in the file: it is written again from the program, whose shapes are checked,
+into the user's cache, and compiled there once. Loading and running need no torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from prunecast.errors import UserError
+from prunecast.export.base import FixedBatch, Inputs, Offset, Predictor, Tolerance
+from prunecast.export.c.program import ARGUMENTS, Numbers, Program
+from prunecast.export.c.source import NOT_FINITE, Source, source_of
+from prunecast.records import Strict
+
+if TYPE_CHECKING:
+    from prunecast.models.base import ForecastModel
+    from prunecast.models.io import SavedModel
+
+FACTS, PROGRAM, CONSTANTS, MODEL = "prunecast.json", "program.json", "program.safetensors", "model.safetensors"
+"""Files in the zip that are read back; the others are for whoever compiles the C."""
+
+SEAL_BYTES = 64
+"""The zip's comment, its last bytes, is the SHA-256 of all before it, in hexadecimal digits."""
+
+MOST_BYTES = 2**31
+"""What a zip of a model may have."""
+
+FLAGS = ("-std=gnu99", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
+"""What the C is compiled with here; and for this processor, where the compiler can."""
+
+
+class CEngine:
+    """Runs C that is written for the model and compiled on this machine."""
+
+    name = "c"
+    title = "C"
+    suffix = ".zip"
+    tolerance = Tolerance(1e-4, "float32 sums in another order, its own exp, erf and tanh")
+    packages: tuple[str, ...] = ()
+    extra = None
+
+    def needs(self, opset: int | None) -> str:
+        """Returns what the C takes."""
+        return "a C99 compiler; GCC or Clang for vectors"
+
+    def start(self) -> None:
+        """Looks for the compiler.
+
+        Raises:
+            UserError: where there is none.
+        """
+        _compiler()
+
+    def unsupported(self, model: ForecastModel) -> str | None:
+        """Returns that the compiler is absent, or the operator that is; None where neither is."""
+        from prunecast.export.c.lower import lower_model
+
+        try:
+            _compiler()
+            lower_model(model)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def export(self, saved: SavedModel, path: Path) -> Path:
+        """Writes the zip, whole or not at all, and returns its path, see `Runtime`."""
+        from prunecast.export.c.lower import lower
+        from prunecast.store import new_file
+
+        content = _zipped(saved, lower(saved))
+        with new_file(path, replace=True) as temporary:
+            temporary.write_bytes(content)
+        return path
+
+    def read(self, path: Path) -> SavedModel:
+        """Returns the model inside a zip that `export` wrote, see `Runtime`."""
+        from safetensors.torch import load
+
+        from prunecast.models.base import config_from
+        from prunecast.models.io import SavedModel, metadata_from, parse_metadata, with_tensors
+
+        file = _File.read(path)
+        source = f"{path}: its model metadata"
+        metadata = metadata_from(parse_metadata(file.facts.metadata, source), source)
+        model = with_tensors(config_from(metadata.model), load(file.members[MODEL]), path, "its model metadata")
+        return SavedModel(model.eval(), metadata)
+
+    def load(self, path: Path, threads: int) -> Predictor:
+        """Returns a callable on a zip of this runtime, whose C is written and compiled here unless it was before.
+
+        Raises:
+            UserError: when there is no compiler, the file is no such zip, or more threads than one are asked for.
+        """
+        if threads != 1:
+            raise UserError(f"the runtime 'c' computes on one thread, found {threads}; ask for 1")
+        file = _File.read(path)
+        predict = predictor_of_program(file.program(path))
+        offset = Offset.of(file.facts.offset, path)
+        return FixedBatch(predict if offset is None else offset.around(predict), 1, path)
+
+
+def predictor_of_program(program: Program, flags: tuple[str, ...] | None = None) -> Predictor:
+    """Returns a callable on a program: it takes one window and gives its forecast.
+
+    Args:
+        program: what to do; its C is compiled unless it was before.
+        flags: of the compiler; those for this processor when None.
+
+    Raises:
+        UserError: when there is no compiler.
+    """
+    return Compiled(source_of(program), program, flags)
+
+
+class Compiled:
+    """A program's C in this process.
+
+    Attributes:
+        source: what was compiled.
+    """
+
+    def __init__(self, source: Source, program: Program, flags: tuple[str, ...] | None = None) -> None:
+        self.source, self.shapes = source, program.code.inputs
+        self.run = ctypes.CDLL(str(_library(source, flags))).prunecast_run
+        self.run.argtypes, self.run.restype = [ctypes.c_void_p] * 7, ctypes.c_int
+        self.arena = _aligned(np.zeros(source.plan.arena, np.float32))
+        self.weights, self.codes = _aligned(source.weights), source.codes
+        self.out_shape = source.plan.outcome.shape
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Returns the forecast (1, H, O) of one window.
+
+        Raises:
+            UserError: when an input has a number that is not finite.
+        """
+        out = np.empty(self.out_shape, np.float32)
+        given: list[Numbers | None] = []
+        for name in ARGUMENTS:
+            if name not in self.shapes:
+                given.append(None)
+                continue
+            value = np.ascontiguousarray(inputs[name], dtype=np.float32)
+            if value.shape != self.shapes[name]:
+                raise UserError(f"{name}: expected the shape {self.shapes[name]}, found {value.shape}")
+            given.append(value)
+        arrays = [self.weights, self.codes, self.arena, *given, out]
+        code = self.run(*(None if array is None else array.ctypes.data for array in arrays))
+        if code:
+            name = next(name for name, number in NOT_FINITE.items() if number == code)
+            raise UserError(f"{name}: expected finite numbers, found others")
+        return out
+
+
+def _aligned(array: Numbers) -> Numbers:
+    """Returns an array of the same numbers that begins where the widest vectors are read fastest."""
+    room = np.empty(array.size + 16, np.float32)
+    start = -room.ctypes.data % 64 // 4
+    found = room[start : start + array.size]
+    found[:] = array
+    return found
+
+
+# The file
+
+
+class _Facts(Strict):
+    """What is said of a zip.
+
+    Attributes:
+        metadata: of the model, as JSON.
+        offset: as `Offset.text` has it; None where there is none.
+        same: name of a constant of the program -> name of the model's tensor that it is.
+        flash_bytes: of the constants of the C.
+        memory_bytes: of its arena.
+    """
+
+    metadata: str
+    offset: str | None
+    same: dict[str, str]
+    flash_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class _File:
+    """A zip whose hash is right."""
+
+    facts: _Facts
+    members: Mapping[str, bytes]
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        """Reads a zip.
+
+        Raises:
+            UserError: when it is none that Prunecast wrote, or was changed since.
+        """
+        mistake = f"{path}: expected a zip of the C engine that prunecast wrote, found something else"
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise UserError(mistake)
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as file:
+                stored = {info.filename: info for info in file.infolist()}
+                wanted = (FACTS, PROGRAM, CONSTANTS, MODEL)
+                if not {*wanted} <= {*stored} or any(
+                    stored[name].compress_type != zipfile.ZIP_STORED for name in wanted
+                ):
+                    raise UserError(mistake)
+                seal = hashlib.sha256(content[:-SEAL_BYTES]).hexdigest().encode()
+                if content[-SEAL_BYTES:] != seal:
+                    raise UserError(f"{path} is damaged: it does not have the hash that it names; take an intact copy")
+                members = {name: file.read(name) for name in wanted}
+            return cls(_Facts.model_validate_json(members[FACTS]), members)
+        except (zipfile.BadZipFile, ValidationError, EOFError):
+            raise UserError(mistake) from None
+
+    def program(self, path: Path) -> Program:
+        """Returns the program in the zip, whose shapes are known to fit.
+
+        Raises:
+            UserError: when there is another thing.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            constants, tensors = load(self.members[CONSTANTS]), load(self.members[MODEL])
+            constants |= {name: tensors[tensor].astype(np.float32) for name, tensor in self.facts.same.items()}
+            text = self.members[PROGRAM].decode()
+        except (SafetensorError, LookupError, UnicodeDecodeError):
+            raise UserError(f"{path}: expected the constants of its program, found others; export it again") from None
+        if not all(np.isfinite(value).all() and value.dtype == np.float32 for value in constants.values()):
+            raise UserError(f"{path}: expected finite constants, found others; export it again")
+        try:
+            return Program.read(text, constants)
+        except UserError as error:
+            raise UserError(f"{path}: {error}; export it again") from None
+
+
+def _zipped(saved: SavedModel, program: Program) -> bytes:
+    """Returns the content of the zip: equal for equal models."""
+    from safetensors.numpy import save
+    from safetensors.torch import save as save_tensors
+
+    from prunecast.export.raw import offset_of
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(saved.model.state_dict().items())}
+    known = {_digest(tensor.numpy()): name for name, tensor in state.items()}
+    digests = {name: _digest(value) for name, value in program.constants.items()}
+    same = {name: known[digest] for name, digest in digests.items() if digest in known}
+    rest = {name: np.ascontiguousarray(value) for name, value in program.constants.items() if name not in same}
+    source, offset = source_of(program), offset_of(saved.metadata)
+    metadata = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
+    facts = _Facts(
+        metadata=json.dumps(metadata, sort_keys=True, allow_nan=False),
+        offset=offset.text() if offset else None,
+        same=same,
+        flash_bytes=source.flash_bytes,
+        memory_bytes=source.memory_bytes,
+    )
+    members = {
+        "forecast.h": source.header.encode(),
+        "forecast.c": source.code.encode(),
+        "weights.bin": source.weights.astype("<f4").tobytes() + source.codes.tobytes(),
+        FACTS: facts.model_dump_json().encode(),
+        PROGRAM: program.text().encode(),
+        CONSTANTS: save(rest),
+        MODEL: save_tensors(state),
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        for name, content in members.items():
+            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+        file.comment = b"0" * SEAL_BYTES
+    hashed = buffer.getvalue()[:-SEAL_BYTES]
+    return hashed + hashlib.sha256(hashed).hexdigest().encode()
+
+
+def _digest(value: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
+    return (value.dtype.str, value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest())
+
+
+# The compiler
+
+
+def _compiler() -> str:
+    """Returns the C compiler: what CC names, else cc.
+
+    Raises:
+        UserError: where there is none.
+    """
+    name = os.environ.get("CC") or "cc"
+    found = shutil.which(name)
+    if found is None:
+        raise UserError(f"the runtime 'c' needs a C compiler, and found no {name}; install one, or name it in CC")
+    return found
+
+
+@cache
+def _target(compiler: str) -> tuple[tuple[str, ...], str]:
+    """Returns the flags for this processor, and what says which compiler and processor these are."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    for flag in ("-march=native", "-mcpu=native"):
+        tried = [compiler, flag, "-x", "c", "-fsyntax-only", os.devnull]
+        if subprocess.run(tried, capture_output=True, check=False).returncode == 0:
+            break
+    else:
+        flag = ""
+    processor = Path("/proc/cpuinfo")
+    lines = processor.read_text().splitlines() if processor.exists() else [platform.processor()]
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return (flag,) if flag else (), f"{version}{platform.machine()}{features}"
+
+
+def _library(source: Source, flags: tuple[str, ...] | None) -> Path:
+    """Returns the compiled C of a model in the user's cache."""
+    from prunecast.data.download import cache_dir
+
+    compiler = _compiler()
+    native, identity = _target(compiler)
+    flags = (*FLAGS, *(native if flags is None else flags))
+    told = "\n".join([source.code, source.header, compiler, identity, *flags])
+    folder = cache_dir() / "c"
+    path = folder / f"{hashlib.sha256(told.encode()).hexdigest()}.so"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        work = Path(name)
+        (work / "forecast.h").write_text(source.header)
+        (work / "forecast.c").write_text(source.code)
+        command = [compiler, *flags, "-o", str(work / "forecast.so"), str(work / "forecast.c")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            first = next(iter(done.stderr.strip().splitlines()), "it said nothing")
+            raise UserError(f"{compiler} does not compile the model's C: {first}; name another compiler in CC")
+        (work / "forecast.so").replace(path)
+    return path
+
+
+RUNTIME = CEngine()

@@ -1,0 +1,303 @@
+"""The C engine: programs, their C under several compilers' flags, and the zip."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.support.small_models import SIZES, small_inputs, small_model
+
+from prunecast.errors import UserError
+from prunecast.export.c.lower import lower_model
+from prunecast.export.c.plan import PADDING, plan_of
+from prunecast.export.c.products import MOST_COLUMNS, Kernel, dense_weight, sparse_weight
+from prunecast.export.c.program import Code, Operation, Program, interpret
+from prunecast.export.c.runtime import FLAGS, RUNTIME, Compiled
+from prunecast.export.c.source import source_of
+from prunecast.models.base import config_from
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+WIDTHS = ("-march=native", "-DPC_W=8", "-DPC_W=4", "-DPC_W=1")
+"""Vectors of this processor, and narrower ones: the compiler makes them of what there is."""
+
+
+@pytest.fixture(autouse=True)
+def cached(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNECAST_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def compiled(program: Program, *flags: str) -> Compiled:
+    return Compiled(source_of(program), program, flags or None)
+
+
+def of_operations(shape: tuple[int, ...], *operations: dict[str, Any], **constants: Any) -> Program:
+    """Returns a program on `history` whose last operation gives the forecast."""
+    values = {name: np.asarray(value, np.float32) for name, value in constants.items()}
+    code = Code(inputs={"history": shape}, operations=tuple(Operation.model_validate(one) for one in operations))
+    return Program(code, values)
+
+
+def step(op: str, inputs: str, output: str = "forecast", *numbers: int, **more: Any) -> dict[str, Any]:
+    return {"op": op, "inputs": tuple(inputs.split()), "output": output, "numbers": numbers} | more
+
+
+def drawn(*shape: int, seed: int = 1) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def sparse(*shape: int, zeros: float, seed: int = 2) -> np.ndarray[Any, Any]:
+    generator = np.random.default_rng(seed)
+    found: np.ndarray[Any, Any] = drawn(*shape, seed=seed) * (generator.random(shape) >= zeros)
+    return found.astype(np.float32)
+
+
+def index(*shape: int, below: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(3).integers(0, below, shape).astype(np.float32)
+
+
+PROGRAMS: Mapping[str, Program] = {
+    **{
+        op: of_operations((2, 19, 5), step(op, "history"))
+        for op in ("neg", "abs", "square", "exp", "tanh", "sigmoid", "relu", "elu", "gelu")
+    },
+    "sqrt": of_operations((40,), step("square", "history", "s"), step("sqrt", "s")),
+    "rsqrt": of_operations((40,), step("exp", "history", "s"), step("rsqrt", "s")),
+    "broadcast": of_operations((3, 1, 7), step("sub", "history c"), c=drawn(4, 1)),
+    "where": of_operations((5, 4), step("greater", "history c", "m"), step("where", "m history c"), c=drawn(4)),
+    "sum of a turned one": of_operations(
+        (3, 5, 20), step("permute", "history", "p", 2, 0, 1), step("sum", "p", "s", 1), step("div", "p s")
+    ),
+    "mean of all": of_operations((3, 5, 2), step("mean", "history", "forecast", 0, 1, 2)),
+    "max": of_operations((3, 37), step("max", "history", "forecast", 1)),
+    "softmax over rows": of_operations((7, 33), step("softmax", "history", "forecast", 0)),
+    "softmax over columns": of_operations((2, 7, 33), step("softmax", "history", "forecast", 2)),
+    "cumsum": of_operations((7, 33), step("cumsum", "history", "forecast", 1)),
+    "top": of_operations((2, 9, 3), step("top", "history", "forecast", 1, 4)),
+    "gather": of_operations((2, 9, 3), step("gather", "history c", "forecast", 1), c=index(2, 4, 3, below=9)),
+    "scatter": of_operations(
+        (2, 9, 3), step("scatter", "history c s", "forecast", 1), c=[[[8.0, 1, 2]]], s=drawn(1, 1, 3)
+    ),
+    "take": of_operations((2, 9, 3), step("take", "history", "forecast", 1, 8, 0, 0, 3)),
+    "backwards": of_operations(
+        (4, 9), step("slice", "history", "s", 1, 8, 3, -3), step("concat", "s s", "forecast", 1)
+    ),
+    "rows that do not fit together": of_operations(
+        (6, 5), step("permute", "history", "p", 1, 0), step("reshape", "p", "forecast", 3, 10)
+    ),
+    "layer_norm": of_operations(
+        (19, 12), step("layer_norm", "history w b", value=1e-5), w=drawn(12), b=drawn(12, seed=5)
+    ),
+    "lstm": of_operations(
+        (6, 5), step("linear", "history w", "g"), step("lstm", "g r"), w=drawn(28, 5), r=drawn(28, 7, seed=4)
+    ),
+    "matmul along rows": of_operations(
+        (3, 6, 18), step("permute", "history", "p", 0, 2, 1), step("matmul", "p history")
+    ),
+    "matmul along columns": of_operations((3, 6, 6), step("matmul", "history history")),
+    "matmul of copies": of_operations((3, 6, 5), step("permute", "history", "p", 0, 2, 1), step("matmul", "history p")),
+}
+"""One operator each, on shapes that fill no whole vector."""
+
+
+def close(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> bool:
+    return bool(np.allclose(found, expected, rtol=2e-6, atol=2e-6 * max(1.0, float(np.abs(expected).max()))))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_operator_is_what_numpy_says(name: str) -> None:
+    program = PROGRAMS[name]
+    history = drawn(*program.code.inputs["history"])
+    found = compiled(program, "-O1", "-march=native")({"history": history})
+    assert close(found, interpret(program, {"history": history}))
+
+
+def network(zeros: float, tokens: int, *, outputs: int = 19) -> Program:
+    """Two products with all that can follow one, the second over more inputs than one block has."""
+    return of_operations(
+        (tokens, 30),
+        step("linear", "history w b", "v"),
+        step("gelu", "v", "g"),
+        step("linear", "g u", "h"),
+        step("add", "h residual"),
+        w=sparse(300, 30, zeros=zeros),
+        b=drawn(300),
+        u=sparse(outputs, 300, zeros=zeros),
+        residual=drawn(tokens, outputs),
+    )
+
+
+@pytest.mark.parametrize("flag", WIDTHS)
+@pytest.mark.parametrize("zeros", [0.0, 0.6, 0.9, 1.0])
+def test_products_leave_zeros_out(zeros: float, flag: str) -> None:
+    program = network(zeros, tokens=37)
+    history = drawn(37, 30)
+    built = compiled(program, "-O1", flag)
+    assert close(built({"history": history}), interpret(program, {"history": history}))
+    if zeros == 0.9:
+        assert {*built.source.kernels} == {"rowwise"}
+        assert built.source.flash_bytes < 0.2 * 4 * 330 * 300
+
+
+@pytest.mark.parametrize("kernel", ["jammed", "rowwise"])
+@pytest.mark.parametrize("shape", [(5, 7), (8, MOST_COLUMNS + 1), (1, 600)])
+def test_a_sparse_weight_holds_all_that_is_not_zero(shape: tuple[int, int], kernel: Kernel) -> None:
+    weight = sparse(*shape, zeros=0.5)
+    found = sparse_weight(weight, kernel, MOST_COLUMNS)
+    assert sorted(found.numbers) == sorted(weight[weight != 0])
+    assert found.bytes < dense_weight(weight).bytes + found.codes.nbytes
+
+
+def test_no_two_living_buffers_share_memory() -> None:
+    plan = plan_of(network(0.0, tokens=37))
+    first, last = {}, {}
+    for at, one in enumerate(plan.steps):
+        for view in (one.target, *one.sources):
+            first.setdefault(view.buffer, at)
+            last[view.buffer] = at
+    last[plan.outcome.buffer] = len(plan.steps)
+    buffers = [*plan.offsets]
+    for one in buffers:
+        for other in buffers:
+            start, end = plan.offsets[one], plan.offsets[one] + plan.sizes[one]
+            apart = end <= plan.offsets[other] or plan.offsets[other] + plan.sizes[other] <= start
+            assert one == other or apart or last[one] < first[other] or last[other] < first[one]
+    assert plan.arena % PADDING == 0
+
+
+def test_what_is_not_finite_is_told() -> None:
+    program = PROGRAMS["gelu"]
+    built = compiled(program, "-O1")
+    for bad in (np.nan, np.inf, -np.inf):
+        history = drawn(*program.code.inputs["history"])
+        history[1, 3, 2] = bad
+        with pytest.raises(UserError, match="history: expected finite numbers"):
+            built({"history": history})
+
+
+def difference(name: str, seed: int, *flags: str, **values: object) -> float:
+    """Returns how far the C of a small model is from eager, in units of its largest forecast."""
+    model = small_model(name, **values).float()
+    built = compiled(lower_model(model), *flags)
+    x, x_mark, y_mark = (value[:1].float() for value in small_inputs())
+    x = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        expected = model(x, x_mark, y_mark).numpy()
+    found = built({"history": x.numpy(), "x_mark": x_mark.numpy(), "y_mark": y_mark.numpy()})
+    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("dlinear", "itransformer", "sparsetsf"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("transformer", "informer", "autoformer", "fedformer")
+        ),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("crossformer", "patchtst", "fits", "lstm", "repeat")),
+    ],
+)
+def test_a_model_forecasts_what_it_does_in_pytorch(name: str) -> None:
+    assert difference(name, 1) < 1e-4
+    assert difference(name, 1, "-O1", "-DPC_W=1") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1000))
+def test_random_models_do_too(seed: int) -> None:
+    draw = Random(seed)
+    name = draw.choice(("transformer", "informer", "crossformer", "patchtst", "itransformer", "dlinear", "lstm"))
+    heads = draw.choice((1, 2, 3))
+    values = {"d_model": heads * draw.randint(2, 9), "n_heads": heads, "d_ff": draw.randint(3, 40)}
+    values |= {"encoder_layers": draw.randint(1, 2), "decoder_layers": 1}
+    known = type(small_model(name).config).model_fields
+    assert difference(name, seed, "-O1", **{key: value for key, value in values.items() if key in known}) < 1e-4
+
+
+@pytest.mark.parametrize("sanitizer", ["undefined", pytest.param("address,undefined", marks=pytest.mark.slow)])
+def test_sanitizers_find_nothing(sanitizer: str, tmp_path: Path) -> None:
+    program = network(0.6, tokens=37)
+    source, history = source_of(program), drawn(37, 30)
+    main = (
+        '#include <stdio.h>\n#include <stdlib.h>\n#include "forecast.h"\nint main(void) {'
+        "float *w = malloc(4 * PRUNECAST_WEIGHTS), *a = malloc(4 * PRUNECAST_ARENA);"
+        "float *h = malloc(4 * PRUNECAST_HISTORY), *f = malloc(4 * PRUNECAST_FORECAST);"
+        "unsigned char *q = malloc(PRUNECAST_CODES);"
+        "size_t n = fread(w, 4, PRUNECAST_WEIGHTS, stdin) + fread(q, 1, PRUNECAST_CODES, stdin);"
+        "n += fread(h, 4, PRUNECAST_HISTORY, stdin); int code = prunecast_run(w, q, a, h, NULL, NULL, f);"
+        "fwrite(f, 4, PRUNECAST_FORECAST, stdout); free(w); free(a); free(h); free(f); free(q); return n ? code : 9; }"
+    )
+    for name, text in (("forecast.h", source.header), ("forecast.c", source.code), ("main.c", main)):
+        (tmp_path / name).write_text(text)
+    flags = [flag for flag in FLAGS if flag not in {"-shared", "-O3"}]
+    flags += ["-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-march=native", "-Wall", "-Werror"]
+    built = subprocess.run(
+        ["cc", *flags, "-o", "run", "main.c", "forecast.c"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    if "cannot find" in built.stderr:
+        pytest.skip("the compiler has no sanitizers here")
+    assert built.returncode == 0, built.stderr
+    given = source.weights.tobytes() + source.codes.tobytes() + history.tobytes()
+    done = subprocess.run([str(tmp_path / "run")], input=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = np.frombuffer(done.stdout, np.float32).reshape(37, -1)
+    assert close(found, interpret(program, {"history": history}))
+
+
+# The program as text, and the zip
+
+
+def test_a_program_comes_back_from_its_text() -> None:
+    program = network(0.5, tokens=3)
+    again = Program.read(program.text(), program.constants)
+    assert again.code == program.code
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"op": "system"}, "operations.0.op"),
+        ({"inputs": ["history", "nothing"]}, "does not fit"),
+        ({"numbers": [10**9, 0]}, "does not fit"),
+        ({"more": 1}, "operations.0.more"),
+    ],
+)
+def test_a_program_that_does_not_fit_is_refused(change: dict[str, Any], says: str) -> None:
+    program = PROGRAMS["take"]
+    values = json.loads(program.text())
+    values["operations"][0] |= change
+    with pytest.raises(UserError, match=says):
+        Program.read(json.dumps(values), program.constants)
+
+
+def test_a_changed_zip_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("forecast.c", "int main;")
+    with pytest.raises(UserError, match="expected a zip of the C engine"):
+        RUNTIME.load(path, 1)
+
+
+def test_one_thread_is_all_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="on one thread, found 2; ask for 1"):
+        RUNTIME.load(tmp_path / "model.zip", 2)
+
+
+def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    model = small_model("repeat").float()
+    reason = RUNTIME.unsupported(model)
+    assert reason == (
+        "the runtime 'c' needs a C compiler, and found no no-such-compiler; install one, or name it in CC"
+    )
+    assert config_from(SIZES | {"name": "repeat"}) == model.config
