@@ -5,6 +5,7 @@ And what the search for it may: time.
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import threading
@@ -149,10 +150,10 @@ def _amount(option: str, text: str, units: Mapping[str, float], example: str, *,
 
 
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Raises `TimeUp` in the block after so many seconds, where the system has a timer and this is the main thread."""
     usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if seconds is None or not usable:
+    if math.isinf(seconds) or not usable:
         yield
         return
 
@@ -160,7 +161,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise TimeUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
     try:
         yield
     finally:

@@ -144,7 +144,8 @@ def tuning_rungs(shapes: int, few: int, epochs: int) -> list[tuple[int, int]]:
     """
     between = round(math.sqrt(epochs))
     later = [between, epochs] if 2 * between <= epochs and between > 1 else [epochs] if epochs > 1 else []
-    return [(1, math.ceil(shapes / 3)), *((number, few) for number in later)]
+    first = [(1, math.ceil(shapes / 3))] if epochs else []
+    return [*first, *((number, few) for number in later)]
 
 
 @dataclass(eq=False)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -167,6 +168,7 @@ class Compression:
         self.points: list[Point] = [*self.device] or self._noted("costs", TypeAdapter(list[Point])) or []
         self.extremes = models_to_measure(self.groups, TILE)[:2] if self.groups else [{}]
         self._glimpse: Costs | None = None
+        self._limited = False
 
     # The order of a search
 
@@ -183,7 +185,7 @@ class Compression:
         self._check_folder()
         if not self.within_reach():
             self.monitor.note("; ".join(self.missed))
-            with suppress(TimeUp), time_limit(self._left_s()):
+            with suppress(TimeUp), time_limit(self.left_s):
                 self._write_nearest()
             return False
         self._note("question", self.question)
@@ -191,29 +193,31 @@ class Compression:
         with self.store.writer():
             self._adopt()
             try:
-                with time_limit(self._left_s()):
+                with time_limit(self.left_s):
+                    self._limited = True
                     self._rungs()
             except TimeUp:
                 self.ended_early = True
                 self.monitor.note("the time is over: the best so far is the result")
+            self._limited = False
             self._settle("the end")
             self._score_test()
         return True
 
     def _rungs(self) -> None:
-        table = self.table
-        shapes = self._front()
-        self.monitor.note(f"costs are predicted to {table.latency.residual:.1%}; {len(shapes)} candidates on the front")
-        repaired = [self._jobs(shape, 0) for shape in shapes]
-        self._rung("repair of all", [("repaired", shape, jobs) for shape, jobs in zip(shapes, repaired, strict=True)])
+        shapes, residual = self._front(), self.table.latency.residual
+        self.monitor.note(f"costs are predicted to {residual:.1%}; {len(shapes)} candidates on the front")
+        self._rung("repair of all", [("repaired", shape, self._jobs(shape, 0)) for shape in shapes])
         tuned, in_vain = 0, 0
         for epochs, count in tuning_rungs(len(shapes), FULLY_TUNED, self.recipe.finetune.epochs):
             if in_vain == PATIENCE:
                 self.stopped = f"{in_vain} rungs in a row found nothing better: tuning ended after {tuned} epochs."
                 self.monitor.note(self.stopped)
                 break
-            before, tuned = self.best, epochs
             plan = [shape for shape in self._promising(count) if not self._is_full(shape)]
+            if not plan:
+                continue
+            before, tuned = self.best, epochs
             self._rung(
                 f"{epochs} epoch{'s' * (epochs > 1)} for the best {count}",
                 [("tuned", shape, self._jobs(shape, epochs)) for shape in plan],
@@ -238,16 +242,20 @@ class Compression:
         fits = [tried.record.fit for tried in self.tried if tried.shape is shape and tried.how == "tuned"]
         return any(fit is not None and fit.steps == self.recipe.finetune.max_steps for fit in fits)
 
-    def _left_s(self) -> float | None:
-        return None if self.time_limit_s is None else max(1.0, self.time_limit_s - time.monotonic() + self.started_s)
+    @property
+    def left_s(self) -> float:
+        """How much of the limited time is left; negative when it is over."""
+        return math.inf if self.time_limit_s is None else self.time_limit_s - time.monotonic() + self.started_s
 
     @property
     def patience_s(self) -> float:
         """How long the next timing may wait for other stages."""
-        if self.time_limit_s is None:
-            return self.wait_s
-        left_s = self.time_limit_s - time.monotonic() + self.started_s
-        return min(self.wait_s, WAITING * max(0.0, left_s))
+        return min(self.wait_s, WAITING * max(0.0, self.left_s))
+
+    def _check_time(self) -> None:
+        """Raises `TimeUp` when the time is over: where a destructor was at work, the alarm goes unheard."""
+        if self._limited and self.left_s < 0:
+            raise TimeUp
 
     # Where it lies
 
@@ -370,6 +378,7 @@ class Compression:
         with TemporaryDirectory(prefix="prunecast-") as name, alone(self.patience_s):
             clock = self.stopwatch or self._clock(Path(name))
             for keep, of in missing:
+                self._check_time()
                 if time.monotonic() > until_s and len(self.points) >= FEWEST:
                     break
                 self.points.append(Point(keep=of, costs=clock(keep)))
@@ -474,9 +483,9 @@ class Compression:
                 over = max(0.0, tried.increase.value - most)
                 value = math.log(latency_ms) + PROMISE * over
                 best[id(tried.shape)] = min(
-                    best.get(id(tried.shape), (math.inf, tried.shape)), (value, tried.shape), key=_first
+                    best.get(id(tried.shape), (math.inf, tried.shape)), (value, tried.shape), key=itemgetter(0)
                 )
-        return [shape for _, shape in sorted(best.values(), key=_first)[:count]]
+        return [shape for _, shape in sorted(best.values(), key=itemgetter(0))[:count]]
 
     # Rungs
 
@@ -495,11 +504,11 @@ class Compression:
         self._settle(title)
 
     def _run(self, title: str, jobs: Sequence[Job]) -> Outcome:
+        self._check_time()
         waiting = [job for job in jobs if not self.store.has(job.fingerprint)]
         if not waiting:
             return Outcome(present=len(jobs))
-        left_s = self._left_s()
-        left = "" if left_s is None else f", {left_s / 60:.0f} min left"
+        left = "" if self.time_limit_s is None else f", {max(0.0, self.left_s) / 60:.1f} min left"
         self.monitor.note(f"{title}: {len(waiting)} stages{left}")
         self.monitor.start(len(jobs), len(jobs) - len(waiting))
         workload = Workload(jobs, waiting, self.store, StudyConfig(), None, self.monitor, self.patience_s)
@@ -716,13 +725,16 @@ class Compression:
         increase, sure = self._increase(record.validation or self.dense_validation)
         with TemporaryDirectory(prefix="prunecast-") as name:
             timing = self._clock(Path(name)).time(self.artefact)
+        predicted = self.cheapest
+        if math.isnan(predicted.latency_ms):
+            predicted = predicted.model_copy(update={"latency_ms": timing.latency.median})
         self.nearest = Tried(
             how="repaired" if jobs else "dense",
             name="the given model" if shape is None else f"{shape.title}, repaired",
             jobs=jobs,
             fingerprint=record.fingerprint,
             shape=shape,
-            predicted=self.cheapest,
+            predicted=predicted,
             record=record,
             increase=increase,
             sure=sure,
@@ -785,7 +797,3 @@ class Compression:
 
 
 _SCORES = TypeAdapter(tuple[Accuracy | None, Accuracy | None])
-
-
-def _first(pair: tuple[float, Any]) -> float:
-    return pair[0]

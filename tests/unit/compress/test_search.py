@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -97,6 +98,7 @@ def test_the_same_share_cut_everywhere_is_among_the_tried_and_told(whole: tuple[
 @pytest.mark.parametrize(
     ("epochs", "expected"),
     [
+        (0, []),
         (1, [(1, 6)]),
         (3, [(1, 6), (3, 3)]),
         (10, [(1, 6), (3, 3), (10, 3)]),
@@ -180,10 +182,21 @@ def test_when_the_time_is_over_the_best_so_far_is_the_result(dense: Path, data: 
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
 
 
+def test_the_time_is_over_though_the_alarm_went_unheard(
+    dense: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "time_limit", lambda _: nullcontext())
+    one = search(dense, data, tmp_path / "out", LOOSE, time_limit_s=100.0)
+    one.started_s -= 101
+    result = found(one)
+    assert one.ended_early
+    assert [row["how"] for row in result.tried] == ["dense"]
+
+
 def test_the_clock_ends_what_runs() -> None:
     with pytest.raises(TimeUp), time_limit(0.05):
         signal.pause()
-    with time_limit(None):
+    with time_limit(math.inf):
         pass
 
 
@@ -232,10 +245,13 @@ def test_a_budget_of_bytes_needs_no_clock(
             assert line.startswith("max-size 10 B is out of reach")
             raise Answered
 
-    monkeypatch.setattr(costing, "time_against", forbidden)
     asked = Budgets(max_loss_increase=0.05, max_bytes=10)
-    with pytest.raises(Answered):
-        search(dense, data, tmp_path / "out", asked, Ready(), stopwatch=None).run()
+    with monkeypatch.context() as patch:
+        patch.setattr(costing, "time_against", forbidden)
+        with pytest.raises(Answered):
+            search(dense, data, tmp_path / "out", asked, Ready(), stopwatch=None).run()
+    [row] = found(search(dense, data, tmp_path / "out", asked, stopwatch=None)).tried
+    assert row["latency_ms"] == row["predicted_ms"]
 
 
 def test_a_glance_on_a_busy_machine_is_not_believed_to_the_last(dense: Path, data: Path, tmp_path: Path) -> None:
