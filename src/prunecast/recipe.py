@@ -351,6 +351,8 @@ def read_by_control(method: str, settings: Mapping[str, Any], recovery: str | No
     """
     unread = ("training_",) if recovery != NO_RECOVERY else ("training_", "calibration_")
     own = tuple(settings.get("kinds") or ()) == _kinds(method)
+    if settings.get("keep"):  # a shape may cut kinds that a control leaves alone by itself
+        settings, own = {"kinds": _kinds(method), **settings}, False
     return {
         key: value for key, value in settings.items() if not key.startswith(unread) and not (own and key == "kinds")
     }

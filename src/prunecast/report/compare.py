@@ -354,7 +354,8 @@ def _namer(
 
     def named(group: Hashable, name: str, section: Mapping[str, Any]) -> str:
         said = (key for key in differing.get(group, ()) if key in section)  # what is left out is as by default
-        settings = ", ".join(f"{key}={section[key]}" for key in said)
+        # a shape has a number for each group: too long for a name
+        settings = ", ".join("a given shape" if key == "keep" else f"{key}={section[key]}" for key in said)
         return f"{name} ({settings})" if settings else name
 
     return named

@@ -324,6 +324,16 @@ def test_the_version_of_the_code_counts(
 # What goes wrong
 
 
+def test_a_shape_that_a_search_found_has_its_control_of_the_same_shape(table: Path) -> None:
+    shape = {"keep": {"encoder.layers": [0], "encoder.width": 8}}
+    line = {"methods": ["structured"], "sparsities": [0.8], "models": ["transformer"], "settings": shape}
+    jobs = [job for job in grid(table, prune_lines(line)) if job.stage == "prune"]
+    pruned = {job.recipe.prune.method: job.recipe.prune for job in jobs if job.recipe.prune}
+    assert pruned.keys() == {"structured", "structured-random"}
+    assert pruned["structured-random"].keep == pruned["structured"].keep
+    assert pruned["structured-random"].kinds == pruned["structured"].kinds, "layers are no kind of its own"
+
+
 @pytest.mark.parametrize(
     ("difference", "hint"),
     [
