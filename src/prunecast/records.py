@@ -327,6 +327,14 @@ class Artefact(Record):
     float32: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="weights that stay in float32 because 8 bits cost too much"
     )
+    flash_bytes: int | None = Field(
+        None,
+        exclude_if=lambda size: size is None,
+        description="of constants on a device, where the runtime is for some",
+    )
+    memory_bytes: int | None = Field(
+        None, exclude_if=lambda size: size is None, description="that a forecast takes on a device beside its inputs"
+    )
 
 
 class Example(Record):

@@ -360,7 +360,8 @@ def _needed(model: ModelMeasurement) -> Mapping[str, Any]:
 class Exported(Result):
     """An artefact; `max_deviation` from PyTorch is in standard deviations of a channel, `mse_change` relative.
 
-    Of an 8-bit one also its MSE over all test windows in its own runtime, and the weights that stay in float32.
+    Of an 8-bit one also its MSE over all test windows in its own runtime, and the weights that stay in float32; of one
+    for small devices the bytes of its constants and of the memory that a forecast takes.
     """
 
     path: Path
@@ -370,9 +371,11 @@ class Exported(Result):
     needs: str
     mse: float | None = None
     float32: tuple[str, ...] | None = None
+    flash_bytes: int | None = None
+    memory_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields; of 32 bits without those of 8 bits."""
+        """Returns the fields that are known of it."""
         return {name: value for name, value in super().to_json().items() if value is not None}
 
     @classmethod
@@ -388,6 +391,8 @@ class Exported(Result):
             needs=needs,
             mse=None if artefact.test is None else artefact.test.mse,
             float32=None if artefact.test is None else artefact.float32,
+            flash_bytes=artefact.flash_bytes,
+            memory_bytes=artefact.memory_bytes,
         )
 
 

@@ -280,6 +280,14 @@ class SparseRuntime(Runtime, Protocol):
         """Returns the names of those weights: of what pays there, as the runtime judges by their zeros."""
 
 
+@runtime_checkable
+class EmbeddedRuntime(Runtime, Protocol):
+    """A runtime whose artefacts say what they take of a device, once they are written."""
+
+    def footprint(self, path: Path) -> tuple[int, int]:
+        """Returns the bytes of constants, and of memory for a forecast, of an artefact."""
+
+
 OPSET = 20
 """Version of ONNX operators that a file has unless asked otherwise."""
 

@@ -10,7 +10,15 @@ import torch
 
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
-from prunecast.export.base import FixedBatchRuntime, Inputs, Int8Runtime, OnnxFiles, Runtime, SparseRuntime
+from prunecast.export.base import (
+    EmbeddedRuntime,
+    FixedBatchRuntime,
+    Inputs,
+    Int8Runtime,
+    OnnxFiles,
+    Runtime,
+    SparseRuntime,
+)
 from prunecast.export.parity import check_parity, mse_change
 from prunecast.export.raw import raw_inputs
 from prunecast.inference import EAGER, Artifact, runtime_of
@@ -123,6 +131,7 @@ def export_to(
     if config.int8 and score_test:
         predict = Artifact(path, config.runtime, saved).predictor()
         test = score(predict, prepared.test, "test", "full").model_copy(update={"blocks": None})
+    flash, memory = runtime.footprint(path) if isinstance(runtime, EmbeddedRuntime) else (None, None)
     return Artefact(
         runtime=config.runtime,
         name=path.name,
@@ -131,6 +140,8 @@ def export_to(
         parity=parity,
         test=test,
         float32=float32,
+        flash_bytes=flash,
+        memory_bytes=memory,
     )
 
 

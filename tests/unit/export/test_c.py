@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -12,18 +13,24 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from tests.support.saved_models import saved_model
 from tests.support.small_models import SIZES, small_inputs, small_model
 
+from prunecast.data.calendar import calendar_features
 from prunecast.errors import UserError
+from prunecast.export.c.kernels import MOST_COLUMNS, Kernel, dense_weight, sparse_weight
 from prunecast.export.c.lower import lower_model
 from prunecast.export.c.plan import PADDING, plan_of
-from prunecast.export.c.products import MOST_COLUMNS, Kernel, dense_weight, sparse_weight
 from prunecast.export.c.program import Code, Operation, Program, interpret
 from prunecast.export.c.runtime import FLAGS, RUNTIME, Compiled
 from prunecast.export.c.source import source_of
+from prunecast.export.eager import predictor_of
+from prunecast.inference import open_artifact
 from prunecast.models.base import config_from
+from prunecast.models.io import SavedModel
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
@@ -301,3 +308,47 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) ->
         "the runtime 'c' needs a C compiler, and found no no-such-compiler; install one, or name it in CC"
     )
     assert config_from(SIZES | {"name": "repeat"}) == model.config
+
+
+@pytest.mark.parametrize(
+    ("name", "freq", "binary"),
+    [("dlinear", "15min", False), pytest.param("itransformer", "h", True, marks=pytest.mark.slow)],
+)
+def test_the_zip_makes_a_program_that_reads_a_csv(
+    name: str, freq: str, binary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if binary:
+        monkeypatch.setattr("prunecast.export.c.bundle.MOST_INSIDE_BYTES", 0)
+    saved = saved_model(name=name)
+    saved = SavedModel(saved.model, saved.metadata.model_copy(update={"frequency": freq}))
+    path = RUNTIME.export(saved, tmp_path / "model.zip")
+    assert RUNTIME.export(saved, tmp_path / "again.zip").read_bytes() == path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        file.extractall(tmp_path / "c")
+    flags = "CFLAGS=-O1 -Wall -Wextra -Werror"
+    done = subprocess.run(["make", "-s", flags], cwd=tmp_path / "c", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    config, rows = saved.model.config, 40
+    times = pd.date_range("2023-12-28 21:00", periods=rows + config.horizon, freq=freq)
+    table = pd.DataFrame(5 + drawn(rows, config.channels), columns=[*saved.metadata.channels])
+    table.insert(0, "date", times[:rows])
+    table.to_csv(tmp_path / "own.csv", index=False)
+    done = subprocess.run(["./forecast", "../own.csv"], cwd=tmp_path / "c", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv(io.StringIO(done.stdout), parse_dates=["date"])
+    assert [*found["date"]] == [*times[rows:]]
+    marks = calendar_features(times.to_numpy(), saved.metadata.freq)[None]
+    lookback = config.lookback
+    label = config.label_len
+    history = table[[*saved.metadata.channels]].to_numpy(np.float32, copy=True)[None, -lookback:]
+    inputs = {"history": history, "x_mark": marks[:, rows - lookback : rows], "y_mark": marks[:, rows - label :]}
+    expected = predictor_of(saved, 1)(inputs)[0]
+    assert np.allclose(found.drop(columns="date").to_numpy(), expected, atol=1e-3)
+    artefact = open_artifact(path)
+    assert artefact.runtime == "c"
+    assert all(
+        torch.equal(a, b) for a, b in zip(artefact.saved.model.parameters(), saved.model.parameters(), strict=True)
+    )
+    flash, memory = RUNTIME.footprint(path)
+    assert flash >= 4 * sum(parameter.numel() for parameter in saved.model.parameters())
+    assert memory < 100_000

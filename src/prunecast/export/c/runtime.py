@@ -105,6 +105,11 @@ class CEngine:
         model = with_tensors(config_from(metadata.model), load(file.members[MODEL]), path, "its model metadata")
         return SavedModel(model.eval(), metadata)
 
+    def footprint(self, path: Path) -> tuple[int, int]:
+        """Returns the bytes of the C's constants and of its arena, see `EmbeddedRuntime`."""
+        facts = _File.read(path).facts
+        return facts.flash_bytes, facts.memory_bytes
+
     def load(self, path: Path, threads: int) -> Predictor:
         """Returns a callable on a zip of this runtime, whose C is written and compiled here unless it was before.
 
@@ -266,6 +271,8 @@ def _zipped(saved: SavedModel, program: Program) -> bytes:
     from safetensors.numpy import save
     from safetensors.torch import save as save_tensors
 
+    from prunecast.data.calendar import FEATURES
+    from prunecast.export.c.bundle import bundle
     from prunecast.export.raw import offset_of
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(saved.model.state_dict().items())}
@@ -282,10 +289,9 @@ def _zipped(saved: SavedModel, program: Program) -> bytes:
         flash_bytes=source.flash_bytes,
         memory_bytes=source.memory_bytes,
     )
+    features = FEATURES[saved.metadata.freq]
     members = {
-        "forecast.h": source.header.encode(),
-        "forecast.c": source.code.encode(),
-        "weights.bin": source.weights.astype("<f4").tobytes() + source.codes.tobytes(),
+        **bundle(source, program, saved.metadata, offset if offset else None, features),
         FACTS: facts.model_dump_json().encode(),
         PROGRAM: program.text().encode(),
         CONSTANTS: save(rest),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.export.c import kernels
+from prunecast.export.c.kernels import Packed, packed_weight
 from prunecast.export.c.plan import (
     ACTIVATIONS,
     PADDING,
@@ -28,7 +29,6 @@ from prunecast.export.c.plan import (
     View,
     plan_of,
 )
-from prunecast.export.c.products import Packed, packed_weight
 from prunecast.export.c.program import ARGUMENTS, BINARY, Numbers, Program
 
 ORDER = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
