@@ -43,7 +43,7 @@ from prunecast.stages.run import Chain, run_stage
 from prunecast.study.executor import ConsoleMonitor
 
 NEAR, CORRECTED = 0.05, 3
-"""Closer than that two times are equal; a rival that takes longer by more is made smaller, at most so often."""
+"""Closer than that two times are equal; else a rival is made smaller or larger, at most so often."""
 
 WALL_FILE, TABLE_FILE = "wall_s.json", "fairness.json"
 
@@ -190,7 +190,7 @@ class Rivals:
         return self.fitting(shape)
 
     def fitting(self, shape: Callable[[float], Keep]) -> Keep:
-        """Returns the largest of the shapes from 0, the smallest, to 1 that takes no longer than the choice."""
+        """Returns the largest of the shapes from 0, the smallest, to 1 that takes as long as the choice."""
         target_ms = self.target_ms
         for _ in range(CORRECTED):
             low, high = 0.0, 1.0
@@ -200,7 +200,7 @@ class Rivals:
                 low, high = (middle, high) if fits else (low, middle)
             untrained = build(self.parent.saved.model.shrunk_config(shape(low))).eval()
             slower = 1 / _ratio(self.timed(SavedModel(untrained, self.parent.saved.metadata)))
-            if slower <= 1 + NEAR:
+            if abs(slower - 1) <= NEAR:
                 break
             target_ms /= slower
         return shape(low)

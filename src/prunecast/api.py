@@ -634,6 +634,7 @@ def compress(
     from prunecast.recipe import fingerprint
     from prunecast.stages.model import TrainedModel
     from prunecast.study.executor import ConsoleMonitor
+    from prunecast.study.local import InProcess
 
     budgets = Budgets.parsed(max_loss_increase, max_latency, max_size, max_memory)
     limit_s, wait_s = None if time_limit is None else seconds(time_limit, "--time-limit"), seconds(wait)
@@ -657,6 +658,7 @@ def compress(
         ),
         out=out,
         executor=executor,
+        shipper=InProcess if engine == "local" else None,
         monitor=monitor or ConsoleMonitor(quiet=True),
         time_limit_s=limit_s,
         wait_s=wait_s,

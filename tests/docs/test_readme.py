@@ -102,7 +102,7 @@ def workplace(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     table.to_csv(tmp_path / "load.csv", index=False)
     torch.save(transformer(channels=7, width=16, d_ff=32), tmp_path / "checkpoint.pth")
     monkeypatch.setenv("PRUNECAST_DATA", str(data_dir.absolute()))
-    monkeypatch.setitem(EXECUTORS.entries, "local", "tests.support.in_process:InProcess")
+    monkeypatch.setitem(EXECUTORS.entries, "local", "prunecast.study.local:InProcess")
     monkeypatch.setattr(api, "study_run", partial(api.study_run, settings=SHORTER["study run"]))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.in_process import InProcess
-
 import prunecast.compress.cost as costing
 import prunecast.compress.search as searching
 import prunecast.stages.measure as measuring
@@ -30,6 +28,7 @@ from prunecast.records import Latency, Ratio, Timing
 from prunecast.results import Compressed
 from prunecast.stages.model import TrainedModel
 from prunecast.study.executor import Monitor
+from prunecast.study.local import InProcess
 
 SIZES = {"horizon": 6, "lookback": 24}
 TRAIN = (

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.support.in_process import InProcess
 from tests.support.series_files import write_table
 from tools.kill_study import timeline
 
@@ -20,6 +19,7 @@ from prunecast.recipe import Recipe, load_recipe
 from prunecast.stages.job import Job
 from prunecast.store import Store
 from prunecast.study.executor import Executor, Monitor, Outcome
+from prunecast.study.local import InProcess
 from prunecast.study.plan import decided, plan
 from prunecast.study.study import run_study
 

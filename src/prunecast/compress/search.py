@@ -84,11 +84,8 @@ from prunecast.train.evaluate import evaluate_both, score
 FRONT = 16
 """Candidates along the front."""
 
-FULLY_TUNED, SHIPPED = 3, 3
-"""Candidates of the later rungs of tuning, and those that variants are made of."""
-
-PATIENCE = 2
-"""Rungs of tuning in a row that may find nothing better before the next ones are left out."""
+FULLY_TUNED, SHIPPED, PATIENCE = 3, 3, 2
+"""Candidates of the later rungs of tuning, those that variants are made of, and rungs in a row that may be in vain."""
 
 MEASURING, FEWEST = 0.25, 8
 """Share of a limited time that may go into the table of costs, and the models that it is made of at the least."""
@@ -122,6 +119,7 @@ class Compression:
         question: what is asked.
         out: folder of the result.
         executor: runs the stages.
+        shipper: runs exports and timings of one model; the executor when absent.
         monitor: hears of it.
         time_limit_s: how long the search may take; what is best then is the result.
         wait_s: how long a timing waits for other stages on this machine.
@@ -143,6 +141,7 @@ class Compression:
     out: Path
     executor: Callable[[Workload], Executor]
     monitor: Monitor
+    shipper: Callable[[Workload], Executor] | None = None
     time_limit_s: float | None = None
     wait_s: float = 60.0
     device: Sequence[Point] = ()
@@ -503,7 +502,7 @@ class Compression:
                     self.tried.append(self._assessed(how, shape, made))
         self._settle(title)
 
-    def _run(self, title: str, jobs: Sequence[Job]) -> Outcome:
+    def _run(self, title: str, jobs: Sequence[Job], executor: Callable[[Workload], Executor] | None = None) -> Outcome:
         self._check_time()
         waiting = [job for job in jobs if not self.store.has(job.fingerprint)]
         if not waiting:
@@ -513,7 +512,7 @@ class Compression:
         self.monitor.start(len(jobs), len(jobs) - len(waiting))
         workload = Workload(jobs, waiting, self.store, StudyConfig(), None, self.monitor, self.patience_s)
         try:
-            return run_plan(self.executor, workload, Outcome(present=len(jobs) - len(waiting)))
+            return run_plan(executor or self.executor, workload, Outcome(present=len(jobs) - len(waiting)))
         finally:
             self.monitor.stop()
 
@@ -660,7 +659,7 @@ class Compression:
             exports=tuple(job.fingerprint for job in (export, dense) if job is not None),
             machine=environment.describe().machine,
         )
-        outcome = self._run(f"export and time of {tried.name}", [export, timing])
+        outcome = self._run(f"export and time of {tried.name}", [export, timing], self.shipper)
         if not self.store.has(timing.fingerprint):
             tried.refused = "; ".join(outcome.failed.values()) or "it was not made"
             return

@@ -1,18 +1,21 @@
-"""Stages in processes of this machine: as many at once as its threads, its memory and its GPUs have room for."""
+"""Stages in processes of this machine: as many at once as its threads, its memory and its GPUs have room for.
+
+Or one at a time in the process that asks for them.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Self
 
 from prunecast.errors import UserError
 from prunecast.stages.job import Job
-from prunecast.study.executor import Completed, Resources, WorkerLost, Workload, here, visible_gpus
+from prunecast.study.executor import NOTHING, Completed, Resources, WorkerLost, Workload, here, visible_gpus
 from prunecast.study.worker import execute, start_worker
 
 
@@ -109,3 +112,35 @@ class LocalExecutor:
                 self._idle.append(process)
             ended.append(Completed(job, error))
         return ended
+
+
+class InProcess:
+    """Runs stages in this process, one at a time: a worker process imports for seconds what is imported here."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._root = str(workload.store.root)
+        self._submitted: list[tuple[Job, bool]] = []
+
+    @staticmethod
+    def check() -> None:
+        """Finds nothing missing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Has nothing to end."""
+
+    def room(self) -> Resources:
+        """Returns nothing: each stage runs alone."""
+        return NOTHING
+
+    def submit(self, job: Job, *, machine_busy: bool = False) -> None:
+        """Puts a stage down for `completed`."""
+        self._submitted.append((job, machine_busy))
+
+    def completed(self) -> Sequence[Completed]:
+        """Runs the stage in a thread: its errors are its result, as with a process, and no interruption is lost."""
+        job, machine_busy = self._submitted.pop()
+        with ThreadPoolExecutor(1) as thread:
+            return [Completed(job, thread.submit(execute, job, self._root, machine_busy).exception())]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.in_process import InProcess
 from tests.support.series_files import write_table
 from tests.support.small_study import Watch
 
@@ -16,6 +15,7 @@ from prunecast.report.compare import StudyRuns
 from prunecast.report.context import Context
 from prunecast.report.sheets import variants_table
 from prunecast.report.tables import Cell, Head
+from prunecast.study.local import InProcess
 from prunecast.study.plan import plan
 from prunecast.study.study import open_study, run_study
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tests.support.in_process import InProcess
 from tests.support.series_files import write_table
 from tests.support.small_study import Micro, Watch
 from tools.kill_study import contents, differences
@@ -27,6 +26,7 @@ from prunecast.records import Failure
 from prunecast.stages.job import Job
 from prunecast.store import OF_THE_RECORD, SUMS_FILE, Store
 from prunecast.study.frame import selected, write_frame
+from prunecast.study.local import InProcess
 from prunecast.study.plan import decided, located
 from prunecast.study.study import Study, changed_data, open_study, run_study, status, take_inventory, to_run
 
