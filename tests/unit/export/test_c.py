@@ -181,6 +181,23 @@ def test_no_two_living_buffers_share_memory() -> None:
     assert plan.arena % PADDING == 0
 
 
+def attention(heads: int, tokens: int) -> Program:
+    """Scores, a mask, softmax and sums, head by head."""
+    parts = [step("permute", "history", "t", 0, 2, 1), step("matmul", "history t", "s"), step("add", "s mask", "m")]
+    parts += [step("softmax", "m", "p", 2), step("matmul", "p history")]
+    return of_operations((heads, tokens, 8), *parts, mask=drawn(tokens, tokens))
+
+
+def test_attention_keeps_the_scores_of_one_head() -> None:
+    few, many = attention(2, 40), attention(6, 40)
+    built = compiled(many, "-O1", "-march=native")
+    history = drawn(6, 40, 8)
+    assert close(built({"history": history}), interpret(many, {"history": history}))
+    assert [*built.source.plan.loops.values()] == [6]
+    more = 4 * 2 * 4 * (40 * 8 + PADDING * 40)
+    assert built.source.memory_bytes - source_of(few).memory_bytes <= more, "the history and the sums alone"
+
+
 def test_what_is_not_finite_is_told() -> None:
     program = PROGRAMS["gelu"]
     built = compiled(program, "-O1")
@@ -318,7 +335,7 @@ def test_the_zip_makes_a_program_that_reads_a_csv(
     name: str, freq: str, binary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if binary:
-        monkeypatch.setattr("prunecast.export.c.bundle.MOST_INSIDE_BYTES", 0)
+        monkeypatch.setattr("prunecast.export.c.runtime.MOST_INSIDE_BYTES", 0)
     saved = saved_model(name=name)
     saved = SavedModel(saved.model, saved.metadata.model_copy(update={"frequency": freq}))
     path = RUNTIME.export(saved, tmp_path / "model.zip")

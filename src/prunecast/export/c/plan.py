@@ -4,21 +4,30 @@ Values lie feature-major: what a product multiplies with (the tokens) is contigu
 weight is one number that is multiplied with a vector of tokens, whatever the width of the processor's vectors, and most
 permutations of a model become other strides on the same numbers. Rows are padded to whole vectors; what stands in the
 padding is never read as a value.
-
-A step writes one buffer. Buffers that are not needed at the same time share memory: the largest first, each at the
-lowest place that is free for as long as it lives.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from prunecast.export.c.program import BY_ELEMENT, REDUCTIONS, RESULT, UNARY, Numbers, Operation, Program
+from prunecast.export.c.steps import (
+    Along,
+    ByElement,
+    Expression,
+    Move,
+    Plan,
+    Product,
+    Recurrent,
+    Reduce,
+    View,
+    fit_memory,
+    up,
+)
 
 PADDING = 16
 """Numbers in the widest vector: rows are padded to a multiple of it, and what may be read past an end is less."""
@@ -31,171 +40,6 @@ MOST_EXPANDED = 4096
 
 ACTIVATIONS = ("gelu", "relu", "elu", "tanh", "sigmoid")
 """What a product can apply to its results before they are stored."""
-
-
-@dataclass(frozen=True)
-class View:
-    """Where the elements of a value lie.
-
-    Attributes:
-        buffer: name; of a constant, or of a part of the arena.
-        offset: of its first element, in numbers.
-        shape: of the value.
-        strides: in numbers; 0 for a dimension of size one, or along which it is the same.
-    """
-
-    buffer: str
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def order(self) -> list[int]:
-        """Returns the dimensions of more than one element, from the widest stride to the narrowest."""
-        dims = [dim for dim, size in enumerate(self.shape) if size > 1]
-        return sorted(dims, key=lambda dim: (self.strides[dim] != 0, -abs(self.strides[dim]), dim))
-
-    def same_places(self, other: View) -> bool:
-        """Whether both have their elements at the same places of their buffers."""
-        return (self.offset, self.shape, self.strides) == (other.offset, other.shape, other.strides)
-
-
-@dataclass(frozen=True)
-class Expression:
-    """What is done by element, as a tree.
-
-    Attributes:
-        op: an operator by element, or "leaf".
-        parts: expressions; of a leaf none.
-        leaf: a number, or what is read.
-        array: of a leaf that is a constant and lies nowhere yet.
-    """
-
-    op: str
-    parts: tuple[Expression, ...] = ()
-    leaf: View | float | None = None
-    array: Numbers | None = None
-
-    def leaves(self) -> list[View]:
-        """Returns the views that it reads, each once."""
-        own = [self.leaf] if isinstance(self.leaf, View) else []
-        return [*dict.fromkeys([*own, *(leaf for part in self.parts for leaf in part.leaves())])]
-
-
-@dataclass
-class Step:
-    """What one loop nest or kernel does.
-
-    Attributes:
-        target: what it writes.
-        sources: what it reads.
-    """
-
-    target: View
-    sources: list[View]
-
-
-@dataclass
-class ByElement(Step):
-    """Computes an expression."""
-
-    expression: Expression
-
-
-@dataclass
-class Move(Step):
-    """Copies a view to another of its shape."""
-
-
-@dataclass
-class Reduce(Step):
-    """Sums, means or maxima over dimensions."""
-
-    op: str
-    dims: tuple[int, ...]
-
-
-@dataclass
-class Along(Step):
-    """An operator along one dimension: softmax, layer_norm, cumsum, top, take, gather, scatter.
-
-    The indices of `take` are `indices`; the view of other operands follows the first among the sources.
-    """
-
-    op: str
-    dim: int
-    value: float = 0.0
-    indices: tuple[int, ...] = ()
-
-
-@dataclass
-class Recurrent(Step):
-    """An LSTM after its products with the inputs: sources are gates, the turned weight (H, 4 H), room for its state."""
-
-    length: int
-    hidden: int
-
-
-@dataclass
-class Product(Step):
-    """A matrix product of many rows of numbers with vectors of columns, and what follows it by element.
-
-    Attributes:
-        row: dimension of the target whose elements are rows.
-        depth: numbers in each sum.
-        columns: how many are contiguous.
-        vector: where the columns lie; its last stride is that of the depth.
-        scalar: what they are multiplied with, or None where that is `weight`: strides of row and depth come last.
-        weight: a constant matrix (rows, depth).
-        loops: (dimension of the target, stride of `vector`, stride of `scalar`, stride of the residual).
-        bias: of rows, or of columns when `by_column`.
-        name: of the weight, for people.
-    """
-
-    row: int
-    depth: int
-    columns: int
-    vector: View
-    scalar: View | None
-    weight: Numbers | None
-    loops: list[tuple[int, int, int]]
-    bias: View | None = None
-    by_column: bool = False
-    scale: float = 1.0
-    activation: str | None = None
-    residual: View | None = None
-
-    @property
-    def rows(self) -> int:
-        """How many rows it has."""
-        return self.target.shape[self.row]
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds without leaving out zeros."""
-        return math.prod(self.target.shape) * self.depth
-
-
-@dataclass
-class Plan:
-    """All steps, and where everything lies.
-
-    Attributes:
-        steps: in order.
-        inputs: name -> the buffer that it is copied to, tight.
-        outcome: the view of the forecast, which is copied out.
-        constants: name of a buffer -> its numbers.
-        sizes: name of a buffer of the arena -> its numbers.
-        offsets: name of a buffer of the arena -> where it begins.
-        arena: numbers in the arena.
-    """
-
-    steps: list[Step] = field(default_factory=list)
-    inputs: dict[str, View] = field(default_factory=dict)
-    outcome: View = field(default_factory=lambda: View("", 0, (), ()))
-    constants: dict[str, Numbers] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    offsets: dict[str, int] = field(default_factory=dict)
-    arena: int = 0
 
 
 Value = View | Numbers | Expression | Product
@@ -214,13 +58,8 @@ def plan_of(program: Program, padding: int = PADDING) -> Plan:
         planner.add(operation)
     plan = planner.plan
     plan.outcome = planner.view(planner.values[RESULT], program.shapes[RESULT])
-    _in_place(plan)
-    _place(plan, padding)
+    fit_memory(plan, padding)
     return plan
-
-
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
 
 
 class _Planner:
@@ -260,7 +99,7 @@ class _Planner:
         for dim in reversed(inner):
             strides[dim], total = total, total * shape[dim]
         run = total if run is None else run
-        pitch = _up(max(total, total - run + _up(run, self.padding)), self.padding) if columns else 1
+        pitch = up(max(total, total - run + up(run, self.padding)), self.padding) if columns else 1
         for dim in reversed(order[: len(order) - columns]):
             strides[dim], pitch = pitch, pitch * shape[dim]
         name = f"b{len(self.plan.sizes)}"
@@ -291,7 +130,7 @@ class _Planner:
         array = value.transpose([*rest, *kept])
         split = len(rest) + sum(dim not in inner for dim in kept)
         rows = array.reshape(math.prod(array.shape[:split]), -1)
-        pitch = _up(rows.shape[1], self.padding) if rows.shape[1] > 1 else 1
+        pitch = up(rows.shape[1], self.padding) if rows.shape[1] > 1 else 1
         rows = np.pad(rows, ((0, 0), (0, pitch - rows.shape[1])))
         strides, step = [0] * value.ndim, 1
         for dim in reversed([dim for dim in kept if dim in inner]):
@@ -420,9 +259,9 @@ class _Planner:
         gates, weight = views
         if gates.strides[1] != 1:
             gates = self.relaid(gates, [0, 1] if length > 1 else [1], 1)
-        turned = np.pad(self.plan.constants[weight.buffer].T, ((0, 0), (0, _up(4 * hidden, self.padding) - 4 * hidden)))
+        turned = np.pad(self.plan.constants[weight.buffer].T, ((0, 0), (0, up(4 * hidden, self.padding) - 4 * hidden)))
         by_input = View(self.constant(turned), 0, turned.shape, _strides(turned.shape, range(2))[0])
-        target, state = self.room(shape, [0, 1], 1), self.room((_up(4 * hidden, self.padding) + hidden,), [0], 1)
+        target, state = self.room(shape, [0, 1], 1), self.room((up(4 * hidden, self.padding) + hidden,), [0], 1)
         self.plan.steps.append(Recurrent(target, [gates, by_input, state], length, hidden))
         return target
 
@@ -511,7 +350,7 @@ class _Planner:
         loops, run = _run_of(x, row)
         others = [dim for dim, size in enumerate(x.shape) if size > 1 and dim != row]
         total, count = math.prod(x.shape[dim] for dim in others), math.prod(x.shape[dim] for dim in loops)
-        wasted = count * _up(run, self.padding) > tolerated * _up(total, self.padding)
+        wasted = count * up(run, self.padding) > tolerated * up(total, self.padding)
         if (others and len(loops) == len(others)) or (loops and wasted):
             order = [*([row] if x.shape[row] > 1 else []), *others]
             x = self.relaid(x, order, len(others))
@@ -525,8 +364,8 @@ class _Planner:
         last, tokens = len(shape) - 1, math.prod(shape[:-1])
         zeros = 1 - np.count_nonzero(weight) / weight.size
         outputs = shape[-1]
-        by_token = _up(tokens, self.padding) * outputs * max(1 - zeros, 0.05)
-        by_output = tokens * _up(outputs, self.padding)
+        by_token = up(tokens, self.padding) * outputs * max(1 - zeros, 0.05)
+        by_output = tokens * up(outputs, self.padding)
         contiguous = x.strides[last] == 1 or x.shape[last] == 1
         if contiguous and x.buffer in self.feature_major and by_output <= 1.5 * by_token:
             return self._turned(x, weight, bias, shape)
@@ -553,7 +392,7 @@ class _Planner:
         target = self.room(shape, order, 1)
         if x.buffer in self.feature_major:
             self.feature_major.add(target.buffer)
-        width = _up(outputs, self.padding)
+        width = up(outputs, self.padding)
         turned = np.pad(weight.T, ((0, 0), (0, width - outputs)))
         vector = View(self.constant(turned), 0, turned.shape, (width, 1))
         loops = [(dim, 0, x.strides[dim]) for dim in tokens if dim != row]
@@ -570,8 +409,8 @@ class _Planner:
             self.view(value, self.program.shapes[name]) for value, name in zip(inputs, operation.inputs, strict=True)
         )
         m, n = len(shape) - 2, len(shape) - 1
-        by_m = _up(shape[m], self.padding) * shape[n]
-        by_n = shape[m] * _up(shape[n], self.padding)
+        by_m = up(shape[m], self.padding) * shape[n]
+        by_n = shape[m] * up(shape[n], self.padding)
         along_m, along_n = a.strides[m] == 1 or shape[m] == 1, b.strides[n] == 1
         if not along_n and not along_m:
             order = [dim for dim in range(len(a.shape)) if a.shape[dim] > 1 and dim != m] + [m]
@@ -669,86 +508,3 @@ def _reshaped_strides(view: View, shape: tuple[int, ...]) -> tuple[int, ...] | N
         if size > shape[dim]:
             left.append((size // shape[dim], stride * shape[dim]))
     return tuple(strides)
-
-
-# Memory
-
-
-def _buffers(step: Step) -> Iterator[str]:
-    yield step.target.buffer
-    for view in step.sources:
-        yield view.buffer
-
-
-def _last_uses(plan: Plan) -> dict[str, int]:
-    last = {buffer: at for at, step in enumerate(plan.steps) for buffer in _buffers(step)}
-    last[plan.outcome.buffer] = len(plan.steps)
-    return last
-
-
-def _in_place(plan: Plan) -> None:
-    """Lets steps by element, and norms, write where they read what is read no more."""
-    last, writes = _last_uses(plan), Counter(step.target.buffer for step in plan.steps)
-    renamed: dict[str, str] = {}
-
-    def now(view: View) -> View:
-        return replace(view, buffer=renamed[view.buffer]) if view.buffer in renamed else view
-
-    for at, step in enumerate(plan.steps):
-        _rename(step, now)
-        if not isinstance(step, ByElement) and not (isinstance(step, Along) and step.op in {"softmax", "layer_norm"}):
-            continue
-        sources = step.sources if isinstance(step, ByElement) else step.sources[:1]
-        for source in sources:
-            old, target = source.buffer, step.target.buffer
-            same = source.same_places(step.target) and plan.sizes.get(old) == plan.sizes[target]
-            others = [view for view in step.sources if view.buffer == old and view != source]
-            if same and last[old] == at and not others and old not in plan.inputs and writes[target] == 1:
-                renamed[target] = old
-                last[old] = last[target]
-                del plan.sizes[target]
-                step.target = now(step.target)
-                break
-    plan.outcome = now(plan.outcome)
-
-
-def _rename(step: Step, now: Callable[[View], View]) -> None:
-    step.target, step.sources = now(step.target), [now(view) for view in step.sources]
-    if isinstance(step, ByElement):
-
-        def settled(part: Expression) -> Expression:
-            leaf = now(part.leaf) if isinstance(part.leaf, View) else part.leaf
-            return replace(part, leaf=leaf, parts=tuple(settled(inner) for inner in part.parts))
-
-        step.expression = settled(step.expression)
-    if isinstance(step, Product):
-        step.vector = now(step.vector)
-        step.scalar = None if step.scalar is None else now(step.scalar)
-        step.residual = None if step.residual is None else now(step.residual)
-
-
-def _place(plan: Plan, padding: int) -> None:
-    """Gives each buffer its place in the arena: the largest first, each at the lowest that is free while it lives."""
-    last = _last_uses(plan)
-    first: dict[str, int] = {}
-    for at, step in enumerate(plan.steps):
-        for buffer in _buffers(step):
-            first.setdefault(buffer, at)
-    for view in plan.inputs.values():
-        first[view.buffer] = -1
-        last.setdefault(view.buffer, -1)
-    living = [name for name in plan.sizes if name in first]
-    placed: list[tuple[str, int, int]] = []
-    for name in sorted(living, key=lambda name: (-plan.sizes[name], name)):
-        size = _up(plan.sizes[name], padding)
-        busy = sorted(
-            (start, end) for other, start, end in placed if first[other] <= last[name] and first[name] <= last[other]
-        )
-        place = 0
-        for start, end in busy:
-            if place + size <= start:
-                break
-            place = max(place, end)
-        plan.offsets[name] = place
-        placed.append((name, place, place + size))
-    plan.arena = max((end for _, _, end in placed), default=0) + padding

@@ -8,28 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.export.c import kernels
 from prunecast.export.c.kernels import Packed, packed_weight
-from prunecast.export.c.plan import (
-    ACTIVATIONS,
-    PADDING,
-    Along,
-    ByElement,
-    Expression,
-    Move,
-    Plan,
-    Product,
-    Recurrent,
-    Reduce,
-    Step,
-    View,
-    plan_of,
-)
+from prunecast.export.c.plan import ACTIVATIONS, PADDING, plan_of
 from prunecast.export.c.program import ARGUMENTS, BINARY, Numbers, Program
+from prunecast.export.c.steps import Along, ByElement, Expression, Move, Plan, Product, Recurrent, Reduce, Step, View
 
 ORDER = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
@@ -133,9 +121,9 @@ class _Writer:
         bodies = [self._step(step) for step in self.plan.steps]
         functions = [
             "PC_APART void pc_step"
-            + f"{at}(float *a, const float *w, const unsigned char *q)\n{{\n"
+            + f"{at}(float *a, const float *w, const unsigned char *q, int turn)\n{{\n"
             + "\n".join(f"    {line}" for line in body)
-            + "\n    (void)a; (void)w; (void)q;\n}\n"
+            + "\n    (void)a; (void)w; (void)q; (void)turn;\n}\n"
             for at, body in enumerate(bodies)
         ]
         parts = ["/* Written by Prunecast; `make` and README.md say how to use it. */"]
@@ -168,7 +156,14 @@ class _Writer:
             if view.buffer in self.plan.offsets:
                 place = self.plan.offsets[view.buffer]
                 lines.append(f"    memcpy(arena + {place}, {name}, {size} * sizeof(float));")
-        lines += [f"    pc_step{at}(arena, weights, codes);" for at in range(len(self.plan.steps))]
+        steps = enumerate(self.plan.steps)
+        for loop, group in groupby(steps, key=lambda one: one[1].loop):
+            calls = [at for at, _ in group]
+            if loop is None:
+                lines += [f"    pc_step{at}(arena, weights, codes, 0);" for at in calls]
+                continue
+            lines.append(f"    for (int turn = 0; turn < {self.plan.loops[loop]}; turn++) {{")
+            lines += [*(f"        pc_step{at}(arena, weights, codes, turn);" for at in calls), "    }"]
         outcome = self.plan.outcome
         target = View("forecast", 0, outcome.shape, _tight(outcome.shape))
         lines += ["    {", "        const float *a = arena, *w = weights; (void)a; (void)w;"]
@@ -179,6 +174,9 @@ class _Writer:
 
     def _base(self, view: View) -> str:
         """Returns the C of the place where a view begins."""
+        return self._start(view) + (f" + turn * {view.moves}" if view.moves else "")
+
+    def _start(self, view: View) -> str:
         if view.buffer == "forecast":
             return f"forecast + {view.offset}"
         if view.buffer in self.plan.constants:
