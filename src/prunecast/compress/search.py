@@ -22,7 +22,7 @@ from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -59,15 +59,8 @@ from prunecast.measure.machine_lock import alone
 from prunecast.models.base import Keep
 from prunecast.models.io import SavedModel, load_model
 from prunecast.prune.methods import Statistics
-from prunecast.recipe import (
-    RECIPE_FILE,
-    PruneConfig,
-    Recipe,
-    StudyConfig,
-    checked,
-    write_recipe,
-)
-from prunecast.records import Accuracy, Role, RunRecord
+from prunecast.recipe import RECIPE_FILE, PruneConfig, Recipe, StudyConfig, checked, write_recipe
+from prunecast.records import Accuracy, GroupKind, Role, RunRecord
 from prunecast.registry import MODELS, RUNTIMES
 from prunecast.report.statistics import Interval
 from prunecast.resolve import with_model
@@ -101,6 +94,14 @@ PROMISE = 5.0
 
 DOUBT, SLOWED = 1.1, 2.0
 """How many times too long a glance at the clock may be, and one on a busy machine: no more is believed of it."""
+
+AT_ONCE = {
+    "method": "structured-magnitude",
+    "kinds": get_args(GroupKind),
+    "recovery": "ridge",
+    "calibration_batches": 2,
+}
+"""How the smallest model is cut where it is the answer: seven times faster than the best method at paper size."""
 
 WAITING = 0.25
 """Share of the time left that a timing may wait for other stages on this machine."""
@@ -712,7 +713,8 @@ class Compression:
         if self.groups:
             shape = shape_of(self.model, self.anatomy, self.extremes[-1], self.cheapest)
             scored = self.recipe.data.model_copy(update={"score_test": True})
-            jobs = self._chain(shape, 0, data=scored).prune(self.question.parent, shape.title)
+            pruning = checked(PruneConfig, {"sparsity": shape.share, "keep": shape.keep, **AT_ONCE}, "prune")
+            jobs = self._chain(None, 0, prune=pruning, data=scored).prune(self.question.parent, shape.title)
             known = Parent(saved, record)
             finished = run_stage(jobs[0], StageInputs(prepared=self.parent.windows, known=known), wait_s=0.0)
             assert isinstance(finished.result, ModelResult)
