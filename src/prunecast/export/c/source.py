@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.export.c import kernels
-from prunecast.export.c.kernels import Packed, packed_weight
+from prunecast.export.c.kernels import KernelChoice, Packed, packed_weight
 from prunecast.export.c.plan import ACTIVATIONS, PADDING, plan_of
 from prunecast.export.c.program import ARGUMENTS, BINARY, Numbers, Program
 from prunecast.export.c.steps import Along, ByElement, Expression, Move, Plan, Product, Recurrent, Reduce, Step, View
@@ -69,14 +69,15 @@ class Source:
         return 4 * self.plan.arena
 
 
-def source_of(program: Program, padding: int = PADDING) -> Source:
+def source_of(program: Program, padding: int = PADDING, choose: KernelChoice | None = None) -> Source:
     """Returns the C of a program.
 
     Args:
         program: what to do.
         padding: numbers in the widest vector that it is compiled for.
+        choose: the kernel of each weight; by the model of costs when None.
     """
-    return _Writer(program, padding).source()
+    return _Writer(program, padding, choose).source()
 
 
 @dataclass
@@ -111,8 +112,8 @@ class _Blobs:
 class _Writer:
     """The way from a plan to its text."""
 
-    def __init__(self, program: Program, padding: int) -> None:
-        self.program, self.padding = program, padding
+    def __init__(self, program: Program, padding: int, choose: KernelChoice | None) -> None:
+        self.program, self.padding, self.choose = program, padding, choose
         self.plan, self.blobs = plan_of(program, padding), _Blobs(padding)
         self.kernels: dict[str, int] = {}
 
@@ -312,7 +313,7 @@ class _Writer:
 
     def _product(self, step: Product) -> Iterator[str]:
         target, weight = step.target, step.weight
-        found = packed_weight(weight, step.columns) if weight is not None else None
+        found = packed_weight(weight, step.columns, self.choose) if weight is not None else None
         kernel = "product" if found is None else found.kernel
         self.kernels[kernel] = self.kernels.get(kernel, 0) + 1
         facts: dict[str, object] = {
