@@ -18,7 +18,7 @@ from pathlib import Path
 LONGEST_BODY, LONGEST_MODULE = 60, 800
 
 HOUSE = {
-    "modules": 148,
+    "modules": 149,
     "modules at the top": 12,
     "packages at the top": 12,
     "modules in report": 14,
@@ -26,7 +26,7 @@ HOUSE = {
 }
 """The most that there are, `__init__.py` and `__main__.py` not counted as modules. Lines are told, not limited: a
 feature may need them, and a limit would reward dense code. A new room brings its modules: `compress` has five,
-the C engine seven: program, lowering, plan, steps, kernels, text, runtime."""
+the C engine eight: program, lowering, plan, steps, kernels, text, files for a board, runtime."""
 
 SHARED = {"main", "RUNTIME", "ORIGINAL", "TSLIB"}
 """Names that several modules may have: what is started, what a registry names in each."""

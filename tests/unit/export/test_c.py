@@ -335,7 +335,7 @@ def test_the_zip_makes_a_program_that_reads_a_csv(
     name: str, freq: str, binary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if binary:
-        monkeypatch.setattr("prunecast.export.c.runtime.MOST_INSIDE_BYTES", 0)
+        monkeypatch.setattr("prunecast.export.c.board.MOST_INSIDE_BYTES", 0)
     saved = saved_model(name=name)
     saved = SavedModel(saved.model, saved.metadata.model_copy(update={"frequency": freq}))
     path = RUNTIME.export(saved, tmp_path / "model.zip")
