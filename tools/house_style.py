@@ -18,14 +18,14 @@ from pathlib import Path
 LONGEST_BODY, LONGEST_MODULE = 60, 800
 
 HOUSE = {
-    "modules": 149,
+    "modules": 150,
     "modules at the top": 12,
     "packages at the top": 12,
     "modules in report": 14,
     "modules in study": 9,
 }
 """The most that there are, `__init__.py` and `__main__.py` not counted as modules. Lines are told, not limited: a
-feature may need them, and a limit would reward dense code. A new room brings its modules: `compress` has five,
+feature may need them, and a limit would reward dense code. A new room brings its modules: `compress` has six,
 the C engine eight: program, lowering, plan, steps, kernels, text, files for a board, runtime."""
 
 SHARED = {"main", "RUNTIME", "ORIGINAL", "TSLIB"}

@@ -52,7 +52,7 @@ def outcome(search: Compression) -> Compressed:
     lines = search.lines(best)
     dlinear = search.tests.get(search.dlinear.fingerprint)
     found = Compressed(
-        path=search.artefact,
+        path=search.delivery.artefact,
         folder=search.out / "model",
         report=search.out / REPORT_FILE,
         met=all(line.met for line in lines),
@@ -83,7 +83,7 @@ def out_of_reach(search: Compression) -> Compressed:
     else:
         words.append(f"It was written: {nearest.name}. Its loss is {_interval(nearest.increase)}.")
     found = Compressed(
-        path=None if nearest is None else search.artefact,
+        path=None if nearest is None else search.delivery.artefact,
         folder=None if nearest is None else search.out / "model",
         report=None,
         met=nearest is not None and all(line.met for line in search.lines(nearest)),

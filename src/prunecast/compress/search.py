@@ -1,11 +1,5 @@
 """The search for the best artefact within budgets: from a dense model, through rungs of ever dearer candidates.
 
-OUT/model.onnx       the best artefact so far (its ending is the runtime's), always whole
-OUT/model/           its model folder, with the recipe that repeats it
-OUT/compress.json    what was asked, reached and tried so far
-OUT/report.html      the same as a page, once the search has ended
-OUT/search/          what the search goes on from: its question, measured costs, the front, a store of stages
-
 Each candidate is made by ordinary stages in the store, none of which scores the test part, so a search that was killed
 goes on where it was: what was measured or trained is read, and every choice follows from what is there.
 """
@@ -13,7 +7,6 @@ goes on where it was: what was measured or trained is read, and every choice fol
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -22,13 +15,12 @@ from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from prunecast import environment
 from prunecast.compress.budget import BudgetLine, Costs, TimeUp, time_limit
 from prunecast.compress.candidates import (
     WHOLE,
@@ -50,29 +42,25 @@ from prunecast.compress.cost import (
     Stopwatch,
     bytes_of,
     models_to_measure,
-    write_artefact,
 )
+from prunecast.compress.delivery import Delivery, TestScores
 from prunecast.errors import UserError
-from prunecast.export.base import Int8Runtime, Runtime, SparseRuntime
-from prunecast.inference import open_artifact
+from prunecast.export.base import Int8Runtime, SparseRuntime
 from prunecast.measure.machine_lock import alone
 from prunecast.models.base import Keep
-from prunecast.models.io import SavedModel, load_model
 from prunecast.prune.methods import Statistics
-from prunecast.recipe import RECIPE_FILE, PruneConfig, Recipe, StudyConfig, checked, write_recipe
-from prunecast.records import Accuracy, GroupKind, Role, RunRecord
-from prunecast.registry import MODELS, RUNTIMES
+from prunecast.recipe import PruneConfig, Recipe, StudyConfig, checked
+from prunecast.records import Accuracy
+from prunecast.registry import MODELS
 from prunecast.report.statistics import Interval
 from prunecast.resolve import with_model
-from prunecast.stages.base import ModelResult, Parent, StageInputs
-from prunecast.stages.job import Job, TimingJob
+from prunecast.stages.job import Job
 from prunecast.stages.measure import real_inputs
 from prunecast.stages.model import TrainedModel
 from prunecast.stages.prune import calibration
-from prunecast.stages.run import Chain, run_stage, write
-from prunecast.store import Store, new_file
+from prunecast.stages.run import Chain
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, run_plan
-from prunecast.train.evaluate import evaluate_both, score
+from prunecast.train.evaluate import evaluate_both
 
 FRONT = 16
 """Candidates along the front."""
@@ -94,14 +82,6 @@ PROMISE = 5.0
 
 DOUBT, SLOWED = 1.1, 2.0
 """How many times too long a glance at the clock may be, and one on a busy machine: no more is believed of it."""
-
-AT_ONCE = {
-    "method": "structured-magnitude",
-    "kinds": get_args(GroupKind),
-    "recovery": "ridge",
-    "calibration_batches": 2,
-}
-"""How the smallest model is cut where it is the answer: seven times faster than the best method at paper size."""
 
 WAITING = 0.25
 """Share of the time left that a timing may wait for other stages on this machine."""
@@ -151,7 +131,7 @@ class Compression:
     uniform: Shape | None = None
     stopped: str | None = None
     stopwatch: Callable[[Keep], Costs] | None = None
-    tests: dict[str, tuple[Accuracy | None, Accuracy | None]] = field(default_factory=dict)
+    tests: dict[str, TestScores] = field(default_factory=dict)
     test: Accuracy | None = None
     nearest: Tried | None = None
     busy: bool = False
@@ -162,10 +142,9 @@ class Compression:
         self.model = self.parent.saved.model
         self.anatomy = Anatomy(self.model)
         self.groups = tuple(self.anatomy.groups.values())
-        self.folder = self.out / "search"
-        self.store = Store(self.folder / "store")
-        self.kind: Runtime = RUNTIMES.load(self.question.runtime)
-        self.points: list[Point] = [*self.device] or self._noted("costs", TypeAdapter(list[Point])) or []
+        self.delivery = Delivery(self.parent, self.source, self.question, self.out)
+        self.store = self.delivery.store
+        self.points: list[Point] = [*self.device] or self.delivery.noted("costs", TypeAdapter(list[Point])) or []
         self.extremes = models_to_measure(self.groups, TILE)[:2] if self.groups else [{}]
         self._glimpse: Costs | None = None
         self._limited = False
@@ -182,14 +161,14 @@ class Compression:
         Raises:
             UserError: when the folder is another question's, or the runtime cannot run the model.
         """
-        self._check_folder()
+        self.delivery.check()
         if not self.within_reach():
             self.monitor.note("; ".join(self.missed))
             with suppress(TimeUp), time_limit(self.left_s):
                 self._write_nearest()
             return False
-        self._note("question", self.question)
-        self._note("costs", self.points)
+        self.delivery.note("question", self.question)
+        self.delivery.note("costs", self.points)
         with self.store.writer():
             self._adopt()
             try:
@@ -257,23 +236,7 @@ class Compression:
         if self._limited and self.left_s < 0:
             raise TimeUp
 
-    # Where it lies
-
-    def _check_folder(self) -> None:
-        before = self._noted("question", TypeAdapter(Question))
-        if self.out.exists() and before is None:
-            raise UserError(f"{self.out} exists; give another --out")
-        if before is not None and before != self.question:
-            raise UserError(f"{self.out} is the result of another question; ask the same, or give another --out")
-
-    def _note(self, name: str, value: Any) -> None:
-        content = TypeAdapter(Any).dump_json(value, indent=1)
-        with new_file(self.folder / f"{name}.json", replace=True) as path:
-            path.write_bytes(content + b"\n")
-
-    def _noted(self, name: str, kind: TypeAdapter[Any]) -> Any:
-        path = self.folder / f"{name}.json"
-        return kind.validate_json(path.read_bytes()) if path.is_file() else None
+    # The given model
 
     def _adopt(self) -> None:
         """Puts the given model into the store, as the finished stage that it is."""
@@ -382,8 +345,8 @@ class Compression:
                 if time.monotonic() > until_s and len(self.points) >= FEWEST:
                     break
                 self.points.append(Point(keep=of, costs=clock(keep)))
-                if self.folder.is_dir():
-                    self._note("costs", self.points)
+                if self.delivery.folder.is_dir():
+                    self.delivery.note("costs", self.points)
 
     def _clock(self, folder: Path) -> Stopwatch:
         config = self.recipe.measure
@@ -406,7 +369,7 @@ class Compression:
 
         Nothing more is measured once there is a front, or the time is over; where time is limited, it takes a part.
         """
-        settled = self.ended_early or self._noted("front", TypeAdapter(list[Shape])) is not None
+        settled = self.ended_early or self.delivery.noted("front", TypeAdapter(list[Shape])) is not None
         if self.groups and not self.device and not settled:
             limit_s = math.inf if self.time_limit_s is None else self.time_limit_s * MEASURING
             self.monitor.note("the costs of smaller models, by the clock")
@@ -431,11 +394,11 @@ class Compression:
         """Returns candidates from the dearest that is asked for to the cheapest, by their predicted time."""
         if not self.groups:
             return []
-        shapes: list[Shape] | None = self._noted("front", TypeAdapter(list[Shape]))
+        shapes: list[Shape] | None = self.delivery.noted("front", TypeAdapter(list[Shape]))
         if shapes is None:
             self.monitor.note("the damage of all units, and the best choices of them")
             shapes = self._found_front()
-            self._note("front", shapes)
+            self.delivery.note("front", shapes)
         return shapes
 
     def _found_front(self) -> list[Shape]:
@@ -544,7 +507,7 @@ class Compression:
     def _variants(self) -> None:
         """Makes what a runtime can do on top: zeros that it leaves out, then 8 bits, of the best so far."""
         best = [tried for tried in sorted(self.tried, key=self.rank) if tried.refused is None][:SHIPPED]
-        if isinstance(self.kind, SparseRuntime):
+        if isinstance(self.delivery.kind, SparseRuntime):
             for base in list(best):
                 jobs = self._chain(None, 0, prune=PruneConfig(method="unstructured", sparsity=ZEROS)).prune(
                     base.fingerprint, f"{base.name}, {ZEROS:.0%} zeros"
@@ -553,8 +516,8 @@ class Compression:
                     found = self._assessed("repaired", base.shape or WHOLE, (*base.jobs, *jobs))
                     best.append(replace(found, how="zeros", name=jobs[-1].label, predicted=base.costs))
                     self.tried.append(best[-1])
-        if isinstance(self.kind, Int8Runtime):
-            self._run("8 bits", [self._export(base.fingerprint, base.record.role, int8=True) for base in best])
+        if isinstance(self.delivery.kind, Int8Runtime):
+            self._run("8 bits", [self.delivery.export(base.fingerprint, base.record.role, int8=True) for base in best])
             for base in best:
                 tried = replace(
                     base, how="int8", name=f"{base.name}, 8 bits", int8=True, timing=None, artefact_bytes=None
@@ -566,17 +529,11 @@ class Compression:
 
     def _scored_in_runtime(self, tried: Tried) -> bool:
         """Scores an 8-bit artefact on the validation part as its runtime computes it; False where there is none."""
-        export = self._export(tried.fingerprint, tried.record.role, int8=True)
+        export = self.delivery.export(tried.fingerprint, tried.record.role, int8=True)
         if not self.store.has(export.fingerprint):
             return False
-        noted = f"validation-{export.fingerprint}"
-        known = self._noted(noted, TypeAdapter(Accuracy))
-        if known is None:
-            predict = open_artifact(self._artefact(export)).predictor()
-            known = score(predict, self.parent.windows.validation, "validation")
-            self._note(noted, known.model_dump(mode="json"))
-        tried.validation = known
-        tried.increase, tried.sure = self._increase(known)
+        tried.validation = self.delivery.score_exported(export, "validation")
+        tried.increase, tried.sure = self._increase(tried.validation)
         return True
 
     # The best so far
@@ -629,37 +586,13 @@ class Compression:
             f"after {title}: {best.name}, {best.costs.latency_ms:.3g} ms, {best.costs.bytes:,} bytes, "
             f"loss {best.increase.value:+.1%} (at most {best.increase.high:+.1%})"
         )
-        self.publish(best)
-
-    def _export(self, fingerprint: str, role: Role, *, int8: bool = False) -> Job:
-        recipe = self._chain(None, 0).recipe
-        recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"int8": int8})})
-        label = f"export of {fingerprint[:8]}{', 8 bits' if int8 else ''}"
-        return Job(
-            stage="export",
-            role=role,
-            recipe=recipe,
-            data_sha256=self.parent.windows.facts.sha256,
-            source=self.source,
-            label=label,
-            parent=fingerprint,
-        )
+        self.delivery.publish(best, self.tests.get(best.fingerprint))
 
     def _ship(self, tried: Tried) -> None:
         """Exports a candidate and times it in turn with the given model, unless that was done."""
-        export = self._export(tried.fingerprint, tried.record.role, int8=tried.int8)
-        dense = None if tried.how == "dense" else self._export(self.question.parent, self.dense.record.role)
-        timing = TimingJob(
-            role=tried.record.role,
-            recipe=export.recipe,
-            data_sha256=export.data_sha256,
-            source=self.source,
-            label=f"timing of {tried.name}",
-            parent=tried.fingerprint,
-            reference=None if dense is None else self.question.parent,
-            exports=tuple(job.fingerprint for job in (export, dense) if job is not None),
-            machine=environment.describe().machine,
-        )
+        export = self.delivery.export(tried.fingerprint, tried.record.role, int8=tried.int8)
+        dense = None if tried.how == "dense" else self.delivery.export(self.question.parent, self.dense.record.role)
+        timing = self.delivery.timing(tried, export, dense)
         outcome = self._run(f"export and time of {tried.name}", [export, timing], self.shipper)
         if not self.store.has(timing.fingerprint):
             tried.refused = "; ".join(outcome.failed.values()) or "it was not made"
@@ -673,64 +606,18 @@ class Compression:
         tried.timing = record.timing.runtimes[0]
         tried.artefact_bytes = record.artefacts[0].bytes
 
-    def _artefact(self, export: Job) -> Path:
-        """Returns what the runtime loads."""
-        folder = self.store.directory(export.fingerprint)
-        return folder / f"model{self.kind.suffix}" if self.kind.suffix else self.store.directory(str(export.parent))
-
-    @property
-    def artefact(self) -> Path:
-        """Where the best artefact lies."""
-        return self.out / f"model{self.kind.suffix}" if self.kind.suffix else self.out / "model"
-
-    def publish(self, best: Tried) -> None:
-        """Puts a candidate's artefact and model folder in their place, each in one step."""
-        saved = load_model(self.store.directory(best.fingerprint))
-        self._place(self.repeats(best), self._as_repeated(best), saved)
-        if self.kind.suffix:
-            with new_file(self.artefact, replace=True) as path:
-                shutil.copy2(self._artefact(self._export(best.fingerprint, best.record.role, int8=best.int8)), path)
-
-    def _place(self, recipe: Recipe, record: RunRecord, saved: SavedModel) -> None:
-        """Puts a model folder in its place, and the recipe beside it."""
-        folder, beside, before = self.out / "model", self.out / ".model", self.out / ".before"
-        for leftover in (beside, before):
-            shutil.rmtree(leftover, ignore_errors=True)
-        beside.mkdir(parents=True)
-        write(beside, recipe, record, saved)
-        if folder.exists():
-            folder.rename(before)
-        beside.rename(folder)
-        shutil.rmtree(before, ignore_errors=True)
-        with new_file(self.out / RECIPE_FILE, replace=True) as path:
-            write_recipe(recipe, path)
-
     def _write_nearest(self) -> None:
-        """Cuts the given model down to the smallest one, here and now, and puts it in its place as the nearest."""
-        recipe, record, saved = self.parent.recipe, self.parent.record, self.parent.saved
-        shape: Shape | None = None
-        jobs: tuple[Job, ...] = ()
-        if self.groups:
-            shape = shape_of(self.model, self.anatomy, self.extremes[-1], self.cheapest)
-            scored = self.recipe.data.model_copy(update={"score_test": True})
-            pruning = checked(PruneConfig, {"sparsity": shape.share, "keep": shape.keep, **AT_ONCE}, "prune")
-            jobs = self._chain(None, 0, prune=pruning, data=scored).prune(self.question.parent, shape.title)
-            known = Parent(saved, record)
-            finished = run_stage(jobs[0], StageInputs(prepared=self.parent.windows, known=known), wait_s=0.0)
-            assert isinstance(finished.result, ModelResult)
-            recipe, record, saved = jobs[0].recipe, finished.record, finished.result.saved
-        self._note("question", self.question)
-        self._place(recipe, record, saved)
-        if self.kind.suffix:
-            write_artefact(saved, self.question.runtime, self.artefact)
+        """Writes the smallest model as the nearest, and says what it costs and loses."""
+        shape = shape_of(self.model, self.anatomy, self.extremes[-1], self.cheapest) if self.groups else None
+        jobs, record = self.delivery.write_smallest(shape)
         increase, sure = self._increase(record.validation or self.dense_validation)
         with TemporaryDirectory(prefix="prunecast-") as name:
-            timing = self._clock(Path(name)).time(self.artefact)
+            timing = self._clock(Path(name)).time(self.delivery.artefact)
         predicted = self.cheapest
         if math.isnan(predicted.latency_ms):
             predicted = predicted.model_copy(update={"latency_ms": timing.latency.median})
         self.nearest = Tried(
-            how="repaired" if jobs else "dense",
+            how="dense" if shape is None else "repaired",
             name="the given model" if shape is None else f"{shape.title}, repaired",
             jobs=jobs,
             fingerprint=record.fingerprint,
@@ -740,61 +627,20 @@ class Compression:
             increase=increase,
             sure=sure,
             timing=timing,
-            artefact_bytes=bytes_of(self.artefact),
+            artefact_bytes=bytes_of(self.delivery.artefact),
             on_device=bool(self.device),
         )
-
-    def _as_repeated(self, best: Tried) -> RunRecord:
-        """Returns the record that the recipe which repeats a candidate gives, under its name."""
-        names: dict[str | None, str] = {}
-        for job in best.jobs:
-            data = job.recipe.data.model_copy(update={"score_test": True})
-            parent, compared = names.get(job.parent, job.parent), names.get(job.compared_with, job.compared_with)
-            recipe = job.recipe.model_copy(update={"data": data})
-            names[job.fingerprint] = replace(job, recipe=recipe, parent=parent, compared_with=compared).fingerprint
-        known = self.tests.get(best.fingerprint)
-        changed: dict[str, Any] = {} if known is None else {"test": known[0], "test_paper": known[1]}
-        if best.jobs:
-            last = best.record
-            changed |= {"recipe": self.repeats(best).model_dump(mode="json"), "fingerprint": names[last.fingerprint]}
-            changed |= {"parent": names.get(last.parent, last.parent)}
-            changed |= {"compared_with": names.get(last.compared_with, last.compared_with)}
-        return best.record.model_copy(update=changed)
 
     # The test part, once, at the end
 
     def _score_test(self) -> None:
-        """Scores the chosen model, the given one and DLinear on the test part; notes it, for it is done once."""
-        best = self.best
-        wanted = {self.dense.fingerprint: self.dense.record, best.fingerprint: best.record}
+        """Scores the chosen model, the given one and DLinear on the test part."""
+        best, records = self.best, [self.dense.record, self.best.record]
         if self.store.has(self.dlinear.fingerprint):
-            wanted[self.dlinear.fingerprint] = self.store.record(self.dlinear.fingerprint)
-        for name, record in wanted.items():
-            found = self._noted(f"test-{name}", _SCORES)
-            if found is None:
-                found = (record.test, record.test_paper)
-                if record.test is None:
-                    model = load_model(self.store.directory(name)).model
-                    found = evaluate_both(model, self.parent.windows.test, "test")
-                self._note(f"test-{name}", found)
-            self.tests[name] = found
+            records.append(self.store.record(self.dlinear.fingerprint))
+        self.tests = {record.fingerprint: self.delivery.score_test(record) for record in records}
         self.test = self.tests[best.fingerprint][0]
         if best.int8:
-            export = self._export(best.fingerprint, best.record.role, int8=True)
-            found = self._noted(f"test-{export.fingerprint}", _SCORES)
-            if found is None:
-                found = (score(open_artifact(self.artefact).predictor(), self.parent.windows.test, "test"), None)
-                self._note(f"test-{export.fingerprint}", found)
-            self.test = found[0]
-        self.publish(best)
-
-    def repeats(self, best: Tried) -> Recipe:
-        """Returns the recipe that repeats a candidate, its test score included."""
-        if not best.jobs:
-            return self.parent.recipe
-        recipe = best.jobs[-1].recipe
-        data, export = recipe.data.model_copy(update={"score_test": True}), recipe.export
-        return recipe.model_copy(update={"data": data, "export": export.model_copy(update={"int8": best.int8})})
-
-
-_SCORES = TypeAdapter(tuple[Accuracy | None, Accuracy | None])
+            export = self.delivery.export(best.fingerprint, best.record.role, int8=True)
+            self.test = self.delivery.score_exported(export, "test")
+        self.delivery.publish(best, self.tests[best.fingerprint])
