@@ -26,11 +26,15 @@ ROWS = 4
 """Rows of a weight that are computed together: what is loaded of the columns serves them all."""
 
 TILES = (6, 3, 2, 1)
-"""Vectors of columns for which there is a kernel; wider than `PC_TILE` ones are not compiled."""
+"""Vectors of columns for which there is a kernel."""
+
+WIDEST = {"product": "PC_TILE", "jammed": "PC_JAM", "rowwise": "6"}
+"""Kernel -> the most vectors for which it is compiled: for as many as its sums stay in registers."""
 
 VECTORS = r"""
 #include <stddef.h>
-#include <string.h>
+/* declared here: a bare compiler has no string.h */
+void *memcpy(void *to, const void *from, size_t bytes);
 
 #ifndef PC_W
 #if !defined(__GNUC__)
@@ -39,7 +43,9 @@ VECTORS = r"""
 #define PC_W 16
 #elif defined(__AVX2__)
 #define PC_W 8
-#elif defined(__SSE2__) || defined(__ARM_NEON) || defined(__ARM_FEATURE_MVE)
+#elif defined(__SSE2__) || defined(__ARM_NEON)
+#define PC_W 4
+#elif defined(__ARM_FEATURE_MVE) && __ARM_FEATURE_MVE > 1
 #define PC_W 4
 #else
 #define PC_W 1
@@ -49,12 +55,23 @@ VECTORS = r"""
 #undef PC_W
 #define PC_W PC_PADDING
 #endif
-#ifndef PC_TILE
-#if PC_W == 16 || defined(__aarch64__)
-#define PC_TILE 6
-#else
-#define PC_TILE 3
+#if PC_W == 4 && defined(__ARM_FEATURE_MVE) && __ARM_FEATURE_MVE > 1
+#define PC_HELIUM 1
+#include <arm_mve.h>
 #endif
+/* rows, and vectors of columns, whose sums a kernel keeps in registers: there are 32, 16, and 8 on Helium */
+#if PC_W == 16 || defined(__aarch64__) || (PC_W == 1 && defined(__arm__))
+#define PC_ROWS 4
+#define PC_TILE 6
+#define PC_JAM 6
+#elif defined(PC_HELIUM)
+#define PC_ROWS 2
+#define PC_TILE 3
+#define PC_JAM 1
+#else
+#define PC_ROWS 4
+#define PC_TILE 3
+#define PC_JAM 3
 #endif
 #if defined(__clang__)
 #define PC_INLINE static inline __attribute__((always_inline, unused))
@@ -86,21 +103,30 @@ PC_INLINE void pc_st(float *p, pc_v v) { *(pc_u *)p = (pc_u)v; }
 PC_INLINE pc_v pc_set(float x) { return x - (pc_v){0}; }
 PC_INLINE pc_i pc_bits(pc_v v) { return (pc_i)v; }
 PC_INLINE pc_v pc_number(pc_i i) { return (pc_v)i; }
-/* x where a > b, else y */
+/* x where a > b, else y; and a sum's next part: GCC makes neither of Helium's own */
+#ifdef PC_HELIUM
+PC_INLINE pc_v pc_above(pc_v a, pc_v b, pc_v x, pc_v y) { return vpselq_f32(x, y, vcmpgtq_f32(a, b)); }
+#define PC_ADD(sum, number, v) sum = vfmaq_n_f32(sum, v, number)
+#else
 PC_INLINE pc_v pc_above(pc_v a, pc_v b, pc_v x, pc_v y)
 {
     pc_i m = a > b;
     return (pc_v)(((pc_i)x & m) | ((pc_i)y & ~m));
 }
+#endif
 #else
 typedef float pc_v;
 typedef int pc_i;
 PC_INLINE pc_v pc_ld(const float *p) { return *p; }
 PC_INLINE void pc_st(float *p, pc_v v) { *p = v; }
 PC_INLINE pc_v pc_set(float x) { return x; }
-PC_INLINE pc_i pc_bits(pc_v v) { pc_i i; memcpy(&i, &v, sizeof i); return i; }
-PC_INLINE pc_v pc_number(pc_i i) { pc_v v; memcpy(&v, &i, sizeof v); return v; }
+union pc_pun { pc_v v; pc_i i; };
+PC_INLINE pc_i pc_bits(pc_v v) { union pc_pun one; one.v = v; return one.i; }
+PC_INLINE pc_v pc_number(pc_i i) { union pc_pun one; one.i = i; return one.v; }
 PC_INLINE pc_v pc_above(pc_v a, pc_v b, pc_v x, pc_v y) { return a > b ? x : y; }
+#endif
+#ifndef PC_ADD
+#define PC_ADD(sum, number, v) sum += (number) * (v)
 #endif
 
 /* numbers that lie `step` apart, of which `count` are there */
@@ -338,15 +364,15 @@ def _walk(kind: str) -> str:
     calls = []
     for tile in TILES:
         then = f"pc_{kind}{tile}(p, x, y, residual, at); at += {tile} * PC_W; left -= {tile}; continue;"
-        calls += [f"#if PC_TILE >= {tile}", f"        if (left >= {tile}) {{ {then} }}", "#endif"]
+        calls += [f"#if {WIDEST[kind]} >= {tile}", f"        if (left >= {tile}) {{ {then} }}", "#endif"]
     return WALK.format(kind=kind, calls="\n".join(calls))
 
 
 def _tile(kind: str, body: Iterator[str], tile: int) -> str:
     given = "const struct pc_product *p, const float *xs, float *ys, const float *residual, int at"
     head = f"PC_APART void pc_{kind}{tile}({given})"
-    lines = "\n".join(f"    {line}" for line in body)
-    return f"#if PC_TILE >= {tile}\n{head}\n{{\n{lines}\n}}\n#endif\n"
+    lines = "\n".join(line if line.startswith("#") else f"    {line}" for line in body)
+    return f"#if {WIDEST[kind]} >= {tile}\n{head}\n{{\n{lines}\n}}\n#endif\n"
 
 
 def _sums(rows: int, tile: int) -> str:
@@ -366,19 +392,32 @@ def _stores(rows: int, tile: int) -> str:
 
 def _dense(tile: int) -> Iterator[str]:
     yield "int r = 0;"
-    for rows in (ROWS, 1):
+    for rows in (ROWS, 2, 1):
+        yield f"#if PC_ROWS >= {rows}"
         yield f"for (; r + {rows} <= p->rows; r += {rows}) {{"
         yield f"    const float *s = p->s + (r / {ROWS}) * p->s_rows + (r % {ROWS}) * p->s_row, *x = xs + at;"
         yield f"    float *y = ys + r * p->ldy + at;\n    pc_v {_sums(rows, tile)};"
-        yield "    for (int k = 0; k < p->depth; k++, x += p->ldx, s += p->s_depth) {"
-        yield f"        {_loads(tile, rows)}"
-        for row in range(rows):
-            adds = " ".join(f"a{row}{vector} += s[{row} * p->s_row] * x{vector};" for vector in range(tile))
-            yield f"        {adds}"
-        yield "    }"
+        if rows > 1:  # a weight's rows lie side by side: their places are known when this is compiled
+            yield "    if (p->s_row == 1) {"
+            yield from _dense_sums(rows, tile, "1")
+            yield "    } else {"
+            yield from _dense_sums(rows, tile, "p->s_row")
+            yield "    }"
+        else:
+            yield from _dense_sums(rows, tile, "p->s_row")
         yield f"    {_stores(rows, tile)}"
         yield f"    pc_finish(p, ys, residual, r, {rows}, at, {tile});"
         yield "}"
+        yield "#endif"
+
+
+def _dense_sums(rows: int, tile: int, step: str) -> Iterator[str]:
+    yield "    for (int k = 0; k < p->depth; k++, x += p->ldx, s += p->s_depth) {"
+    yield f"        {_loads(tile, rows)}"
+    for row in range(rows):
+        adds = " ".join(f"PC_ADD(a{row}{vector}, s[{row} * {step}], x{vector});" for vector in range(tile))
+        yield f"        {adds}"
+    yield "    }"
 
 
 def _blocks(rows: int, tile: int, inner: Iterator[str]) -> Iterator[str]:
@@ -410,7 +449,7 @@ def _jammed(tile: int) -> Iterator[str]:
         yield f"const unsigned char *counts = q; q += {2**ROWS - 1};"
         for mask in range(1, 2**ROWS):
             rows = [row for row in range(ROWS) if mask >> row & 1]
-            adds = " ".join(f"a{row}{v} += s[{at}] * x{v};" for at, row in enumerate(rows) for v in range(tile))
+            adds = " ".join(f"PC_ADD(a{row}{v}, s[{at}], x{v});" for at, row in enumerate(rows) for v in range(tile))
             yield f"for (int n = counts[{mask - 1}]; n > 0; n--, s += {len(rows)}) {{"
             yield f"    const float *x = from + *q++ * p->ldx; {_loads(tile, len(rows))}"
             yield f"    {adds}"
@@ -425,7 +464,7 @@ def _rowwise(tile: int) -> Iterator[str]:
     def inner() -> Iterator[str]:
         yield "for (int n = *q++; n > 0; n--, s++) {"
         yield f"    const float *x = from + *q++ * p->ldx; {_loads(tile, 1)}"
-        yield "    " + " ".join(f"a0{v} += s[0] * x{v};" for v in range(tile))
+        yield "    " + " ".join(f"PC_ADD(a0{v}, s[0], x{v});" for v in range(tile))
         yield "}"
 
     return _blocks(1, tile, inner())

@@ -1,0 +1,457 @@
+"""The C engine on emulated devices: forecasts held against eager, instructions counted, flash and memory from the linker.
+
+    make devices                                                  # writes results/devices/devices.csv
+    python benchmarks/devices.py --out runs/devices [--models transformer] [--devices cortex-m7]
+
+A Cortex-M7 (board mps2-an500) and a Cortex-M55 with Helium (mps3-an547) run in `qemu-system-arm -icount shift=0`, which
+takes one nanosecond an instruction: SysTick, which counts the board's clock, so counts instructions. 64-bit ARM runs in
+`qemu-aarch64`, which counts none. Debian's packages: gcc-arm-none-eabi, qemu-system-arm, gcc-aarch64-linux-gnu,
+qemu-user. A device without its packages is left out, and why is said. No C library is linked on the boards.
+
+Models are of width 64 with untrained weights, which change neither size nor instructions. They forecast windows of
+ETTh1's test part, raw units in and out, calendar and scaler on the device. Memory is the data and bss of the linked program and the
+stack that was touched; flash is code, constants and initial data, without the windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from prunecast.data.calendar import FEATURES
+from prunecast.data.series import load_series
+from prunecast.data.windows import Prepared, prepare
+from prunecast.export.c.board import board_files
+from prunecast.export.c.lower import lower
+from prunecast.export.c.source import source_of
+from prunecast.export.eager import predictor_of
+from prunecast.export.raw import raw_inputs
+from prunecast.measure.operations import dense_macs, macs_per_weight
+from prunecast.models.base import ForecastModel, build, config_from
+from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
+from prunecast.prune.apply import prune_model
+from prunecast.recipe import DataConfig, PruneConfig
+from prunecast.registry import MODELS as REGISTERED
+
+TABLE = "devices.csv"
+WINDOWS = 3
+STACK_BYTES = 64 * 1024
+"""What is painted, so that it shows how deep the stack went."""
+
+SIZES = {"lookback": 96, "horizon": 96, "label_len": 48, "channels": 7, "d_model": 64, "d_ff": 256, "n_heads": 4}
+
+WAYS: Mapping[str, tuple[str, float, float]] = {
+    "transformer": ("transformer", 0.0, 0.0),
+    "transformer, 80 % zeros": ("transformer", 0.8, 0.0),
+    "transformer, 90 % zeros": ("transformer", 0.9, 0.0),
+    "transformer, 3/4 of operations cut": ("transformer", 0.0, 0.75),
+    "transformer, 3/4 cut, 80 % zeros": ("transformer", 0.8, 0.75),
+    "dlinear": ("dlinear", 0.0, 0.0),
+    "lstm": ("lstm", 0.0, 0.0),
+}
+"""Row -> model, share of zeros, share of operations cut."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A processor that is emulated.
+
+    Attributes:
+        title: for people.
+        prefix: of its compiler and linker.
+        flags: for the compiler.
+        emulator: the command before the program.
+        regions: where constants, and data, lie: origin and bytes; empty where an operating system decides.
+        clock_hz: of SysTick; 0 where nothing counts instructions.
+    """
+
+    title: str
+    prefix: str
+    flags: tuple[str, ...]
+    emulator: tuple[str, ...]
+    regions: tuple[tuple[int, int], ...] = ()
+    clock_hz: int = 0
+
+
+BARE = ("-monitor", "none", "-serial", "none", "-display", "none", "-semihosting", "-icount", "shift=0", "-kernel")
+DEVICES: Mapping[str, Device] = {
+    "cortex-m7": Device(
+        "Cortex-M7",
+        "arm-none-eabi-",
+        ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard", "-mthumb"),
+        ("qemu-system-arm", "-M", "mps2-an500", *BARE),
+        ((0x0, 4 << 20), (0x20000000, 4 << 20)),
+        25_000_000,
+    ),
+    "cortex-m55": Device(
+        "Cortex-M55, Helium",
+        "arm-none-eabi-",
+        ("-mcpu=cortex-m55", "-mfloat-abi=hard", "-mthumb"),
+        ("qemu-system-arm", "-M", "mps3-an547", *BARE),
+        ((0x01000000, 2 << 20), (0x21000000, 4 << 20)),
+        32_000_000,
+    ),
+    "aarch64": Device("64-bit ARM, NEON", "aarch64-linux-gnu-", ("-static",), ("qemu-aarch64",)),
+}
+
+LINKER = """\
+ENTRY(start)
+MEMORY
+{{
+    vectors (rx) : ORIGIN = 0, LENGTH = 1K
+    flash (rx) : ORIGIN = {flash}, LENGTH = {flash_bytes}
+    ram (rw) : ORIGIN = {ram}, LENGTH = {ram_bytes}
+}}
+stack_top = ORIGIN(ram) + LENGTH(ram);
+SECTIONS
+{{
+    .vectors : {{ KEEP(*(.vectors)) }} > vectors
+    .text : {{ *(.text .text.*) }} > flash
+    .rodata : {{ *(.rodata .rodata.*) }} > flash
+    .exidx : {{ *(.ARM.exidx*) }} > flash
+    .windows : {{ *(.windows) }} > flash
+    .data : {{ data_start = .; *(.data .data.*); . = ALIGN(4); data_end = .; }} > ram AT > flash
+    data_from = LOADADDR(.data);
+    .bss (NOLOAD) : {{ bss_start = .; *(.bss .bss.* COMMON); . = ALIGN(4); bss_end = .; }} > ram
+}}
+"""
+
+BOARD = r"""
+/* What a bare board needs: vectors, memory made ready, text out through the debugger, a count of instructions. */
+#include <stddef.h>
+#include <stdint.h>
+extern uint32_t data_from[], data_start[], data_end[], bss_start[], bss_end[], stack_top[];
+int main(void);
+static volatile uint32_t *const cpacr = (uint32_t *)0xE000ED88, *const systick = (uint32_t *)0xE000E010;
+
+void *memcpy(void *to, const void *from, size_t bytes)
+{
+    unsigned char *y = to;
+    const unsigned char *x = from;
+    if ((((uintptr_t)y | (uintptr_t)x) & 3) == 0)
+        for (; bytes >= 4; bytes -= 4, y += 4, x += 4) *(uint32_t *)y = *(const uint32_t *)x;
+    while (bytes--) *y++ = *x++;
+    return to;
+}
+void *memset(void *to, int value, size_t bytes)
+{
+    for (unsigned char *y = to; bytes--;) *y++ = (unsigned char)value;
+    return to;
+}
+static int debugger(int call, const void *given)
+{
+    register int r0 __asm__("r0") = call;
+    register const void *r1 __asm__("r1") = given;
+    __asm__ volatile("bkpt 0xAB" : "+r"(r0) : "r"(r1) : "memory");
+    return r0;
+}
+void put(const char *text) { debugger(4, text); }
+void clock_start(void) { systick[1] = 0xffffff; systick[2] = 0; systick[0] = 5; }
+/* ticks since; all bits where it went round */
+uint32_t clock_ticks(void) { uint32_t now = systick[2]; return systick[0] >> 16 & 1 ? 0xffffffff : 0xffffff - now; }
+uint32_t stack_used(void)
+{
+    const uint32_t *deepest = stack_top - STACK_WORDS;
+    while (*deepest == 0xC0FFEE00) deepest++;
+    return 4 * (uint32_t)(stack_top - deepest);
+}
+static void fault(void) { put("fault\n"); debugger(0x18, (void *)0x20026); }
+__attribute__((naked)) void start(void) { __asm__("ldr r0, =stack_top\n mov sp, r0\n b ready"); }
+__attribute__((used, noinline)) void ready(void)
+{
+    *cpacr |= 0xF << 20; /* floating point and vectors */
+    __asm__ volatile("dsb\n isb");
+    const uint32_t *from = data_from;
+    for (uint32_t *at = data_start; at < data_end; at++) *at = *from++;
+    for (uint32_t *at = bss_start; at < bss_end; at++) *at = 0;
+    for (uint32_t *at = stack_top - STACK_WORDS; at < stack_top - 64; at++) *at = 0xC0FFEE00;
+    main();
+    debugger(0x18, (void *)0x20026);
+}
+__attribute__((section(".vectors"), used)) static void *const vectors[16] = {
+    stack_top, start, fault, fault, fault, fault, fault};
+"""
+
+HOSTED = r"""
+#include <stdint.h>
+#include <stdio.h>
+void put(const char *text) { fputs(text, stdout); }
+void clock_start(void) {}
+uint32_t clock_ticks(void) { return 0; }
+uint32_t stack_used(void) { return 0; }
+"""
+
+MAIN = r"""
+#include <stdint.h>
+#include "prunecast.h"
+void put(const char *text);
+void clock_start(void);
+uint32_t clock_ticks(void), stack_used(void);
+extern const float windows[][PRUNECAST_LOOKBACK * PRUNECAST_CHANNELS];
+extern const prunecast_calendar times[];
+extern const int count;
+static float forecast[PRUNECAST_HORIZON * PRUNECAST_TARGETS];
+
+static void number(uint32_t value)
+{
+    char text[10] = "        \n";
+    for (int i = 0; i < 8; i++) text[i] = "0123456789abcdef"[value >> (28 - 4 * i) & 15];
+    put(text);
+}
+int main(void)
+{
+#ifdef PRUNECAST_BINARY
+    extern const unsigned char weights_binary[];
+    prunecast_weights(weights_binary);
+#endif
+    for (int w = 0; w < count; w++) {
+        clock_start();
+        int code = prunecast_forecast(windows[w], &times[w], forecast);
+        uint32_t ticks = clock_ticks();
+        number((uint32_t)code);
+        number(ticks);
+        for (int i = 0; i < PRUNECAST_HORIZON * PRUNECAST_TARGETS; i++) {
+            union { float number; uint32_t bits; } one = {forecast[i]};
+            number(one.bits);
+        }
+    }
+    number(stack_used());
+    return 0;
+}
+"""
+
+BINARY = """\
+    .section .rodata
+    .balign 64
+    .global weights_binary
+weights_binary:
+    .incbin "weights.bin"
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model did on one device.
+
+    Attributes:
+        device: its name.
+        model: the row.
+        max_deviation: from eager, in standard deviations of the training part.
+        instructions: of one forecast, the most of all windows; 0 where they are not counted.
+        flash_bytes: code, constants and initial data.
+        memory_bytes: data, bss and stack.
+        code_bytes: of the flash, what is code.
+    """
+
+    device: str
+    model: str
+    max_deviation: float
+    instructions: int
+    flash_bytes: int
+    memory_bytes: int
+    code_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Windows in raw units, and what eager makes of them.
+
+    Attributes:
+        history: (N, L, C).
+        times: of the last row of each, as calendars.
+        expected: (N, H, C).
+        std: (C,) of the training part.
+    """
+
+    history: np.ndarray
+    times: Sequence[pd.Timestamp]
+    expected: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, saved: SavedModel, prepared: Prepared) -> Asked:
+        """Returns windows spread over the test part."""
+        chosen = torch.linspace(0, len(prepared.test) - 1, WINDOWS).long()
+        inputs = raw_inputs(saved.metadata, prepared.test.batch(chosen))
+        last = [prepared.test.times_of(int(at))[saved.model.config.lookback - 1] for at in chosen]
+        expected = predictor_of(saved, 1)(inputs)
+        return cls(inputs["history"], [*map(pd.Timestamp, last)], expected, np.array(saved.metadata.scaler.std))
+
+    def source(self) -> str:
+        """Returns the windows as C."""
+        rows = ("{" + ",".join(f"{value:.9g}f" if "." in f"{value:.9g}" else f"{value:.9g}.0f" for value in one) + "}"
+                for one in self.history.reshape(len(self.history), -1).tolist())
+        times = (f"{{{t.year},{t.month},{t.day},{t.hour},{t.minute},{t.second}}}" for t in self.times)
+        apart = '__attribute__((section(".windows")))'
+        return (
+            '#include "prunecast.h"\n'
+            f"const int count = {len(self.history)};\n"
+            f"const prunecast_calendar times[] = {{{', '.join(times)}}};\n"
+            f"{apart} const float windows[][PRUNECAST_LOOKBACK * PRUNECAST_CHANNELS] = {{{','.join(rows)}}};\n"
+        )
+
+
+def missing(device: Device) -> str | None:
+    """Returns why a device cannot be emulated here, or None when it can."""
+    wanted = (f"{device.prefix}gcc", device.emulator[0])
+    absent = [name for name in wanted if shutil.which(name) is None]
+    return f"there is no {' and no '.join(absent)}" if absent else None
+
+
+def saved_model(way: str, prepared: Prepared) -> SavedModel:
+    """Returns the untrained model of a row, for the windows that it will forecast."""
+    name, zeros, cut = WAYS[way]
+    known = REGISTERED.load(name).Config.model_fields
+    torch.manual_seed(1)
+    model = build(config_from({"name": name} | {key: value for key, value in SIZES.items() if key in known})).eval()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if cut:
+        request = PruneConfig(method="structured-magnitude", sparsity=cut)
+        pruned = prune_model(
+            model, request, seed=1, masks={}, batches=[], cost=dense_macs, weight_cost=macs_per_weight
+        )
+        model = pruned.model.eval()
+    metadata = ModelMetadata(
+        model=model.config.model_dump(mode="json"),
+        channels=prepared.series.channels,
+        targets=prepared.series.channels,
+        scaler=ScalerFacts(mean=tuple(prepared.scaler.mean), std=tuple(prepared.scaler.std)),
+        dense_parameters=parameters,
+        frequency=prepared.series.frequency,
+        data=None,
+    )
+    return SavedModel(with_zeros(model, zeros), metadata)
+
+
+def with_zeros(model: ForecastModel, share: float) -> ForecastModel:
+    """Returns a copy whose prunable tensors have this share of zeros, each of them."""
+    found = copy.deepcopy(model)
+    for name in found.prunable() if share else ():
+        weight = found.get_parameter(name).data
+        weight.view(-1)[weight.abs().flatten().argsort()[: int(share * weight.numel())]] = 0.0
+    return found
+
+
+def run_on(device: Device, files: Mapping[str, bytes], asked: Asked, folder: Path) -> tuple[list[int], dict[str, int]]:
+    """Builds a model for a device and runs it there.
+
+    Args:
+        device: what is emulated.
+        files: as `board_files` has them.
+        asked: what is forecast.
+        folder: empty; where it is built.
+
+    Returns:
+        the words that it printed; bytes of each section.
+    """
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "windows.c").write_text(asked.source())
+    (folder / "run.c").write_text(MAIN)
+    (folder / "device.c").write_text(BOARD if device.regions else HOSTED)
+    sources = ["run.c", "device.c", "windows.c", "model.c", "forecast.c"]
+    if "weights.c" in files:
+        sources.append("weights.c")
+    else:
+        (folder / "binary.s").write_text(BINARY)
+        sources.append("binary.s")
+    flags = ["-std=gnu99", "-O3", "-ffp-contract=fast", "-fno-math-errno", *device.flags]
+    if device.regions:
+        (flash, flash_bytes), (ram, ram_bytes) = device.regions
+        at = {"flash": max(flash, 1024), "flash_bytes": flash_bytes - 1024, "ram": ram, "ram_bytes": ram_bytes}
+        (folder / "board.ld").write_text(LINKER.format(**at))
+        flags += ["-ffreestanding", "-nostdlib", "-fno-tree-loop-distribute-patterns", "-T", "board.ld"]
+        flags += [f"-DSTACK_WORDS={STACK_BYTES // 4}"]
+    command = [f"{device.prefix}gcc", *flags, "-o", "run.elf", *sources, *(["-lgcc"] if device.regions else [])]
+    _checked(command, folder)
+    printed = _checked([*device.emulator, "run.elf"], folder)
+    if "fault" in printed:
+        raise RuntimeError(f"{device.title}: the program faulted")
+    sizes = _checked([f"{device.prefix}size", "-A", "run.elf"], folder)
+    parts = [line.split() for line in sizes.splitlines() if line.startswith(".")]
+    return [int(word, 16) for word in printed.split()], {name: int(size) for name, size, _ in parts}
+
+
+def _checked(command: Sequence[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout + done.stderr
+
+
+def outcome_of(name: str, way: str, saved: SavedModel, asked: Asked) -> Outcome:
+    """Returns what a model did on a device.
+
+    Raises:
+        RuntimeError: when it does not build, run or give a forecast.
+    """
+    device, program = DEVICES[name], lower(saved)
+    files = board_files(source_of(program), program, saved.metadata, None, FEATURES[saved.metadata.freq])
+    if keep := os.environ.get("KEEP"):
+        folder = Path(keep) / f"{name}-{way}"
+        folder.mkdir(parents=True, exist_ok=True)
+        words, sections = run_on(device, files, asked, folder)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            words, sections = run_on(device, files, asked, Path(folder))
+    *rest, stack = words
+    size = asked.expected[0].size + 2
+    deviation, instructions = 0.0, 0
+    for at, expected in enumerate(asked.expected):
+        code, ticks, *bits = rest[at * size : (at + 1) * size]
+        if code or ticks == 0xFFFFFFFF:
+            raise RuntimeError(f"{device.title}, {way}: code {code}, ticks {ticks}")
+        found = np.array(bits, np.uint32).view(np.float32).reshape(expected.shape)
+        if not np.isfinite(found).all():
+            raise RuntimeError(f"{device.title}, {way}: forecasts that are not finite")
+        deviation = max(deviation, float((np.abs(found - expected) / asked.std).max()))
+        instructions = max(instructions, round(ticks * 1e9 / device.clock_hz) if device.clock_hz else 0)
+    constants = sections.get(".rodata", 0) + sections.get(".data", 0)
+    memory = sections.get(".data", 0) + sections.get(".bss", 0) + stack
+    code = sections.get(".text", 0) + sections.get(".vectors", 0)
+    if not device.regions:  # the C library is in it
+        code = memory = 0
+    return Outcome(name, way, deviation, instructions, constants + code, memory, code)
+
+
+def main() -> None:
+    """Runs all models on all devices that there are here, and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/devices"), help="folder of the table")
+    parser.add_argument("--models", nargs="+", choices=[*WAYS], default=[*WAYS])
+    parser.add_argument("--devices", nargs="+", choices=[*DEVICES], default=[*DEVICES])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    prepared = prepare(
+        load_series("ETTh1"), DataConfig(name="ETTh1"), lookback=96, horizon=96, label_len=48
+    )
+    rows = []
+    for way in given.models:
+        saved = saved_model(way, prepared)
+        asked = Asked.of(saved, prepared)
+        for name in given.devices:
+            reason = missing(DEVICES[name])
+            if reason is not None:
+                print(f"{DEVICES[name].title}: left out, {reason}", file=sys.stderr)
+                continue
+            outcome = outcome_of(name, way, saved, asked)
+            print(outcome, flush=True)
+            rows.append(vars(outcome))
+    given.out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(given.out / TABLE, index=False, float_format="%.3g")
+
+
+if __name__ == "__main__":
+    main()
