@@ -5,6 +5,7 @@
 # make report DIR=runs/...   writes a study's report again
 # make results      renews what is made from published studies: pictures, pages, numbers in texts; with
 #                   STUDY=runs/... NAME=name it packs that study into results/name first
+# make devices      runs the C engine on emulated ARM processors (packages: see benchmarks/devices.py)
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -20,7 +21,7 @@ export PRUNECAST_DATA      ?= $(abspath ../shared/data)
 export PRUNECAST_REFERENCE ?= $(abspath ../shared/reference)
 endif
 
-.PHONY: quickstart test test-all check report results clean
+.PHONY: quickstart test test-all check report results devices clean
 
 quickstart: $(VENV)/.user
 	$(BIN)/prunecast study run $(RECIPE) --out $(OUT)
@@ -43,6 +44,10 @@ report: $(VENV)/.user
 
 results: $(VENV)/.dev
 	$(BIN)/python tools/publish.py $(STUDY) $(if $(STUDY),results/$(NAME))
+
+devices: $(VENV)/.dev
+	$(BIN)/python benchmarks/devices.py
+	$(BIN)/python tools/quoted_numbers.py
 
 $(VENV)/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
-"""The C engine on emulated devices: forecasts held against eager, instructions counted, flash and memory from the linker.
+"""The C engine on emulated devices: forecasts held against eager, instructions counted, flash and memory told.
 
     make devices                                                  # writes results/devices/devices.csv
-    python benchmarks/devices.py --out runs/devices [--models transformer] [--devices cortex-m7]
+    python benchmarks/devices.py --out runs/devices [--models Transformer] [--devices cortex-m7]
 
 A Cortex-M7 (board mps2-an500) and a Cortex-M55 with Helium (mps3-an547) run in `qemu-system-arm -icount shift=0`, which
 takes one nanosecond an instruction: SysTick, which counts the board's clock, so counts instructions. 64-bit ARM runs in
@@ -9,15 +9,14 @@ takes one nanosecond an instruction: SysTick, which counts the board's clock, so
 qemu-user. A device without its packages is left out, and why is said. No C library is linked on the boards.
 
 Models are of width 64 with untrained weights, which change neither size nor instructions. They forecast windows of
-ETTh1's test part, raw units in and out, calendar and scaler on the device. Memory is the data and bss of the linked program and the
-stack that was touched; flash is code, constants and initial data, without the windows.
+ETTh1's test part, raw units in and out, calendar and scaler on the device. Memory is the data and bss of the linked
+program and the stack that was touched; flash is code, constants and initial data, without the windows.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import os
 import shutil
 import subprocess
 import sys
@@ -47,19 +46,22 @@ from prunecast.registry import MODELS as REGISTERED
 
 TABLE = "devices.csv"
 WINDOWS = 3
+UNCOUNTED = 0xFFFFFFFF
+"""Ticks that a clock gives that went round."""
+
 STACK_BYTES = 64 * 1024
 """What is painted, so that it shows how deep the stack went."""
 
 SIZES = {"lookback": 96, "horizon": 96, "label_len": 48, "channels": 7, "d_model": 64, "d_ff": 256, "n_heads": 4}
 
 WAYS: Mapping[str, tuple[str, float, float]] = {
-    "transformer": ("transformer", 0.0, 0.0),
-    "transformer, 80 % zeros": ("transformer", 0.8, 0.0),
-    "transformer, 90 % zeros": ("transformer", 0.9, 0.0),
-    "transformer, 3/4 of operations cut": ("transformer", 0.0, 0.75),
-    "transformer, 3/4 cut, 80 % zeros": ("transformer", 0.8, 0.75),
-    "dlinear": ("dlinear", 0.0, 0.0),
-    "lstm": ("lstm", 0.0, 0.0),
+    "Transformer": ("transformer", 0.0, 0.0),
+    "Transformer, 80 % zeros": ("transformer", 0.8, 0.0),
+    "Transformer, 90 % zeros": ("transformer", 0.9, 0.0),
+    "Transformer, cut to 1/4": ("transformer", 0.0, 0.75),
+    "Transformer, cut to 1/4, 80 % zeros": ("transformer", 0.8, 0.75),
+    "LSTM": ("lstm", 0.0, 0.0),
+    "DLinear": ("dlinear", 0.0, 0.0),
 }
 """Row -> model, share of zeros, share of operations cut."""
 
@@ -249,19 +251,19 @@ class Outcome:
         device: its name.
         model: the row.
         max_deviation: from eager, in standard deviations of the training part.
-        instructions: of one forecast, the most of all windows; 0 where they are not counted.
-        flash_bytes: code, constants and initial data.
-        memory_bytes: data, bss and stack.
+        instructions: of one forecast, the most of all windows; None where they are not counted.
+        flash_bytes: code, constants and initial data; None beside an operating system, as what follows.
         code_bytes: of the flash, what is code.
+        memory_bytes: data, bss and stack.
     """
 
     device: str
     model: str
     max_deviation: float
-    instructions: int
-    flash_bytes: int
-    memory_bytes: int
-    code_bytes: int
+    instructions: int | None
+    flash_bytes: int | None
+    code_bytes: int | None
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,8 +293,10 @@ class Asked:
 
     def source(self) -> str:
         """Returns the windows as C."""
-        rows = ("{" + ",".join(f"{value:.9g}f" if "." in f"{value:.9g}" else f"{value:.9g}.0f" for value in one) + "}"
-                for one in self.history.reshape(len(self.history), -1).tolist())
+        rows = (
+            "{" + ",".join(f"{value:.9g}f" if "." in f"{value:.9g}" else f"{value:.9g}.0f" for value in one) + "}"
+            for one in self.history.reshape(len(self.history), -1).tolist()
+        )
         times = (f"{{{t.year},{t.month},{t.day},{t.hour},{t.minute},{t.second}}}" for t in self.times)
         apart = '__attribute__((section(".windows")))'
         return (
@@ -319,9 +323,7 @@ def saved_model(way: str, prepared: Prepared) -> SavedModel:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if cut:
         request = PruneConfig(method="structured-magnitude", sparsity=cut)
-        pruned = prune_model(
-            model, request, seed=1, masks={}, batches=[], cost=dense_macs, weight_cost=macs_per_weight
-        )
+        pruned = prune_model(model, request, seed=1, masks={}, batches=[], cost=dense_macs, weight_cost=macs_per_weight)
         model = pruned.model.eval()
     metadata = ModelMetadata(
         model=model.config.model_dump(mode="json"),
@@ -381,7 +383,8 @@ def run_on(device: Device, files: Mapping[str, bytes], asked: Asked, folder: Pat
         raise RuntimeError(f"{device.title}: the program faulted")
     sizes = _checked([f"{device.prefix}size", "-A", "run.elf"], folder)
     parts = [line.split() for line in sizes.splitlines() if line.startswith(".")]
-    return [int(word, 16) for word in printed.split()], {name: int(size) for name, size, _ in parts}
+    known = dict.fromkeys((".vectors", ".text", ".rodata", ".data", ".bss"), 0)
+    return [int(word, 16) for word in printed.split()], known | {name: int(size) for name, size, _ in parts}
 
 
 def _checked(command: Sequence[str], folder: Path) -> str:
@@ -399,31 +402,25 @@ def outcome_of(name: str, way: str, saved: SavedModel, asked: Asked) -> Outcome:
     """
     device, program = DEVICES[name], lower(saved)
     files = board_files(source_of(program), program, saved.metadata, None, FEATURES[saved.metadata.freq])
-    if keep := os.environ.get("KEEP"):
-        folder = Path(keep) / f"{name}-{way}"
-        folder.mkdir(parents=True, exist_ok=True)
-        words, sections = run_on(device, files, asked, folder)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            words, sections = run_on(device, files, asked, Path(folder))
-    *rest, stack = words
-    size = asked.expected[0].size + 2
+    with tempfile.TemporaryDirectory() as folder:
+        (*words, stack), sections = run_on(device, files, asked, Path(folder))
     deviation, instructions = 0.0, 0
-    for at, expected in enumerate(asked.expected):
-        code, ticks, *bits = rest[at * size : (at + 1) * size]
-        if code or ticks == 0xFFFFFFFF:
-            raise RuntimeError(f"{device.title}, {way}: code {code}, ticks {ticks}")
-        found = np.array(bits, np.uint32).view(np.float32).reshape(expected.shape)
-        if not np.isfinite(found).all():
-            raise RuntimeError(f"{device.title}, {way}: forecasts that are not finite")
-        deviation = max(deviation, float((np.abs(found - expected) / asked.std).max()))
-        instructions = max(instructions, round(ticks * 1e9 / device.clock_hz) if device.clock_hz else 0)
-    constants = sections.get(".rodata", 0) + sections.get(".data", 0)
-    memory = sections.get(".data", 0) + sections.get(".bss", 0) + stack
-    code = sections.get(".text", 0) + sections.get(".vectors", 0)
-    if not device.regions:  # the C library is in it
-        code = memory = 0
-    return Outcome(name, way, deviation, instructions, constants + code, memory, code)
+    for found, expected in zip(
+        np.array(words, np.uint32).reshape(len(asked.expected), -1), asked.expected, strict=True
+    ):
+        code, ticks = int(found[0]), int(found[1])
+        forecast = found[2:].view(np.float32).reshape(expected.shape)
+        if code or ticks == UNCOUNTED or not np.isfinite(forecast).all():
+            raise RuntimeError(f"{device.title}, {way}: code {code}, {ticks} ticks, or a forecast that is not finite")
+        deviation = max(deviation, float((np.abs(forecast - expected) / asked.std).max()))
+        instructions = max(instructions, round(ticks * 1e9 / (device.clock_hz or 1)))
+    if not device.regions:
+        return Outcome(name, way, deviation, None, None, None, None)
+    code_bytes = sections[".text"] + sections[".vectors"]
+    flash_bytes = code_bytes + sections[".rodata"] + sections[".data"]
+    return Outcome(
+        name, way, deviation, instructions, flash_bytes, code_bytes, sections[".data"] + sections[".bss"] + stack
+    )
 
 
 def main() -> None:
@@ -434,23 +431,24 @@ def main() -> None:
     parser.add_argument("--devices", nargs="+", choices=[*DEVICES], default=[*DEVICES])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    prepared = prepare(
-        load_series("ETTh1"), DataConfig(name="ETTh1"), lookback=96, horizon=96, label_len=48
-    )
+    prepared = prepare(load_series("ETTh1"), DataConfig(name="ETTh1"), lookback=96, horizon=96, label_len=48)
     rows = []
+    there = [name for name in given.devices if missing(DEVICES[name]) is None]
+    for name in given.devices:
+        if name not in there:
+            print(f"{DEVICES[name].title}: left out, {missing(DEVICES[name])}", file=sys.stderr)
+    if not there:
+        sys.exit("nothing was run: install the packages that are named above")
     for way in given.models:
         saved = saved_model(way, prepared)
         asked = Asked.of(saved, prepared)
-        for name in given.devices:
-            reason = missing(DEVICES[name])
-            if reason is not None:
-                print(f"{DEVICES[name].title}: left out, {reason}", file=sys.stderr)
-                continue
+        for name in there:
             outcome = outcome_of(name, way, saved, asked)
             print(outcome, flush=True)
             rows.append(vars(outcome))
     given.out.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(given.out / TABLE, index=False, float_format="%.3g")
+    whole = {"instructions": "Int64", "flash_bytes": "Int64", "code_bytes": "Int64", "memory_bytes": "Int64"}
+    pd.DataFrame(rows).astype(whole).to_csv(given.out / TABLE, index=False, float_format="%.2g")
 
 
 if __name__ == "__main__":

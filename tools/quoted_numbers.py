@@ -12,7 +12,8 @@ A marker names a study, a block and its arguments; names with blanks stand in qu
     the error is <!-- numbers: etth1-small value test_mse Transformer "magnitude 80 %" -->1.059<!-- /numbers -->
 
 Blocks are the functions in `BLOCKS`; `published` alone is of the literature, and `methods` of the registry, and their
-studies are called so; of the blocks that begin with `peer` it names a folder of `benchmarks/peer.py`. A star:
+studies are called so; of the blocks that begin with `peer` it names a folder of `benchmarks/peer.py`, of `devices` one
+of `benchmarks/devices.py`. A star:
 worse than the dense model trained on for as long as fine-tuning took (the 95 % interval of the difference leaves out
 0); what is called shown has such an interval too.
 """
@@ -575,6 +576,23 @@ def remaining(study: str, model: str, *case: str) -> str:
     return table(heads, [line for _, _, line in sorted(lines, key=lambda one: (order[one[0]], one[1]))])
 
 
+# On emulated devices: `results/<name>/devices.csv`, from `benchmarks/devices.py`
+
+
+def devices(name: str) -> str:
+    """A row a model: instructions of a forecast on either Cortex-M, flash, memory, and how far from eager at most."""
+    found = pd.read_csv(RESULTS / name / "devices.csv")
+    lines = []
+    for model, own in found.groupby("model", sort=False):
+        m7, m55 = (own.loc[own["device"] == device].iloc[0] for device in ("cortex-m7", "cortex-m55"))
+        counts = [f"{row['instructions'] / 1e6:.1f} M" for row in (m7, m55)]
+        ratio = f"{m7['instructions'] / m55['instructions']:.1f}"
+        sizes = [kilobytes(m7["flash_bytes"]), kilobytes(m7["memory_bytes"])]
+        lines.append([str(model), *counts, ratio, *sizes, f"{own['max_deviation'].max():.0e}"])
+    heads = ["model", "instructions, M7", "instructions, M55", "M7 / M55", "flash", "memory", "deviation"]
+    return table(heads, lines)
+
+
 # Beside a peer: `results/<name>/peer.json`, from `benchmarks/peer.py`
 
 
@@ -730,6 +748,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
         *(against, value, across, hours, untrained, realised, stages, published, methods),
         *(pays, pays_for, pays_one, repair, repair_harms, remaining),
         *(peer, peer_not_below, peer_layers, peer_extent),
+        devices,
     ]
 }
 
