@@ -52,7 +52,7 @@ UNCOUNTED = 0xFFFFFFFF
 STACK_BYTES = 64 * 1024
 """What is painted, so that it shows how deep the stack went."""
 
-SIZES = {"lookback": 96, "horizon": 96, "label_len": 48, "channels": 7, "d_model": 64, "d_ff": 256, "n_heads": 4}
+SIZES = {"lookback": 96, "horizon": 96, "label_len": 48, "d_model": 64, "d_ff": 256, "n_heads": 4}
 
 WAYS: Mapping[str, tuple[str, float, float]] = {
     "Transformer": ("transformer", 0.0, 0.0),
@@ -317,9 +317,9 @@ def missing(device: Device) -> str | None:
 def saved_model(way: str, prepared: Prepared) -> SavedModel:
     """Returns the untrained model of a row, for the windows that it will forecast."""
     name, zeros, cut = WAYS[way]
-    known = REGISTERED.load(name).Config.model_fields
+    known, sizes = REGISTERED.load(name).Config.model_fields, SIZES | {"channels": len(prepared.series.channels)}
     torch.manual_seed(1)
-    model = build(config_from({"name": name} | {key: value for key, value in SIZES.items() if key in known})).eval()
+    model = build(config_from({"name": name} | {key: value for key, value in sizes.items() if key in known})).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if cut:
         request = PruneConfig(method="structured-magnitude", sparsity=cut)
