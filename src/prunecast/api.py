@@ -506,7 +506,7 @@ def export(
         runtime: see prunecast list runtimes.
         out: the file; must not exist.
         int8: store and multiply weights in 8 bits, scaled by windows of the training part.
-        quantizer: of 8 bits: static, dynamic (onnxruntime), nncf (openvino) [default: static].
+        quantizer: of 8 bits: static, dynamic (onnxruntime), nncf (openvino), weights (c) [default: static, weights].
         max_mse_increase: share of the validation MSE that 8 bits may cost; weights that cost more stay in float32.
         opset: version of ONNX operators, 18 to 21; the answer says what reads it [default: 20].
         batch: windows in one call, for a graph of fixed shapes that computes none [default: any].

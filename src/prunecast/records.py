@@ -40,7 +40,7 @@ Role = Literal["dense", "naive", "small-dense", "zeroed-body", "dense-continued"
 Control = Literal["naive", "dlinear", "random", "zeroed-body", "dense-continued", "small-dense"]
 """What a study compares its pruned models with besides their dense parents."""
 
-Quantizer = Literal["static", "dynamic", "nncf"]
+Quantizer = Literal["static", "dynamic", "nncf", "weights"]
 """How a model comes to 8 bits: inputs of products scaled by real windows, in each forecast anew, or by NNCF."""
 
 BudgetOf = Literal["prunable", "model", "operations"]

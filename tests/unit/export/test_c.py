@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.support.saved_models import saved_model
+from tests.support.saved_models import TRANSFORMER, saved_model, windows
 from tests.support.small_models import SIZES, small_inputs, small_model
 
 from prunecast.data.calendar import calendar_features
@@ -28,6 +28,7 @@ from prunecast.export.c.program import Code, Operation, Program, interpret
 from prunecast.export.c.runtime import FLAGS, RUNTIME, Compiled
 from prunecast.export.c.source import source_of
 from prunecast.export.eager import predictor_of
+from prunecast.export.parity import check_parity
 from prunecast.inference import open_artifact
 from prunecast.models.base import config_from
 from prunecast.models.io import SavedModel
@@ -155,6 +156,42 @@ def test_products_leave_zeros_out(zeros: float, flag: str) -> None:
         assert built.source.flash_bytes < 0.2 * 4 * 330 * 300
 
 
+def in_eight_bits(program: Program) -> Program:
+    """Returns a program whose weights of linear operations are rounded to what 8 bits hold, row by row."""
+    constants, scales = dict(program.constants), {}
+    for operation in program.code.operations:
+        if operation.op == "linear":
+            name = operation.inputs[1]
+            scale = np.abs(constants[name]).max(1) / 127 + np.float32(1e-6)
+            constants[name] = np.rint(constants[name] / scale[:, None]) * scale[:, None]
+            constants[f"{name} scale"], scales[name] = scale, f"{name} scale"
+    return Program(program.code.model_copy(update={"scales": scales}), constants)
+
+
+@pytest.mark.parametrize("flag", WIDTHS)
+@pytest.mark.parametrize(
+    ("zeros", "tokens", "outputs", "kernel"),
+    [(0.0, 37, 19, "product8"), (0.6, 37, 19, "jammed8"), (0.9, 37, 19, "rowwise8"), (0.0, 3, 40, "columns8")],
+)
+def test_products_of_8_bits_are_those_of_the_numbers_that_these_stand_for(
+    zeros: float, tokens: int, outputs: int, kernel: str, flag: str
+) -> None:
+    program = in_eight_bits(network(zeros, tokens, outputs=outputs))
+    history = drawn(tokens, 30)
+    built = compiled(program, "-O1", "-Wall", "-Wno-psabi", "-Werror", flag)
+    assert close(built({"history": history}), interpret(program, {"history": history}))
+    assert {*built.source.kernels} == {kernel}
+
+
+def test_8_bits_take_a_quarter_of_the_flash() -> None:
+    program = network(0.0, 37)
+    assert source_of(in_eight_bits(program)).flash_bytes < 0.4 * source_of(program).flash_bytes
+    rounded = in_eight_bits(program)
+    wrong = rounded.constants | {"w": program.constants["w"]}
+    with pytest.raises(UserError, match="'w' is not what 8 bits hold"):
+        Program.read(rounded.text(), wrong)
+
+
 @pytest.mark.parametrize("kernel", ["jammed", "rowwise"])
 @pytest.mark.parametrize("shape", [(5, 7), (8, MOST_COLUMNS + 1), (1, 600)])
 def test_a_sparse_weight_holds_all_that_is_not_zero(shape: tuple[int, int], kernel: Kernel) -> None:
@@ -249,8 +286,10 @@ def test_random_models_do_too(seed: int) -> None:
 
 
 @pytest.mark.parametrize("sanitizer", ["undefined", pytest.param("address,undefined", marks=pytest.mark.slow)])
-def test_sanitizers_find_nothing(sanitizer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("eight", [False, True])
+def test_sanitizers_find_nothing(eight: bool, sanitizer: str, tmp_path: Path) -> None:
     program = network(0.6, tokens=37)
+    program = in_eight_bits(program) if eight else program
     source, history = source_of(program), drawn(37, 30)
     main = (
         '#include <stdio.h>\n#include <stdlib.h>\n#include "forecast.h"\nint main(void) {'
@@ -302,6 +341,24 @@ def test_a_program_that_does_not_fit_is_refused(change: dict[str, Any], says: st
     values["operations"][0] |= change
     with pytest.raises(UserError, match=says):
         Program.read(json.dumps(values), program.constants)
+
+
+@pytest.mark.parametrize("name", ["dlinear", pytest.param("transformer", marks=pytest.mark.slow)])
+def test_an_artefact_in_8_bits_forecasts_nearly_the_same(name: str, tmp_path: Path) -> None:
+    saved = saved_model(**(TRANSFORMER if name == "transformer" else {"name": name}))
+    made = RUNTIME.quantised(saved, [])
+    path, plain = made.export(tmp_path / "eight.zip"), RUNTIME.export(saved, tmp_path / "plain.zip")
+    assert 1e-5 < check_parity(saved, "c", path, [windows(saved, 3)], int8=True).max_deviation < 0.1
+    flash, memory = RUNTIME.footprint(path)
+    assert flash < RUNTIME.footprint(plain)[0]
+    assert memory == RUNTIME.footprint(plain)[1]
+    inside = RUNTIME.read(path)
+    assert check_parity(inside, "c", path, [windows(saved, 3)]).max_deviation < 1e-4
+    for weight in made.weights:  # the numbers that the 8 bits stand for
+        change = (inside.model.get_parameter(weight) - saved.model.get_parameter(weight)).abs().max()
+        assert 0 < change.item() < saved.model.get_parameter(weight).abs().max().item() / 100
+    kept = RUNTIME.read(made.export(tmp_path / "kept.zip", made.weights[:1])).model
+    assert torch.equal(kept.get_parameter(made.weights[0]), saved.model.get_parameter(made.weights[0]))
 
 
 def test_a_changed_zip_is_refused(tmp_path: Path) -> None:
@@ -361,6 +418,10 @@ def test_the_zip_makes_a_program_that_reads_a_csv(
     inputs = {"history": history, "x_mark": marks[:, rows - lookback : rows], "y_mark": marks[:, rows - label :]}
     expected = predictor_of(saved, 1)(inputs)[0]
     assert np.allclose(found.drop(columns="date").to_numpy(), expected, atol=1e-3)
+    table[:5].to_csv(tmp_path / "short.csv", index=False)
+    short = ["./forecast", "../short.csv"]
+    done = subprocess.run(short, cwd=tmp_path / "c", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, f"forecast: expected at least {lookback} rows, found 5\n")
     artefact = open_artifact(path)
     assert artefact.runtime == "c"
     assert all(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks import devices
-from benchmarks.devices import DEVICES, WAYS, Asked, missing, outcome_of, saved_model
+from benchmarks.devices import DEVICES, WAYS, Asked, exported, missing, outcome_of
 
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
@@ -41,12 +41,11 @@ def test_windows_become_c_with_all_their_digits() -> None:
         *(pytest.param(device, way, marks=pytest.mark.slow) for device in DEVICES for way in WAYS if way != "DLinear"),
     ],
 )
-def test_a_device_forecasts_what_pytorch_does(device: str, way: str, prepared: Prepared) -> None:
+def test_a_device_forecasts_what_pytorch_does(device: str, way: str, prepared: Prepared, tmp_path: Path) -> None:
     reason = missing(DEVICES[device])
     if reason is not None:
         pytest.skip(reason)
-    saved = saved_model(way, prepared)
-    found = outcome_of(device, way, saved, Asked.of(saved, prepared))
+    found = outcome_of(device, way, *exported(way, prepared, tmp_path))
     assert found.max_deviation < 1e-4
     if DEVICES[device].regions:
         assert found.instructions

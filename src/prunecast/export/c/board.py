@@ -170,7 +170,10 @@ int main(int count, char **given)
         read++;
     }
     fclose(file);
-    if (read < PRUNECAST_LOOKBACK) return fail("found fewer rows than the model looks back");
+    if (read < PRUNECAST_LOOKBACK) {
+        fprintf(stderr, "forecast: expected at least %d rows, found %ld\n", PRUNECAST_LOOKBACK, read);
+        return 2;
+    }
     for (int i = 0; i < PRUNECAST_LOOKBACK; i++)
         for (int c = 0; c < PRUNECAST_CHANNELS; c++)
             history[i * PRUNECAST_CHANNELS + c] =

@@ -13,8 +13,9 @@ nearest cache, and so that eight bits tell a column.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,7 +29,10 @@ ROWS = 4
 TILES = (6, 3, 2, 1)
 """Vectors of columns for which there is a kernel."""
 
-WIDEST = {"product": "PC_TILE", "jammed": "PC_JAM", "rowwise": "6"}
+EIGHT = "8"
+"""What names of kernels end in whose weight is in 8 bits."""
+
+WIDEST = {"product": "PC_TILE", "columns": "PC_TILE", "jammed": "PC_JAM", "rowwise": "6"}
 """Kernel -> the most vectors for which it is compiled: for as many as its sums stay in registers."""
 
 VECTORS = r"""
@@ -305,6 +309,8 @@ PRODUCT = r"""
 /* y = activation(scale * product + bias) + residual; columns are contiguous in x, y and the residual */
 struct pc_product {
     const float *s;                          /* numbers of the weight */
+    const unsigned char *eight;              /* the same in 8 bits, with a scale for each row */
+    const float *scales, *scales_columns;
     ptrdiff_t s_row, s_depth, s_rows;        /* from row to row, along the sum, from 4 rows to the next 4 */
     ptrdiff_t ldx, ldy, ldr;
     int rows, depth, columns;
@@ -316,11 +322,15 @@ struct pc_product {
 };
 PC_APART void pc_finish(const struct pc_product *p, float *y, const float *residual, int row, int rows, int at, int n)
 {
-    if (p->scale == 1.0f && !p->bias_rows && !p->bias_columns && !p->activation && !residual) return;
+    int scaled = p->scale != 1.0f || p->scales || p->scales_columns;
+    if (!scaled && !p->bias_rows && !p->bias_columns && !p->activation && !residual) return;
     for (int r = row; r < row + rows; r++) {
         pc_v bias = pc_set(p->bias_rows ? p->bias_rows[r] : 0.0f);
+        pc_v scale = pc_set(p->scales ? p->scale * p->scales[r] : p->scale);
         for (int j = at; j < at + n * PC_W; j += PC_W) {
-            pc_v v = pc_ld(y + r * p->ldy + j) * p->scale + bias;
+            pc_v v = pc_ld(y + r * p->ldy + j);
+            if (p->scales_columns) v = v * pc_ld(p->scales_columns + j);
+            v = v * scale + bias;
             if (p->bias_columns) v += pc_ld(p->bias_columns + j);
             switch (p->activation) {
             case 1: v = pc_gelu(v); break;
@@ -337,6 +347,17 @@ PC_APART void pc_finish(const struct pc_product *p, float *y, const float *resid
 }
 """
 
+LOAD_EIGHT = r"""
+#if defined(PC_HELIUM)
+PC_INLINE pc_v pc_ld8(const signed char *p) { return vcvtq_f32_s32(vldrbq_s32(p)); }
+#elif PC_W > 1
+typedef signed char pc_c __attribute__((vector_size(PC_W), aligned(1), may_alias));
+PC_INLINE pc_v pc_ld8(const signed char *p) { return __builtin_convertvector(*(const pc_c *)p, pc_v); }
+#else
+PC_INLINE pc_v pc_ld8(const signed char *p) { return *p; }
+#endif
+"""
+
 WALK = r"""
 PC_APART void pc_{kind}(const struct pc_product *p, const float *x, float *y, const float *residual)
 {{
@@ -348,15 +369,27 @@ PC_APART void pc_{kind}(const struct pc_product *p, const float *x, float *y, co
 """
 
 
-def products() -> str:
-    """Returns the kernel of dense products, for each number of vectors."""
-    return "".join(_tile("product", _dense(tile), tile) for tile in TILES) + _walk("product")
+def products(used: Collection[str]) -> str:
+    """Returns the kernels of products that are used, for each number of vectors.
+
+    Args:
+        used: "product", "jammed", "rowwise"; the same with an 8 at the end for weights in 8 bits; "columns8" for such a
+            weight whose outputs are the columns.
+    """
+    bodies = {"product": _dense, "jammed": _jammed, "rowwise": _rowwise, "columns": _dense}
+    parts = [LOAD_EIGHT] if "columns8" in used else []
+    parts += [_eight()] if {*EIGHT_OF.values()} & {*used} else []
+    for kind in sorted(used):
+        body = bodies[kind.removesuffix(EIGHT)]
+        parts += [_tile(kind, body(tile), tile) for tile in TILES]
+        parts.append(_walk(kind))
+    return "".join(parts)
 
 
-def sparse_products() -> str:
-    """Returns the kernels of products with weights that hold no zeros."""
-    jammed = "".join(_tile("jammed", _jammed(tile), tile) for tile in TILES) + _walk("jammed")
-    return jammed + "".join(_tile("rowwise", _rowwise(tile), tile) for tile in TILES) + _walk("rowwise")
+def _eight() -> str:
+    """Returns the table from a byte to the number that it is: a load takes less than a conversion."""
+    numbers = ", ".join(f"{byte - 256 * (byte > 127)}.0f" for byte in range(256))
+    return f"static const float pc_eight[256] = {{{numbers}}};\n"
 
 
 def _walk(kind: str) -> str:
@@ -364,7 +397,11 @@ def _walk(kind: str) -> str:
     calls = []
     for tile in TILES:
         then = f"pc_{kind}{tile}(p, x, y, residual, at); at += {tile} * PC_W; left -= {tile}; continue;"
-        calls += [f"#if {WIDEST[kind]} >= {tile}", f"        if (left >= {tile}) {{ {then} }}", "#endif"]
+        calls += [
+            f"#if {WIDEST[kind.removesuffix(EIGHT)]} >= {tile}",
+            f"        if (left >= {tile}) {{ {then} }}",
+            "#endif",
+        ]
     return WALK.format(kind=kind, calls="\n".join(calls))
 
 
@@ -372,7 +409,13 @@ def _tile(kind: str, body: Iterator[str], tile: int) -> str:
     given = "const struct pc_product *p, const float *xs, float *ys, const float *residual, int at"
     head = f"PC_APART void pc_{kind}{tile}({given})"
     lines = "\n".join(line if line.startswith("#") else f"    {line}" for line in body)
-    return f"#if {WIDEST[kind]} >= {tile}\n{head}\n{{\n{lines}\n}}\n#endif\n"
+    if kind == "columns8":  # the same, but for where numbers of the weight come from
+        lines = lines.replace("const float *x = xs", "const signed char *x = (const signed char *)p->eight")
+        lines = f"    (void)xs;\n{lines.replace('pc_ld(x', 'pc_ld8(x')}"
+    elif kind.endswith(EIGHT):
+        lines = lines.replace("const float *s = p->s", "const unsigned char *s = p->eight")
+        lines = re.sub(r"\bs\[[^]]*\]", r"pc_eight[\g<0>]", lines)
+    return f"#if {WIDEST[kind.removesuffix(EIGHT)]} >= {tile}\n{head}\n{{\n{lines}\n}}\n#endif\n"
 
 
 def _sums(rows: int, tile: int) -> str:
@@ -395,7 +438,8 @@ def _dense(tile: int) -> Iterator[str]:
     for rows in (ROWS, 2, 1):
         yield f"#if PC_ROWS >= {rows}"
         yield f"for (; r + {rows} <= p->rows; r += {rows}) {{"
-        yield f"    const float *s = p->s + (r / {ROWS}) * p->s_rows + (r % {ROWS}) * p->s_row, *x = xs + at;"
+        yield f"    const float *s = p->s + (r / {ROWS}) * p->s_rows + (r % {ROWS}) * p->s_row;"
+        yield "    const float *x = xs + at;"
         yield f"    float *y = ys + r * p->ldy + at;\n    pc_v {_sums(rows, tile)};"
         if rows > 1:  # a weight's rows lie side by side: their places are known when this is compiled
             yield "    if (p->s_row == 1) {"
@@ -422,7 +466,8 @@ def _dense_sums(rows: int, tile: int, step: str) -> Iterator[str]:
 
 def _blocks(rows: int, tile: int, inner: Iterator[str]) -> Iterator[str]:
     """Yields the loops over blocks of columns of the weight and groups of its rows, around what a group does."""
-    yield "const float *s = p->s; const unsigned char *q = p->q;"
+    yield "const float *s = p->s;"
+    yield "const unsigned char *q = p->q;"
     yield "for (int first = 0; first < p->depth; first += p->block) {"
     yield f"    for (int r = 0; r < p->rows; r += {rows}) {{"
     yield "        const float *from = xs + first * p->ldx + at;"
@@ -472,7 +517,10 @@ def _rowwise(tile: int) -> Iterator[str]:
 
 # Weights as the kernels read them
 
-Kernel = Literal["product", "jammed", "rowwise"]
+Kernel = Literal["product", "jammed", "rowwise", "product8", "jammed8", "rowwise8"]
+
+EIGHT_OF: Mapping[Kernel, Kernel] = {"product": "product8", "jammed": "jammed8", "rowwise": "rowwise8"}
+"""Kernel -> the same for a weight in 8 bits."""
 
 DENSE_BELOW, ROWWISE_FROM, WIDE_FROM = 0.1, 0.8, 0.93
 """Shares of zeros from which a weight is stored without them, row by row, and in blocks as wide as eight bits tell."""
@@ -490,13 +538,13 @@ class Packed:
 
     Attributes:
         kernel: name of the kernel.
-        numbers: in the order in which they are read.
+        numbers: in the order in which they are read; whole ones of 8 bits where it has scales.
         codes: counts and columns in that order; empty of a dense one.
         block: columns in a block of a sparse one.
     """
 
     kernel: Kernel
-    numbers: Numbers
+    numbers: Numbers | NDArray[np.int8]
     codes: NDArray[np.uint8]
     block: int
 
@@ -510,18 +558,21 @@ KernelChoice = Callable[[Numbers, int], tuple[Kernel, int]]
 """Weight (O, I) and columns of what it is multiplied with -> its kernel, and columns of the weight in a block."""
 
 
-def packed_weight(weight: Numbers, columns: int, choose: KernelChoice | None = None) -> Packed:
+def packed_weight(
+    weight: Numbers, columns: int, choose: KernelChoice | None = None, scales: Numbers | None = None
+) -> Packed:
     """Returns a weight (O, I) as the fastest kernel reads it.
 
     Args:
         weight: its numbers.
         columns: of what it is multiplied with.
         choose: the kernel and its block; by the model of costs when None.
+        scales: (O,), of a weight in 8 bits: what is packed are the whole numbers that these multiply.
     """
     kernel, block = (choose or chosen)(weight, columns)
-    if kernel == "product":
-        return dense_weight(weight)
-    return sparse_weight(weight, kernel, block)
+    whole = weight if scales is None else np.rint(weight / scales[:, None])
+    found = dense_weight(whole) if kernel == "product" else sparse_weight(whole, kernel, block)
+    return found if scales is None else replace(found, kernel=EIGHT_OF[kernel], numbers=found.numbers.astype(np.int8))
 
 
 def chosen(weight: Numbers, columns: int) -> tuple[Kernel, int]:

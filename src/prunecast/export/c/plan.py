@@ -167,7 +167,7 @@ class _Planner:
         if op in BY_ELEMENT:
             found = self._absorbed(operation, inputs, shape) or self._by_element(operation, shape)
         elif op == "linear":
-            found = self._linear(inputs, shape)
+            found = self._linear(inputs, shape, self.program.code.scales.get(operation.inputs[1]))
         elif op == "matmul":
             found = self._matmul(operation, inputs, shape)
         else:
@@ -357,7 +357,7 @@ class _Planner:
             loops, run = _run_of(x, row)
         return x, loops, run
 
-    def _linear(self, inputs: list[Value], shape: tuple[int, ...]) -> Product:
+    def _linear(self, inputs: list[Value], shape: tuple[int, ...], scale: str | None) -> Product:
         weight, bias = inputs[1], inputs[2] if inputs[2:] else None
         assert isinstance(weight, np.ndarray)
         x = self.view(inputs[0], (*shape[:-1], weight.shape[1]))
@@ -367,10 +367,11 @@ class _Planner:
         by_token = up(tokens, self.padding) * outputs * max(1 - zeros, 0.05)
         by_output = tokens * up(outputs, self.padding)
         contiguous = x.strides[last] == 1 or x.shape[last] == 1
+        scales = None if scale is None else self.program.constants[scale]
         if contiguous and x.buffer in self.feature_major and by_output <= 1.5 * by_token:
-            return self._turned(x, weight, bias, shape)
+            return self._turned(x, weight, scales, bias, shape)
         if by_output <= 0.6 * by_token:
-            return self._turned(x, weight, bias, shape)
+            return self._turned(x, weight, scales, bias, shape)
         x, loops, run = self._with_columns(x, last)
         order = [*([last] if outputs > 1 else []), *(dim for dim in x.order() if dim != last)]
         target = self.room(shape, order, len(order) - (outputs > 1), run)
@@ -379,11 +380,12 @@ class _Planner:
         if bias is not None:
             assert isinstance(bias, np.ndarray)
             given = View(self.constant(bias), 0, bias.shape, (1,))
-        return Product(
-            target, [], last, weight.shape[1], run, x, None, weight, [(dim, x.strides[dim], 0) for dim in loops], given
-        )
+        turns = [(dim, x.strides[dim], 0) for dim in loops]
+        return Product(target, [], last, weight.shape[1], run, x, None, weight, turns, scales, given)
 
-    def _turned(self, x: View, weight: Numbers, bias: Value | None, shape: tuple[int, ...]) -> Product:
+    def _turned(
+        self, x: View, weight: Numbers, scales: Numbers | None, bias: Value | None, shape: tuple[int, ...]
+    ) -> Product:
         """Returns the product whose columns are the outputs: where the inputs are what is contiguous."""
         last, outputs = len(shape) - 1, shape[-1]
         tokens = [dim for dim in x.order() if dim != last]
@@ -402,7 +404,10 @@ class _Planner:
             given = View(self.constant(np.pad(bias, (0, width - outputs))), 0, (width,), (1,))
         vector = View(vector.buffer, 0, (*(1,) * last, weight.shape[1]), (*(0,) * last, width))
         scalar = View(x.buffer, x.offset, (x.shape[row], x.shape[last]), (x.strides[row], x.strides[last]))
-        return Product(target, [], row, weight.shape[1], outputs, vector, scalar, None, loops, given, by_column=True)
+        if scales is not None:
+            scales = np.pad(scales, (0, width - outputs), constant_values=1.0)
+        depth = weight.shape[1]
+        return Product(target, [], row, depth, outputs, vector, scalar, None, loops, scales, given, by_column=True)
 
     def _matmul(self, operation: Operation, inputs: list[Value], shape: tuple[int, ...]) -> Product:
         a, b = (

@@ -75,6 +75,9 @@ OPERATORS = {
 ARGUMENTS = ("history", "x_mark", "y_mark")
 RESULT = "forecast"
 
+MOST_EIGHT = 127
+"""The largest number in 8 bits: a weight's largest of each row becomes this."""
+
 MOST_INDEX = 2**24
 """Indices are float32 numbers, whole up to here."""
 
@@ -110,10 +113,12 @@ class Code(Strict):
     Attributes:
         inputs: name -> shape, of those of `ARGUMENTS` that it reads.
         operations: in the order in which they can be done; the last gives `RESULT`.
+        scales: weight of `linear` that 8 bits hold -> constant (O,): its rows are whole numbers up to 127 times these.
     """
 
     inputs: dict[str, tuple[int, ...]]
     operations: tuple[Operation, ...] = Field(min_length=1)
+    scales: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Program:
@@ -140,8 +145,18 @@ class Program:
             if operation.output in self.shapes:
                 raise UserError(f"the program gives {operation.output!r} twice")
             self.shapes[operation.output] = found
+        for weight in code.scales:
+            self._check_scale(weight)
         if code.operations[-1].output != RESULT:
             raise UserError(f"the program ends with {code.operations[-1].output!r}, expected {RESULT!r}")
+
+    def _check_scale(self, weight: str) -> None:
+        value, scale = self.constants.get(weight), self.constants.get(self.code.scales[weight])
+        if value is None or scale is None or value.ndim != 2 or scale.shape != value.shape[:1] or scale.min() <= 0:
+            raise UserError(f"the program's weight {weight!r} has no scale for each of its rows")
+        whole = np.rint(value / scale[:, None])
+        if np.abs(whole).max() > MOST_EIGHT or not np.array_equal(whole * scale[:, None], value):
+            raise UserError(f"the program's weight {weight!r} is not what 8 bits hold")
 
     @classmethod
     def read(cls, text: str, constants: Mapping[str, Numbers]) -> Program:

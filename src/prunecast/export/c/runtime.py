@@ -13,6 +13,7 @@ raw units. Nothing is allocated; the one block of memory is static.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import hashlib
 import io
@@ -23,8 +24,8 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,16 +37,20 @@ from pydantic import ValidationError
 from prunecast.errors import UserError
 from prunecast.export.base import FixedBatch, Inputs, Offset, Predictor, Tolerance
 from prunecast.export.c.board import board_files
-from prunecast.export.c.program import ARGUMENTS, Numbers, Program
+from prunecast.export.c.program import ARGUMENTS, MOST_EIGHT, Numbers, Program
 from prunecast.export.c.source import NOT_FINITE, Source, source_of
 from prunecast.records import Strict
 
 if TYPE_CHECKING:
     from prunecast.models.base import ForecastModel
     from prunecast.models.io import SavedModel
+    from prunecast.records import Quantizer
 
 FACTS, PROGRAM, CONSTANTS, MODEL = "prunecast.json", "program.json", "program.safetensors", "model.safetensors"
 """Files in the zip that are read back; the others are for whoever compiles the C."""
+
+SCALE, LEAST_SCALE = ":scale", 1e-30
+"""What the name of a weight's scales ends in; and their least: what is far below is no number of 8 bits."""
 
 SEAL_BYTES = 64
 """The zip's comment, its last bytes, is the SHA-256 of all before it, in hexadecimal digits."""
@@ -66,6 +71,7 @@ class CEngine:
     tolerance = Tolerance(1e-4, "float32 sums in another order, its own exp, erf and tanh")
     packages: tuple[str, ...] = ()
     extra = None
+    quantizers: tuple[Quantizer, ...] = ("weights",)
 
     def needs(self, opset: int | None) -> str:
         """Returns what the C takes."""
@@ -92,17 +98,21 @@ class CEngine:
 
     def export(self, saved: SavedModel, path: Path) -> Path:
         """Writes the zip, whole or not at all, and returns its path, see `Runtime`."""
-        from prunecast.export.c.lower import lower
-        from prunecast.store import new_file
+        return _Rounded.of(saved, ()).write(path)
 
-        content = _zipped(saved, lower(saved))
-        with new_file(path, replace=True) as temporary:
-            temporary.write_bytes(content)
-        return path
+    def quantised(
+        self, saved: SavedModel, windows: Iterable[Inputs], quantizer: Quantizer | None = None
+    ) -> EightBitWeights:
+        """Returns the model with weights in 8 bits, see `Int8Runtime`; what they multiply stays in float32."""
+        return EightBitWeights(saved)
+
+    def export_int8(self, saved: SavedModel, path: Path, windows: Iterable[Inputs]) -> Path:
+        """Writes the zip with all weights in 8 bits that can be, see `Int8Runtime`."""
+        return EightBitWeights(saved).export(path)
 
     def read(self, path: Path) -> SavedModel:
         """Returns the model inside a zip that `export` wrote, see `Runtime`."""
-        from safetensors.torch import load
+        import torch
 
         from prunecast.models.base import config_from
         from prunecast.models.io import SavedModel, metadata_from, parse_metadata, with_tensors
@@ -110,7 +120,10 @@ class CEngine:
         file = _File.read(path)
         source = f"{path}: its model metadata"
         metadata = metadata_from(parse_metadata(file.facts.metadata, source), source)
-        model = with_tensors(config_from(metadata.model), load(file.members[MODEL]), path, "its model metadata")
+        tensors = {
+            name: torch.from_numpy(value) for name, value in file.tensors(path).items() if not name.endswith(SCALE)
+        }
+        model = with_tensors(config_from(metadata.model), tensors, path, "its model metadata")
         return SavedModel(model.eval(), metadata)
 
     def footprint(self, path: Path) -> tuple[int, int]:
@@ -130,6 +143,36 @@ class CEngine:
         predict = predictor_of_program(file.program(path))
         offset = Offset.of(file.facts.offset, path)
         return FixedBatch(predict if offset is None else offset.around(predict), 1, path)
+
+
+class EightBitWeights:
+    """A model whose weights are in 8 bits, each row with a scale of its own, see `base.Quantised`.
+
+    What they multiply is in float32, and so are sums: no window is needed to find a range. In 8 bits are `prunable`
+    weights of linear layers, but the output layer's.
+
+    Attributes:
+        weights: names of those that are in 8 bits.
+    """
+
+    def __init__(self, saved: SavedModel) -> None:
+        """Finds the weights that 8 bits can hold.
+
+        Raises:
+            UserError: when there is none.
+        """
+        body = [name for name in saved.model.prunable() if name not in saved.model.output_layer()]
+        rounded = _Rounded.of(saved, [name for name in body if saved.model.get_parameter(name).dim() == 2])
+        program = rounded.program()
+        found = {_digest(program.constants[name]) for name in program.code.scales}
+        self.saved = saved
+        self.weights = tuple(name for name in rounded.scales if _digest(rounded.weight(name)) in found)
+        if not self.weights:
+            raise UserError(f"{saved.model.config.name} has no weight that 8 bits could hold; leave out --int8")
+
+    def export(self, path: Path, float32: Collection[str] = ()) -> Path:
+        """Writes the zip, whole or not at all, and returns its path; the weights `float32` stay as they were."""
+        return _Rounded.of(self.saved, [name for name in self.weights if name not in float32]).write(path)
 
 
 def predictor_of_program(program: Program, flags: tuple[str, ...] | None = None) -> Predictor:
@@ -251,6 +294,28 @@ class _File:
         except (zipfile.BadZipFile, ValidationError, EOFError):
             raise UserError(mistake) from None
 
+    def tensors(self, path: Path) -> dict[str, NDArray[Any]]:
+        """Returns the model's tensors; those in 8 bits as the numbers that these stand for, and beside them the scales.
+
+        Raises:
+            UserError: when there is another thing.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            found: dict[str, NDArray[Any]] = load(self.members[MODEL])
+            for name in [name for name in found if name.endswith(SCALE)]:
+                weight, scale = found[name.removesuffix(SCALE)], found[name]
+                if weight.dtype != np.int8 or scale.dtype != np.float32 or scale.shape != weight.shape[:1]:
+                    raise UserError(
+                        f"{path}: expected weights in 8 bits with their scales, found others; export it again"
+                    )
+                found[name.removesuffix(SCALE)] = weight * scale[:, None]
+        except (SafetensorError, LookupError):
+            raise UserError(f"{path}: expected the tensors of its model, found others; export it again") from None
+        return found
+
     def program(self, path: Path) -> Program:
         """Returns the program in the zip, whose shapes are known to fit.
 
@@ -260,8 +325,9 @@ class _File:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
+        tensors = self.tensors(path)
         try:
-            constants, tensors = load(self.members[CONSTANTS]), load(self.members[MODEL])
+            constants = load(self.members[CONSTANTS])
             constants |= {name: tensors[tensor].astype(np.float32) for name, tensor in self.facts.same.items()}
             text = self.members[PROGRAM].decode()
         except (SafetensorError, LookupError, UnicodeDecodeError):
@@ -274,43 +340,99 @@ class _File:
             raise UserError(f"{path}: {error}; export it again") from None
 
 
-def _zipped(saved: SavedModel, program: Program) -> bytes:
-    """Returns the content of the zip: equal for equal models."""
-    from safetensors.numpy import save
-    from safetensors.torch import save as save_tensors
+@dataclass(frozen=True, eq=False)
+class _Rounded:
+    """A model as a zip has it.
 
-    from prunecast.data.calendar import FEATURES
-    from prunecast.export.raw import offset_of
+    Attributes:
+        saved: some of its weights are what 8 bits hold.
+        scales: name of each of these -> (O,): of its rows.
+    """
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(saved.model.state_dict().items())}
-    known = {_digest(tensor.numpy()): name for name, tensor in state.items()}
-    digests = {name: _digest(value) for name, value in program.constants.items()}
-    same = {name: known[digest] for name, digest in digests.items() if digest in known}
-    rest = {name: np.ascontiguousarray(value) for name, value in program.constants.items() if name not in same}
-    source, offset = source_of(program), offset_of(saved.metadata)
-    metadata = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
-    facts = _Facts(
-        metadata=json.dumps(metadata, sort_keys=True, allow_nan=False),
-        offset=offset.text() if offset else None,
-        same=same,
-        flash_bytes=source.flash_bytes,
-        memory_bytes=source.memory_bytes,
-    )
-    features = FEATURES[saved.metadata.freq]
-    members = {
-        **board_files(source, program, saved.metadata, offset if offset else None, features),
-        FACTS: facts.model_dump_json().encode(),
-        PROGRAM: program.text().encode(),
-        CONSTANTS: save(rest),
-        MODEL: save_tensors(state),
-    }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for name, content in members.items():
-            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-        file.comment = b"0" * SEAL_BYTES
-    hashed = buffer.getvalue()[:-SEAL_BYTES]
-    return hashed + hashlib.sha256(hashed).hexdigest().encode()
+    saved: SavedModel
+    scales: Mapping[str, Numbers]
+
+    @classmethod
+    def of(cls, saved: SavedModel, names: Sequence[str]) -> _Rounded:
+        """Returns a model with some weights (O, I) rounded: the largest of each row to the largest number in 8 bits."""
+        model, scales = copy.deepcopy(saved.model), {}
+        for name in names:
+            weight = model.get_parameter(name).data
+            scale = (weight.abs().amax(1) / MOST_EIGHT).clamp(min=LEAST_SCALE)
+            weight.copy_((weight / scale[:, None]).round() * scale[:, None] + 0.0)  # no zero has a sign
+            scales[name] = scale.numpy()
+        return cls(replace(saved, model=model), scales)
+
+    def weight(self, name: str) -> Numbers:
+        """Returns a weight as it is rounded."""
+        found: Numbers = self.saved.model.get_parameter(name).detach().numpy()
+        return found
+
+    def program(self) -> Program:
+        """Returns the program, which knows the scales of what it multiplies with."""
+        from prunecast.export.c.lower import lower
+
+        program, found = lower(self.saved), {}
+        known = {_digest(self.weight(name)): scale for name, scale in self.scales.items()}
+        for operation in program.code.operations:
+            if operation.op == "linear" and (digest := _digest(program.constants[operation.inputs[1]])) in known:
+                found[operation.inputs[1]] = known[digest]
+        scales = {name: f"{name}{SCALE}" for name in found}
+        constants = {**program.constants, **{scales[name]: scale for name, scale in found.items()}}
+        return Program(program.code.model_copy(update={"scales": scales}), constants)
+
+    def write(self, path: Path) -> Path:
+        """Writes the zip, whole or not at all, and returns its path."""
+        from prunecast.store import new_file
+
+        content = self._zipped(self.program())
+        with new_file(path, replace=True) as temporary:
+            temporary.write_bytes(content)
+        return path
+
+    def _zipped(self, program: Program) -> bytes:
+        """Returns the content of the zip: equal for equal models."""
+        from safetensors.numpy import save
+
+        from prunecast.data.calendar import FEATURES
+        from prunecast.export.raw import offset_of
+
+        saved = self.saved
+        tensors = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in sorted(saved.model.state_dict().items())
+        }
+        state: dict[str, NDArray[Any]] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        state |= {f"{name}{SCALE}": scale for name, scale in self.scales.items()}
+        known = {_digest(value): name for name, value in state.items()}
+        digests = {name: _digest(value) for name, value in program.constants.items()}
+        same = {name: known[digest] for name, digest in digests.items() if digest in known}
+        rest = {name: np.ascontiguousarray(value) for name, value in program.constants.items() if name not in same}
+        for name, scale in self.scales.items():
+            state[name] = np.rint(state[name] / scale[:, None]).astype(np.int8)
+        source, offset = source_of(program), offset_of(saved.metadata)
+        metadata = saved.metadata.model_dump(mode="json") | {"model": saved.model.config.model_dump(mode="json")}
+        facts = _Facts(
+            metadata=json.dumps(metadata, sort_keys=True, allow_nan=False),
+            offset=offset.text() if offset else None,
+            same=same,
+            flash_bytes=source.flash_bytes,
+            memory_bytes=source.memory_bytes,
+        )
+        features = FEATURES[saved.metadata.freq]
+        members = {
+            **board_files(source, program, saved.metadata, offset if offset else None, features),
+            FACTS: facts.model_dump_json().encode(),
+            PROGRAM: program.text().encode(),
+            CONSTANTS: save(rest),
+            MODEL: save(state),
+        }
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+            for name, content in members.items():
+                file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+            file.comment = b"0" * SEAL_BYTES
+        hashed = buffer.getvalue()[:-SEAL_BYTES]
+        return hashed + hashlib.sha256(hashed).hexdigest().encode()
 
 
 def _digest(value: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:

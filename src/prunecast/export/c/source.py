@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.export.c import kernels
-from prunecast.export.c.kernels import KernelChoice, Packed, packed_weight
+from prunecast.export.c.kernels import KernelChoice, packed_weight
 from prunecast.export.c.plan import ACTIVATIONS, PADDING, plan_of
 from prunecast.export.c.program import ARGUMENTS, BINARY, Numbers, Program
 from prunecast.export.c.steps import Along, ByElement, Expression, Move, Plan, Product, Recurrent, Reduce, Step, View
@@ -131,8 +131,7 @@ class _Writer:
         parts += ['#include "forecast.h"', f"#define PC_PADDING {self.padding}", kernels.VECTORS, kernels.ALONG]
         if self.kernels:
             parts.append(kernels.PRODUCT)
-            parts.append(kernels.products() if "product" in self.kernels else "")
-            parts.append(kernels.sparse_products() if {*self.kernels} - {"product"} else "")
+            parts.append(kernels.products(self.kernels))
         parts += [*functions, self._run()]
         weights = np.concatenate([*self.blobs.numbers, np.zeros(self.padding, np.float32)])
         codes = np.concatenate([*self.blobs.codes, np.zeros(1, np.uint8)])
@@ -313,8 +312,9 @@ class _Writer:
 
     def _product(self, step: Product) -> Iterator[str]:
         target, weight = step.target, step.weight
-        found = packed_weight(weight, step.columns, self.choose) if weight is not None else None
-        kernel = "product" if found is None else found.kernel
+        found = packed_weight(weight, step.columns, self.choose, step.scales) if weight is not None else None
+        by_column = found is None and step.scales is not None
+        kernel = found.kernel if found is not None else "columns8" if by_column else "product"
         self.kernels[kernel] = self.kernels.get(kernel, 0) + 1
         facts: dict[str, object] = {
             "ldx": step.vector.strides[-1],
@@ -326,14 +326,23 @@ class _Writer:
             "activation": 0 if step.activation is None else ACTIVATIONS.index(step.activation) + 1,
         }
         if found is not None:
-            facts["s"] = f"w + {self._weight(found)}"
             facts |= {"s_row": 1, "s_depth": 4, "s_rows": 4 * step.depth}
+            if step.scales is None:
+                facts["s"] = f"w + {self._packed(found.numbers.astype(np.float32))}"
+            else:
+                facts["eight"] = f"q + {self.blobs.place_codes(found.numbers.view(np.uint8))}"
+                facts["scales"] = f"w + {self._packed(step.scales)}"
             if found.codes.size:
                 facts |= {"q": f"q + {self.blobs.place_codes(found.codes)}", "block": found.block}
         else:
             assert step.scalar is not None
             row, depth = step.scalar.strides
             facts |= {"s": self._base(step.scalar), "s_row": row, "s_depth": depth, "s_rows": 4 * row}
+        if by_column:
+            assert step.scales is not None
+            whole = np.rint(self.plan.constants[step.vector.buffer] / step.scales).astype(np.int8)
+            facts["eight"] = f"q + {self.blobs.place_codes(whole.reshape(-1).view(np.uint8))}"
+            facts["scales_columns"] = f"w + {self._packed(step.scales)}"
         if step.bias is not None:
             facts["bias_columns" if step.by_column else "bias_rows"] = self._base(step.bias)
         if step.residual is not None:
@@ -347,15 +356,16 @@ class _Writer:
             loops.append((target.shape[dim], (target.strides[dim], by, scalar, residual)))
         residual_base = "NULL" if step.residual is None else self._base(step.residual)
         names = ["y", "x", "s", "residual"] if step.residual is not None else ["y", "x", "s"]
-        bases = [self._base(target), self._base(step.vector), str(facts["s"]), residual_base]
+        vector = "NULL" if by_column else self._base(step.vector)
+        bases = [self._base(target), vector, str(facts.get("s", "NULL")), residual_base]
         yield from _open(loops, names, bases[: len(names)])
         if moving:
             yield "p.s = s;"
         yield f"pc_{kernel}(&p, x, y, {'residual' if step.residual is not None else 'NULL'}); (void)s;"
         yield from _close(loops)
 
-    def _weight(self, found: Packed) -> int:
-        return self.blobs.place(f"packed{len(self.blobs.places)}", found.numbers)
+    def _packed(self, numbers: Numbers) -> int:
+        return self.blobs.place(f"packed{len(self.blobs.places)}", numbers)
 
 
 # C

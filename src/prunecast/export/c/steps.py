@@ -132,6 +132,8 @@ class Product(Step):
         scalar: what they are multiplied with, or None where that is `weight`: strides of row and depth come last.
         weight: a constant matrix (rows, depth).
         loops: (dimension of the target, stride of `vector`, stride of `scalar`, stride of the residual).
+        scales: of rows, or of columns when `by_column`, whose weight is whole numbers times these, which are what is
+            stored; None where it is stored as it is.
         bias: of rows, or of columns when `by_column`.
         name: of the weight, for people.
     """
@@ -143,6 +145,7 @@ class Product(Step):
     scalar: View | None
     weight: Numbers | None
     loops: list[tuple[int, int, int]]
+    scales: Numbers | None = None
     bias: View | None = None
     by_column: bool = False
     scale: float = 1.0
