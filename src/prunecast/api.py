@@ -497,6 +497,8 @@ def export(
     max_mse_increase: float | None = None,
     opset: int | None = None,
     batch: int | None = None,
+    max_size: str | None = None,
+    max_memory: str | None = None,
     data: str | None = None,
 ) -> results.Exported:
     """Writes a model for a runtime and holds it against eager PyTorch on real windows.
@@ -510,8 +512,11 @@ def export(
         max_mse_increase: share of the validation MSE that 8 bits may cost; weights that cost more stay in float32.
         opset: version of ONNX operators, 18 to 21; the answer says what reads it [default: 20].
         batch: windows in one call, for a graph of fixed shapes that computes none [default: any].
+        max_size: the most that the file may take, with c its constants in flash, as in 512KB; more is refused.
+        max_memory: the most memory that a forecast may take on a device (c), as in 256KB; more is refused.
         data: where the data is, when the model was trained on a file or imported without data.
     """
+    from prunecast.compress.budget import BYTES, amount
     from prunecast.data.series import load_series
     from prunecast.inference import windows_for, with_data
     from prunecast.models.io import load_model
@@ -520,9 +525,18 @@ def export(
 
     asked = {"int8": int8, "quantizer": quantizer, "max_mse_increase": max_mse_increase, "opset": opset, "batch": batch}
     config = checked(ExportConfig, {"runtime": RUNTIMES.check(runtime), **asked}, "export")
+    most = None if max_size is None else amount("--max-size", max_size, BYTES, "512KB")
+    most_memory = None if max_memory is None else amount("--max-memory", max_memory, BYTES, "256KB")
     load = cache(load_series)
     saved = with_data(load_model(directory), data, load)
-    artefact = export_alone(saved, lambda: windows_for(saved.metadata, data, load), config, out)
+    artefact = export_alone(
+        saved,
+        lambda: windows_for(saved.metadata, data, load),
+        config,
+        out,
+        max_bytes=most,
+        max_memory_bytes=most_memory,
+    )
     return results.Exported.of(out, artefact, RUNTIMES.load(runtime).needs(opset))
 
 

@@ -76,8 +76,8 @@ class Budgets(Strict):
     Attributes:
         max_loss_increase: share of the dense model's validation error.
         max_latency_ms: of one call.
-        max_bytes: of the artefact.
-        max_memory_bytes: of the process that runs it.
+        max_bytes: of the artefact; of the constants in flash where the runtime is for devices.
+        max_memory_bytes: of the process that runs it; of a forecast's memory where the runtime is for devices.
     """
 
     max_loss_increase: float
@@ -99,10 +99,10 @@ class Budgets(Strict):
             UserError: when one is no such text.
         """
         return cls(
-            max_loss_increase=_amount("--max-loss-increase", max_loss_increase, PERCENT, "1%", zero=True),
-            max_latency_ms=None if max_latency is None else _amount("--max-latency", max_latency, TIMES_MS, "2ms"),
-            max_bytes=None if max_size is None else _amount("--max-size", max_size, BYTES, "1MB"),
-            max_memory_bytes=None if max_memory is None else _amount("--max-memory", max_memory, BYTES, "64MB"),
+            max_loss_increase=amount("--max-loss-increase", max_loss_increase, PERCENT, "1%", zero=True),
+            max_latency_ms=None if max_latency is None else amount("--max-latency", max_latency, TIMES_MS, "2ms"),
+            max_bytes=None if max_size is None else amount("--max-size", max_size, BYTES, "1MB"),
+            max_memory_bytes=None if max_memory is None else amount("--max-memory", max_memory, BYTES, "64MB"),
         )
 
     def lines(
@@ -141,7 +141,19 @@ class Budgets(Strict):
         return [(name, key, asked) for name, key, asked in held if asked is not None]
 
 
-def _amount(option: str, text: str, units: Mapping[str, float], example: str, *, zero: bool = False) -> float:
+def amount(option: str, text: str, units: Mapping[str, float], example: str, *, zero: bool = False) -> float:
+    """Returns what a text such as 2ms is in the smallest unit.
+
+    Args:
+        option: whose value it is.
+        text: a number and its unit.
+        units: name -> how much it is.
+        example: of such a text.
+        zero: whether 0 is an amount.
+
+    Raises:
+        UserError: when it is no such text.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z%]+)", text.strip())
     if match is None or match[2] not in units or (float(match[1]) == 0 and not zero):
         what = "a share in per cent" if units is PERCENT else f"an amount above 0 with its unit ({', '.join(units)})"

@@ -163,7 +163,8 @@ class Tried:
         increase: of the validation error over the dense model's, as a share of it.
         sure: how likely the increase is within the budget, by the same resamples.
         timing: in the runtime, None until it was timed.
-        artefact_bytes: None until it was exported.
+        artefact_bytes: None until it was exported; of a runtime for devices the constants in flash.
+        device_memory_bytes: that a forecast takes on a device, where the artefact tells it.
         refused: why it cannot be exported, or was not made.
         first_predicted: its costs as they were predicted last before it was timed.
         int8: whether its artefact is in 8 bits.
@@ -182,6 +183,7 @@ class Tried:
     sure: float
     timing: Timing | None = None
     artefact_bytes: int | None = None
+    device_memory_bytes: int | None = None
     refused: str | None = None
     validation: Accuracy | None = None
     int8: bool = False
@@ -198,7 +200,7 @@ class Tried:
         return Costs(
             latency_ms=self.timing.latency.median,
             bytes=self.artefact_bytes,
-            memory_bytes=self.timing.peak_memory_bytes,
+            memory_bytes=self.device_memory_bytes or self.timing.peak_memory_bytes,
         )
 
     @property

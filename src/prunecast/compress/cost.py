@@ -27,7 +27,7 @@ from torch import Tensor
 
 from prunecast.compress.budget import Budgets, Costs
 from prunecast.errors import UserError
-from prunecast.export.base import Inputs, Runtime
+from prunecast.export.base import EmbeddedRuntime, Inputs, Runtime
 from prunecast.measure.device import SET_FILE, DeviceProfile, time_set
 from prunecast.measure.latency import time_against
 from prunecast.measure.latency_worker import INPUTS_FILE
@@ -248,15 +248,16 @@ class Stopwatch:
         assert timing.reference is not None
         self.dense_ms = self.dense_ms or timing.reference.median
         latency_ms = timing.latency.median * self.dense_ms / timing.reference.median
-        return Costs(latency_ms=latency_ms, bytes=bytes_of(path), memory_bytes=timing.peak_memory_bytes)
+        return costs_of(self.runtime, path, latency_ms, timing)
 
     def glance(self, keep: Keep, asked: Budgets) -> Costs:
         """Returns the costs of one model by itself, at once; its bytes alone where nothing else is asked."""
         path = self._written(keep)
-        if asked.max_latency_ms is None and asked.max_memory_bytes is None:
-            return Costs(latency_ms=math.nan, bytes=bytes_of(path))
+        told = costs_of(self.runtime, path, math.nan)
+        if asked.max_latency_ms is None and (asked.max_memory_bytes is None or told.memory_bytes is not None):
+            return told
         timing = self.time(path)
-        return Costs(latency_ms=timing.latency.median, bytes=bytes_of(path), memory_bytes=timing.peak_memory_bytes)
+        return costs_of(self.runtime, path, timing.latency.median, timing)
 
     def time(self, path: Path, reference: Path | None = None) -> Timing:
         """Times what the runtime loads, for a short time."""
@@ -334,6 +335,23 @@ def points_of(profile: DeviceProfile) -> list[Point]:
         )
         for point in profile.points
     ]
+
+
+def costs_of(runtime: str, path: Path, latency_ms: float, timing: Timing | None = None) -> Costs:
+    """Returns what an artefact costs: of a runtime for devices the flash and the memory that its file tells.
+
+    Args:
+        runtime: that it is for.
+        path: the artefact.
+        latency_ms: of a call.
+        timing: on this machine, whose memory counts where the file tells none.
+    """
+    kind: Runtime = RUNTIMES.load(runtime)
+    if isinstance(kind, EmbeddedRuntime):
+        flash_bytes, memory_bytes = kind.footprint(path)
+        return Costs(latency_ms=latency_ms, bytes=flash_bytes, memory_bytes=memory_bytes)
+    memory = None if timing is None else timing.peak_memory_bytes
+    return Costs(latency_ms=latency_ms, bytes=bytes_of(path), memory_bytes=memory)
 
 
 def bytes_of(path: Path) -> int:

@@ -250,11 +250,12 @@ def _verdict(search: Compression, best: Tried) -> list[str]:
             for tried in search.tried
             if tried.shape is not None and tried.shape.keep == search.uniform.keep and tried.how != "scratch"
         ]
-        reference = min(alike, key=lambda tried: tried.increase.high)
-        words.append(
-            f"With the same share cut everywhere, for reference: {three_digits(reference.costs.latency_ms)} ms, "
-            f"loss {_interval(reference.increase)} ({reference.name})."
-        )
+        reference = min(alike, key=lambda tried: tried.increase.high, default=None)
+        if reference is not None:  # the time may have been over before it was made
+            words.append(
+                f"With the same share cut everywhere, for reference: {three_digits(reference.costs.latency_ms)} ms, "
+                f"loss {_interval(reference.increase)} ({reference.name})."
+            )
     if search.stopped is not None:
         words.append(search.stopped)
     if search.ended_early:

@@ -40,7 +40,7 @@ from prunecast.compress.cost import (
     CostTable,
     Point,
     Stopwatch,
-    bytes_of,
+    costs_of,
     models_to_measure,
 )
 from prunecast.compress.delivery import Delivery, TestScores
@@ -604,7 +604,9 @@ class Compression:
                 f"runtime {self.question.runtime!r} cannot run this model: {reasons[self.question.runtime]}"
             )
         tried.timing = record.timing.runtimes[0]
-        tried.artefact_bytes = record.artefacts[0].bytes
+        artefact = record.artefacts[0]
+        tried.artefact_bytes = artefact.bytes if artefact.flash_bytes is None else artefact.flash_bytes
+        tried.device_memory_bytes = artefact.memory_bytes
 
     def _write_nearest(self) -> None:
         """Writes the smallest model as the nearest, and says what it costs and loses."""
@@ -613,6 +615,7 @@ class Compression:
         increase, sure = self._increase(record.validation or self.dense_validation)
         with TemporaryDirectory(prefix="prunecast-") as name:
             timing = self._clock(Path(name)).time(self.delivery.artefact)
+        told = costs_of(self.question.runtime, self.delivery.artefact, timing.latency.median, timing)
         predicted = self.cheapest
         if math.isnan(predicted.latency_ms):
             predicted = predicted.model_copy(update={"latency_ms": timing.latency.median})
@@ -627,7 +630,8 @@ class Compression:
             increase=increase,
             sure=sure,
             timing=timing,
-            artefact_bytes=bytes_of(self.delivery.artefact),
+            artefact_bytes=told.bytes,
+            device_memory_bytes=told.memory_bytes,
             on_device=bool(self.device),
         )
 

@@ -187,7 +187,15 @@ def _parity(saved: SavedModel, prepared: Prepared, config: ExportConfig, path: P
     return check_parity(saved, config.runtime, path, [compared], int8=config.int8)
 
 
-def export_alone(saved: SavedModel, windows: Callable[[], Prepared], config: ExportConfig, out: Path) -> Artefact:
+def export_alone(
+    saved: SavedModel,
+    windows: Callable[[], Prepared],
+    config: ExportConfig,
+    out: Path,
+    *,
+    max_bytes: float | None = None,
+    max_memory_bytes: float | None = None,
+) -> Artefact:
     """Exports to a file of the user's choice, and holds it against eager on real windows.
 
     Args:
@@ -195,9 +203,12 @@ def export_alone(saved: SavedModel, windows: Callable[[], Prepared], config: Exp
         windows: called for the windows of its data, once it is clear that the runtime can run the model.
         config: which runtime, and whether in 8 bits.
         out: the file; must not exist.
+        max_bytes: the most that it may take: of a runtime for devices its constants, else the file.
+        max_memory_bytes: the most that a forecast may take of a device's memory.
 
     Raises:
-        UserError: when the model, the runtime or the name does not fit, or 8 bits are too few; nothing is written then.
+        UserError: when the model, the runtime or the name does not fit, 8 bits are too few, or it takes more than it
+            may; nothing is written then.
     """
     kind: Runtime = RUNTIMES.load(config.runtime)
     if not kind.suffix:
@@ -207,9 +218,23 @@ def export_alone(saved: SavedModel, windows: Callable[[], Prepared], config: Exp
     reason = refusal(saved.model, config)
     if reason is not None:
         raise UserError(f"runtime {config.runtime!r} cannot run this model: {reason}")
+    if max_memory_bytes is not None and not isinstance(kind, EmbeddedRuntime):
+        raise UserError(
+            f"--max-memory: the files of runtime {config.runtime!r} do not say what they take; leave it out"
+        )
     prepared = windows()
     with new_file(out) as path:
-        return export_to(saved, prepared, config, path)
+        artefact = export_to(saved, prepared, config, path)
+        size = artefact.bytes if artefact.flash_bytes is None else artefact.flash_bytes
+        for option, most, found in (
+            ("size", max_bytes, size),
+            ("memory", max_memory_bytes, artefact.memory_bytes or 0),
+        ):
+            if most is not None and found > most:
+                raise UserError(
+                    f"--max-{option}: expected at most {most:,.0f} bytes, found {found:,}; prune more, or allow more"
+                )
+        return artefact
 
 
 def training_inputs(metadata: ModelMetadata, prepared: Prepared) -> Iterator[Inputs]:

@@ -21,7 +21,8 @@ VERBS = {
     "prune": "DIR --method --sparsity --of --recovery --finetune-epochs --data --set --out",
     "evaluate": "DIR|ARTIFACT --data --scoring",
     "measure": "DIR|ARTIFACT... --runtime --threads --batch --data --wait --profile --profile-out",
-    "export": "DIR --runtime --int8 --quantizer --max-mse-increase --batch --opset --data --out",
+    "export": "DIR --runtime --int8 --quantizer --max-mse-increase --batch --opset --max-size --max-memory "
+    "--data --out",
     "forecast": "DIR|ARTIFACT --data --fill --origin --origins --out --plot",
     "compress": "DIR --max-loss-increase --max-latency --max-size --max-memory --runtime --threads "
     "--profile --time-limit --engine --data --wait --set --out",

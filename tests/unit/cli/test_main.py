@@ -262,6 +262,21 @@ def test_an_export_says_what_it_runs_on(model: Path, tmp_path: Path, capsys: pyt
     assert "export.opset: input should be 18, 19, 20 or 21, found 11" in line
 
 
+def test_an_export_that_takes_more_than_it_may_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "model.onnx")
+    line = complaint(capsys, "export", str(model), "--max-size", "1KB", "--out", out)
+    assert "--max-size: expected at most 1,000 bytes, found" in line
+    line = complaint(capsys, "export", str(model), "--max-memory", "1MB", "--out", out)
+    assert "--max-memory: the files of runtime 'onnxruntime' do not say what they take" in line
+    if shutil.which("cc"):
+        asked = ["export", str(model), "--runtime", "c", "--max-size", "1MB", "--max-memory"]
+        line = complaint(capsys, *asked, "10B", "--out", str(tmp_path / "model.zip"))
+        assert "--max-memory: expected at most 10 bytes, found" in line
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_forecast_continues_the_file_in_its_own_units(
     table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from tests.support.small_models import prunable_models, small_model
 
 from prunecast.compress.budget import Budgets, Costs
 from prunecast.compress.cost import Anatomy, CostTable, Fitted, Point, Stopwatch, models_to_measure
+from prunecast.export.c.runtime import RUNTIME
 from prunecast.export.raw import raw_inputs
 from prunecast.measure.size import real_numbers
 from prunecast.models.base import blank
@@ -30,6 +31,16 @@ def test_what_is_counted_without_building_is_what_is_built(name: str) -> None:
         buffers = [value for key, value in small.named_buffers() if key in small.state_dict()]
         assert anatomy.bytes(keep) == sum(tensor.nbytes for tensor in (*small.parameters(), *buffers))
         assert len(anatomy.amounts(keep)) == len(anatomy.parts)
+
+
+def test_a_runtime_for_devices_costs_what_its_file_tells(tmp_path: Path) -> None:
+    saved = saved_model(name="itransformer", d_model=16, n_heads=2, d_ff=24)
+    inputs = raw_inputs(saved.metadata, windows(saved, 1))
+    clock = Stopwatch(saved, "c", MeasureConfig(threads=1, batch=1), inputs, tmp_path)
+    found = clock.glance({}, Budgets(max_loss_increase=0.1, max_bytes=1e6, max_memory_bytes=1e6))
+    flash_bytes, memory_bytes = RUNTIME.footprint(tmp_path / "smaller.zip")
+    assert (found.bytes, found.memory_bytes) == (flash_bytes, memory_bytes)
+    assert math.isnan(found.latency_ms), "nothing was timed"
 
 
 def test_models_to_measure_differ_and_come_in_tiles() -> None:

@@ -5,10 +5,11 @@ when it is compiled: 16 numbers with AVX-512, 8 with AVX2, 4 with NEON, Helium a
 Sums run in the same order whatever the width. exp, erf, tanh and the square root are its own, so that no mathematics
 library is needed and every processor with fused multiply-adds gives the same bits.
 
-Two kernels leave zeros of a constant weight out. `jammed` takes four rows together: a column that several of them have
-is loaded once for all. `rowwise` takes one row at a time, which has less to look up where hardly any column is shared.
-Both go through the weight in blocks of columns, so that what they load of the activations stays in the processor's
-nearest cache, and so that eight bits tell a column.
+Three kernels leave zeros of a constant weight out. `jammed` takes four rows together: a column that several of them
+have is loaded once for all; so it suits two of four (2:4) and blocks of outputs (16x1) as well. `rowwise` takes one row
+at a time, which has less to look up where hardly any column is shared, and `blocked` four columns of a row at once,
+where these are zero together (1x4, 1x16). All go through the weight in blocks of columns, so that what they load of the
+activations stays in the processor's nearest cache, and so that eight bits tell a column.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunecast.export.c.program import Numbers
+from prunecast.export.c.steps import up
 
 ROWS = 4
 """Rows of a weight that are computed together: what is loaded of the columns serves them all."""
@@ -29,10 +31,13 @@ ROWS = 4
 TILES = (6, 3, 2, 1)
 """Vectors of columns for which there is a kernel."""
 
+WIDTHS = {"jammed": 1, "rowwise": 1, "blocked": 4}
+"""Sparse kernel -> columns that go together."""
+
 EIGHT = "8"
 """What names of kernels end in whose weight is in 8 bits."""
 
-WIDEST = {"product": "PC_TILE", "columns": "PC_TILE", "jammed": "PC_JAM", "rowwise": "6"}
+WIDEST = {"product": "PC_TILE", "columns": "PC_TILE", "jammed": "PC_JAM", "rowwise": "6", "blocked": "6"}
 """Kernel -> the most vectors for which it is compiled: for as many as its sums stay in registers."""
 
 VECTORS = r"""
@@ -373,10 +378,10 @@ def products(used: Collection[str]) -> str:
     """Returns the kernels of products that are used, for each number of vectors.
 
     Args:
-        used: "product", "jammed", "rowwise"; the same with an 8 at the end for weights in 8 bits; "columns8" for such a
-            weight whose outputs are the columns.
+        used: "product", "jammed", "rowwise", "blocked"; the same with an 8 at the end for weights in 8 bits; "columns8"
+            for such a weight whose outputs are the columns.
     """
-    bodies = {"product": _dense, "jammed": _jammed, "rowwise": _rowwise, "columns": _dense}
+    bodies = {"product": _dense, "columns": _dense, "jammed": _jammed, "rowwise": _rowwise, "blocked": _blocked}
     parts = [LOAD_EIGHT] if "columns8" in used else []
     parts += [_eight()] if {*EIGHT_OF.values()} & {*used} else []
     for kind in sorted(used):
@@ -515,17 +520,40 @@ def _rowwise(tile: int) -> Iterator[str]:
     return _blocks(1, tile, inner())
 
 
+def _blocked(tile: int) -> Iterator[str]:
+    """Yields the kernel for one row at a time, whose columns come four together."""
+
+    def inner() -> Iterator[str]:
+        yield f"for (int n = *q++; n > 0; n--, s += {WIDTHS['blocked']}) {{"
+        yield f"    const float *x = from + {WIDTHS['blocked']} * *q++ * p->ldx;"
+        for column in range(WIDTHS["blocked"]):
+            adds = " ".join(f"PC_ADD(a0{v}, s[{column}], x{v});" for v in range(tile))
+            yield f"    {{ {_loads(tile, 1)} {adds} }} x += p->ldx;"
+        yield "}"
+
+    return _blocks(1, tile, inner())
+
+
 # Weights as the kernels read them
 
-Kernel = Literal["product", "jammed", "rowwise", "product8", "jammed8", "rowwise8"]
+Kernel = Literal["product", "jammed", "rowwise", "blocked", "product8", "jammed8", "rowwise8", "blocked8"]
 
-EIGHT_OF: Mapping[Kernel, Kernel] = {"product": "product8", "jammed": "jammed8", "rowwise": "rowwise8"}
+EIGHT_OF: Mapping[Kernel, Kernel] = {
+    "product": "product8",
+    "jammed": "jammed8",
+    "rowwise": "rowwise8",
+    "blocked": "blocked8",
+}
 """Kernel -> the same for a weight in 8 bits."""
 
-DENSE_BELOW, ROWWISE_FROM, WIDE_FROM = 0.1, 0.8, 0.93
-"""Shares of zeros from which a weight is stored without them, row by row, and in blocks as wide as eight bits tell."""
+DENSE_BELOW, WIDE_FROM = 0.1, 0.93
+"""Shares of zeros from which a weight is stored without them, and in blocks as wide as eight bits tell."""
 
-NARROW_COLUMNS = {"jammed": 171, "rowwise": 128}
+SHARED_BELOW, FILLED_FROM = 0.73, 0.9
+"""Columns that four rows load, as a share of their numbers, below which they go together (80 % of random zeros); share
+of the numbers in blocks of four columns that are not zero from which these go together."""
+
+NARROW_COLUMNS = {"jammed": 171, "rowwise": 128, "blocked": 128}
 """Columns in a block of weights with fewer zeros than that."""
 
 MOST_COLUMNS = 255
@@ -579,17 +607,24 @@ def chosen(weight: Numbers, columns: int) -> tuple[Kernel, int]:
     """Returns the kernel for a weight (O, I) and the columns in a block of it.
 
     What takes least, in us, by `benchmarks/c_engine.py --kernels` on an AMD EPYC with AVX-512, 512 x 512 weights, 96
-    columns, zeros 0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95: dense 422, 401, 421, 399, 408, 418, 400, 401; jammed 413, 369,
-    293, 202, 138, 99, 49, 16; by row 526, 466, 367, 253, 158, 94, 40, 10. More zeros pay with wider blocks: fewer sums
-    are put down and taken up again.
+    columns, random zeros 0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95: dense 422, 401, 421, 399, 408, 418, 400, 401; jammed
+    413, 369, 293, 202, 138, 99, 49, 16; by row 526, 466, 367, 253, 158, 94, 40, 10. What decides between the last two
+    are the columns that four rows load for each of their numbers: 0.47 at 0.5, 0.74 at 0.8; of other patterns as many
+    as there are. More zeros pay with wider blocks: fewer sums are put down and taken up again.
     """
-    zeros = 1 - np.count_nonzero(weight) / weight.size
+    numbers = np.count_nonzero(weight)
+    zeros = 1 - numbers / weight.size
     if zeros < DENSE_BELOW:
         return "product", weight.shape[1]
-    kernel: Kernel = "jammed" if zeros < ROWWISE_FROM else "rowwise"
-    widest = MOST_COLUMNS if kernel == "rowwise" and zeros >= WIDE_FROM else NARROW_COLUMNS[kernel]
+    kernel: Kernel = "rowwise"
+    if np.count_nonzero(_units(weight, "jammed").any((1, 3))) < SHARED_BELOW * numbers:
+        kernel = "jammed"
+    elif weight.shape[1] % WIDTHS["blocked"] == 0:
+        units = np.count_nonzero(_units(weight, "blocked").any((1, 3)))
+        kernel = "blocked" if numbers >= FILLED_FROM * units * WIDTHS["blocked"] else kernel
+    widest = NARROW_COLUMNS[kernel] if kernel == "jammed" or zeros < WIDE_FROM else MOST_COLUMNS * WIDTHS[kernel]
     blocks = -(-weight.shape[1] // widest)
-    return kernel, -(-weight.shape[1] // blocks)
+    return kernel, up(-(-weight.shape[1] // blocks), WIDTHS[kernel])
 
 
 def dense_weight(weight: Numbers) -> Packed:
@@ -604,24 +639,31 @@ def sparse_weight(weight: Numbers, kernel: Kernel, block: int) -> Packed:
     """Returns a weight without its zeros.
 
     For each block of columns, for each group of rows, come first how many columns are in each subset of the rows (of
-    one row there is one subset), then these columns, counted from the start of the block.
+    one row there is one subset), then these columns, counted from the start of the block. Where columns come several
+    together, these are counted.
     """
-    rows = ROWS if kernel == "jammed" else 1
-    outputs, inputs = weight.shape
-    filled = np.pad(weight, ((0, -outputs % rows), (0, 0))).reshape(-1, rows, inputs)
-    groups, blocks, subsets = filled.shape[0], -(-inputs // block), 2**rows - 1
-    subset = ((filled != 0) * (1 << np.arange(rows))[:, None]).sum(1)
+    units = _units(weight, kernel)
+    groups, rows, _, width = units.shape
+    blocks, subsets, many = -(-weight.shape[1] // block), 2**rows - 1, block // width
+    there = (units != 0).any(3)
+    subset = (there * (1 << np.arange(rows))[:, None]).sum(1)
     group, column = np.nonzero(subset)
     which = subset[group, column] - 1
-    order = np.lexsort((column, which, group, column // block))
+    order = np.lexsort((column, which, group, column // many))
     group, column, which = group[order], column[order], which[order]
-    there = filled[group, :, column]
-    numbers = there[there != 0]
-    chunk = (column // block) * groups + group
+    numbers = units[group, :, column][there[group, :, column]].reshape(-1)
+    chunk = (column // many) * groups + group
     counts = np.zeros((blocks * groups, subsets), np.intp)
     np.add.at(counts, (chunk, which), 1)
     starts = np.cumsum(np.r_[0, counts.sum(1) + subsets])
     codes = np.zeros(starts[-1], np.uint8)
     codes[(starts[:-1, None] + np.arange(subsets)).reshape(-1)] = counts.reshape(-1)
-    codes[np.arange(len(column)) + (chunk + 1) * subsets] = column % block
+    codes[np.arange(len(column)) + (chunk + 1) * subsets] = column % many
     return Packed(kernel, np.ascontiguousarray(numbers, dtype=np.float32), codes, block)
+
+
+def _units(weight: Numbers, kernel: Kernel) -> Numbers:
+    """Returns a weight as (groups of rows, rows, columns, columns that go together), filled up with zeros."""
+    rows, width = ROWS if kernel == "jammed" else 1, WIDTHS.get(kernel, 1)
+    filled = np.pad(weight, ((0, -len(weight) % rows), (0, 0)))
+    return filled.reshape(-1, rows, weight.shape[1] // width, width)
