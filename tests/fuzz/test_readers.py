@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,7 @@ from prunecast.data.files import read_table
 from prunecast.data.series import load_series
 from prunecast.data.windows import prepare
 from prunecast.errors import UserError, one_line
+from prunecast.export.c.runtime import CONSTANTS, FACTS, MODEL, PROGRAM, RUNTIME, SEAL_BYTES
 from prunecast.export.executorch import ENDING, HASH_BYTES, LENGTH_BYTES
 from prunecast.inference import Artifact, Forecasts, forecast_table, open_artifact
 from prunecast.models.convert.convert import ModeChoice
@@ -61,6 +64,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ("train.max_steps=2", "train.threads=1")
     api.train("dlinear", str(table), horizon=6, lookback=24, settings=settings, out=folder / "model")
     api.export(folder / "model", out=folder / "model.onnx", data=str(table))
+    if shutil.which("cc") is not None:
+        api.export(folder / "model", "c", out=folder / "model.zip", data=str(table), int8=True)
     if find_spec("executorch") is not None:
         api.export(folder / "model", "executorch", out=folder / "model.pte", data=str(table))
     saved(dlinear(), folder / "dlinear.pth")
@@ -209,6 +214,37 @@ def program(sound: Path) -> Attempt:
     return attempt
 
 
+def zipped(sound: Path) -> Attempt:
+    """A damaged zip of the C engine; or one that is whole, and has another thing in it: what is compiled is checked."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    content = (sound / "model.zip").read_bytes()
+    with ZipFile(BytesIO(content)) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+
+    def attempt(random: Random, folder: Path) -> None:
+        path = folder / random.choice(("model.zip", "model"))
+        if random.random() < 0.4:
+            path.write_bytes(damaged(content, random))
+            follow_up(open_artifact(path), sound)
+            return
+        name = random.choice((FACTS, PROGRAM, CONSTANTS, MODEL))
+        change = altered_json if name in (FACTS, PROGRAM) and random.random() < 0.7 else damaged
+        buffer = BytesIO()
+        with ZipFile(buffer, "w") as file:
+            for member, old in members.items():
+                file.writestr(member, change(old, random) if member == name else old)
+            file.comment = b"0" * SEAL_BYTES
+        hashed = buffer.getvalue()[:-SEAL_BYTES]
+        path.write_bytes(hashed + sha256(hashed).hexdigest().encode())
+        with suppress(UserError):
+            open_artifact(path)
+        predict, shapes = RUNTIME.load(path, 1), {"history": (1, 24, 3), "x_mark": (1, 24, 4), "y_mark": (1, 18, 4)}
+        predict({key: np.zeros(shape, np.float32) for key, shape in shapes.items()})
+
+    return attempt
+
+
 def checkpoint(name: str) -> Callable[[Path], Attempt]:
     def of(sound: Path) -> Attempt:
         content = (sound / f"{name}.pth").read_bytes()
@@ -239,6 +275,7 @@ READERS: dict[str, Callable[[Path], Attempt]] = {
     "record": record,
     "onnx": artefact,
     "pte": program,
+    "zip": zipped,
     "checkpoint of dlinear": checkpoint("dlinear"),
     "checkpoint of transformer": checkpoint("transformer"),
 }
