@@ -422,7 +422,6 @@ def untrained(study: str, dataset: str, horizon: str, family: str) -> str:
     every = tables(study).stages
     every = every[(every["dataset"] == dataset) & (every["horizon"] == int(horizon))]
     dense = every[every["role"] == "dense"].set_index(["model", "seed"])
-    names = [MODEL_NAMES[model] for model in dict.fromkeys(dense.index.get_level_values("model"))]
     lines: dict[str, dict[str, str]] = {}
     columns = ["model", "method", "recovery", "sparsity_requested"]
     for key, cell in every[every["role"] == "pruned"].groupby(columns, sort=False, dropna=False):
@@ -434,6 +433,8 @@ def untrained(study: str, dataset: str, horizon: str, family: str) -> str:
             parents = dense.loc[list(zip(cell["model"], cell["seed"], strict=True))]
             changes = (100 * (cell[name].mean() / parents[name].mean() - 1) for name in ("validation_mse", "test_mse"))
             lines.setdefault(head, {})[MODEL_NAMES[model]] = " / ".join(f"{change:+.1f}" for change in changes)
+    models_in_order = (MODEL_NAMES[model] for model in dict.fromkeys(dense.index.get_level_values("model")))
+    names = [name for name in models_in_order if any(name in line for line in lines.values())]
     return table(
         [f"{dataset}, horizon {horizon}", *names],
         ([head, *(line.get(name, "") for name in names)] for head, line in lines.items()),
@@ -505,6 +506,20 @@ def pays(study: str, ways: str, share: str, *case: str) -> str:
         lines.append([variant.model, *line, *both])
     heads = [f"{way}, validation, against dense" for way in ways.split(" against ")]
     return table([f"{share} %", *heads, "one against the other, validation", "test"], lines)
+
+
+def against_linear(study: str, *case: str) -> str:
+    """A row a dense model: its test MSE, mean over seeds, and by how many percent it lies above DLinear's."""
+    known = variants_of(study, *case)
+    linear = known["DLinear", "dense", None]
+    every = tables(study).stages
+    means = every[every["role"] == "dense"].groupby("model")["test_mse"].mean().rename(MODEL_NAMES)
+    lines = (
+        [model, f"{means[model]:.3f}", with_interval(gap(study, variant, linear, "test")) if variant != linear else ""]
+        for (model, name, _), variant in known.items()
+        if name == "dense"
+    )
+    return table(["dense", "test MSE", "against DLinear, in percent"], lines)
 
 
 def pays_for(study: str, ways: str, share: str, split: str, *case: str) -> str:
@@ -746,7 +761,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
             small_dense,
         ),
         *(against, value, across, hours, untrained, realised, stages, published, methods),
-        *(pays, pays_for, pays_one, repair, repair_harms, remaining),
+        *(against_linear, pays, pays_for, pays_one, repair, repair_harms, remaining),
         *(peer, peer_not_below, peer_layers, peer_extent),
         devices,
     ]

@@ -26,7 +26,14 @@ FILES = {"recipe.yaml", "records.parquet", "arrays.parquet", "overview.svg", "RE
 
 def test_they_weigh_little() -> None:
     files = [path for path in RESULTS.rglob("*") if path.is_file()]
-    assert STUDIES == ["etth1-models", "etth1-small", "paper-small", "pruning-etth1", "pruning-fedformer"]
+    assert STUDIES == [
+        "etth1-models",
+        "etth1-small",
+        "paper-small",
+        "pruning-etth1",
+        "pruning-fedformer",
+        "pruning-pjm",
+    ]
     assert sum(path.stat().st_size for path in files) <= 12e6
     assert len(files) <= 60
     for study in STUDIES:
