@@ -25,6 +25,7 @@ from prunecast.models.base import Keep
 from prunecast.models.io import load_model
 from prunecast.recipe import MeasureConfig
 from prunecast.records import Latency, Ratio, Timing
+from prunecast.registry import RUNTIMES
 from prunecast.results import Compressed
 from prunecast.stages.model import TrainedModel
 from prunecast.study.executor import Monitor
@@ -53,8 +54,9 @@ def milliseconds(anatomy: Anatomy, keep: Keep) -> float:
 def counted(runtime: str, path: Path, reference: Path | None, inputs: Inputs, config: MeasureConfig) -> Timing:
     """In the place of `time_against`: 5 % more than the table of costs is made of."""
 
-    def latency(folder: Path) -> Latency:
-        ms = 1.05 * milliseconds(Anatomy(load_model(folder).model), {})
+    def latency(artefact: Path) -> Latency:
+        saved = load_model(artefact) if artefact.is_dir() else RUNTIMES.load(runtime).read(artefact)
+        ms = 1.05 * milliseconds(Anatomy(saved.model), {})
         return Latency(median=ms, p95=ms, n=1, samples=(ms,))
 
     ours, other = latency(path), None if reference is None else latency(reference)
@@ -77,6 +79,7 @@ def search(
     budgets: Budgets,
     monitor: Monitor | None = None,
     device: Sequence[Point] = (),
+    runtime: str = "eager",
     **others: Any,
 ) -> Compression:
     """A search of few candidates; `install` puts its clocks in their place."""
@@ -86,7 +89,7 @@ def search(
     def stopwatch(keep: Keep) -> Costs:
         return Costs(latency_ms=milliseconds(anatomy, keep), bytes=anatomy.bytes(keep) + 2000, memory_bytes=10**7)
 
-    question = question_of(parent, budgets, runtime="eager", threads=1, settings=QUICK)
+    question = question_of(parent, budgets, runtime=runtime, threads=1, settings=QUICK)
     return Compression(
         parent,
         str(data),

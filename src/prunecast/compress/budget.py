@@ -30,12 +30,19 @@ class TimeUp(KeyboardInterrupt):
 class Costs(Strict):
     """What a model costs in one runtime: the median time of a call, its artefact, and the memory of its process.
 
-    The time is not a number where nobody asked for it, see `Stopwatch.glance`.
+    The time is not a number where nobody asked for it, see `Stopwatch.glance`. Of a model that may yet be written in
+    8 bits, `int8_bytes` says what that artefact has; of one that was, `bytes` does.
     """
 
     latency_ms: float
     bytes: int
     memory_bytes: int | None = None
+    int8_bytes: int | None = None
+
+    @property
+    def smallest(self) -> Costs:
+        """The same with the bytes of the smaller artefact, in 32 bits or in 8."""
+        return self.model_copy(update={"bytes": min(self.bytes, self.int8_bytes or self.bytes)})
 
 
 @dataclass(frozen=True)
@@ -112,13 +119,13 @@ class Budgets(Strict):
 
         Args:
             dense: costs of the given model, where they are known.
-            cheapest: costs of the smallest model of the search.
+            cheapest: costs of the smallest model of the search; its bytes in 8 bits where these are known.
             reached: costs of the chosen model.
             increase: upper end of the increase of its loss.
         """
         found = [BudgetLine("max-loss-increase", self.max_loss_increase, increase, None, 0.0)]
         for name, key, asked in self._of_costs():
-            values = [None if costs is None else getattr(costs, key) for costs in (reached, cheapest, dense)]
+            values = [None if costs is None else getattr(costs, key) for costs in (reached, cheapest.smallest, dense)]
             found.append(BudgetLine(name, asked, *values))
         return found
 

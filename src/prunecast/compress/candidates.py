@@ -104,7 +104,7 @@ def best_shapes(
     request = UnitRequest(model=model, groups=groups, statistics=statistics, cost=lambda _: 0, requested=0)
     limits = []
     if budgets.max_bytes is not None:
-        limits.append(Limit(lambda keep: table.costs(keep).bytes, round(budgets.max_bytes)))
+        limits.append(Limit(lambda keep: table.costs(keep).smallest.bytes, round(budgets.max_bytes)))
     if budgets.max_memory_bytes is not None and table.memory is not None:
         limits.append(Limit(lambda keep: table.costs(keep).memory_bytes or 0, round(budgets.max_memory_bytes)))
     search = Search(
@@ -132,7 +132,7 @@ def uniform_shape(model: ForecastModel, table: CostTable, budgets: Budgets, late
     for share in np.linspace(1, 0, 65):
         keep = uniform(groups, TILE, float(share))
         costs = table.costs(keep)
-        if costs.latency_ms <= latency_ms and budgets.holds(costs):
+        if costs.latency_ms <= latency_ms and budgets.holds(costs.smallest):
             break  # else it is the smallest
     return shape_of(model, table.anatomy, keep, costs)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from prunecast.compress.budget import Budgets, Costs
 from prunecast.errors import UserError
-from prunecast.export.base import EmbeddedRuntime, Inputs, Runtime
+from prunecast.export.base import EmbeddedRuntime, Inputs, Int8Runtime, Runtime
 from prunecast.measure.device import SET_FILE, DeviceProfile, time_set
 from prunecast.measure.latency import time_against
 from prunecast.measure.latency_worker import INPUTS_FILE
@@ -36,7 +36,7 @@ from prunecast.models.base import ForecastModel, Group, Keep, build
 from prunecast.models.io import SavedModel, save_model
 from prunecast.prune.damage import is_gone, least_units, tile_of
 from prunecast.recipe import MeasureConfig
-from prunecast.records import Strict, Timing
+from prunecast.records import Quantizer, Strict, Timing
 from prunecast.registry import RUNTIMES
 from prunecast.report.statistics import Floats
 from prunecast.store import new_directory, new_file
@@ -49,6 +49,10 @@ KEPT_SHARES = (1 / 2, 1 / 4, 1 / 8)
 
 TILE = 8
 """Feed-forward units and widths stay in multiples of so many: what the kernels of processors compute at once."""
+
+WEIGHED = 5
+"""Of the measured models the first so many are also written in 8 bits where a budget is of bytes: each takes seconds,
+and they only tell what a file has beside its tensors."""
 
 QUICK = {"warmup": 3, "min_count": 25, "min_time_s": 0.1}
 """How they are timed: many models for a short time tell more than few for a long one."""
@@ -64,10 +68,18 @@ class _Place:
     shape: tuple[int, ...]
     reals: int
     item_bytes: int
+    int8_item_bytes: int
     weight_macs: float
     is_parameter: bool
     dims: Mapping[int, Sequence[tuple[int, Sequence[str]]]]
     stack: tuple[str, int] | None
+
+
+def _length(place: _Place, dim: int, share: Mapping[str, float]) -> int:
+    """Returns how long a dimension is when only these shares of the groups stay."""
+    return place.shape[dim] - sum(
+        round(span * (1 - math.prod(share.get(name, 1.0) for name in names))) for span, names in place.dims.get(dim, ())
+    )
 
 
 class Anatomy:
@@ -89,12 +101,14 @@ class Anatomy:
         self.parts = ("call", "MMACs of weights", "k numbers", "k numbers beyond half", *stacks, *families)
         macs, owners = macs_per_weight(model), self._owners()
         parameters = dict(model.named_parameters())
+        in_8_bits = {*model.prunable()} - {*model.output_layer()}
         tensors = {**parameters, **{name: value for name, value in model.named_buffers() if name in model.state_dict()}}
         self._places = [
             _Place(
                 shape=tuple(tensor.shape),
                 reals=2 if tensor.is_complex() else 1,
                 item_bytes=tensor.element_size(),
+                int8_item_bytes=1 if name in in_8_bits else tensor.element_size(),
                 weight_macs=macs.get(name, 0.0),
                 is_parameter=name in parameters,
                 dims={
@@ -135,12 +149,7 @@ class Anatomy:
             if place.stack is not None and place.stack[1] not in layers.get(place.stack[0], (place.stack[1],)):
                 numbers.append(0)
                 continue
-            shape = list(place.shape)
-            for dim, owners in place.dims.items():
-                shape[dim] -= sum(
-                    round(span * (1 - math.prod(share.get(name, 1.0) for name in names))) for span, names in owners
-                )
-            numbers.append(math.prod(shape))
+            numbers.append(math.prod(_length(place, dim, share) for dim in range(len(place.shape))))
         return numbers
 
     def parameters(self, keep: Keep) -> int:
@@ -151,6 +160,20 @@ class Anatomy:
     def bytes(self, keep: Keep) -> int:
         """Returns the bytes of all tensors that are left, buffers included."""
         return sum(n * place.item_bytes for n, place in zip(self._numbers(keep), self._places, strict=True))
+
+    def int8_bytes(self, keep: Keep) -> int:
+        """Returns the same where the weights that 8 bits can hold are in 8 bits."""
+        return sum(n * place.int8_item_bytes for n, place in zip(self._numbers(keep), self._places, strict=True))
+
+    def int8_amounts(self, keep: Keep) -> Floats:
+        """Returns what 8 bits cost beside that: 1 for the file, the tensors in them, and rows, which have scales."""
+        share = {name: len(stay) / self.groups[name].size for name, stay in keep.items()}
+        in_8_bits = [
+            place
+            for n, place in zip(self._numbers(keep), self._places, strict=True)
+            if n and place.int8_item_bytes < place.item_bytes
+        ]
+        return np.array([1.0, len(in_8_bits), sum(_length(place, 0, share) for place in in_8_bits)])
 
     def amounts(self, keep: Keep) -> Floats:
         """Returns how much there is of each part, (P,)."""
@@ -229,6 +252,7 @@ class Stopwatch:
         inputs: real windows in raw units.
         folder: an empty one, for artefacts.
         dense_ms: time of the dense model when it was first measured.
+        quantizer: how a model comes to 8 bits; the runtime's first when absent.
     """
 
     saved: SavedModel
@@ -237,6 +261,7 @@ class Stopwatch:
     inputs: Inputs
     folder: Path
     dense_ms: float | None = None
+    quantizer: Quantizer | None = None
 
     def __call__(self, keep: Keep) -> Costs:
         """Returns the costs of the model that has only these units."""
@@ -253,11 +278,28 @@ class Stopwatch:
     def glance(self, keep: Keep, asked: Budgets) -> Costs:
         """Returns the costs of one model by itself, at once; its bytes alone where nothing else is asked."""
         path = self._written(keep)
-        told = costs_of(self.runtime, path, math.nan)
-        if asked.max_latency_ms is None and (asked.max_memory_bytes is None or told.memory_bytes is not None):
-            return told
+        seen = costs_of(self.runtime, path, math.nan)
+        if asked.max_bytes is not None and seen.bytes > asked.max_bytes:
+            seen = seen.model_copy(update={"int8_bytes": self.weigh(keep)})
+        if asked.max_latency_ms is None and (asked.max_memory_bytes is None or seen.memory_bytes is not None):
+            return seen
         timing = self.time(path)
-        return costs_of(self.runtime, path, timing.latency.median, timing)
+        known = costs_of(self.runtime, path, timing.latency.median, timing)
+        return known.model_copy(update={"int8_bytes": seen.int8_bytes})
+
+    def weigh(self, keep: Keep) -> int | None:
+        """Returns the bytes of the model in 8 bits; None where the runtime has none for it."""
+        kind = RUNTIMES.load(self.runtime)
+        if not isinstance(kind, Int8Runtime):
+            return None
+        path = self.folder / f"int8{kind.suffix}"
+        window = {name: values[:1] for name, values in self.inputs.items()}  # the ranges change no bytes
+        asked = {} if self.quantizer is None else {"quantizer": self.quantizer}
+        try:
+            kind.quantised(untrained(self.saved, keep), [window], **asked).export(path)
+        except UserError:
+            return None
+        return costs_of(self.runtime, path, math.nan).bytes
 
     def time(self, path: Path, reference: Path | None = None) -> Timing:
         """Times what the runtime loads, for a short time."""
@@ -266,11 +308,15 @@ class Stopwatch:
     def _written(self, keep: Keep) -> Path:
         """Writes the untrained model that has only these units."""
         path = self.folder / f"smaller{RUNTIMES.load(self.runtime).suffix}"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = build(self.saved.model.shrunk_config(keep)).eval()
-        write_artefact(SavedModel(model, self.saved.metadata), self.runtime, path)
+        write_artefact(untrained(self.saved, keep), self.runtime, path)
         return path
+
+
+def untrained(saved: SavedModel, keep: Keep) -> SavedModel:
+    """Returns a model with only these units of another, its weights drawn anew: graph and costs are all that counts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SavedModel(build(saved.model.shrunk_config(keep)).eval(), saved.metadata)
 
 
 def write_artefact(saved: SavedModel, runtime: str, path: Path) -> None:
@@ -298,11 +344,8 @@ def write_set(saved: SavedModel, runtime: str, inputs: Inputs, batch: int, folde
     """
     suffix, models = RUNTIMES.load(runtime).suffix, dict[str, dict[str, int]]()
     for number, keep in enumerate(models_to_measure(saved.model.groups(), TILE)):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = build(saved.model.shrunk_config(keep)).eval() if keep else saved.model
         name = f"{number:02}{suffix}"
-        write_artefact(SavedModel(model, saved.metadata), runtime, folder / name)
+        write_artefact(untrained(saved, keep) if keep else saved, runtime, folder / name)
         models[name] = {group: len(units) for group, units in keep.items()}
     np.savez(folder / INPUTS_FILE, allow_pickle=False, **{name: values[:batch] for name, values in inputs.items()})
     (folder / SET_FILE).write_text(json.dumps({"runtime": runtime, "batch": batch, "models": models}))
@@ -409,11 +452,21 @@ class Point(Strict):
 
 @dataclass(frozen=True)
 class CostTable:
-    """Predicts the costs of any smaller model of a dense one."""
+    """Predicts the costs of any smaller model of a dense one.
+
+    Attributes:
+        anatomy: counts what there is of one.
+        latency: of its parts.
+        overhead: bytes beside its tensors.
+        int8_overhead: further ones where it is in 8 bits, of `Anatomy.int8_amounts`; None where nobody asks for them.
+        memory: of its parts; None where it is not known of all models.
+        points: that were measured.
+    """
 
     anatomy: Anatomy
     latency: Fitted
     overhead: Fitted
+    int8_overhead: Fitted | None = None
     memory: Fitted | None = None
     points: Sequence[Point] = field(default=(), repr=False)
 
@@ -426,22 +479,33 @@ class CostTable:
         beside_N = np.array(
             [max(point.costs.bytes - anatomy.bytes(keep), 1) for point, keep in zip(points, keeps, strict=True)]
         )
+        weighed = [
+            (anatomy.int8_amounts(keep), max(int8_bytes - anatomy.int8_bytes(keep) - beside, 1.0))
+            for point, keep, beside in zip(points, keeps, beside_N.tolist(), strict=True)
+            if (int8_bytes := point.costs.int8_bytes) is not None
+        ]
         memory_N = np.array([point.costs.memory_bytes or 0 for point in points], dtype=float)
         return cls(
             anatomy,
             latency=Fitted.to(amounts_NP, latency_N),
             overhead=Fitted.to(amounts_NP, beside_N),
+            int8_overhead=Fitted.to(*map(np.array, zip(*weighed, strict=True))) if weighed else None,
             memory=Fitted.to(amounts_NP, memory_N) if memory_N.all() else None,
             points=points,
         )
 
     def costs(self, keep: Keep) -> Costs:
         """Returns what a model with only these units costs."""
-        amounts_P = self.anatomy.amounts(keep)
+        amounts_P, int8_bytes = self.anatomy.amounts(keep), None
+        overhead = self.overhead(amounts_P)
+        if self.int8_overhead is not None:
+            beside = overhead + self.int8_overhead(self.anatomy.int8_amounts(keep))
+            int8_bytes = round(self.anatomy.int8_bytes(keep) + beside)
         return Costs(
             latency_ms=self.latency(amounts_P),
-            bytes=round(self.anatomy.bytes(keep) + self.overhead(amounts_P)),
+            bytes=round(self.anatomy.bytes(keep) + overhead),
             memory_bytes=None if self.memory is None else round(self.memory(amounts_P)),
+            int8_bytes=int8_bytes,
         )
 
 

@@ -22,13 +22,14 @@ from prunecast import environment
 from prunecast.compress.candidates import Question, Shape, Tried
 from prunecast.compress.cost import write_artefact
 from prunecast.errors import UserError
-from prunecast.export.base import Runtime
+from prunecast.export.base import Int8Runtime, Runtime
 from prunecast.inference import open_artifact
 from prunecast.models.io import SavedModel, load_model
 from prunecast.recipe import RECIPE_FILE, PruneConfig, Recipe, checked, write_recipe
 from prunecast.records import Accuracy, GroupKind, Role, RunRecord
 from prunecast.registry import RUNTIMES
 from prunecast.stages.base import ModelResult, Parent, StageInputs
+from prunecast.stages.export import training_inputs
 from prunecast.stages.job import Job, TimingJob
 from prunecast.stages.model import TrainedModel
 from prunecast.stages.run import Chain, run_stage, write
@@ -169,6 +170,8 @@ class Delivery:
     def place(self, recipe: Recipe, record: RunRecord, saved: SavedModel) -> None:
         """Puts a model folder in its place, and the recipe beside it."""
         folder, beside, before = self.out / "model", self.out / ".model", self.out / ".before"
+        if before.exists() and not folder.exists():  # it was killed between the two steps below
+            before.rename(folder)
         for leftover in (beside, before):
             shutil.rmtree(leftover, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -206,11 +209,12 @@ class Delivery:
 
     # Where a budget is out of reach
 
-    def write_smallest(self, shape: Shape | None) -> tuple[tuple[Job, ...], RunRecord]:
+    def write_smallest(self, shape: Shape | None, *, int8: bool) -> tuple[tuple[Job, ...], RunRecord]:
         """Cuts the given model down to the smallest one, here and now, and puts it in its place as the nearest.
 
         Args:
             shape: of the smallest; None where nothing can be cut, and the given model is the nearest.
+            int8: whether its artefact is to be in 8 bits.
 
         Returns:
             The stage that cuts it, where there is one, and the record of the model.
@@ -219,8 +223,9 @@ class Delivery:
         jobs: tuple[Job, ...] = ()
         if shape is not None:
             data = self.recipe.data.model_copy(update={"score_test": True})
+            export = self.recipe.export.model_copy(update={"int8": int8})
             pruning = checked(PruneConfig, {"sparsity": shape.share, "keep": shape.keep, **AT_ONCE}, "prune")
-            recipe = self.recipe.model_copy(update={"data": data, "prune": pruning})
+            recipe = self.recipe.model_copy(update={"data": data, "prune": pruning, "export": export})
             chain = Chain(recipe, self.parent.windows.facts.sha256, self.source)
             jobs = chain.prune(self.question.parent, shape.title)
             known = Parent(saved, record)
@@ -229,6 +234,11 @@ class Delivery:
             record, saved = finished.record, finished.result.saved
         self.note("question", self.question)
         self.place(recipe, record, saved)
-        if self.kind.suffix:
+        if int8:
+            assert isinstance(self.kind, Int8Runtime), "only such a runtime's bytes in 8 bits were found"
+            asked = self.recipe.export.model_dump(include={"quantizer"}, exclude_none=True)
+            quantised = self.kind.quantised(saved, training_inputs(saved.metadata, self.parent.windows), **asked)
+            quantised.export(self.artefact)
+        elif self.kind.suffix:
             write_artefact(saved, self.question.runtime, self.artefact)
         return jobs, record

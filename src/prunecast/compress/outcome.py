@@ -93,7 +93,7 @@ def out_of_reach(search: Compression) -> Compressed:
         chosen=None if nearest is None else nearest.name,
         tried=() if nearest is None else (_row(search, nearest),),
         dense=_scores(search.parent.record, search.parent.record.test),
-        compressed=None if nearest is None else _model(nearest, nearest.record.test),
+        compressed=None if nearest is None else _model(nearest, search.test or nearest.record.test),
     )
     if nearest is not None:
         _write_json(search, found)
@@ -140,6 +140,7 @@ def _row(search: Compression, tried: Tried) -> dict[str, Any]:
         "parameters": record.size.parameters,
         "nonzero": record.size.nonzero,
         "met": within,
+        "exceeded": [] if within else [line.name for line in search.lines(tried) if not line.met],
         "refused": tried.refused,
     }
 
@@ -228,6 +229,8 @@ def _verdict(search: Compression, best: Tried) -> list[str]:
     if best is not dense:
         faster, smaller = dense.costs.latency_ms / best.costs.latency_ms, dense.costs.bytes / best.costs.bytes
         share = None if best.timing is None else best.timing.realised_share
+        if best.timing is not None and best.timing.speedup is not None and not best.on_device:
+            faster = best.timing.speedup.ratio  # in turn with the given model, as the share of the cut is
         promised = "" if share is None else f" ({percent(share.ratio)} of what the cut of the operations promises)"
         runtime = runtime_name(search.question.runtime)
         words.append(
@@ -296,7 +299,7 @@ def page(search: Compression, found: Compressed) -> str:
         ),
         _Table(
             "What was tried",
-            [_tried_row(row) for row in found.tried],
+            [_tried_row(row, chosen=row["name"] == found.chosen) for row in found.tried],
             "Times in the runtime: measured where a "
             "candidate was timed, else predicted (in brackets). The loss is the increase of the validation error, "
             "with its 95 % interval by blocks of windows.",
@@ -350,7 +353,7 @@ def _line(line: Any) -> dict[str, str]:
     }
 
 
-def _tried_row(row: Mapping[str, Any]) -> dict[str, str]:
+def _tried_row(row: Mapping[str, Any], *, chosen: bool) -> dict[str, str]:
     predicted = f"({three_digits(row['predicted_ms'])})"
     return {
         "candidate": row["name"],
@@ -360,7 +363,8 @@ def _tried_row(row: Mapping[str, Any]) -> dict[str, str]:
         "loss": signed_percent(row["increase"]["value"]),
         "interval": between(row["increase"]["low"], row["increase"]["high"]),
         "sure": percent(row["sure"]),
-        "budgets": row["refused"] or ("met" if row["met"] else "not met"),
+        "budgets": row["refused"] or ("met" if row["met"] else f"over {', '.join(row['exceeded'])}"),
+        "": "chosen" if chosen else "",
     }
 
 

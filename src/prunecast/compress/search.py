@@ -36,16 +36,19 @@ from prunecast.compress.candidates import (
 )
 from prunecast.compress.cost import (
     TILE,
+    WEIGHED,
     Anatomy,
     CostTable,
     Point,
     Stopwatch,
     costs_of,
+    kept_first,
     models_to_measure,
 )
 from prunecast.compress.delivery import Delivery, TestScores
 from prunecast.errors import UserError
 from prunecast.export.base import Int8Runtime, SparseRuntime
+from prunecast.inference import open_artifact
 from prunecast.measure.machine_lock import alone
 from prunecast.models.base import Keep
 from prunecast.prune.methods import Statistics
@@ -60,7 +63,7 @@ from prunecast.stages.model import TrainedModel
 from prunecast.stages.prune import calibration
 from prunecast.stages.run import Chain
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, run_plan
-from prunecast.train.evaluate import evaluate_both
+from prunecast.train.evaluate import evaluate_both, score
 
 FRONT = 16
 """Candidates along the front."""
@@ -148,6 +151,7 @@ class Compression:
         self.extremes = models_to_measure(self.groups, TILE)[:2] if self.groups else [{}]
         self._glimpse: Costs | None = None
         self._limited = False
+        self._in_8_bits: set[str] = set()
 
     # The order of a search
 
@@ -282,10 +286,11 @@ class Compression:
         elif self.given is None:
             self._glimpse = seen = self._glance()
             least_ms = seen.latency_ms / (SLOWED if self.busy else DOUBT)
-            if not budgets.holds(seen.model_copy(update={"latency_ms": least_ms})):
+            if not budgets.holds(seen.smallest.model_copy(update={"latency_ms": least_ms})):
                 return False
             self._measure(self.extremes)
-        if not budgets.holds(self.cheapest):
+        self._weigh(self.extremes[-1:])
+        if not budgets.holds(self.cheapest.smallest):
             return False
         said = [
             f"{line.name} from {line.text(line.cheapest)} to {line.text(line.dense)}" for line in self.lines(None)[1:]
@@ -348,11 +353,25 @@ class Compression:
                 if self.delivery.folder.is_dir():
                     self.delivery.note("costs", self.points)
 
+    def _weigh(self, keeps: Sequence[Keep]) -> None:
+        """Finds the bytes in 8 bits of those that were measured, where a budget is of bytes: that takes no clock."""
+        wanted = [{group: len(units) for group, units in keep.items()} for keep in keeps]
+        if self.question.budgets.max_bytes is None or not isinstance(self.delivery.kind, Int8Runtime):
+            return
+        with TemporaryDirectory(prefix="prunecast-") as name:
+            clock = self._clock(Path(name))
+            for place, point in enumerate(self.points):
+                if point.keep in wanted and point.costs.int8_bytes is None:
+                    self._check_time()
+                    found = {"int8_bytes": clock.weigh(kept_first(point.keep))}
+                    self.points[place] = Point(keep=point.keep, costs=point.costs.model_copy(update=found))
+
     def _clock(self, folder: Path) -> Stopwatch:
         config = self.recipe.measure
         inputs = real_inputs(self.parent.saved.metadata, self.parent.windows, config.batch)
         dense_ms = None if self.given is None else self.given.latency_ms
-        return Stopwatch(self.parent.saved, self.question.runtime, config, inputs, folder, dense_ms)
+        quantizer = self.recipe.export.quantizer
+        return Stopwatch(self.parent.saved, self.question.runtime, config, inputs, folder, dense_ms, quantizer)
 
     def _glance(self) -> Costs:
         """Returns the costs of the smallest model as one look shows them, and notes whether the machine was busy."""
@@ -370,10 +389,14 @@ class Compression:
         Nothing more is measured once there is a front, or the time is over; where time is limited, it takes a part.
         """
         settled = self.ended_early or self.delivery.noted("front", TypeAdapter(list[Shape])) is not None
-        if self.groups and not self.device and not settled:
-            limit_s = math.inf if self.time_limit_s is None else self.time_limit_s * MEASURING
-            self.monitor.note("the costs of smaller models, by the clock")
-            self._measure(models_to_measure(self.groups, TILE), self.started_s + limit_s)
+        if self.groups and not settled:
+            models = models_to_measure(self.groups, TILE)
+            if not self.device:
+                limit_s = math.inf if self.time_limit_s is None else self.time_limit_s * MEASURING
+                self.monitor.note("the costs of smaller models, by the clock")
+                self._measure(models, self.started_s + limit_s)
+            self._weigh(models[:WEIGHED])
+            self.delivery.note("costs", self.points)
         return CostTable.of(self.anatomy, self.points)
 
     def corrected(self) -> CostTable:
@@ -506,7 +529,8 @@ class Compression:
 
     def _variants(self) -> None:
         """Makes what a runtime can do on top: zeros that it leaves out, then 8 bits, of the best so far."""
-        best = [tried for tried in sorted(self.tried, key=self.rank) if tried.refused is None][:SHIPPED]
+        plain = [tried for tried in self.tried if tried.refused is None and not tried.int8]
+        best = sorted(plain, key=self._hope)[:SHIPPED]
         if isinstance(self.delivery.kind, SparseRuntime):
             for base in list(best):
                 jobs = self._chain(None, 0, prune=PruneConfig(method="unstructured", sparsity=ZEROS)).prune(
@@ -516,25 +540,35 @@ class Compression:
                     found = self._assessed("repaired", base.shape or WHOLE, (*base.jobs, *jobs))
                     best.append(replace(found, how="zeros", name=jobs[-1].label, predicted=base.costs))
                     self.tried.append(best[-1])
-        if isinstance(self.delivery.kind, Int8Runtime):
-            self._run("8 bits", [self.delivery.export(base.fingerprint, base.record.role, int8=True) for base in best])
-            for base in best:
-                tried = replace(
-                    base, how="int8", name=f"{base.name}, 8 bits", int8=True, timing=None, artefact_bytes=None
-                )
-                if self._scored_in_runtime(tried):
-                    self._ship(tried)
-                    self.tried.append(tried)
+        self._write_in_8_bits(best)
         self._settle("variants")
 
-    def _scored_in_runtime(self, tried: Tried) -> bool:
-        """Scores an 8-bit artefact on the validation part as its runtime computes it; False where there is none."""
-        export = self.delivery.export(tried.fingerprint, tried.record.role, int8=True)
-        if not self.store.has(export.fingerprint):
-            return False
-        tried.validation = self.delivery.score_exported(export, "validation")
-        tried.increase, tried.sure = self._increase(tried.validation)
-        return True
+    def _write_in_8_bits(self, bases: Sequence[Tried]) -> None:
+        """Makes the 8-bit variants of candidates, scored as the runtime computes them, where it has 8 bits."""
+        if not isinstance(self.delivery.kind, Int8Runtime):
+            return
+        new = [base for base in bases if base.fingerprint not in self._in_8_bits]
+        exports = [self.delivery.export(base.fingerprint, base.record.role, int8=True) for base in new]
+        self._run("8 bits", exports)
+        for base, export in zip(new, exports, strict=True):
+            self._in_8_bits.add(base.fingerprint)
+            if self.store.has(export.fingerprint):
+                validation = self.delivery.score_exported(export, "validation")
+                increase, sure = self._increase(validation)
+                tried = replace(
+                    base,
+                    how="int8",
+                    name=f"{base.name}, 8 bits",
+                    int8=True,
+                    predicted=base.predicted.smallest,
+                    validation=validation,
+                    increase=increase,
+                    sure=sure,
+                    timing=None,
+                    artefact_bytes=None,
+                )
+                self._ship(tried)
+                self.tried.append(tried)
 
     # The best so far
 
@@ -557,15 +591,32 @@ class Compression:
         latency_ms = math.exp(np.mean([math.log(other.costs.latency_ms) for other in alike]))
         return known.model_copy(update={"latency_ms": latency_ms})
 
-    def rank(self, tried: Tried) -> tuple[float, ...]:
+    def _hoped_bytes(self, tried: Tried) -> int | None:
+        """Returns the bytes that a candidate is thought to have in 8 bits, where only these may do and are to come."""
+        most = self.question.budgets.max_bytes
+        if most is None or not tried.plain or tried.fingerprint in self._in_8_bits or tried.costs.bytes <= most:
+            return None
+        return self.table.costs({} if tried.shape is None else tried.shape.units).int8_bytes
+
+    def rank(self, tried: Tried, hoped_bytes: int | None = None) -> tuple[float, ...]:
         """Returns what candidates are sorted by: within all budgets, the fastest; of two alike, the smaller error.
 
         Where none is within all budgets, by how much the worst of them is exceeded.
+
+        Args:
+            tried: the candidate.
+            hoped_bytes: that its artefact may have in the place of those that it has.
         """
         budgets, costs = self.question.budgets, self.costs_of(tried)
+        if hoped_bytes is not None:
+            costs = costs.model_copy(update={"bytes": hoped_bytes})
         over = max(0.0, tried.increase.high - budgets.max_loss_increase) + max(0.0, budgets.excess(costs))
         alike = round(math.log(costs.latency_ms) / ALIKE)
         return (over, alike, tried.increase.value)
+
+    def _hope(self, tried: Tried) -> tuple[float, ...]:
+        """Returns the rank that a candidate has, or may have in 8 bits where only these may do."""
+        return self.rank(tried, self._hoped_bytes(tried))
 
     @property
     def best(self) -> Tried:
@@ -576,11 +627,15 @@ class Compression:
         """Times the best candidates, corrects the predictions by them, and puts the best artefact in its place."""
         for _ in range(1 if self.ended_early else MOST_TIMED):
             self._predict()
-            first = min((tried for tried in self.tried if tried.refused is None), key=self.rank)
-            if first.timing is not None:
+            first = min((tried for tried in self.tried if tried.refused is None), key=self._hope)
+            only_in_8_bits = self._hoped_bytes(first) is not None
+            if first.timing is not None and not only_in_8_bits:
                 break
-            first.first_predicted = first.predicted
-            self._ship(first)
+            if first.timing is None:
+                first.first_predicted = first.predicted
+                self._ship(first)
+            if only_in_8_bits and first.refused is None:
+                self._write_in_8_bits([first])
         best = self.best
         self.monitor.note(
             f"after {title}: {best.name}, {best.costs.latency_ms:.3g} ms, {best.costs.bytes:,} bytes, "
@@ -611,8 +666,15 @@ class Compression:
     def _write_nearest(self) -> None:
         """Writes the smallest model as the nearest, and says what it costs and loses."""
         shape = shape_of(self.model, self.anatomy, self.extremes[-1], self.cheapest) if self.groups else None
-        jobs, record = self.delivery.write_smallest(shape)
-        increase, sure = self._increase(record.validation or self.dense_validation)
+        most, least = self.question.budgets.max_bytes, self.cheapest
+        int8 = most is not None and least.bytes > most and least.smallest.bytes < least.bytes
+        jobs, record = self.delivery.write_smallest(shape, int8=int8)
+        validation = record.validation or self.dense_validation
+        if int8:
+            predict, windows = open_artifact(self.delivery.artefact).predictor(), self.parent.windows
+            validation = score(predict, windows.validation, "validation")
+            self.test = score(predict, windows.test, "test")
+        increase, sure = self._increase(validation)
         with TemporaryDirectory(prefix="prunecast-") as name:
             timing = self._clock(Path(name)).time(self.delivery.artefact)
         told = costs_of(self.question.runtime, self.delivery.artefact, timing.latency.median, timing)
@@ -620,8 +682,10 @@ class Compression:
         if math.isnan(predicted.latency_ms):
             predicted = predicted.model_copy(update={"latency_ms": timing.latency.median})
         self.nearest = Tried(
-            how="dense" if shape is None else "repaired",
-            name="the given model" if shape is None else f"{shape.title}, repaired",
+            how="int8" if int8 else "dense" if shape is None else "repaired",
+            int8=int8,
+            validation=validation if int8 else None,
+            name=("the given model" if shape is None else f"{shape.title}, repaired") + ", 8 bits" * int8,
             jobs=jobs,
             fingerprint=record.fingerprint,
             shape=shape,

@@ -12,7 +12,7 @@ from tests.support.saved_models import TRANSFORMER, saved_model, windows
 from tests.support.small_models import prunable_models, small_model
 
 from prunecast.compress.budget import Budgets, Costs
-from prunecast.compress.cost import Anatomy, CostTable, Fitted, Point, Stopwatch, models_to_measure
+from prunecast.compress.cost import WEIGHED, Anatomy, CostTable, Fitted, Point, Stopwatch, models_to_measure
 from prunecast.export.c.runtime import RUNTIME
 from prunecast.export.raw import raw_inputs
 from prunecast.measure.size import real_numbers
@@ -31,6 +31,10 @@ def test_what_is_counted_without_building_is_what_is_built(name: str) -> None:
         buffers = [value for key, value in small.named_buffers() if key in small.state_dict()]
         assert anatomy.bytes(keep) == sum(tensor.nbytes for tensor in (*small.parameters(), *buffers))
         assert len(anatomy.amounts(keep)) == len(anatomy.parts)
+        in_8_bits = [small.get_parameter(name) for name in {*small.prunable()} - {*small.output_layer()}]
+        saved = sum((tensor.element_size() - 1) * tensor.numel() for tensor in in_8_bits)
+        assert anatomy.int8_bytes(keep) <= anatomy.bytes(keep) - saved, "what is unused in the smaller one stays"
+        assert keep or anatomy.int8_bytes(keep) == anatomy.bytes(keep) - saved
 
 
 def test_a_runtime_for_devices_costs_what_its_file_tells(tmp_path: Path) -> None:
@@ -85,6 +89,29 @@ def test_a_correction_rescales_by_what_was_measured_since() -> None:
     corrected = fitted.corrected([(3.0, 6.0), (1.0, 2.0)])
     assert corrected(np.array([1.0, 1.0])) == pytest.approx(6.0)
     assert fitted.corrected([]) == fitted
+
+
+def test_bytes_in_8_bits_are_found_from_a_few_models(tmp_path: Path) -> None:
+    saved = saved_model(**TRANSFORMER | {"name": "itransformer", "d_model": 32, "d_ff": 64})
+    inputs = raw_inputs(saved.metadata, windows(saved, 1))
+    clock = Stopwatch(saved, "onnxruntime", MeasureConfig(), inputs, tmp_path)
+    keeps, any_size = models_to_measure(saved.model.groups(), tile=8), Budgets(max_loss_increase=0.0)
+    anatomy = Anatomy(saved.model)
+    points = [
+        Point(
+            keep={name: len(units) for name, units in keep.items()},
+            costs=Costs(latency_ms=1.0, bytes=clock.glance(keep, any_size).bytes, int8_bytes=clock.weigh(keep)),
+        )
+        for keep in keeps[:WEIGHED]
+    ]
+    table = CostTable.of(anatomy, points)
+    for keep in keeps[WEIGHED : WEIGHED + 2]:
+        assert table.costs(keep).int8_bytes == pytest.approx(clock.weigh(keep), rel=0.02)
+    seen = clock.glance(keeps[1], Budgets(max_loss_increase=0.0, max_bytes=1))
+    assert seen.int8_bytes == clock.weigh(keeps[1]), "the smallest may be within the budget in 8 bits alone"
+    assert seen.smallest.bytes == min(seen.bytes, seen.int8_bytes or 0)
+    folders = Stopwatch(saved, "eager", MeasureConfig(), inputs, tmp_path)
+    assert folders.weigh(keeps[1]) is None
 
 
 def test_models_are_timed_in_turn_with_the_dense_one(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,20 @@ import prunecast.compress.search as searching
 import prunecast.stages.measure as measuring
 from prunecast import api
 from prunecast.compress.budget import Budgets, TimeUp, time_limit
-from prunecast.compress.candidates import tuning_rungs
+from prunecast.compress.candidates import How, Shape, Tried, tuning_rungs
 from prunecast.compress.cost import Point
-from prunecast.compress.search import ALIKE
+from prunecast.compress.search import ALIKE, Compression
 from prunecast.errors import UserError
+from prunecast.inference import open_artifact
 from prunecast.measure.machine_lock import beside_others
 from prunecast.recipe import RECIPE_FILE, load_recipe
+from prunecast.report.statistics import Interval
 from prunecast.results import Compressed
 from prunecast.stages.job import Job
 from prunecast.stages.run import Chain
 from prunecast.store import read_record
 from prunecast.study.executor import Monitor
+from prunecast.train.evaluate import score
 
 LOOSE = Budgets(max_loss_increase=0.05)
 
@@ -252,6 +256,36 @@ def test_a_budget_of_bytes_needs_no_clock(
             search(dense, data, tmp_path / "out", asked, Ready(), stopwatch=None).run()
     [row] = found(search(dense, data, tmp_path / "out", asked, stopwatch=None)).tried
     assert row["latency_ms"] == row["predicted_ms"]
+
+
+def test_a_budget_of_bytes_that_only_8_bits_meet_is_met_in_8_bits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = ("model.d_model=64", "model.d_ff=128", "model.encoder_layers=1", "train.max_steps=2")
+    api.train("transformer", str(data), out=tmp_path / "wide", settings=(*TRAIN, *wide), **SIZES)
+    assessed = Compression._assessed
+
+    def dear(self: Compression, how: How, shape: Shape, jobs: tuple[Job, ...]) -> Tried:
+        """Whatever is cut costs as much of the loss."""
+        loss = Interval(shape.share, shape.share, shape.share)
+        return replace(assessed(self, how, shape, jobs), increase=loss)
+
+    monkeypatch.setattr(Compression, "_assessed", dear)
+    monkeypatch.setattr(searching, "FRONT", 3)
+    monkeypatch.setattr(searching, "SHIPPED", 1)
+    given = api.export(tmp_path / "wide", out=tmp_path / "given.onnx", data=str(data)).bytes
+    asked = Budgets(max_loss_increase=0.25, max_bytes=0.65 * given)
+    one = search(tmp_path / "wide", data, tmp_path / "out", asked, runtime="onnxruntime")
+    result = found(one)
+    assert any(tried.predicted.bytes > asked.max_bytes for tried in one.tried if tried.shape), "such are on the front"
+    assert result.met
+    assert result.chosen.endswith(", 8 bits")
+    assert result.path.stat().st_size == one.best.costs.bytes <= asked.max_bytes < one.dense.costs.bytes
+    assert (
+        result.compressed["mse"] == score(open_artifact(result.path).predictor(), one.parent.windows.test, "test").mse
+    )
+    hoped = one.table.costs(one.best.shape.units if one.best.shape else {}).int8_bytes
+    assert hoped == pytest.approx(one.best.costs.bytes, rel=0.05)
 
 
 def test_a_glance_on_a_busy_machine_is_not_believed_to_the_last(dense: Path, data: Path, tmp_path: Path) -> None:
