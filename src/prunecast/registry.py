@@ -113,6 +113,7 @@ METHODS = Registry(
         "rigl": "prunecast.prune.methods:RIGL",
         "random": "prunecast.prune.methods:RANDOM",
         "structured": "prunecast.prune.methods:STRUCTURED",
+        "compress": "prunecast.prune.methods:COMPRESS",
         "structured-magnitude": "prunecast.prune.methods:STRUCTURED_MAGNITUDE",
         "structured-random": "prunecast.prune.methods:STRUCTURED_RANDOM",
         "structured-taylor": "prunecast.prune.methods:STRUCTURED_TAYLOR",

@@ -137,17 +137,6 @@ def uniform_shape(model: ForecastModel, table: CostTable, budgets: Budgets, late
     return shape_of(model, table.anatomy, keep, costs)
 
 
-def tuning_rungs(shapes: int, few: int, epochs: int) -> list[tuple[int, int]]:
-    """Returns the rungs of tuning: for how many epochs, and how many candidates of so many shapes.
-
-    One epoch for a third; then the few best in full, and where that is long, for as long as lies between first.
-    """
-    between = round(math.sqrt(epochs))
-    later = [between, epochs] if 2 * between <= epochs and between > 1 else [epochs] if epochs > 1 else []
-    first = [(1, math.ceil(shapes / 3))] if epochs else []
-    return [*first, *((number, few) for number in later)]
-
-
 @dataclass(eq=False)
 class Tried:
     """A candidate, and what is known of it so far.

@@ -31,7 +31,6 @@ from prunecast.compress.candidates import (
     best_shapes,
     increase_of,
     shape_of,
-    tuning_rungs,
     uniform_shape,
 )
 from prunecast.compress.cost import (
@@ -60,7 +59,7 @@ from prunecast.resolve import with_model
 from prunecast.stages.job import Job
 from prunecast.stages.measure import real_inputs
 from prunecast.stages.model import TrainedModel
-from prunecast.stages.prune import calibration
+from prunecast.stages.prune import FULLY_TUNED, calibration, tuning_rungs
 from prunecast.stages.run import Chain
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, run_plan
 from prunecast.train.evaluate import evaluate_both, score
@@ -68,8 +67,8 @@ from prunecast.train.evaluate import evaluate_both, score
 FRONT = 16
 """Candidates along the front."""
 
-FULLY_TUNED, SHIPPED, PATIENCE = 3, 3, 2
-"""Candidates of the later rungs of tuning, those that variants are made of, and rungs in a row that may be in vain."""
+SHIPPED, PATIENCE = 3, 2
+"""Candidates that variants are made of, and rungs of tuning in a row that may be in vain."""
 
 MEASURING, FEWEST = 0.25, 8
 """Share of a limited time that may go into the table of costs, and the models that it is made of at the least."""

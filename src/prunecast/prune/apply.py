@@ -17,6 +17,7 @@ from prunecast.prune.masks import apply_masks, check_masks
 from prunecast.prune.methods import Cost, Granularity, Masks, Pruned, Statistics, Task, WeightCost
 from prunecast.prune.regression import Solve, reconstruct
 from prunecast.prune.schedule import MasksInTraining, Updates, in_steps
+from prunecast.prune.structured import unit_choices
 from prunecast.recipe import NO_RECOVERY, PruneConfig
 from prunecast.registry import GRANULARITIES, METHODS, RECOVERIES, SCHEDULES
 
@@ -51,11 +52,51 @@ def prune_model(
     task.method.check_epochs(0)
     granularity = _granularity(task)
     pruned = granularity.prune(task) if config.step is None else in_steps(task, granularity)
-    if granularity.updates or task.recovery == NO_RECOVERY:
-        return pruned
-    solve: Solve = RECOVERIES.load(task.recovery)
-    reconstruct(model, pruned.model, solve, task.statistics, keep=pruned.keep, masks=pruned.masks)
+    if not granularity.updates:
+        _repair(task, pruned)
     return pruned
+
+
+def prune_in_several_ways(
+    model: ForecastModel,
+    config: PruneConfig,
+    count: int,
+    *,
+    seed: int,
+    cost: Cost,
+    weight_cost: WeightCost,
+    masks: Masks | None = None,
+    batches: Iterable[Batch] | None = None,
+) -> list[Pruned]:
+    """Prunes a model by several choices of units, for a method that tunes them and takes the best; each is repaired.
+
+    Args:
+        model: as of `prune_model`, like all others.
+        config: names a method that searches.
+        count: the most choices; those come first that are thought to harm least.
+        seed: see there.
+        cost: see there.
+        weight_cost: see there.
+        masks: see there.
+        batches: see there.
+
+    Raises:
+        UserError: as `prune_model` does.
+    """
+    statistics = Statistics(seed, batches, kinds=config.kinds)
+    task = _task(model, config, statistics, {} if masks is None else masks, cost=cost, weight_cost=weight_cost)
+    _granularity(task)
+    found = unit_choices(task, count)
+    for pruned in found:
+        _repair(task, pruned)
+    return found
+
+
+def _repair(task: Task, pruned: Pruned) -> None:
+    """Solves what stays anew, where that is asked for, in place."""
+    if task.recovery != NO_RECOVERY:
+        solve: Solve = RECOVERIES.load(task.recovery)
+        reconstruct(task.model, pruned.model, solve, task.statistics, keep=pruned.keep, masks=pruned.masks)
 
 
 def prune_in_training(
@@ -151,7 +192,7 @@ def _task(
 def _granularity(task: Task) -> Granularity:
     """Returns what goes at once, once no option is without meaning for the method."""
     foreign = () if task.needs_data else ("calibration_batches", "calibration_seed")
-    for option in (*foreign, *(("step",) if task.method.trains else ("training_share", "training_updates"))):
+    for option in (*foreign, *(("step",) if task.method.schedule else ("training_share", "training_updates"))):
         task.refuse(option)
     granularity: Granularity = GRANULARITIES.load(task.method.granularity)
     if not granularity.shrinks:

@@ -81,6 +81,17 @@ def by_damage(scores: Scores, request: UnitRequest) -> Order:
     return search.order(search.best(search.total - request.requested) or search.smallest())
 
 
+def choices_by_damage(scores: Scores, request: UnitRequest, count: int) -> list[Order]:
+    """Returns such orders for several choices, at most so many, by the damage that each is thought to do.
+
+    Raises:
+        UserError: without windows.
+    """
+    search = Search(scores, request)
+    proposals = search.proposals(search.total - request.requested, count)
+    return [search.order(proposal) for proposal in proposals or [search.smallest()]]
+
+
 class Trial:
     """A dense model's forecast, from which that of smaller ones deviates once they are repaired."""
 

@@ -44,6 +44,7 @@ class Method:
         is_control: whether this is such a method itself: its models are compared with, not shipped.
         budget: how an amount is asked for: as a share, an N:M pattern, or a latency.
         schedule: how masks change in training, a name in `registry.SCHEDULES`; None for a method without training.
+        searches: whether it makes several choices, tunes them and takes the best, see `stages.prune`.
         needs_data: whether its score looks at batches of the training part.
         needs_targets: whether it has no use for a model's own forecasts in the place of what came true.
         per_cost: whether units compare by their scores per what they cost, in the unit of the budget. That is for
@@ -61,6 +62,7 @@ class Method:
     is_control: bool = False
     budget: Literal["share", "pattern", "latency"] = "share"
     schedule: str | None = None
+    searches: bool = False
     needs_data: bool = False
     needs_targets: bool = False
     blocks: str = "1x1"
@@ -71,14 +73,14 @@ class Method:
     @property
     def trains(self) -> bool:
         """Whether the method itself needs training steps."""
-        return self.schedule is not None
+        return self.schedule is not None or self.searches
 
     @property
     def family(self) -> Family:
         """What it is listed under."""
         if self.is_control:
             return "control"
-        if self.trains:
+        if self.schedule is not None:
             return "training"
         if self.default_of == "operations":
             return "structured"
@@ -385,6 +387,12 @@ STRUCTURED = Method(
     needs_data=True,
     recovery="ridge",
     kinds=get_args(GroupKind),
+)
+COMPRESS = replace(
+    STRUCTURED,
+    name="compress",
+    summary="of several choices of structured, repaired and tuned in rungs, the one of smallest validation error",
+    searches=True,
 )
 OBC = Method(
     name="obc",

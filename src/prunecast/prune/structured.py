@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from prunecast.errors import UserError, near
-from prunecast.models.base import ForecasterConfig, Group, blank
+from prunecast.models.base import ForecasterConfig, Group, Keep, blank
 from prunecast.prune.allocate import Order, UnitAllocation, uniform_order
 from prunecast.prune.budget import Budget, budget_for, nearest_count
+from prunecast.prune.damage import choices_by_damage
 from prunecast.prune.methods import Cost, Granularity, Pruned, Score, Scores, Task, UnitRequest
 from prunecast.prune.shrink import cut, shrink
 from prunecast.records import BudgetOf
@@ -33,12 +34,32 @@ def prune_units(task: Task) -> Pruned:
     groups = _groups(task)
     score: Score = SCORES.load(task.method.score)
     scores = score(task.model, task.statistics)
+    keep: Keep
     if task.config.keep is not None:
         keep, realised, budget = _as_told(task, groups, scores)
     else:
-        order, saved, budget = _plan(task, groups, scores, ALLOCATIONS.load(task.method.allocation))
-        count = nearest_count(saved, 1, len(order), budget.requested)
-        keep, realised = order.keep(count), saved(count)
+        ranked, request, budget = _request(task, groups, scores)
+        allocate: UnitAllocation = ALLOCATIONS.load(task.method.allocation)
+        keep, realised = _nearest(request, allocate(ranked, request), budget)
+    return _smaller(task, groups, keep, realised, budget)
+
+
+def unit_choices(task: Task, count: int) -> list[Pruned]:
+    """Returns smaller models by several choices of units, at most so many; those first that are thought to harm least.
+
+    Raises:
+        UserError: as `prune_units` does.
+    """
+    for option in ("candidates", "step", "keep"):
+        task.refuse(option)
+    groups = _groups(task)
+    score: Score = SCORES.load(task.method.score)
+    ranked, request, budget = _request(task, groups, score(task.model, task.statistics))
+    orders = choices_by_damage(ranked, request, count)
+    return [_smaller(task, groups, *_nearest(request, order, budget), budget) for order in orders]
+
+
+def _smaller(task: Task, groups: Iterable[Group], keep: Keep, realised: int, budget: Budget) -> Pruned:
     kept_units = {group.name: (len(keep.get(group.name, range(group.size))), group.size) for group in groups}
     outcome = budget.outcome(task.method.name, realised, kept_units=kept_units)
     return Pruned(shrink(task.model, keep), cut(task.masks, task.model.groups(), keep), outcome, keep)
@@ -55,7 +76,9 @@ def check_units(task: Task) -> None:
     if task.config.keep is not None:
         _as_told(task, groups, scores)
     else:
-        _plan(task, groups, scores, uniform_order)
+        ranked, request, budget = _request(task, groups, scores)
+        order = uniform_order(ranked, request)
+        budget.check(_savings(request, order)(len(order)))
 
 
 def _groups(task: Task) -> tuple[Group, ...]:
@@ -67,10 +90,8 @@ def _groups(task: Task) -> tuple[Group, ...]:
     return groups
 
 
-def _plan(
-    task: Task, groups: tuple[Group, ...], scores: Scores, allocate: UnitAllocation
-) -> tuple[Order, Callable[[int], int], Budget]:
-    """Returns the order in which units go, what removing so many of them saves, and a budget that is within reach."""
+def _request(task: Task, groups: tuple[Group, ...], scores: Scores) -> tuple[Scores, UnitRequest, Budget]:
+    """Returns what units rank by, what an allocation is asked for, and the budget."""
     ranked, cost = dict(ranked_units(groups, scores)), _cost(task)
     total = cost(task.model.config)
     if task.method.per_cost:
@@ -81,10 +102,25 @@ def _plan(
     request = UnitRequest(
         model=task.model, groups=groups, statistics=task.statistics, cost=cost, requested=budget.requested
     )
-    order = allocate(ranked, request)
-    saved = cache(lambda count: total - cost(task.model.shrunk_config(order.keep(count))))
+    return ranked, request, budget
+
+
+def _nearest(request: UnitRequest, order: Order, budget: Budget) -> tuple[Keep, int]:
+    """Returns which units stay when as many go, in their order, as come nearest to the budget, and what that saves.
+
+    Raises:
+        UserError: when it is not within reach.
+    """
+    saved = _savings(request, order)
     budget.check(saved(len(order)))
-    return order, saved, budget
+    count = nearest_count(saved, 1, len(order), budget.requested)
+    return order.keep(count), saved(count)
+
+
+def _savings(request: UnitRequest, order: Order) -> Callable[[int], int]:
+    """Returns what it saves to remove so many units in their order."""
+    model, total = request.model, request.cost(request.model.config)
+    return cache(lambda count: total - request.cost(model.shrunk_config(order.keep(count))))
 
 
 def ranked_units(groups: Iterable[Group], scores: Scores) -> Scores:

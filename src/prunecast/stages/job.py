@@ -125,20 +125,24 @@ def _determining(job: Job) -> tuple[str, ...]:
         case "train":
             return data, _canonical(recipe.model), _text(recipe.train), seed
         case "prune":
-            assert recipe.prune is not None
-            recoveries = {METHODS.load(recipe.prune.method).recovery, recipe.prune.recovery}
-            renewed = [f"{name} {version}" for name, version in RECOVERY_VERSIONS.items() if name in recoveries]
-            return data, _text(recipe.prune), *renewed, seed
+            return data, *_pruning(recipe), seed
         case "zero":
             return (data,)
         case "finetune":
-            pruning = [_text(recipe.prune)] if job.prunes and recipe.prune is not None else []
-            return data, _text(recipe.finetune), *pruning, seed
+            return data, _text(recipe.finetune), *(_pruning(recipe) if job.prunes else ()), seed
         case "export":
             unscored = () if recipe.data.score_test else ("test part unscored",)
             return _text(recipe.export), *recipe.measure.runtimes, *unscored
         case "measure":
             return (_text(recipe.measure),)
+
+
+def _pruning(recipe: Recipe) -> tuple[str, ...]:
+    """Returns what determines the pruning by a recipe."""
+    assert recipe.prune is not None
+    recoveries = {METHODS.load(recipe.prune.method).recovery, recipe.prune.recovery}
+    renewed = [f"{name} {version}" for name, version in RECOVERY_VERSIONS.items() if name in recoveries]
+    return _text(recipe.prune), *renewed
 
 
 @lru_cache(maxsize=4096)

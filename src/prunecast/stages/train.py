@@ -17,9 +17,10 @@ from prunecast.prune.masks import HeldMasks
 from prunecast.prune.schedule import Distillation, MasksInTraining
 from prunecast.recipe import FitConfig
 from prunecast.records import Fit
+from prunecast.registry import METHODS
 from prunecast.stages.base import ModelResult, StageInputs, assessed, new_model
 from prunecast.stages.job import Job
-from prunecast.stages.prune import calibration, given_nonzero
+from prunecast.stages.prune import calibration, given_nonzero, search_stage
 from prunecast.train.checkpoint import KeptStep
 from prunecast.train.fit import fit, total_steps
 
@@ -54,11 +55,13 @@ def train_stage(job: Job, inputs: StageInputs) -> ModelResult:
 
 
 def finetune_stage(job: Job, inputs: StageInputs) -> ModelResult:
-    """Trains a model on, its masks held; by a method that prunes in training, they are found here.
+    """Trains a model on, its masks held; by a method that prunes in training, they, or its units, are found here.
 
     Raises:
         UserError: when such a method cannot do what is asked for, or there are no weights to go back to.
     """
+    if job.prunes and job.recipe.prune is not None and METHODS.load(job.recipe.prune.method).searches:
+        return search_stage(job, inputs)
     parent, prepared, config = inputs.parent(job), inputs.windows(), job.recipe.finetune
     saved, outcome, hooks = parent.saved, parent.record.pruning, list[TrainingHook]()
     given = given_nonzero(saved)

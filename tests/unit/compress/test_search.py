@@ -24,7 +24,7 @@ import prunecast.compress.search as searching
 import prunecast.stages.measure as measuring
 from prunecast import api
 from prunecast.compress.budget import Budgets, TimeUp, time_limit
-from prunecast.compress.candidates import How, Shape, Tried, tuning_rungs
+from prunecast.compress.candidates import How, Shape, Tried
 from prunecast.compress.cost import Point
 from prunecast.compress.search import ALIKE, Compression
 from prunecast.errors import UserError
@@ -34,6 +34,7 @@ from prunecast.recipe import RECIPE_FILE, load_recipe
 from prunecast.report.statistics import Interval
 from prunecast.results import Compressed
 from prunecast.stages.job import Job
+from prunecast.stages.prune import tuning_rungs
 from prunecast.stages.run import Chain
 from prunecast.store import read_record
 from prunecast.study.executor import Monitor
@@ -262,7 +263,7 @@ def test_a_budget_of_bytes_that_only_8_bits_meet_is_met_in_8_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = ("model.d_model=64", "model.d_ff=128", "model.encoder_layers=1", "train.max_steps=2")
-    api.train("transformer", str(data), out=tmp_path / "wide", settings=(*TRAIN, *wide), **SIZES)
+    api.train("itransformer", str(data), out=tmp_path / "wide", settings=(*TRAIN, *wide), **SIZES)
     assessed = Compression._assessed
 
     def dear(self: Compression, how: How, shape: Shape, jobs: tuple[Job, ...]) -> Tried:

@@ -23,7 +23,7 @@ from prunecast.train.fit import fit, total_steps
 
 ETTH1 = Path(__file__).parents[2] / "data" / "ETTh1-2000.csv"
 FIT = FitConfig(epochs=3, batch_size=200, learning_rate=0.003, schedule="constant", threads=1, device="cpu")
-TRAINING = [name for name in METHODS.names() if METHODS.load(name).trains]
+TRAINING = [name for name in METHODS.names() if METHODS.load(name).schedule]
 SPARSITY = 0.8
 
 in_training = pytest.mark.parametrize("method", TRAINING)

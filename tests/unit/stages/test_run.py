@@ -73,7 +73,7 @@ def test_a_timing_bears_its_machine_and_rests_on_models_and_exports(table: Path)
         assert elsewhere.fingerprint == timing.fingerprint.removesuffix("m") + "n"
 
 
-METHODS_THAT_TRAIN = [name for name in METHODS.names() if METHODS.load(name).trains]
+METHODS_THAT_TRAIN = [name for name in METHODS.names() if METHODS.load(name).schedule]
 
 
 @pytest.mark.parametrize("method", METHODS_THAT_TRAIN)
@@ -105,6 +105,33 @@ def test_a_method_that_prunes_in_training_is_one_stage_of_verb_and_study(
     assert record.parent == dense.fingerprint
     with pytest.raises(UserError, match=f"method '{method}' prunes in training, expected epochs"):
         planned(table, methods=[method], finetune=[False])
+
+
+def test_a_search_is_one_stage_of_verb_and_study_and_takes_the_best_by_validation(table: Path, tmp_path: Path) -> None:
+    small = {"name": "transformer", **SIZES, "d_model": 16, "n_heads": 2, "d_ff": 24, "encoder_layers": 2}
+    settings = [f"train.{key}={value}" for key, value in TRAIN.items()]
+    settings += [f"model.{key}={value}" for key, value in small.items() if key not in ("name", *SIZES)]
+    api.train("transformer", str(table), out=tmp_path / "dense", settings=settings, **SIZES)
+    tune = [f"finetune.{key}={value}" for key, value in TRAIN.items() if key != "epochs"]
+    places = {"out": tmp_path / "half", "data": str(table)}
+    with pytest.raises(UserError, match="'compress' prunes in training, expected epochs of fine-tuning, found 0"):
+        api.prune(tmp_path / "dense", "compress", 0.5, **places)  # type: ignore[arg-type]
+    made = api.prune(tmp_path / "dense", "compress", 0.5, finetune_epochs=1, settings=tune, **places)  # type: ignore[arg-type]
+    record = read_record(tmp_path / "half")
+    assert record.pruning is not None
+    assert record.pruning.method == "compress"
+    assert abs(record.pruning.realised - record.pruning.requested) < 0.05 * record.pruning.total
+    assert made.parameters == record.size.parameters < read_record(tmp_path / "dense").size.parameters  # type: ignore[union-attr]
+    once = api.prune(tmp_path / "dense", "structured", 0.5, out=tmp_path / "once", data=str(table))
+    assert made.val_mse <= once.val_mse, "what structured chooses is one of its choices, and tuning is no must"  # type: ignore[operator]
+    jobs = planned(table, {"model": small}, methods=["compress"], controls=["random", "small-dense", "dense-continued"])
+    check_budgets(jobs)
+    roles = [(job.role, job.recipe.prune.method) for job in jobs if job.prunes and job.recipe.prune]
+    assert roles == [("pruned+finetuned", "compress"), ("pruned", "structured-random")]
+    [ours] = [job for job in jobs if job.fingerprint == record.fingerprint]
+    assert [job.compared_with for job in jobs if job.role == "small-dense" and job.stage == "train"] == [
+        ours.fingerprint
+    ]
 
 
 def test_the_control_of_a_method_that_prunes_in_training_is_pruned_at_once(table: Path) -> None:
