@@ -77,9 +77,9 @@ class _Place:
 
 def _length(place: _Place, dim: int, share: Mapping[str, float]) -> int:
     """Returns how long a dimension is when only these shares of the groups stay."""
-    return place.shape[dim] - sum(
-        round(span * (1 - math.prod(share.get(name, 1.0) for name in names))) for span, names in place.dims.get(dim, ())
-    )
+    owners = [owner for at, owned in place.dims.items() if at % len(place.shape) == dim for owner in owned]
+    gone = [round(span * (1 - math.prod(share.get(name, 1.0) for name in names))) for span, names in owners]
+    return place.shape[dim] - sum(gone)
 
 
 class Anatomy:
