@@ -56,6 +56,7 @@ WAYS: Mapping[str, tuple[str, float, float]] = {
     "Transformer": ("transformer", 0.0, 0.0),
     "Transformer, 8 bits": ("transformer", 0.0, 0.0),
     "Transformer, 80 % zeros": ("transformer", 0.8, 0.0),
+    "Transformer, 80 % zeros in 1x4": ("transformer", 0.8, 0.0),
     "Transformer, 90 % zeros": ("transformer", 0.9, 0.0),
     "Transformer, cut to 1/4": ("transformer", 0.0, 0.75),
     "Transformer, cut to 1/4, 8 bits": ("transformer", 0.0, 0.75),
@@ -63,8 +64,9 @@ WAYS: Mapping[str, tuple[str, float, float]] = {
     "LSTM": ("lstm", 0.0, 0.0),
     "DLinear": ("dlinear", 0.0, 0.0),
 }
-"""Row -> model, share of zeros, share of operations cut. Those named so have their weights in 8 bits, whose rounding
-is no deviation of a device: what they forecast is held against PyTorch with the rounded weights."""
+"""Row -> model, share of zeros (single ones, or blocks of outputs x inputs where its name ends so), share of operations
+cut. Those named so have their weights in 8 bits, whose rounding is no deviation of a device: what they forecast is held
+against PyTorch with the rounded weights."""
 
 
 @dataclass(frozen=True)
@@ -335,15 +337,16 @@ def saved_model(way: str, prepared: Prepared) -> SavedModel:
         frequency=prepared.series.frequency,
         data=None,
     )
-    return SavedModel(with_zeros(model, zeros), metadata)
+    return SavedModel(with_zeros(model, zeros, 4 if way.endswith("1x4") else 1), metadata)
 
 
-def with_zeros(model: ForecastModel, share: float) -> ForecastModel:
-    """Returns a copy whose prunable tensors have this share of zeros, each of them."""
+def with_zeros(model: ForecastModel, share: float, width: int) -> ForecastModel:
+    """Returns a copy whose prunable tensors have this share of zeros, each of them: the smallest, `width` at once."""
     found = copy.deepcopy(model)
     for name in found.prunable() if share else ():
         weight = found.get_parameter(name).data
-        weight.view(-1)[weight.abs().flatten().argsort()[: int(share * weight.numel())]] = 0.0
+        blocks = weight.view(-1, width if weight.shape[-1] % width == 0 else 1)
+        blocks[blocks.abs().sum(1).argsort()[: int(share * len(blocks))]] = 0.0
     return found
 
 

@@ -319,8 +319,9 @@ def test_a_model_with_a_pattern_of_zeros_does_too(name: str, pattern: str) -> No
     assert difference(model, 1, "-O1", "-DPC_W=1") < 1e-4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1000))
+@pytest.mark.parametrize(
+    "seed", [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 1000))]
+)
 def test_random_models_do_too(seed: int) -> None:
     draw = Random(seed)
     name = draw.choice(("transformer", "informer", "crossformer", "patchtst", "itransformer", "dlinear", "lstm"))
