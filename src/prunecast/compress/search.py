@@ -46,7 +46,7 @@ from prunecast.compress.cost import (
 )
 from prunecast.compress.delivery import Delivery, TestScores
 from prunecast.errors import UserError
-from prunecast.export.base import Int8Runtime, SparseRuntime
+from prunecast.export.base import EmbeddedRuntime, Int8Runtime, SparseRuntime
 from prunecast.inference import open_artifact
 from prunecast.measure.machine_lock import alone
 from prunecast.models.base import Keep
@@ -87,6 +87,9 @@ DOUBT, SLOWED = 1.1, 2.0
 
 WAITING = 0.25
 """Share of the time left that a timing may wait for other stages on this machine."""
+
+WHOLE_PROCESS = " (the process with the runtime in it; a model alone takes less: runtime c)"
+"""What is told with a memory that is out of reach: most of it is no model's."""
 
 ZEROS = 0.9
 """Share of the weights that are zero in the variant for runtimes that leave zeros out."""
@@ -316,9 +319,10 @@ class Compression:
     @property
     def missed(self) -> list[str]:
         """A sentence for each budget that not even the smallest model meets."""
+        of_process = "" if isinstance(self.delivery.kind, EmbeddedRuntime) else WHOLE_PROCESS
         return [
             f"{line.name} {line.text(line.asked)} is out of reach: the smallest model of this search costs "
-            f"{line.text(line.cheapest)}, which is the nearest"
+            f"{line.text(line.cheapest)}{of_process * (line.name == 'max-memory')}, which is the nearest"
             for line in self.lines(None)[1:]
             if not line.met
         ]

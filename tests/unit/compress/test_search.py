@@ -236,6 +236,16 @@ def test_a_budget_out_of_reach_is_answered_at_once_though_the_machine_is_busy_an
     assert again.compressed == result.compressed, "the same command answers the same"
 
 
+def test_most_of_a_memory_that_is_out_of_reach_is_the_runtimes(dense: Path, data: Path, tmp_path: Path) -> None:
+    one = search(dense, data, tmp_path / "out", Budgets(max_loss_increase=0.05, max_memory_bytes=256_000))
+    assert not one.within_reach()
+    [sentence] = one.missed
+    assert sentence.startswith(
+        "max-memory 256 kB is out of reach: the smallest model of this search costs 10.0 MB (the"
+    )
+    assert "runtime c" in sentence
+
+
 def test_a_budget_of_bytes_needs_no_clock(
     dense: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
