@@ -30,6 +30,7 @@ def test_they_weigh_little() -> None:
         "etth1-models",
         "etth1-small",
         "paper-small",
+        "pruning-choice",
         "pruning-etth1",
         "pruning-fedformer",
         "pruning-pjm",
