@@ -29,7 +29,7 @@ from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.measure.size import measure_size
 from prunecast.models.base import ForecasterConfig, ForecastModel, Group, build, config_from
 from prunecast.models.io import SavedModel, load_model, save_model
-from prunecast.prune.apply import prune_in_training, prune_model
+from prunecast.prune.apply import prune_in_several_ways, prune_in_training, prune_model
 from prunecast.prune.masks import HeldMasks
 from prunecast.prune.methods import NO_RECOVERY, Method, Pruned
 from prunecast.recipe import ExportConfig, FitConfig, PruneConfig, Recipe, load_recipe
@@ -90,11 +90,17 @@ class Chain:
         return self.results[name, method]
 
     def prune(self, name: str, method: str) -> Pruned:
-        """Prunes anew; by a method that prunes in training, in as many steps as the dense model had."""
+        """Prunes anew; by a method that prunes in training, in as many steps as the dense model had.
+
+        Of one that searches, the first choice: its stage tunes several, see `tests/unit/stages`.
+        """
         config = PruneConfig(method=method, sparsity=share(method))
         batches = list(self.prepared.train.batches(16))[:2]
         dense, costs = self.dense(name).model, {"cost": dense_macs, "weight_cost": macs_per_weight}
-        if not METHODS.load(method).trains:
+        known: Method = METHODS.load(method)
+        if known.searches:
+            return prune_in_several_ways(dense, config, 2, seed=1, batches=batches, **costs)[0]
+        if not known.trains:
             return prune_model(dense, config, seed=1, batches=batches, **costs)
         model, steps = copy.deepcopy(dense), total_steps(STEPS, len(self.prepared.train))
         hook = prune_in_training(model, config, steps=steps, seed=1, batches=batches, **costs)
