@@ -1,5 +1,6 @@
 """The C engine beside dense ONNX Runtime and CSR: whole models at several shares of zeros, in one run, in turn.
 
+    python benchmarks/c_engine.py --out results/c-engine/c_engine.csv         # paper size, as the docs quote it
     python benchmarks/c_engine.py [MODEL...] [--zeros 0.5 0.8 0.9 0.95] [--set d_model=64 ...] [--rounds 30]
     python benchmarks/c_engine.py --kernels [--shape 512 512 96]
 
@@ -15,11 +16,12 @@ import argparse
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pandas as pd
 import torch
 
 from prunecast.export.base import Inputs, Predictor
@@ -34,6 +36,7 @@ from prunecast.models.base import build, config_from, example_inputs
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
 
 SIZES = {"lookback": 96, "horizon": 96, "label_len": 48, "channels": 7, "marks": 4}
+Row = dict[str, str | float]
 MODELS = ("transformer", "informer", "crossformer", "autoformer", "fedformer", "patchtst", "itransformer")
 
 
@@ -76,10 +79,8 @@ def in_turn(calls: Sequence[Callable[[], object]], rounds: int) -> list[list[flo
     return times
 
 
-def models(names: Sequence[str], zeros: Sequence[float], settings: Sequence[str], rounds: int) -> Iterator[str]:
-    """Yields a table: a row for each model and share of zeros."""
-    yield "| model | zeros | dense ONNX Runtime (ms) | CSR (ms) | C (ms) | first / C | CSR / C | flash | memory |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+def models(names: Sequence[str], zeros: Sequence[float], settings: Sequence[str], rounds: int) -> Iterator[Row]:
+    """Yields a row for each model and share of zeros."""
     for name in names:
         saved = saved_model(name, settings)
         shapes = zip(("history", "x_mark", "y_mark"), example_inputs(saved.model.config), strict=True)
@@ -92,11 +93,26 @@ def models(names: Sequence[str], zeros: Sequence[float], settings: Sequence[str]
             csr = csr_predictor(sparse, 1)
             ort, by_csr, by_c = in_turn([bound(one, inputs) for one in (onnx, csr, built)], rounds)
             ratio, over_csr = (median(a / b for a, b in zip(one, by_c, strict=True)) for one in (ort, by_csr))
-            source = built.source
-            yield (
-                f"| {name} | {share} | {median(ort):.2f} | {median(by_csr):.2f} | {median(by_c):.2f} | {ratio:.2f} | "
-                f"{over_csr:.2f} | {source.flash_bytes / 1e6:.2f} MB | {source.memory_bytes / 1e3:.0f} kB |"
-            )
+            yield {
+                "model": name,
+                "zeros": share,
+                "onnxruntime_dense_ms": round(median(ort), 3),
+                "csr_ms": round(median(by_csr), 3),
+                "c_ms": round(median(by_c), 3),
+                "over_onnxruntime": round(ratio, 3),
+                "over_csr": round(over_csr, 3),
+                "flash_bytes": built.source.flash_bytes,
+                "memory_bytes": built.source.memory_bytes,
+            }
+
+
+def table(rows: Iterable[Row]) -> Iterator[str]:
+    """Yields the lines of a table, as rows come."""
+    for number, row in enumerate(rows):
+        if not number:
+            yield "| " + " | ".join(row) + " |"
+            yield "|---" * len(row) + "|"
+        yield "| " + " | ".join(map(str, row.values())) + " |"
 
 
 def compiled(program: Program) -> Compiled:
@@ -140,22 +156,28 @@ def kernels(shape: tuple[int, int, int], zeros: Sequence[float], rounds: int) ->
 
 
 def main() -> None:
-    """Prints one of the two tables."""
+    """Prints one of the two tables, and writes that of models where it is told to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--zeros", nargs="+", type=float, default=[0.5, 0.8, 0.9, 0.95])
+    parser.add_argument("--zeros", nargs="+", type=float, default=[0, 0.5, 0.8, 0.9, 0.95])
     parser.add_argument("--set", nargs="+", default=[], dest="settings")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--kernels", action="store_true")
     parser.add_argument("--shape", nargs=3, type=int, default=(512, 512, 96))
+    parser.add_argument("--out", type=Path, help="a CSV of the models; a quiet machine is what it takes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    rows: list[Row] = []
     if asked.kernels:
         lines = kernels(tuple(asked.shape), asked.zeros, asked.rounds)
     else:
-        lines = models(asked.models, asked.zeros, asked.settings, asked.rounds)
+        found = models(asked.models, asked.zeros, asked.settings, asked.rounds)
+        lines = table(rows.append(row) or row for row in found)
     for line in lines:
         print(line, flush=True)
+    if asked.out and rows:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(asked.out, index=False)
 
 
 if __name__ == "__main__":

@@ -608,6 +608,20 @@ def devices(name: str) -> str:
     return table(heads, lines)
 
 
+def c_engine(name: str) -> str:
+    """A row a model: dense ONNX Runtime's time, and how many times faster the generated C is at each share of zeros."""
+    found = pd.read_csv(RESULTS / name / "c_engine.csv")
+    lines = []
+    for model, own in found.groupby("model", sort=False):
+        ratios = (f"{ratio:.2f}" for ratio in own["over_onnxruntime"])
+        over_csr = own.loc[own["zeros"] == 0.9, "over_csr"].iloc[0]
+        lines.append(
+            [MODEL_NAMES[str(model)], f"{own['onnxruntime_dense_ms'].median():.2f} ms", *ratios, f"{over_csr:.2f}"]
+        )
+    zeros = (f"{percent(share)} zeros" for share in found["zeros"].unique())
+    return table(["model", "ONNX Runtime, dense", *zeros, "over CSR at 90 %"], lines)
+
+
 # Beside a peer: `results/<name>/peer.json`, from `benchmarks/peer.py`
 
 
@@ -763,7 +777,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
         *(against, value, across, hours, untrained, realised, stages, published, methods),
         *(against_linear, pays, pays_for, pays_one, repair, repair_harms, remaining),
         *(peer, peer_not_below, peer_layers, peer_extent),
-        devices,
+        *(devices, c_engine),
     ]
 }
 
