@@ -52,21 +52,39 @@ STACK_BYTES = 64 * 1024
 
 SIZES = {"lookback": 96, "horizon": 96, "label_len": 48, "d_model": 64, "d_ff": 256, "n_heads": 4}
 
-WAYS: Mapping[str, tuple[str, float, float]] = {
-    "Transformer": ("transformer", 0.0, 0.0),
-    "Transformer, 8 bits": ("transformer", 0.0, 0.0),
-    "Transformer, 80 % zeros": ("transformer", 0.8, 0.0),
-    "Transformer, 80 % zeros in 1x4": ("transformer", 0.8, 0.0),
-    "Transformer, 90 % zeros": ("transformer", 0.9, 0.0),
-    "Transformer, cut to 1/4": ("transformer", 0.0, 0.75),
-    "Transformer, cut to 1/4, 8 bits": ("transformer", 0.0, 0.75),
-    "Transformer, cut to 1/4, 80 % zeros": ("transformer", 0.8, 0.75),
-    "LSTM": ("lstm", 0.0, 0.0),
-    "DLinear": ("dlinear", 0.0, 0.0),
+
+@dataclass(frozen=True)
+class Way:
+    """A row of the table.
+
+    Attributes:
+        model: name.
+        zeros: share of each prunable tensor.
+        together: neighbouring inputs that become zero at once (1x4 blocks have four).
+        cut: share of the operations that are cut out before.
+        int8: whether weights are in 8 bits, whose rounding is no deviation of a device: what it forecasts is held
+            against PyTorch with the rounded weights.
+    """
+
+    model: str
+    zeros: float = 0.0
+    together: int = 1
+    cut: float = 0.0
+    int8: bool = False
+
+
+WAYS: Mapping[str, Way] = {
+    "Transformer": Way("transformer"),
+    "Transformer, 8 bits": Way("transformer", int8=True),
+    "Transformer, 80 % zeros": Way("transformer", zeros=0.8),
+    "Transformer, 80 % zeros in 1x4": Way("transformer", zeros=0.8, together=4),
+    "Transformer, 90 % zeros": Way("transformer", zeros=0.9),
+    "Transformer, cut to 1/4": Way("transformer", cut=0.75),
+    "Transformer, cut to 1/4, 8 bits": Way("transformer", cut=0.75, int8=True),
+    "Transformer, cut to 1/4, 80 % zeros": Way("transformer", cut=0.75, zeros=0.8),
+    "LSTM": Way("lstm"),
+    "DLinear": Way("dlinear"),
 }
-"""Row -> model, share of zeros (single ones, or blocks of outputs x inputs where its name ends so), share of operations
-cut. Those named so have their weights in 8 bits, whose rounding is no deviation of a device: what they forecast is held
-against PyTorch with the rounded weights."""
 
 
 @dataclass(frozen=True)
@@ -319,13 +337,17 @@ def missing(device: Device) -> str | None:
 
 def saved_model(way: str, prepared: Prepared) -> SavedModel:
     """Returns the untrained model of a row, for the windows that it will forecast."""
-    name, zeros, cut = WAYS[way]
-    known, sizes = REGISTERED.load(name).Config.model_fields, SIZES | {"channels": len(prepared.series.channels)}
+    asked = WAYS[way]
+    fields, sizes = (
+        REGISTERED.load(asked.model).Config.model_fields,
+        SIZES | {"channels": len(prepared.series.channels)},
+    )
+    known = {key: value for key, value in sizes.items() if key in fields}
     torch.manual_seed(1)
-    model = build(config_from({"name": name} | {key: value for key, value in sizes.items() if key in known})).eval()
+    model = build(config_from({"name": asked.model} | known)).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if cut:
-        request = PruneConfig(method="structured-magnitude", sparsity=cut)
+    if asked.cut:
+        request = PruneConfig(method="structured-magnitude", sparsity=asked.cut)
         pruned = prune_model(model, request, seed=1, masks={}, batches=[], cost=dense_macs, weight_cost=macs_per_weight)
         model = pruned.model.eval()
     metadata = ModelMetadata(
@@ -337,7 +359,7 @@ def saved_model(way: str, prepared: Prepared) -> SavedModel:
         frequency=prepared.series.frequency,
         data=None,
     )
-    return SavedModel(with_zeros(model, zeros, 4 if way.endswith("1x4") else 1), metadata)
+    return SavedModel(with_zeros(model, asked.zeros, asked.together), metadata)
 
 
 def with_zeros(model: ForecastModel, share: float, width: int) -> ForecastModel:
@@ -353,7 +375,7 @@ def with_zeros(model: ForecastModel, share: float, width: int) -> ForecastModel:
 def exported(way: str, prepared: Prepared, folder: Path) -> tuple[Path, Asked]:
     """Returns the artefact of a row, and what it will forecast."""
     saved, path = saved_model(way, prepared), folder / "model.zip"
-    if way.endswith("8 bits"):
+    if WAYS[way].int8:
         RUNTIME.export_int8(saved, path, [])
         saved = RUNTIME.read(path)
     else:

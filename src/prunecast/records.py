@@ -336,6 +336,11 @@ class Artefact(Record):
         None, exclude_if=lambda size: size is None, description="that a forecast takes on a device beside its inputs"
     )
 
+    @property
+    def stored_bytes(self) -> int:
+        """What it takes where it is kept: of a runtime for devices the constants in flash, else the file."""
+        return self.bytes if self.flash_bytes is None else self.flash_bytes
+
 
 class Example(Record):
     """One forecast beside the truth, in raw units, for one channel."""

@@ -59,8 +59,9 @@ from prunecast.resolve import with_model
 from prunecast.stages.job import Job
 from prunecast.stages.measure import real_inputs
 from prunecast.stages.model import TrainedModel
-from prunecast.stages.prune import FULLY_TUNED, calibration, tuning_rungs
+from prunecast.stages.prune import calibration
 from prunecast.stages.run import Chain
+from prunecast.stages.train import FULLY_TUNED, tuning_rungs
 from prunecast.study.executor import Executor, Monitor, Outcome, Workload, run_plan
 from prunecast.train.evaluate import evaluate_both, score
 
@@ -663,8 +664,7 @@ class Compression:
             )
         tried.timing = record.timing.runtimes[0]
         artefact = record.artefacts[0]
-        tried.artefact_bytes = artefact.bytes if artefact.flash_bytes is None else artefact.flash_bytes
-        tried.device_memory_bytes = artefact.memory_bytes
+        tried.artefact_bytes, tried.device_memory_bytes = artefact.stored_bytes, artefact.memory_bytes
 
     def _write_nearest(self) -> None:
         """Writes the smallest model as the nearest, and says what it costs and loses."""

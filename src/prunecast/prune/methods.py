@@ -44,7 +44,7 @@ class Method:
         is_control: whether this is such a method itself: its models are compared with, not shipped.
         budget: how an amount is asked for: as a share, an N:M pattern, or a latency.
         schedule: how masks change in training, a name in `registry.SCHEDULES`; None for a method without training.
-        searches: whether it makes several choices, tunes them and takes the best, see `stages.prune`.
+        searches: whether it makes several choices, tunes them and takes the best, see `stages.train`.
         needs_data: whether its score looks at batches of the training part.
         needs_targets: whether it has no use for a model's own forecasts in the place of what came true.
         per_cost: whether units compare by their scores per what they cost, in the unit of the budget. That is for

@@ -225,9 +225,8 @@ def export_alone(
     prepared = windows()
     with new_file(out) as path:
         artefact = export_to(saved, prepared, config, path)
-        size = artefact.bytes if artefact.flash_bytes is None else artefact.flash_bytes
         for option, most, found in (
-            ("size", max_bytes, size),
+            ("size", max_bytes, artefact.stored_bytes),
             ("memory", max_memory_bytes, artefact.memory_bytes or 0),
         ):
             if most is not None and found > most:

@@ -34,8 +34,8 @@ from prunecast.recipe import RECIPE_FILE, load_recipe
 from prunecast.report.statistics import Interval
 from prunecast.results import Compressed
 from prunecast.stages.job import Job
-from prunecast.stages.prune import tuning_rungs
 from prunecast.stages.run import Chain
+from prunecast.stages.train import tuning_rungs
 from prunecast.store import read_record
 from prunecast.study.executor import Monitor
 from prunecast.train.evaluate import score

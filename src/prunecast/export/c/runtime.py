@@ -98,7 +98,7 @@ class CEngine:
 
     def export(self, saved: SavedModel, path: Path) -> Path:
         """Writes the zip, whole or not at all, and returns its path, see `Runtime`."""
-        return _Rounded.of(saved, ()).write(path)
+        return _Stored.of(saved, ()).write(path)
 
     def quantised(
         self, saved: SavedModel, windows: Iterable[Inputs], quantizer: Quantizer | None = None
@@ -162,7 +162,7 @@ class EightBitWeights:
             UserError: when there is none.
         """
         body = [name for name in saved.model.prunable() if name not in saved.model.output_layer()]
-        rounded = _Rounded.of(saved, [name for name in body if saved.model.get_parameter(name).dim() == 2])
+        rounded = _Stored.of(saved, [name for name in body if saved.model.get_parameter(name).dim() == 2])
         program = rounded.program()
         found = {_digest(program.constants[name]) for name in program.code.scales}
         self.saved = saved
@@ -172,7 +172,7 @@ class EightBitWeights:
 
     def export(self, path: Path, float32: Collection[str] = ()) -> Path:
         """Writes the zip, whole or not at all, and returns its path; the weights `float32` stay as they were."""
-        return _Rounded.of(self.saved, [name for name in self.weights if name not in float32]).write(path)
+        return _Stored.of(self.saved, [name for name in self.weights if name not in float32]).write(path)
 
 
 def predictor_of_program(program: Program, flags: tuple[str, ...] | None = None) -> Predictor:
@@ -341,8 +341,8 @@ class _File:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rounded:
-    """A model as a zip has it.
+class _Stored:
+    """A model as a zip stores it: some weights rounded to 8 bits, or none.
 
     Attributes:
         saved: some of its weights are what 8 bits hold.
@@ -353,7 +353,7 @@ class _Rounded:
     scales: Mapping[str, Numbers]
 
     @classmethod
-    def of(cls, saved: SavedModel, names: Sequence[str]) -> _Rounded:
+    def of(cls, saved: SavedModel, names: Sequence[str]) -> _Stored:
         """Returns a model with some weights (O, I) rounded: the largest of each row to the largest number in 8 bits."""
         model, scales = copy.deepcopy(saved.model), {}
         for name in names:
