@@ -43,7 +43,7 @@ from prunecast.report.published_errors import Place, published_errors
 from prunecast.report.statistics import Interval
 from prunecast.report.statistics import difference as mean_difference
 from prunecast.report.style import BUDGET_NAMES, MODEL_NAMES
-from prunecast.report.thresholds import Level, Sweep
+from prunecast.report.thresholds import MARGIN, Level, Sweep
 from prunecast.study.frame import StudyFrame
 from prunecast.study.study import open_study
 
@@ -441,7 +441,10 @@ def untrained(study: str, dataset: str, horizon: str, family: str) -> str:
     )
 
 
-# What stands between two ways to prune, without training: differences by how many percent, with their intervals
+# What stands between two ways to prune: differences by how many percent, with their intervals
+
+SMALL = 2.0
+"""Percent: a loss below this is small, where the whole interval lies below it."""
 
 
 def gap(study: str, variant: Variant, other: Variant, split: str) -> Interval:
@@ -469,7 +472,7 @@ def gap(study: str, variant: Variant, other: Variant, split: str) -> Interval:
 
 
 def variants_of(study: str, *case: str) -> dict[tuple[str, str, float | None], Variant]:
-    """Returns a case's variants by model, what they are called (dense, zeroed body, a method), and amount.
+    """Returns a case's variants by model, name (dense, zeroed body, a method; "METHOD, fine-tuned"), and amount.
 
     Args:
         study: published.
@@ -477,7 +480,8 @@ def variants_of(study: str, *case: str) -> dict[tuple[str, str, float | None], V
     """
     found = context(study).study
     at = Case(case[0], int(case[1])) if case else found.cases[0]
-    return {(one.model, one.series, one.sparsity_requested): one for one in found.of_case(at)}
+    tuned = {"pruned+finetuned": ", fine-tuned"}
+    return {(one.model, one.series + tuned.get(one.role, ""), one.sparsity_requested): one for one in found.of_case(at)}
 
 
 def pairs(study: str, ways: str, share: str, *case: str) -> Iterator[tuple[Variant, Variant]]:
@@ -506,6 +510,48 @@ def pays(study: str, ways: str, share: str, *case: str) -> str:
         lines.append([variant.model, *line, *both])
     heads = [f"{way}, validation, against dense" for way in ways.split(" against ")]
     return table([f"{share} %", *heads, "one against the other, validation", "test"], lines)
+
+
+def tuned(study: str, *case: str) -> str:
+    """A row a fine-tuned way and amount: validation / test MSE against the dense model trained on as long, by percent.
+
+    A star: the interval leaves out 0. A ring: it ends below 2 %, so that larger a loss is ruled out.
+    """
+    lines: dict[str, dict[str, str]] = {}
+    for (model, way, amount), variant, trained_on in tuned_pairs(study, *case):
+        found = (gap(study, variant, trained_on, split) for split in ("validation", "test"))
+        cells = (f"{one.value:+.1f}{'*' * one.leaves_out_zero}{'°' * (one.high < SMALL)}" for one in found)
+        lines.setdefault(f"{way} {percent(amount)}", {})[model] = " / ".join(cells)
+    names = list(dict.fromkeys(name for line in lines.values() for name in line))
+    rows_of = ([head, *(line.get(name, "") for name in names)] for head, line in lines.items())
+    return table(["fine-tuned, against dense trained on", *names], rows_of)
+
+
+def tuned_holds(study: str, way: str, share: str, split: str, *case: str) -> str:
+    """A phrase: for which models fine-tuning leaves no loss shown, as in a report's thresholds, or rules out 2 %."""
+    found = {
+        model: gap(study, variant, trained_on, split)
+        for (model, name, amount), variant, trained_on in tuned_pairs(study, *case)
+        if name == way and same_share(amount, share)
+    }
+    held = [model for model, one in found.items() if one.low <= 0 and one.value < 100 * MARGIN]
+    small = [model for model, one in found.items() if one.high < SMALL]
+    return f"no loss shown for {named(held, len(found))}, a loss of 2 % ruled out for {named(small, len(found))}"
+
+
+def named(models: Sequence[str], total: int) -> str:
+    """Returns which of some models: all 7, 2 of 7 (names), or none."""
+    if len(models) == total:
+        return f"all {total}"
+    return f"{len(models)} of {total} ({', '.join(models)})" if models else "none"
+
+
+def tuned_pairs(study: str, *case: str) -> Iterator[tuple[tuple[str, str, float], Variant, Variant]]:
+    """Yields each fine-tuned variant by model, way and amount, with the dense model that was trained on as long."""
+    known = variants_of(study, *case)
+    for (model, name, amount), variant in known.items():
+        if variant.role == "pruned+finetuned" and amount is not None:
+            yield (model, name.removesuffix(", fine-tuned"), amount), variant, known[model, "dense-continued", None]
 
 
 def against_linear(study: str, *case: str) -> str:
@@ -775,7 +821,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
             small_dense,
         ),
         *(against, value, across, hours, untrained, realised, stages, published, methods),
-        *(against_linear, pays, pays_for, pays_one, repair, repair_harms, remaining),
+        *(against_linear, tuned, tuned_holds, pays, pays_for, pays_one, repair, repair_harms, remaining),
         *(peer, peer_not_below, peer_layers, peer_extent),
         *(devices, c_engine),
     ]
