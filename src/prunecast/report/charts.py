@@ -338,8 +338,10 @@ def _ways_chart(context: Context, budget: str, ways: Mapping[str, Mapping[float,
         series["colour"] = _BEST_COLOUR if way in _BEST else look.colour
         data["mean"] += [series | {"x": x, "y": 100 * mean} for x, mean in {0.0: 0.0, **means[way]}.items()]
         last = max(levels)
-        name = f"{way} {signed_percent(means[way][last])}"
-        data["end"].append(series | {"x": last, "y": axis.at(place), "name": name})
+        at = "" if last == most else f" at {percent(last)}"
+        name = f"{way} {signed_percent(means[way][last])}{at}"
+        # all names stand at the right edge: beside the end of a shorter line they would lie on the longer ones
+        data["end"].append(series | {"x": most, "y": axis.at(place), "name": name})
         for share, model, ratio in ((share, *one) for share, own in levels.items() for one in own.items()):
             words = f"{model}, {way} {percent(share)}\nMSE {signed_percent(ratio - 1)}"
             if axis.low <= 100 * (ratio - 1) <= axis.high:
