@@ -2,21 +2,24 @@
 
     make devices                                                  # writes results/devices/devices.csv
     python benchmarks/devices.py --out runs/devices [--models Transformer] [--devices cortex-m7]
+    python benchmarks/devices.py --out runs/devices --artefacts small.zip   # of `export --runtime c`, trained on ETTh1
 
 A Cortex-M7 (board mps2-an500) and a Cortex-M55 with Helium (mps3-an547) run in `qemu-system-arm -icount shift=0`, which
 takes one nanosecond an instruction: SysTick, which counts the board's clock, so counts instructions. 64-bit ARM runs in
 `qemu-aarch64`, which counts none. Debian's packages: gcc-arm-none-eabi, qemu-system-arm, gcc-aarch64-linux-gnu,
 qemu-user. A device without its packages is left out, and why is said. No C library is linked on the boards.
 
-Models are of width 64 with untrained weights, which change neither size nor instructions. They forecast windows of
-ETTh1's test part, raw units in and out, calendar and scaler on the device. Memory is the data and bss of the linked
-program and the stack that was touched; flash is code, constants and initial data, without the windows.
+Models are of width 64 with untrained weights, which change neither size nor instructions; an artefact is called what
+its file is. Rows of the table that are not run again stay. All forecast windows of ETTh1's test part, raw units in and
+out, calendar and scaler on the device. Memory is the data and bss of the linked program and the stack that was touched;
+flash is code, constants and initial data, without the windows.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import shutil
 import subprocess
 import sys
@@ -462,7 +465,8 @@ def main() -> None:
     """Runs all models on all devices that there are here, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/devices"), help="folder of the table")
-    parser.add_argument("--models", nargs="+", choices=[*WAYS], default=[*WAYS])
+    parser.add_argument("--models", nargs="+", choices=[*WAYS], help="all, unless artefacts are asked for")
+    parser.add_argument("--artefacts", nargs="+", type=Path, default=[], help="zips of the C engine, 96 steps to 96")
     parser.add_argument("--devices", nargs="+", choices=[*DEVICES], default=[*DEVICES])
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -474,16 +478,30 @@ def main() -> None:
             print(f"{DEVICES[name].title}: left out, {missing(DEVICES[name])}", file=sys.stderr)
     if not there:
         sys.exit("nothing was run: install the packages that are named above")
-    for way in given.models:
-        with tempfile.TemporaryDirectory() as folder:
-            path, asked = exported(way, prepared, Path(folder))
+    ways = given.models or ([] if given.artefacts else [*WAYS])
+    with tempfile.TemporaryDirectory() as folder:
+        asked_for = itertools.chain(
+            ((way, *exported(way, prepared, Path(folder))) for way in ways),
+            ((path.stem, path, Asked.of(RUNTIME.read(path), prepared)) for path in given.artefacts),
+        )
+        for way, path, asked in asked_for:
             for name in there:
                 outcome = outcome_of(name, way, path, asked)
                 print(outcome, flush=True)
                 rows.append(vars(outcome))
     given.out.mkdir(parents=True, exist_ok=True)
-    whole = {"instructions": "Int64", "flash_bytes": "Int64", "code_bytes": "Int64", "memory_bytes": "Int64"}
-    pd.DataFrame(rows).astype(whole).to_csv(given.out / TABLE, index=False, float_format="%.2g")
+    with_rows(rows, given.out / TABLE).to_csv(given.out / TABLE, index=False, float_format="%.2g")
+
+
+def with_rows(rows: Sequence[Mapping[str, object]], path: Path) -> pd.DataFrame:
+    """Returns the table of a file, if there is one, with rows in place of those of the same device and model."""
+    counts = ("instructions", "flash_bytes", "code_bytes", "memory_bytes")
+    table = pd.DataFrame(rows)
+    if path.is_file():
+        table = pd.concat([pd.read_csv(path), table]).drop_duplicates(["device", "model"], keep="last")
+    known = {name: place for place, name in enumerate(WAYS)}
+    order = table["model"].map(lambda name: known.get(name, len(known)))
+    return table.iloc[order.argsort(kind="stable")].astype(dict.fromkeys(counts, "Int64"))
 
 
 if __name__ == "__main__":

@@ -60,3 +60,16 @@ def test_the_published_table_reaches_what_is_promised() -> None:
     assert m7["memory_bytes"] <= 256_000
     assert m7["instructions"] >= 2 * m55["instructions"]
     assert table["max_deviation"].max() < 1e-4
+
+
+def test_what_is_run_again_takes_the_place_of_its_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "devices.csv"
+
+    def row(model: str, flash_bytes: int | None) -> dict[str, object]:
+        counts = dict.fromkeys(("instructions", "code_bytes", "memory_bytes"), flash_bytes)
+        return {"device": "aarch64", "model": model, "max_deviation": 1e-7, "flash_bytes": flash_bytes, **counts}
+
+    devices.with_rows([row("own", 3), row("DLinear", 1), row("LSTM", None)], path).to_csv(path, index=False)
+    found = devices.with_rows([row("DLinear", 2)], path)
+    assert list(found["model"]) == ["LSTM", "DLinear", "own"]
+    assert found["flash_bytes"].fillna(0).tolist() == [0, 2, 3]
