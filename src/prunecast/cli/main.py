@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 import threading
@@ -123,7 +124,9 @@ def _run(arguments: list[str]) -> int:
     try:
         code = command.main(args=arguments or ["--help"], prog_name="prunecast", standalone_mode=False)
     except TyperException as error:
-        return _complain(error.format_message())
+        message = error.format_message()
+        found = re.match(r"Got unexpected extra argument\(s\) \((?P<first>[\w.]+=[^\s)]*)", message)  # --set a=1 b=2
+        return _complain(f"{message}; give each setting its own --set {found['first']}" if found else message)
     except UserError as error:
         return _complain(str(error))
     except OSError as error:  # a name that is too long, a folder that nobody may read, a disk that fails

@@ -489,6 +489,12 @@ def test_usage_mistakes_are_one_line(arguments: list[str], capsys: pytest.Captur
     assert complaint(capsys, *arguments)
 
 
+def test_settings_behind_one_set_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    request = ["train", "--model", "dlinear", "--data", "synthetic-load", "--out", "x"]
+    line = complaint(capsys, *request, "--set", "train.epochs=1", "seed=3")
+    assert line.rstrip().endswith("give each setting its own --set seed=3")
+
+
 def test_an_interrupted_training_goes_on_with_the_same_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
