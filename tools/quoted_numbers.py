@@ -536,14 +536,17 @@ def tuned_holds(study: str, way: str, share: str, split: str, *case: str) -> str
     }
     held = [model for model, one in found.items() if one.low <= 0 and one.value < 100 * MARGIN]
     small = [model for model, one in found.items() if one.high < SMALL]
-    return f"no loss shown for {named(held, len(found))}, a loss of 2 % ruled out for {named(small, len(found))}"
+    words = (which(chosen, [*found]) for chosen in (held, small))
+    return "no loss shown for {}, a loss of 2 % ruled out for {}".format(*words)
 
 
-def named(models: Sequence[str], total: int) -> str:
-    """Returns which of some models: all 7, 2 of 7 (names), or none."""
-    if len(models) == total:
-        return f"all {total}"
-    return f"{len(models)} of {total} ({', '.join(models)})" if models else "none"
+def which(chosen: Sequence[str], every: Sequence[str]) -> str:
+    """Returns some of several models in few words: all 7, all but two of them, or none."""
+    if len(chosen) == len(every):
+        return f"all {len(every)}"
+    if len(chosen) > len(every) / 2:
+        return f"all but {', '.join(one for one in every if one not in chosen)}"
+    return ", ".join(chosen) or "none"
 
 
 def tuned_pairs(study: str, *case: str) -> Iterator[tuple[tuple[str, str, float], Variant, Variant]]:
