@@ -36,6 +36,7 @@ def test_they_weigh_little() -> None:
         "pruning-pjm",
         "pruning-pjm-tuned",
         "pruning-pjm-tuned-50",
+        "pruning-training",
     ]
     assert sum(path.stat().st_size for path in files) <= 12e6
     assert len(files) <= 60
