@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import shutil
 import subprocess
 import sys
@@ -35,6 +34,7 @@ import torch
 
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
+from prunecast.errors import UserError
 from prunecast.export.c.runtime import RUNTIME
 from prunecast.export.eager import predictor_of
 from prunecast.export.raw import raw_inputs
@@ -386,6 +386,21 @@ def exported(way: str, prepared: Prepared, folder: Path) -> tuple[Path, Asked]:
     return path, Asked.of(saved, prepared)
 
 
+def of_artefact(path: Path, prepared: Prepared) -> Asked:
+    """Returns what an artefact of the C engine will forecast.
+
+    Raises:
+        UserError: when it is none, or one for windows of another shape.
+    """
+    saved = RUNTIME.read(path)
+    config, channels = saved.model.config, prepared.series.channels
+    found = (config.lookback, config.horizon, saved.metadata.channels)
+    if found != (SIZES["lookback"], SIZES["horizon"], channels):
+        expected = f"{SIZES['lookback']} steps of {', '.join(channels)} to {SIZES['horizon']}"
+        raise UserError(f"{path}: expected a forecaster of {expected}; export one that was trained on ETTh1")
+    return Asked.of(saved, prepared)
+
+
 def run_on(device: Device, asked: Asked, folder: Path) -> tuple[list[int], dict[str, int]]:
     """Builds a model for a device and runs it there.
 
@@ -478,13 +493,14 @@ def main() -> None:
             print(f"{DEVICES[name].title}: left out, {missing(DEVICES[name])}", file=sys.stderr)
     if not there:
         sys.exit("nothing was run: install the packages that are named above")
-    ways = given.models or ([] if given.artefacts else [*WAYS])
+    try:
+        own = {path.stem: (path, of_artefact(path, prepared)) for path in given.artefacts}
+    except UserError as error:
+        parser.error(str(error))
+    ways = given.models or ([] if own else [*WAYS])
     with tempfile.TemporaryDirectory() as folder:
-        asked_for = itertools.chain(
-            ((way, *exported(way, prepared, Path(folder))) for way in ways),
-            ((path.stem, path, Asked.of(RUNTIME.read(path), prepared)) for path in given.artefacts),
-        )
-        for way, path, asked in asked_for:
+        for way in [*ways, *own]:
+            path, asked = own[way] if way in own else exported(way, prepared, Path(folder))
             for name in there:
                 outcome = outcome_of(name, way, path, asked)
                 print(outcome, flush=True)

@@ -480,8 +480,9 @@ def variants_of(study: str, *case: str) -> dict[tuple[str, str, float | None], V
     """
     found = context(study).study
     at = Case(case[0], int(case[1])) if case else found.cases[0]
-    tuned = {"pruned+finetuned": ", fine-tuned"}
-    return {(one.model, one.series + tuned.get(one.role, ""), one.sparsity_requested): one for one in found.of_case(at)}
+    every = found.of_case(at)
+    names = (f"{one.series}, fine-tuned" if one.role == "pruned+finetuned" else one.series for one in every)
+    return {(one.model, name, one.sparsity_requested): one for name, one in zip(names, every, strict=True)}
 
 
 def pairs(study: str, ways: str, share: str, *case: str) -> Iterator[tuple[Variant, Variant]]:
@@ -536,8 +537,7 @@ def tuned_holds(study: str, way: str, share: str, split: str, *case: str) -> str
     }
     held = [model for model, one in found.items() if one.low <= 0 and one.value < 100 * MARGIN]
     small = [model for model, one in found.items() if one.high < SMALL]
-    words = (which(chosen, [*found]) for chosen in (held, small))
-    return "no loss shown for {}, a loss of 2 % ruled out for {}".format(*words)
+    return f"no loss shown for {which(held, [*found])}, a loss of 2 % ruled out for {which(small, [*found])}"
 
 
 def which(chosen: Sequence[str], every: Sequence[str]) -> str:
@@ -552,9 +552,9 @@ def which(chosen: Sequence[str], every: Sequence[str]) -> str:
 def tuned_pairs(study: str, *case: str) -> Iterator[tuple[tuple[str, str, float], Variant, Variant]]:
     """Yields each fine-tuned variant by model, way and amount, with the dense model that was trained on as long."""
     known = variants_of(study, *case)
-    for (model, name, amount), variant in known.items():
+    for (model, _, amount), variant in known.items():
         if variant.role == "pruned+finetuned" and amount is not None:
-            yield (model, name.removesuffix(", fine-tuned"), amount), variant, known[model, "dense-continued", None]
+            yield (model, variant.series, amount), variant, known[model, "dense-continued", None]
 
 
 def against_linear(study: str, *case: str) -> str:

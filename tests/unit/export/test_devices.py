@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks import devices
-from benchmarks.devices import DEVICES, WAYS, Asked, exported, missing, outcome_of
+from benchmarks.devices import DEVICES, WAYS, Asked, exported, missing, of_artefact, outcome_of
 
 from prunecast.data.series import load_series
 from prunecast.data.windows import Prepared, prepare
+from prunecast.errors import UserError
 from prunecast.recipe import DataConfig
 
 
@@ -60,6 +61,14 @@ def test_the_published_table_reaches_what_is_promised() -> None:
     assert m7["memory_bytes"] <= 256_000
     assert m7["instructions"] >= 2 * m55["instructions"]
     assert table["max_deviation"].max() < 1e-4
+
+
+def test_an_artefact_is_asked_for_what_it_forecasts_or_refused(prepared: Prepared, tmp_path: Path) -> None:
+    path, asked = exported("DLinear", prepared, tmp_path)
+    assert np.array_equal(of_artefact(path, prepared).expected, asked.expected)
+    narrow = replace(prepared, series=replace(prepared.series, channels=("one",)))
+    with pytest.raises(UserError, match="expected a forecaster of 96 steps of one to 96"):
+        of_artefact(path, narrow)
 
 
 def test_what_is_run_again_takes_the_place_of_its_row_alone(tmp_path: Path) -> None:
