@@ -219,6 +219,11 @@ class FitConfig(Section):
         description="let torch.compile fuse the step (CUDA graphs on a GPU); costs a minute, pays in long runs",
     )
 
+    @property
+    def dropout_held(self) -> float | None:
+        """Probability of dropout meanwhile; None: that of each layer."""
+        return None
+
 
 class TrainConfig(FitConfig):
     """Training from scratch, and what of it is kept for a fine-tuning that goes back to it."""
@@ -239,6 +244,9 @@ class FinetuneConfig(FitConfig):
     """Fine-tuning, and what it may go back to: the model as it was before pruning."""
 
     epochs: int = Field(0, ge=0)
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["own"] = Field(
+        0.0, description="probability of dropout meanwhile; own: what the model was trained with"
+    )
     distill: float = Field(
         0.0,
         ge=0,
@@ -250,6 +258,11 @@ class FinetuneConfig(FitConfig):
     rewind: bool = Field(
         False, exclude_if=_not(False), description="begin with the weights that train.keep_step kept, masks held"
     )
+
+    @property
+    def dropout_held(self) -> float | None:
+        """Probability of dropout meanwhile; None: that of each layer."""
+        return None if self.dropout == "own" else self.dropout
 
     def plain(self) -> Self:
         """Returns the same training without a look back."""

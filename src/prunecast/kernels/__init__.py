@@ -20,6 +20,7 @@ from prunecast.kernels.base import plain_operators as plain_operators
 from prunecast.kernels.base import takes_fast_path as takes_fast_path
 from prunecast.kernels.dropout import Dropout as Dropout
 from prunecast.kernels.dropout import add_norm as add_norm
+from prunecast.kernels.dropout import dropout_set as dropout_set
 from prunecast.kernels.dropout import feed_forward as feed_forward
 from prunecast.kernels.products import Affine as Affine
 from prunecast.kernels.products import Linear as Linear

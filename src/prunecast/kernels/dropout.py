@@ -6,7 +6,8 @@ R rows, D width of a stream, F features between the layers of a feed-forward blo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -45,6 +46,20 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         """Returns what `print` shows between the brackets."""
         return f"p={self.p}"
+
+
+@contextmanager
+def dropout_set(model: nn.Module, p: float | None) -> Iterator[None]:
+    """Every dropout of a model has probability p meanwhile, torch's own layers included; None leaves each its own."""
+    layers = [module for module in model.modules() if isinstance(module, Dropout | nn.Dropout)]
+    before = [layer.p for layer in layers]
+    try:
+        for layer, own in zip(layers, before, strict=True):
+            layer.p = own if p is None else p
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            layer.p = own
 
 
 def add_norm(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, y: Tensor) -> Tensor:

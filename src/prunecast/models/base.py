@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -185,6 +185,14 @@ def linear_map(layer: nn.Linear) -> LinearMap:
     )
 
 
+class Counted(NamedTuple):
+    """Mean and variance of each unit as counted in training, and what is added to the variance."""
+
+    mean_D: Tensor
+    variance_D: Tensor
+    epsilon: float
+
+
 class Layer(nn.Module):
     """A part of a model that says which units its tensors belong to.
 
@@ -217,6 +225,10 @@ class Layer(nn.Module):
 
     scales_units: ClassVar[bool] = False
     """Whether the last it does is to scale each unit by its `weight` and to shift it by its `bias`, as LayerNorm."""
+
+    def counted(self) -> Counted | None:
+        """Returns what this layer has counted in training and standardises its units by in eval mode, if it does so."""
+        return None
 
     def linear_maps(self) -> Mapping[str, LinearMap]:
         """Returns the linear maps that this layer computes itself: name -> map; its linear layers below are known."""

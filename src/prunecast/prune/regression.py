@@ -25,10 +25,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormOfTorch
 
 from prunecast.batch import Batch
 from prunecast.errors import UserError
-from prunecast.models.base import ForecastModel, Keep, Layer, LinearMap
+from prunecast.models.base import Counted, ForecastModel, Keep, Layer, LinearMap
 from prunecast.prune.methods import Masks, Pruned, Statistics, Task
 from prunecast.prune.shrink import cut
 
@@ -320,6 +321,35 @@ def _norms(model: nn.Module) -> dict[MapName, LinearMap]:
     }
 
 
+def _count_anew(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    """Takes what a norm reads now for what it has counted in training; its scale and shift make up for that.
+
+    It gives what it gave before, up to rounding. In training it goes by each batch's own statistics: where those are
+    far from what was counted, the pruned model would be another one as soon as it is fine-tuned.
+    """
+    x, counted = arguments[0], _counted(norm)
+    if counted is None:
+        return
+    mean_D, variance_D, epsilon = counted
+    rows_ND = x.movedim(1, -1) if isinstance(norm, BatchNormOfTorch) else x
+    rows_ND = rows_ND.flatten(0, -2).double()
+    mean_now_D, before_D, now_D = rows_ND.mean(0), variance_D + epsilon, rows_ND.var(0) + epsilon
+    weight_D, bias_D = norm.get_parameter("weight"), norm.get_parameter("bias")
+    bias_D.add_(weight_D * (mean_now_D - mean_D) / before_D.sqrt())
+    weight_D.mul_((now_D / before_D).sqrt())
+    mean_D.copy_(mean_now_D)
+    variance_D.copy_(now_D - epsilon)
+
+
+def _counted(norm: nn.Module) -> Counted | None:
+    if isinstance(norm, Layer):
+        return norm.counted()
+    buffers = dict(norm.named_buffers(recurse=False))
+    if not isinstance(norm, BatchNormOfTorch) or not norm.affine or "running_mean" not in buffers:
+        return None
+    return Counted(buffers["running_mean"], buffers["running_var"], norm.eps)
+
+
 # The walk
 
 
@@ -472,6 +502,9 @@ class _Walk:
         self.calls = self.reference.calls(sources, {self.origins[key].source[0] for key in norms})
         handles = [self.pruned.get_submodule(layer).register_forward_pre_hook(self._before(layer)) for layer in layers]
         handles += [self.pruned.get_submodule(key[0]).register_forward_hook(self._after(key)) for key in norms]
+        counting = [module for module in self.pruned.modules() if isinstance(module, BatchNormOfTorch)]
+        if self.fits_norms:  # our own are renewed where they are fitted
+            handles += [module.register_forward_pre_hook(_count_anew) for module in counting]
         try:
             _forecast(self.pruned, self.reference.windows)
         finally:
@@ -507,6 +540,7 @@ class _Walk:
             target, now = self._aligned(source, self.calls.hear(source).tensors[0], result)
             if self.passes_by and key not in self.sums and self._is_whole(key) and torch.equal(target, now):
                 return result  # of norms no layer is called twice
+            _count_anew(module, arguments)
             factor_D, shift_D = self._fit_norm(key, _rows_of(now), _rows_of(target)[:, origin.rows])
             return result * factor_D.to(result) + shift_D.to(result)
 

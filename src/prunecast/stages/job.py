@@ -129,7 +129,8 @@ def _determining(job: Job) -> tuple[str, ...]:
         case "zero":
             return (data,)
         case "finetune":
-            return data, _text(recipe.finetune), *(_pruning(recipe) if job.prunes else ()), seed
+            known = ("dropout",) if recipe.finetune.dropout == "own" else ()  # as before there was a choice
+            return data, _text(recipe.finetune, *known), *(_pruning(recipe) if job.prunes else ()), seed
         case "export":
             unscored = () if recipe.data.score_test else ("test part unscored",)
             return _text(recipe.export), *recipe.measure.runtimes, *unscored

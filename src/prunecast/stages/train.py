@@ -17,6 +17,7 @@ import torch
 
 from prunecast.data.windows import Prepared
 from prunecast.errors import UserError
+from prunecast.kernels import dropout_set
 from prunecast.measure.operations import dense_macs, macs_per_weight
 from prunecast.models.base import TrainingHook, build, config_from
 from prunecast.models.io import SavedModel, load_metadata
@@ -123,16 +124,17 @@ def _fitted(
     checkpoint: str = CHECKPOINT_FILE,
 ) -> Fit:
     prepared = inputs.windows()
-    return fit(
-        saved.model,
-        prepared.train,
-        prepared.validation,
-        config,
-        seed=job.recipe.seed,
-        hooks=hooks,
-        checkpoint=None if inputs.work is None else inputs.work / checkpoint,
-        reporter=inputs.reporter,
-    )
+    with dropout_set(saved.model, config.dropout_held):
+        return fit(
+            saved.model,
+            prepared.train,
+            prepared.validation,
+            config,
+            seed=job.recipe.seed,
+            hooks=hooks,
+            checkpoint=None if inputs.work is None else inputs.work / checkpoint,
+            reporter=inputs.reporter,
+        )
 
 
 # The search

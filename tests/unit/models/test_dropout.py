@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecast.kernels import attention
-from prunecast.kernels.dropout import Dropout, dropped_positions
+from prunecast.kernels.dropout import Dropout, dropout_set, dropped_positions
 from prunecast.models.layers.blocks import Attention
 
 
@@ -111,3 +111,13 @@ def test_training_attention_equals_plain_operators_with_the_same_mask(
     for mine, twice, theirs in zip(fast_gradients, again, plain_gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-13)
         assert torch.equal(mine, twice)
+
+
+def test_a_probability_is_set_for_a_while() -> None:
+    model = torch.nn.Sequential(Dropout(0.3), torch.nn.Dropout(0.2), torch.nn.Linear(2, 2))
+    ours, usual = model[0], model[1]
+    with dropout_set(model, 0.0):
+        assert (ours.p, usual.p) == (0, 0)
+        with dropout_set(model, None):
+            assert (ours.p, usual.p) == (0, 0)
+    assert (ours.p, usual.p) == (0.3, 0.2)

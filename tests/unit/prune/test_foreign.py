@@ -108,6 +108,20 @@ def test_what_repair_cannot_reach_is_named() -> None:
     assert prune_module(model, data[0], {"sparsity": 0.5}).unrepaired == ()
 
 
+def test_a_repaired_module_reads_in_training_what_its_batch_norms_count() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(6)
+    model = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), norm, nn.ReLU(), nn.Flatten(), nn.Linear(30, 2))
+    data = [torch.randn(64, 4, 5) * 2 for _ in range(3)]
+    model(data[0])
+    recipe = {"sparsity": 0.6, "method": "magnitude", "recovery": "ridge"}
+    pruned = prune_module(model.eval(), data[0], recipe, data=data)
+    wanted, counted = torch.cat([called(pruned.module, (x,))[0] for x in data]), pruned.module.state_dict()
+    found = called(pruned.module.train(), (torch.cat(data),))[0]
+    assert (found - wanted).square().mean() < 1e-4 * wanted.var()
+    assert not torch.allclose(counted["1.running_var"], norm.running_var, rtol=0.05)
+
+
 def test_attention_to_another_stream_or_behind_a_mask_is_not_repaired() -> None:
     class Reads(nn.Module):
         def __init__(self) -> None:

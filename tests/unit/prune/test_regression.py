@@ -13,7 +13,7 @@ from torch import Tensor
 from prunecast.batch import Batch
 from prunecast.errors import UserError
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import ForecastModel
+from prunecast.models.base import ForecastModel, Layer
 from prunecast.prune.apply import prune_model
 from prunecast.prune.methods import Statistics
 from prunecast.prune.regression import Moments, Problem, Solution, maps_of, reconstruct
@@ -77,6 +77,26 @@ def test_what_is_solved_is_nearer_to_the_dense_model(name: str, method: str) -> 
         assert not solved.model.get_parameter(parameter)[~mask].any()
     again = reconstruct(dense, twin, _solve, statistics, keep=pruned.keep, masks=pruned.masks)
     assert _same(again.model, solved.model)
+
+
+@pytest.mark.parametrize("name", ["informer", "patchtst"])
+def test_batch_norms_count_anew_what_a_repaired_model_reads(name: str) -> None:
+    """So that in training, by the statistics of the batch, it is the model that it is in eval mode."""
+    dense = small_model(name).eval()
+    statistics = _statistics(dense)
+    config = PruneConfig(method="random", sparsity=0.7)
+    pruned = prune_model(dense, config, seed=1, cost=dense_macs, weight_cost=macs_per_weight)
+    solved = reconstruct(dense, pruned.model, _solve, statistics, masks=pruned.masks).model
+    batch = Batch(*(torch.cat(parts) for parts in zip(*statistics.batches, strict=True)))
+    inputs = batch.x_BLC, batch.x_mark_BLF, batch.y_mark_BTF
+    norms = [module for module in solved.modules() if isinstance(module, Layer) and module.counted()]
+    with torch.no_grad():
+        wanted = solved(*inputs)
+        for norm in norms:
+            norm.train()
+        found = solved(*inputs)
+    assert (found - wanted).square().mean() < 1e-6 * wanted.var()
+    assert norms
 
 
 @pytest.mark.parametrize("kinds", [("layer",), ("router",), get_args(GroupKind)], ids="-".join)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.series_files import write_table
+from torch import Tensor
 
 from prunecast import api
 from prunecast.data.series import load_series
@@ -272,3 +273,23 @@ def test_whoever_selects_leaves_the_test_part_alone(table: Path) -> None:
     assert record.validation is not None
     assert (record.test, record.test_paper, record.examples) == (None, None, ())
     assert job.fingerprint != scored.fingerprint
+
+
+def test_fine_tuning_has_a_dropout_of_its_own(table: Path, tmp_path: Path) -> None:
+    sizes = [f"model.{key}={value}" for key, value in {"d_model": 8, "n_heads": 2, "d_ff": 8, "dropout": 0.5}.items()]
+    settings = [*sizes, *(f"train.{key}={value}" for key, value in TRAIN.items())]
+    api.train("itransformer", str(table), out=tmp_path / "dense", settings=settings, **SIZES)
+
+    def tuned(dropout: str) -> dict[str, Tensor]:
+        settings = [
+            f"finetune.{key}={value}" for key, value in {**TRAIN, "dropout": dropout}.items() if key != "epochs"
+        ]
+        tune: dict[str, Any] = {"finetune_epochs": 1, "settings": settings}
+        api.prune(tmp_path / "dense", "magnitude", 0.5, out=tmp_path / dropout, data=str(table), **tune)
+        saved = load_model(tmp_path / dropout)
+        assert saved.model.config.model_dump()["dropout"] == 0.5
+        return saved.model.state_dict()
+
+    own, same, none = tuned("own"), tuned("0.5"), tuned("0")
+    assert all(torch.equal(tensor, same[name]) for name, tensor in own.items())
+    assert not all(torch.equal(tensor, none[name]) for name, tensor in own.items())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunecast.models.base import Layer, Streams
+from prunecast.models.base import Counted, Layer, Streams
 
 EPSILON = 1e-5
 """Added to the variance of a window, as published: a channel that stands still stays zero."""
@@ -111,6 +111,10 @@ class BatchNorm(Layer):
         learns = self.training and len(rows) > 1  # one row has no variance
         y = F.batch_norm(rows, self.mean, self.variance, self.weight, self.bias, learns, self.momentum)
         return y.view_as(x)
+
+    def counted(self) -> Counted:
+        """The running statistics."""
+        return Counted(self.mean, self.variance, EPSILON)
 
     def streams(self) -> Streams:
         """All it has is the stream's."""
