@@ -783,6 +783,31 @@ def realised(folder: str, runtime: str) -> str:
     return table(["model", "dense", *(f"operations / {cut}" for cut in cuts)], lines)
 
 
+def fastest(folder: str, study: str) -> str:
+    """A row a model: its dense time in ONNX Runtime, and what is fastest without a loss shown on test, by runtime.
+
+    Args:
+        folder: of `results/`, with the table that `benchmarks/error_time.py` fills.
+        study: published; its models fine-tuned, against the dense one that was trained on as long.
+    """
+    found, changes = pd.read_csv(RESULTS / folder / "times.csv"), {}
+    for (model, way, amount), variant, trained_on in tuned_pairs(study):
+        changes[model, way, amount] = gap(study, variant, trained_on, "test")
+    lines = []
+    for model, own in found.groupby("model", sort=False):
+        name, best = MODEL_NAMES[str(model)], dict[str, tuple[float, str]]()
+        for row in own[own["method"] != "dense"].to_dict("records"):
+            change = changes[name, row["method"], row["sparsity"]]
+            if change.low <= 0 and change.value < 100 * MARGIN:
+                key = "zeros" if row["method"] == "unstructured" else row["runtime"]
+                text = f"{row['faster']:.1f} ({row['method']} {percent(row['sparsity'])}, {change.value:+.1f} %)"
+                best[key] = max(best.get(key, (0.0, "")), (row["faster"], text))
+        dense = own[own["method"] == "dense"].set_index("runtime")
+        cells = [best.get(key, (0.0, "-"))[1] for key in ("onnxruntime", "c", "zeros")]
+        lines.append([name, f"{dense['ms']['onnxruntime']:.2f} ms", f"{dense['faster']['c']:.1f}", *cells])
+    return table(["model", "dense, ONNX Runtime", "dense, C", "units, ONNX Runtime", "units, C", "zeros, C"], lines)
+
+
 def stages(study: str) -> str:
     """How many stages the study has."""
     return f"{len(tables(study).stages):,}"
@@ -826,7 +851,7 @@ BLOCKS: Mapping[str, Callable[..., str]] = {
         *(against, value, across, hours, untrained, realised, stages, published, methods),
         *(against_linear, tuned, tuned_holds, pays, pays_for, pays_one, repair, repair_harms, remaining),
         *(peer, peer_not_below, peer_layers, peer_extent),
-        *(devices, c_engine),
+        *(devices, c_engine, fastest),
     ]
 }
 
