@@ -3,9 +3,10 @@
     python benchmarks/error_time.py results/pruning-pjm-tuned --out results/pjm-times [--models transformer]
     python benchmarks/error_time.py results/pruning-pjm-tuned --out results/pjm-times --picture    # times nothing
 
-A study that was run on many cores says nothing of time, and its models are not kept. What time depends on is in its
-records: how many units of each group stay, how many weights of each tensor are zero. Models of these shapes are built
-from the first seed's, with random weights and with zeros at random places, and called in turn: one thread, one window.
+A study that was run on many cores says nothing of time, and its models are not kept. What time depends on is nearly all
+in its records: how many units of each group stay, how many operations that leaves, how many weights of each tensor are
+zero. Models of these shapes are built for the first seed, with random weights and with zeros at random places, and called
+in turn: one thread, one window.
 A row has the median time and how many times faster than the dense model in ONNX Runtime it is, with its 95 % interval
 over rounds. Zeros are timed as C, since ONNX Runtime gains nothing by them. Take a quiet machine. The picture has the
 study's test error after fine-tuning against these times.
@@ -14,6 +15,7 @@ study's test error after fine-tuning against these times.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -29,14 +31,14 @@ from prunecast.export.c.lower import lower
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.measure.machine_lock import alone
 from prunecast.measure.operations import dense_macs
-from prunecast.models.base import ForecastModel, build, config_from, example_inputs
+from prunecast.models.base import ForecastModel, Keep, build, config_from, example_inputs
 from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
 from prunecast.prune.shrink import shrink
 from prunecast.report.style import MODEL_NAMES
 from prunecast.study.frame import StudyFrame, read_frame
 
-Case = tuple[str, float, SavedModel]
-"""A way of pruning, the share it was asked for, and a model of that shape."""
+Case = tuple[str, float, str, SavedModel]
+"""A way of pruning, the share it was asked for, what went by it (units or zeros), and a model of that shape."""
 
 TABLE, PICTURE = "times.csv", "times.svg"
 RESAMPLES = 500
@@ -66,6 +68,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     study = read_frame(asked.study)
+    if len(study.stages[["dataset", "horizon"]].drop_duplicates()) > 1:
+        parser.error(f"expected a study of one data set and horizon, found several in {asked.study}")
     asked.out.mkdir(parents=True, exist_ok=True)
     table = asked.out / TABLE
     known = pd.read_csv(table) if table.is_file() else pd.DataFrame({"model": []})
@@ -75,8 +79,8 @@ def main() -> None:
             continue
         rows = pd.DataFrame(timed(model, list(cases(study, model)), asked.rounds))
         print(rows.to_string(index=False), flush=True)
-        known = pd.concat([known, rows])
-        known.to_csv(table, index=False, float_format="%.4g")
+        known = pd.concat([known, rows]).astype({"macs": int})
+        known.to_csv(table, index=False)
     draw(known, study.stages, asked.out / PICTURE)
 
 
@@ -87,17 +91,34 @@ def cases(study: StudyFrame, name: str) -> Iterator[Case]:
     dense = first[first["role"] == "dense"].iloc[0]
     torch.manual_seed(1)
     model = build(config_from(json.loads(dense["recipe"])["model"])).eval()
-    yield "dense", 0.0, saved(model)
-    for row in first[first["stage"] == "prune"].to_dict("records"):
+    yield "dense", 0.0, "dense", saved(model)
+    chosen = first[(first["stage"] == "prune") & ~first["method_is_control"].fillna(value=True).astype(bool)]
+    for row in chosen.to_dict("records"):
         arrays = study.arrays[study.arrays["fingerprint"] == row["fingerprint"]].set_index("kind")
-        if "kept_units" in arrays.index:
-            kept = counts(arrays, "kept_units")
-            pruned = shrink(model, {group: torch.arange(units) for group, units in kept.items()})
+        gone = "units" if "kept_units" in arrays.index else "zeros"
+        if gone == "units":
+            pruned = shrink(model, units_left(model, counts(arrays, "kept_units"), int(row["dense_macs"])))
         else:
             pruned = with_zeros(model, counts(arrays, "removed_weights"))
         repaired = row["method"] == "structured-magnitude" and row["recovery"] != "none"
         if not repaired:  # a repair changes no shape
-            yield row["method"], row["sparsity_requested"], saved(pruned)
+            yield row["method"], row["sparsity_requested"], gone, saved(pruned)
+
+
+def units_left(model: ForecastModel, kept: dict[str, int], macs: int) -> Keep:
+    """Returns which units stay: those layers, of as many, with which the operations come nearest to what is recorded."""
+    sizes = {group.name: group.size for group in model.groups()}
+    stacks = [name for name, units in kept.items() if name.endswith("layers") and units < sizes[name]]
+    choices = [itertools.combinations(range(sizes[name]), kept[name]) for name in stacks]
+    whole: Keep = {name: torch.arange(units) for name, units in kept.items()}
+    found = [
+        whole | {name: torch.tensor(own) for name, own in zip(stacks, chosen, strict=True)}
+        for chosen in itertools.product(*choices)
+    ]
+    best = min(found, key=lambda keep: abs(dense_macs(model.shrunk_config(keep)) - macs))
+    off = dense_macs(model.shrunk_config(best)) / macs - 1
+    print(f"{model.config.name}: {off:+.1%} of the recorded operations")
+    return best
 
 
 def counts(arrays: pd.DataFrame, kind: str) -> dict[str, int]:
@@ -132,32 +153,31 @@ def saved(model: ForecastModel) -> SavedModel:
 
 def timed(name: str, found: list[Case], rounds: int) -> Iterator[dict[str, object]]:
     """Yields a row for each case and runtime."""
-    shapes = zip(("history", "x_mark", "y_mark"), example_inputs(found[0][2].model.config), strict=True)
+    shapes = zip(("history", "x_mark", "y_mark"), example_inputs(found[0][3].model.config), strict=True)
     inputs = {key: torch.randn(value.shape).numpy() for key, value in shapes}
     runs: list[tuple[Case, str, Predictor]] = []
     with tempfile.TemporaryDirectory() as folder:
         for place, case in enumerate(found):
-            if case[0] != "unstructured":
-                onnx = RUNTIME.load(RUNTIME.export(case[2], Path(folder) / f"{place}.onnx"), 1)
+            if case[2] != "zeros":
+                onnx = RUNTIME.load(RUNTIME.export(case[3], Path(folder) / f"{place}.onnx"), 1)
                 runs.append((case, "onnxruntime", onnx))
-            runs.append((case, "c", compiled(lower(case[2]))))
+            runs.append((case, "c", compiled(lower(case[3]))))
     with alone(60):
         times = in_turn([bound(predict, inputs) for _, _, predict in runs], rounds)
     dense = np.array(times[0])
     draws = np.random.default_rng(1).integers(0, rounds, (RESAMPLES, rounds))
-    for ((way, share, model), runtime, _), own in zip(runs, times, strict=True):
+    for ((way, share, gone, model), runtime, _), own in zip(runs, times, strict=True):
         ratios = dense / np.array(own)
         low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
+        measured = {"ms": np.median(own), "faster": np.median(ratios), "faster_low": low, "faster_high": high}
         yield {
             "model": name,
             "method": way,
             "sparsity": share,
+            "gone": gone,
             "runtime": runtime,
             "macs": dense_macs(model.model.config),
-            "ms": np.median(own),
-            "faster": np.median(ratios),
-            "faster_low": low,
-            "faster_high": high,
+            **{column: float(f"{value:.4g}") for column, value in measured.items()},
         }
 
 

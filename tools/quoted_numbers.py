@@ -799,7 +799,7 @@ def fastest(folder: str, study: str) -> str:
         for row in own[own["method"] != "dense"].to_dict("records"):
             change = changes[name, row["method"], row["sparsity"]]
             if change.low <= 0 and change.value < 100 * MARGIN:
-                key = "zeros" if row["method"] == "unstructured" else row["runtime"]
+                key = "zeros" if row["gone"] == "zeros" else row["runtime"]
                 text = f"{row['faster']:.1f} ({row['method']} {percent(row['sparsity'])}, {change.value:+.1f} %)"
                 best[key] = max(best.get(key, (0.0, "")), (row["faster"], text))
         dense = own[own["method"] == "dense"].set_index("runtime")

@@ -245,7 +245,7 @@ class FinetuneConfig(FitConfig):
 
     epochs: int = Field(0, ge=0)
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["own"] = Field(
-        0.0, description="probability of dropout meanwhile; own: what the model was trained with"
+        0.0, description="probability of dropout meanwhile, where the model has any; own: what it was trained with"
     )
     distill: float = Field(
         0.0,

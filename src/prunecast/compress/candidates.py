@@ -230,7 +230,7 @@ def question_of(
         "prune": None,
         "study": None,
         "data": {"score_test": False},
-        "finetune": tuning | {"distill": 0.0, "rewind": False},
+        "finetune": tuning | {"distill": 0.0, "rewind": False, "dropout": 0.0},
         "measure": {"runtimes": [RUNTIMES.check(runtime)], "threads": threads},
         "export": {"runtime": runtime, "int8": False},
     }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd as DropoutOfTorch
 
 from prunecast.kernels.base import run, takes_fast_path
 from prunecast.kernels.products import Linear, linear
@@ -50,12 +51,15 @@ class Dropout(nn.Module):
 
 @contextmanager
 def dropout_set(model: nn.Module, p: float | None) -> Iterator[None]:
-    """Every dropout of a model has probability p meanwhile, torch's own layers included; None leaves each its own."""
-    layers = [module for module in model.modules() if isinstance(module, Dropout | nn.Dropout)]
+    """Layers that drop out, ours and torch's, have probability p meanwhile; None, or an own one of 0, leaves them alone.
+
+    What drops out inside another layer of torch (`nn.MultiheadAttention`, `nn.LSTM`) is not reached.
+    """
+    layers = [module for module in model.modules() if isinstance(module, Dropout | DropoutOfTorch)]
     before = [layer.p for layer in layers]
     try:
         for layer, own in zip(layers, before, strict=True):
-            layer.p = own if p is None else p
+            layer.p = own if p is None or own == 0 else p
         yield
     finally:
         for layer, own in zip(layers, before, strict=True):

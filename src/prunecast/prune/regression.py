@@ -327,12 +327,14 @@ def _count_anew(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
     It gives what it gave before, up to rounding. In training it goes by each batch's own statistics: where those are
     far from what was counted, the pruned model would be another one as soon as it is fine-tuned.
     """
-    x, counted = arguments[0], _counted(norm)
-    if counted is None:
+    counted = _counted(norm)
+    if counted is None or not arguments:  # called by keyword
         return
     mean_D, variance_D, epsilon = counted
-    rows_ND = x.movedim(1, -1) if isinstance(norm, BatchNormOfTorch) else x
-    rows_ND = rows_ND.flatten(0, -2).double()
+    x = arguments[0].movedim(1, -1) if isinstance(norm, BatchNormOfTorch) else arguments[0]
+    rows_ND = x.flatten(0, -2).double()
+    if len(rows_ND) < 2:  # one row has no variance
+        return
     mean_now_D, before_D, now_D = rows_ND.mean(0), variance_D + epsilon, rows_ND.var(0) + epsilon
     weight_D, bias_D = norm.get_parameter("weight"), norm.get_parameter("bias")
     bias_D.add_(weight_D * (mean_now_D - mean_D) / before_D.sqrt())
@@ -503,7 +505,7 @@ class _Walk:
         handles = [self.pruned.get_submodule(layer).register_forward_pre_hook(self._before(layer)) for layer in layers]
         handles += [self.pruned.get_submodule(key[0]).register_forward_hook(self._after(key)) for key in norms]
         counting = [module for module in self.pruned.modules() if isinstance(module, BatchNormOfTorch)]
-        if self.fits_norms:  # our own are renewed where they are fitted
+        if self.fits_norms and not self.passes_by:  # our own are renewed where they are fitted
             handles += [module.register_forward_pre_hook(_count_anew) for module in counting]
         try:
             _forecast(self.pruned, self.reference.windows)

@@ -141,7 +141,7 @@ class StudyRuns:
         Raises:
             UserError: when two stages claim to be the same seed of the same variant.
         """
-        recipes = {name: json.loads(row["recipe"]) for name, row in frame.rows.items()}
+        recipes = {name: _recipe(row["recipe"]) for name, row in frame.rows.items()}
         rows = {name: {**frame.rows[name], "recipe": recipes[name]} for name in sorted(recipes)}
         variant_of = _variants(rows)
         runs: dict[Variant, dict[int, StageRow]] = {}
@@ -252,6 +252,14 @@ class StudyRuns:
         settings |= {"method": method, "recovery": recovery}
         tuning = _tuning(row) if row["role"] == "pruned+finetuned" else ""
         return dense and dense["fingerprint"], row["role"], fingerprint(settings), tuning
+
+
+def _recipe(text: str) -> dict[str, Any]:
+    """Returns a stage's recipe; one from before there was a choice of dropout says what was done."""
+    recipe: dict[str, Any] = json.loads(text)
+    if recipe.get("finetune"):
+        recipe["finetune"].setdefault("dropout", "own")
+    return recipe
 
 
 def _tuning(row: StageRow) -> str:

@@ -113,11 +113,11 @@ def test_training_attention_equals_plain_operators_with_the_same_mask(
         assert torch.equal(mine, twice)
 
 
-def test_a_probability_is_set_for_a_while() -> None:
-    model = torch.nn.Sequential(Dropout(0.3), torch.nn.Dropout(0.2), torch.nn.Linear(2, 2))
-    ours, usual = model[0], model[1]
-    with dropout_set(model, 0.0):
-        assert (ours.p, usual.p) == (0, 0)
+def test_a_probability_is_set_for_a_while_where_there_is_one() -> None:
+    ours, usual, without = Dropout(0.3), torch.nn.Dropout1d(0.2), Dropout(0.0)
+    model = torch.nn.Sequential(ours, usual, without, torch.nn.Linear(2, 2))
+    with dropout_set(model, 0.1):
+        assert (ours.p, usual.p, without.p) == (0.1, 0.1, 0)
         with dropout_set(model, None):
-            assert (ours.p, usual.p) == (0, 0)
-    assert (ours.p, usual.p) == (0.3, 0.2)
+            assert (ours.p, usual.p, without.p) == (0.1, 0.1, 0)
+    assert (ours.p, usual.p, without.p) == (0.3, 0.2, 0)

@@ -122,6 +122,15 @@ def test_a_repaired_module_reads_in_training_what_its_batch_norms_count() -> Non
     assert not torch.allclose(counted["1.running_var"], norm.running_var, rtol=0.05)
 
 
+def test_a_batch_norm_that_reads_one_row_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    recipe = {"sparsity": 0.5, "method": "magnitude", "recovery": "ridge", "calibration_batches": 1}
+    pruned = prune_module(model, torch.randn(1, 4), recipe, data=[torch.randn(1, 4)])
+    assert torch.equal(pruned.module.state_dict()["1.running_var"], torch.ones(6))
+    assert all(parameter.isfinite().all() for parameter in pruned.module.parameters())
+
+
 def test_attention_to_another_stream_or_behind_a_mask_is_not_repaired() -> None:
     class Reads(nn.Module):
         def __init__(self) -> None:

@@ -65,6 +65,19 @@ def test_a_control_trained_on_for_other_steps_is_no_fair_opponent() -> None:
     assert not any("dense-continued" in dict(found.partners(row)) for row in rows_of(found))
 
 
+def test_records_from_before_there_was_a_choice_of_dropout_go_with_those_that_say_own() -> None:
+    records = study(**SMALL)
+
+    def tuned(record: RunRecord) -> RunRecord:
+        section = {key: value for key, value in record.recipe["finetune"].items() if key != "dropout"}
+        section |= {} if record.seed == 1 else {"dropout": "own"}
+        return changed(record, recipe=record.recipe | {"finetune": section})
+
+    found = collect([tuned(record) for record in records])
+    assert list(map(str, found.runs)) == list(map(str, collect(records).runs))
+    assert all(list(runs) == [1, 2, 3] for runs in found.runs.values())
+
+
 def test_the_plain_control_stands_beside_fine_tuning_that_looks_back() -> None:
     records = study(seeds=(1,), **SMALL)
     taught = [
