@@ -3,13 +3,12 @@
     python benchmarks/error_time.py results/pruning-pjm-tuned --out results/pjm-times [--models transformer]
     python benchmarks/error_time.py results/pruning-pjm-tuned --out results/pjm-times --picture    # times nothing
 
-A study that was run on many cores says nothing of time, and its models are not kept. What time depends on is nearly all
-in its records: how many units of each group stay, how many operations that leaves, how many weights of each tensor are
-zero. Models of these shapes are built for the first seed, with random weights and with zeros at random places, and called
-in turn: one thread, one window.
-A row has the median time and how many times faster than the dense model in ONNX Runtime it is, with its 95 % interval
-over rounds. Zeros are timed as C, since ONNX Runtime gains nothing by them. Take a quiet machine. The picture has the
-study's test error after fine-tuning against these times.
+A study that was run on many cores says nothing of time, and its models are not kept. What time depends on is nearly
+all in its records: how many units of each group stay, how many operations that leaves, how many weights of each tensor
+are zero. Models of these shapes are built for the first seed, with random weights and with zeros at random places, and
+called in turn: one thread, one window. A row has the median time and how many times faster than the dense model in
+ONNX Runtime it is, with its 95 % interval over rounds. Zeros are timed as C, since ONNX Runtime gains nothing by them.
+Take a quiet machine. The picture has the study's test error after fine-tuning against these times.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def cases(study: StudyFrame, name: str) -> Iterator[Case]:
 
 
 def units_left(model: ForecastModel, kept: dict[str, int], macs: int) -> Keep:
-    """Returns which units stay: those layers, of as many, with which the operations come nearest to what is recorded."""
+    """Returns which units stay: those layers, of so many, with which the operations are nearest to the recorded ones."""
     sizes = {group.name: group.size for group in model.groups()}
     stacks = [name for name, units in kept.items() if name.endswith("layers") and units < sizes[name]]
     choices = [itertools.combinations(range(sizes[name]), kept[name]) for name in stacks]

@@ -51,7 +51,7 @@ class Dropout(nn.Module):
 
 @contextmanager
 def dropout_set(model: nn.Module, p: float | None) -> Iterator[None]:
-    """Layers that drop out, ours and torch's, have probability p meanwhile; None, or an own one of 0, leaves them alone.
+    """Layers that drop out, ours and torch's, have probability p meanwhile; None, or an own 0, leaves them alone.
 
     What drops out inside another layer of torch (`nn.MultiheadAttention`, `nn.LSTM`) is not reached.
     """
