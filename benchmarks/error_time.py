@@ -105,7 +105,7 @@ def cases(study: StudyFrame, name: str) -> Iterator[Case]:
 
 
 def units_left(model: ForecastModel, kept: dict[str, int], macs: int) -> Keep:
-    """Returns which units stay: those layers, of so many, with which the operations are nearest to the recorded ones."""
+    """Returns which units stay: those layers, of so many, whose operations are nearest to the recorded ones."""
     sizes = {group.name: group.size for group in model.groups()}
     stacks = [name for name, units in kept.items() if name.endswith("layers") and units < sizes[name]]
     choices = [itertools.combinations(range(sizes[name]), kept[name]) for name in stacks]
