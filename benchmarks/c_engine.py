@@ -32,8 +32,9 @@ from prunecast.export.c.runtime import Compiled
 from prunecast.export.c.source import source_of
 from prunecast.export.eager import csr_predictor
 from prunecast.export.onnxruntime import RUNTIME
-from prunecast.models.base import build, config_from, example_inputs
-from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
+from prunecast.models.base import build, config_from
+from prunecast.models.io import SavedModel
+from untrained import as_saved, noise
 
 SIZES = {"lookback": 96, "horizon": 96, "label_len": 48, "channels": 7, "marks": 4}
 Row = dict[str, str | float]
@@ -44,17 +45,7 @@ def saved_model(name: str, settings: Sequence[str]) -> SavedModel:
     """Returns an untrained model of the paper's size, where nothing else is set."""
     changed = {key: float(value) if "." in value else int(value) for key, value in (one.split("=") for one in settings)}
     torch.manual_seed(1)
-    model = build(config_from(SIZES | {"name": name} | changed)).eval()
-    channels = tuple("abcdefg")
-    metadata = ModelMetadata(
-        model=model.config.model_dump(mode="json"),
-        channels=channels,
-        targets=channels,
-        scaler=ScalerFacts(mean=(0.0,) * 7, std=(1.0,) * 7),
-        dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        data=None,
-    )
-    return SavedModel(model, metadata)
+    return as_saved(build(config_from(SIZES | {"name": name} | changed)).eval())
 
 
 def with_zeros(saved: SavedModel, share: float) -> SavedModel:
@@ -83,8 +74,7 @@ def models(names: Sequence[str], zeros: Sequence[float], settings: Sequence[str]
     """Yields a row for each model and share of zeros."""
     for name in names:
         saved = saved_model(name, settings)
-        shapes = zip(("history", "x_mark", "y_mark"), example_inputs(saved.model.config), strict=True)
-        inputs = {key: torch.randn(value.shape).numpy() for key, value in shapes}
+        inputs = noise(saved.model)
         with tempfile.TemporaryDirectory() as folder:
             onnx = RUNTIME.load(RUNTIME.export(saved, Path(folder) / "model.onnx"), 1)
         for share in zeros:

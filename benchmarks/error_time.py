@@ -25,16 +25,18 @@ import pandas as pd
 import torch
 
 from c_engine import bound, compiled, in_turn
+from prunecast.errors import UserError
 from prunecast.export.base import Predictor
 from prunecast.export.c.lower import lower
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.measure.machine_lock import alone
 from prunecast.measure.operations import dense_macs
-from prunecast.models.base import ForecastModel, Keep, build, config_from, example_inputs
-from prunecast.models.io import ModelMetadata, SavedModel, ScalerFacts
+from prunecast.models.base import ForecastModel, Keep, build, config_from
+from prunecast.models.io import SavedModel
 from prunecast.prune.shrink import shrink
 from prunecast.report.style import MODEL_NAMES
 from prunecast.study.frame import StudyFrame, read_frame
+from untrained import as_saved, noise
 
 Case = tuple[str, float, str, SavedModel]
 """A way of pruning, the share it was asked for, what went by it (units or zeros), and a model of that shape."""
@@ -66,20 +68,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=300)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    study = read_frame(asked.study)
+    try:
+        study = read_frame(asked.study)
+    except UserError as error:
+        parser.error(str(error))
+    pruned = study.stages[study.stages["stage"] == "prune"]["model"].unique()
+    unknown = [name for name in asked.models or () if name not in pruned]
+    if unknown:
+        parser.error(f"expected models of {', '.join(pruned)}, found {', '.join(unknown)}")
     if len(study.stages[["dataset", "horizon"]].drop_duplicates()) > 1:
         parser.error(f"expected a study of one data set and horizon, found several in {asked.study}")
     asked.out.mkdir(parents=True, exist_ok=True)
     table = asked.out / TABLE
     known = pd.read_csv(table) if table.is_file() else pd.DataFrame({"model": []})
-    for model in () if asked.picture else asked.models or study.stages["model"].unique():
-        pruned = study.stages.query("model == @model and stage == 'prune'")
-        if pruned.empty or model in set(known["model"]):
+    for model in () if asked.picture else asked.models or pruned:
+        if model in set(known["model"]):
             continue
         rows = pd.DataFrame(timed(model, list(cases(study, model)), asked.rounds))
         print(rows.to_string(index=False), flush=True)
         known = pd.concat([known, rows]).astype({"macs": int})
         known.to_csv(table, index=False)
+    if known.empty:
+        parser.error(f"expected times in {table}, found none; leave out --picture")
     draw(known, study.stages, asked.out / PICTURE)
 
 
@@ -90,7 +100,7 @@ def cases(study: StudyFrame, name: str) -> Iterator[Case]:
     dense = first[first["role"] == "dense"].iloc[0]
     torch.manual_seed(1)
     model = build(config_from(json.loads(dense["recipe"])["model"])).eval()
-    yield "dense", 0.0, "dense", saved(model)
+    yield "dense", 0.0, "dense", as_saved(model)
     chosen = first[(first["stage"] == "prune") & ~first["method_is_control"].fillna(value=True).astype(bool)]
     for row in chosen.to_dict("records"):
         arrays = study.arrays[study.arrays["fingerprint"] == row["fingerprint"]].set_index("kind")
@@ -101,7 +111,7 @@ def cases(study: StudyFrame, name: str) -> Iterator[Case]:
             pruned = with_zeros(model, counts(arrays, "removed_weights"))
         repaired = row["method"] == "structured-magnitude" and row["recovery"] != "none"
         if not repaired:  # a repair changes no shape
-            yield row["method"], row["sparsity_requested"], gone, saved(pruned)
+            yield row["method"], row["sparsity_requested"], gone, as_saved(pruned)
 
 
 def units_left(model: ForecastModel, kept: dict[str, int], macs: int) -> Keep:
@@ -136,24 +146,9 @@ def with_zeros(model: ForecastModel, zeros: dict[str, int]) -> ForecastModel:
     return sparse
 
 
-def saved(model: ForecastModel) -> SavedModel:
-    """Returns a model as runtimes take it."""
-    channels = tuple(f"channel {number}" for number in range(model.config.channels))
-    metadata = ModelMetadata(
-        model=model.config.model_dump(mode="json"),
-        channels=channels,
-        targets=channels,
-        scaler=ScalerFacts(mean=(0.0,) * len(channels), std=(1.0,) * len(channels)),
-        dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        data=None,
-    )
-    return SavedModel(model, metadata)
-
-
 def timed(name: str, found: list[Case], rounds: int) -> Iterator[dict[str, object]]:
     """Yields a row for each case and runtime."""
-    shapes = zip(("history", "x_mark", "y_mark"), example_inputs(found[0][3].model.config), strict=True)
-    inputs = {key: torch.randn(value.shape).numpy() for key, value in shapes}
+    inputs = noise(found[0][3].model)
     runs: list[tuple[Case, str, Predictor]] = []
     with tempfile.TemporaryDirectory() as folder:
         for place, case in enumerate(found):

@@ -22,8 +22,8 @@ from prunecast.batch import Batch
 from prunecast.export.onnxruntime import RUNTIME
 from prunecast.measure.operations import dense_macs
 from prunecast.models.base import ForecastModel
-from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts
 from published import MODULES, add_sizes, call_published, config_of, median_ratio, pair, peak_gmacs_per_s, random_batch
+from untrained import as_saved
 
 WARM_UP = 5
 
@@ -79,17 +79,7 @@ def _times_ms(contestants: list[Forecast], count: int) -> list[np.ndarray]:
 
 
 def _onnx(model: ForecastModel, batch: Batch, folder: Path) -> Forecast:
-    channels = model.config.channels
-    names = tuple(f"channel {number}" for number in range(channels))
-    metadata = ModelMetadata(
-        model=model.config.model_dump(mode="json"),
-        channels=names,
-        targets=names,
-        scaler=ScalerFacts(mean=(0.0,) * channels, std=(1.0,) * channels),
-        dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        data=DataSource(name="noise", sha256="0" * 64),
-    )
-    predict = RUNTIME.load(RUNTIME.export(SavedModel(model, metadata), folder / "model.onnx"), 1)
+    predict = RUNTIME.load(RUNTIME.export(as_saved(model), folder / "model.onnx"), 1)
     inputs = {"history": batch.x_BLC, "x_mark": batch.x_mark_BLF, "y_mark": batch.y_mark_BTF}
     return lambda: predict({name: tensor.numpy() for name, tensor in inputs.items()})
 

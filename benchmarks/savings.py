@@ -16,23 +16,23 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
 from prunecast.errors import MissingExtra, UserError
-from prunecast.export.base import Inputs, Runtime
+from prunecast.export.base import Runtime
 from prunecast.measure.latency import time_against
 from prunecast.measure.machine_lock import alone
 from prunecast.measure.operations import dense_macs, macs_per_weight
-from prunecast.models.base import ForecastModel, build, config_from, example_inputs
-from prunecast.models.io import DataSource, ModelMetadata, SavedModel, ScalerFacts, save_model
+from prunecast.models.base import ForecastModel, build, config_from
+from prunecast.models.io import save_model
 from prunecast.prune.apply import prune_model
 from prunecast.recipe import MeasureConfig, PruneConfig
 from prunecast.records import Timing
 from prunecast.registry import MODELS as REGISTERED
 from prunecast.registry import RUNTIMES
 from prunecast.report.style import MODEL_NAMES
+from untrained import as_saved, noise
 
 TABLE, PICTURE = "savings.csv", "savings.svg"
 KEY = ["model", "runtime", "cut"]
@@ -98,7 +98,7 @@ def _time_model(name: str, arguments: argparse.Namespace, config: MeasureConfig)
                     print(f"{name:12} {runtime:12} {cut:3}  {error}", flush=True)
                     continue
                 with alone(0):
-                    found = time_against(runtime, paths[0], paths[1] if cut > 1 else None, _inputs(model), config)
+                    found = time_against(runtime, paths[0], paths[1] if cut > 1 else None, noise(model), config)
                 row |= _numbers(found.model_copy(update={"operation_cut": macs / left if cut > 1 else None}))
                 pd.DataFrame([row]).to_csv(table, mode="a", header=not table.is_file(), index=False)
                 print(f"{name:12} {runtime:12} {cut:3}  {row}", flush=True)
@@ -126,27 +126,12 @@ def _written(runtime: Runtime, model: ForecastModel, folder: Path, cut: int) -> 
         raise UserError(reason)
     path = folder / f"{cut}{runtime.suffix}"
     if not path.exists():
-        channels = tuple(f"channel {number}" for number in range(model.config.channels))
-        metadata = ModelMetadata(
-            model=model.config.model_dump(mode="json"),
-            channels=channels,
-            targets=channels,
-            scaler=ScalerFacts(mean=(0.5,) * len(channels), std=(1.5,) * len(channels)),
-            dense_parameters=sum(parameter.numel() for parameter in model.parameters()),
-            data=DataSource(name="noise", sha256="0" * 64),
-        )
         if runtime.suffix:
-            runtime.export(SavedModel(model, metadata), path)
+            runtime.export(as_saved(model), path)
         else:
             path.mkdir()
-            save_model(SavedModel(model, metadata), path)
+            save_model(as_saved(model), path)
     return path
-
-
-def _inputs(model: ForecastModel) -> Inputs:
-    generator, names = np.random.default_rng(1), ("history", "x_mark", "y_mark")
-    given = zip(names, example_inputs(model.config), strict=True)
-    return {name: generator.normal(size=tuple(tensor.shape)).astype(np.float32) for name, tensor in given}
 
 
 def _numbers(timing: Timing) -> dict[str, float]:

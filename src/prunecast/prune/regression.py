@@ -505,7 +505,7 @@ class _Walk:
         handles = [self.pruned.get_submodule(layer).register_forward_pre_hook(self._before(layer)) for layer in layers]
         handles += [self.pruned.get_submodule(key[0]).register_forward_hook(self._after(key)) for key in norms]
         counting = [module for module in self.pruned.modules() if isinstance(module, BatchNormOfTorch)]
-        if self.fits_norms and not self.passes_by:  # our own are renewed where they are fitted
+        if self.fits_norms and not self.passes_by:  # our own count anew where they are fitted
             handles += [module.register_forward_pre_hook(_count_anew) for module in counting]
         try:
             _forecast(self.pruned, self.reference.windows)
